@@ -1,0 +1,196 @@
+"""The user adapter: user embedding -> user tokens -> keys and values per cross-attention layer, and its file.
+
+Nothing in it has a bias or a norm, so that u = 0 gives values of exactly zero and the effect vanishes continuously
+towards it: the length of u is confidence.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from .user_embedding import UserEmbedding, read_tensors, write_tensors
+
+FORMAT = "ppd-user-adapter"
+VERSION = "1"
+UNCONDITIONAL_RULES = ("none", "same")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterConfig:
+    """What an adapter was made for; stored in its file's metadata.
+
+    layers: width of the queries of each cross-attention layer, in diffusers' order of attn_processors (down, up, mid).
+    start_percent, end_percent: part of the noise schedule in which the branch acts, as ComfyUI counts: timesteps
+        (1 - end_percent) * 999 <= t <= (1 - start_percent) * 999.
+    unconditional: what guidance's unconditional rows get: "none" (no user branch) or "same" (the same user).
+    training: summary of the training, for people to read.
+    """
+
+    family: str
+    encoder: str
+    encoder_hash: str
+    embedding_dim: int
+    layers: tuple[int, ...]
+    tokens: int = 4
+    token_dim: int = 64
+    hidden: int = 128
+    start_percent: float = 0.0
+    end_percent: float = 1.0
+    unconditional: str = "none"
+    training: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", tuple(self.layers))
+        if self.unconditional not in UNCONDITIONAL_RULES:
+            raise ValueError(f"unconditional is {self.unconditional!r}: use one of {', '.join(UNCONDITIONAL_RULES)}.")
+        if not 0 <= self.start_percent < self.end_percent <= 1:
+            raise ValueError(
+                f"The active range is {self.start_percent} to {self.end_percent}: "
+                "start_percent must be below end_percent, both between 0 and 1."
+            )
+
+    @property
+    def timesteps(self) -> tuple[float, float]:
+        """Lowest and highest timestep (0 to 999) at which the branch acts."""
+        return (1 - self.end_percent) * 999, (1 - self.start_percent) * 999
+
+    def metadata(self) -> dict[str, str]:
+        """The configuration as safetensors metadata: texts as they are, everything else as JSON."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
+
+    @classmethod
+    def from_metadata(cls, metadata: dict[str, str]) -> AdapterConfig:
+        """The configuration that `metadata` wrote."""
+        values: dict[str, Any] = {}
+        for item in fields(cls):
+            text = metadata[item.name]
+            values[item.name] = text if item.type == "str" else json.loads(text)
+        return cls(**values)
+
+
+class UserLayer(nn.Module):
+    """Keys and values of the user tokens for one cross-attention layer."""
+
+    def __init__(self, token_dim: int, inner: int) -> None:
+        super().__init__()
+        self.to_k_user = nn.Linear(token_dim, inner, bias=False)
+        self.to_v_user = nn.Linear(token_dim, inner, bias=False)
+
+
+class UserAdapter(nn.Module):
+    """PPD's user conditioning (arXiv 2501.06655): a projector makes user tokens, each layer keys and values of them."""
+
+    def __init__(self, config: AdapterConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.projector = nn.Sequential(
+            nn.Linear(config.embedding_dim, config.hidden, bias=False),
+            nn.SiLU(),
+            nn.Linear(config.hidden, config.tokens * config.token_dim, bias=False),
+        )
+        self.layers = nn.ModuleList(UserLayer(config.token_dim, inner) for inner in config.layers)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start training at the base: values zero, all else random (projector and values both zero get no gradient).
+
+        A user embedding of length 1 starts as tokens and keys of root mean square about 1: with weaker keys every query
+        would attend to all tokens alike, and all tokens would learn the same.
+        """
+        first, second = self.projector.parameters()
+        nn.init.normal_(first, std=1.0)
+        nn.init.normal_(second, std=(0.36 * self.config.hidden) ** -0.5)  # .36 is the mean of SiLU(z)^2, z ~ N(0, 1)
+        for layer in self._layers():
+            nn.init.normal_(layer.to_k_user.weight, std=self.config.token_dim**-0.5)
+            nn.init.zeros_(layer.to_v_user.weight)
+
+    def user_tokens(self, u: Tensor) -> Tensor:
+        """User embedding [B, N, embedding_dim] -> user tokens [B, N * tokens, token_dim]."""
+        if u.ndim != 3 or u.shape[-1] != self.config.embedding_dim:
+            raise ValueError(
+                f"The user embedding has shape {list(u.shape)}, but this user adapter takes [B, N, "
+                f"{self.config.embedding_dim}]: use an embedding made by the encoder {self.config.encoder!r}."
+            )
+        return self.projector(u).unflatten(-1, (self.config.tokens, self.config.token_dim)).flatten(1, 2)
+
+    def keys_values(self, u: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values [B, N * tokens, inner] of each layer for user embeddings u [B, N, embedding_dim]."""
+        tokens = self.user_tokens(u)
+        return [(layer.to_k_user(tokens), layer.to_v_user(tokens)) for layer in self._layers()]
+
+    def scaled(self, gain: float) -> UserAdapter:
+        """A copy whose effect at strength 1 is this one's at strength `gain`."""
+        adapter = copy.deepcopy(self)
+        with torch.no_grad():
+            for layer in adapter._layers():
+                layer.to_v_user.weight.mul_(gain)
+        return adapter
+
+    def check_layers(self, widths: Sequence[int]) -> None:
+        """Refuse a denoiser whose cross-attention layers (query widths, in diffusers' order) are not this adapter's."""
+        if tuple(widths) != self.config.layers:
+            raise ValueError(
+                f"This denoiser has {_layout(widths)}, but the user adapter is for the family {self.config.family!r} "
+                f"with {_layout(self.config.layers)}: load a model of that family, or an adapter for this model."
+            )
+
+    def check_embedding(self, embedding: UserEmbedding) -> None:
+        """Refuse a user embedding that another encoder made, saying which file is wrong and what would fit."""
+        config = self.config
+        embedding.check_encoder(config.encoder, config.encoder_hash)
+        if embedding.dim != config.embedding_dim:
+            raise ValueError(
+                f"The user embedding has {embedding.dim} dimensions, but the user adapter takes {config.embedding_dim}:"
+                f" encode the preference pairs again with {config.encoder!r} and its own prior."
+            )
+
+    def save(self, path: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write the adapter as safetensors in one step, its weights in `dtype` (their own by default)."""
+        tensors = {name: tensor.to(dtype or tensor.dtype) for name, tensor in self.state_dict().items()}
+        write_tensors(Path(path), FORMAT, VERSION, tensors, self.config.metadata())
+
+    @classmethod
+    def load(cls, path: str | Path, *, family: str | None = None) -> UserAdapter:
+        """Read an adapter's file as float32; refuse any other file, and any family but `family` where one is given."""
+        path = Path(path)
+        names = tuple(item.name for item in fields(AdapterConfig))
+        tensors, metadata = read_tensors(path, FORMAT, VERSION, (), names, "user adapter")
+        try:
+            config = AdapterConfig.from_metadata(metadata)
+            with torch.device("meta"):
+                adapter = cls(config)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"{path.name} has damaged user adapter metadata ({error}): download it or train it again."
+            ) from error
+        if family is not None and config.family != family:
+            raise ValueError(
+                f"{path.name} is a user adapter for the family {config.family!r}, but the model's is {family!r}: "
+                f"load a {config.family!r} model, or an adapter for {family!r}."
+            )
+        expected = {name: list(tensor.shape) for name, tensor in adapter.state_dict().items()}
+        found = {name: list(tensor.shape) for name, tensor in tensors.items()}
+        wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        if wrong:
+            raise ValueError(
+                f"{path.name} does not hold the weights its metadata promises ({wrong[0]}: expected "
+                f"{expected.get(wrong[0])}, got {found.get(wrong[0])}): download it or train it again."
+            )
+        adapter.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
+        return adapter
+
+    def _layers(self) -> list[UserLayer]:
+        return cast(list[UserLayer], list(self.layers))
+
+
+def _layout(widths: Sequence[int]) -> str:
+    return f"{len(widths)} cross-attention layers of widths {', '.join(map(str, widths)) or 'none'}"

@@ -1,0 +1,337 @@
+"""ComfyUI's MODEL as host: the user branch in its folded form, for every sampler and guider.
+
+A MODEL carries a frozen `UserBranch` as a SAMPLER_SAMPLE wrapper, and its adapter as an additional model. Each run
+makes a `UserRun` from it and hangs that into the run's own copy of the model options: nothing outlives the run, nothing
+is written into the model, and a node that runs again starts from the MODEL it was given.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+from uuid import uuid4
+
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.ops
+import torch
+from comfy.ldm.modules.attention import BasicTransformerBlock, CrossAttention
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
+from torch import Tensor, nn
+
+from ..adapter import AdapterConfig, UserAdapter
+from ..attention import Folded, fold, folded_attention, user_attention
+from ..user_embedding import UserEmbedding
+from .comfyui_pocket import Pocket
+
+log = logging.getLogger(__name__)
+
+KEY = "ppd_user"
+FAMILIES = {"pocket": Pocket}
+"""Adapter family to the class of ComfyUI's model configuration that has it, exactly: subclasses are other models."""
+SIGMA_TOLERANCE = 1e-4
+"""Neighbouring timesteps lie more than 1e-3 apart in relative sigma; schedulers round sigma at 1e-7."""
+
+Block = tuple[str, int, int]
+"""Where a transformer block stands: "input", "output" or "middle", the block's id, its index in there."""
+
+
+def load_adapter(path: str) -> comfy.model_patcher.ModelPatcher:
+    """A user adapter's file under ComfyUI's memory management; its `.model` is the UserAdapter."""
+    return manage_adapter(UserAdapter.load(path))
+
+
+def manage_adapter(adapter: UserAdapter) -> comfy.model_patcher.ModelPatcher:
+    """Put an adapter under ComfyUI's memory management: its linear layers become ComfyUI's, which load on demand."""
+    for module in list(adapter.modules()):
+        for name, layer in module.named_children():
+            if type(layer) is nn.Linear:
+                managed = comfy.ops.manual_cast.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
+                managed.weight = nn.Parameter(layer.weight.detach(), requires_grad=False)
+                setattr(module, name, managed)
+    return comfy.model_patcher.CoreModelPatcher(
+        adapter,
+        load_device=comfy.model_management.get_torch_device(),
+        offload_device=comfy.model_management.unet_offload_device(),
+    )
+
+
+def cross_attentions(denoiser: UNetModel) -> dict[Block, CrossAttention]:
+    """The denoiser's cross-attention layers in adapters' order: down blocks, up blocks, middle block."""
+    found: dict[Block, CrossAttention] = {}
+    sides = (("input", denoiser.input_blocks), ("output", denoiser.output_blocks), ("middle", [denoiser.middle_block]))
+    for side, blocks in sides:
+        for number, block in enumerate(blocks):
+            transformers = [] if block is None else [m for m in block.modules() if isinstance(m, BasicTransformerBlock)]
+            found |= {(side, number, index): transformer.attn2 for index, transformer in enumerate(transformers)}
+    return found
+
+
+def check_model(model: comfy.model_patcher.ModelPatcher, adapter: UserAdapter) -> None:
+    """Refuse, in one sentence, a MODEL that `adapter` was not made for: by its classes, then by counting its layers."""
+    family = adapter.config.family
+    if family not in FAMILIES:
+        raise ValueError(
+            f"The user adapter is for the family {family!r}, but this version runs {', '.join(FAMILIES)} only: "
+            "update the node pack, or load another adapter."
+        )
+    base, config = model.model, model.model.model_config
+    plain = type(base) is comfy.model_base.BaseModel and type(base.diffusion_model) is UNetModel
+    if not plain or type(config) is not FAMILIES[family]:
+        raise ValueError(
+            f"The MODEL is {type(config).__name__} ({type(base).__name__}), but the user adapter is for the family "
+            f"{family!r}: load a {family} model, or an adapter made for this one."
+        )
+    adapter.check_layers([layer.heads * layer.dim_head for layer in cross_attentions(base.diffusion_model).values()])
+
+
+def apply_user(
+    model: comfy.model_patcher.ModelPatcher,
+    adapter: comfy.model_patcher.ModelPatcher,
+    people: Sequence[UserEmbedding],
+    strength: float = 1.0,
+) -> comfy.model_patcher.ModelPatcher:
+    """A clone of `model` that paints for `people`: person i for latent i of a batch, the last one for the rest.
+
+    Applied to a MODEL that is personal already, both branches act and add up. At strength 0, or for null users alone,
+    the clone is the model itself.
+    """
+    check_model(model, adapter.model)
+    if not people:
+        raise ValueError("There is no user embedding to apply: give one for each latent, or one for all.")
+    for person in people:
+        adapter.model.check_embedding(person)
+        if person.u.shape != people[0].u.shape:
+            raise ValueError(
+                f"The user embeddings of one batch have shapes {list(people[0].u.shape)} and {list(person.u.shape)}, "
+                "expected one shape: encode them with the same settings."
+            )
+    personal = model.clone()
+    if strength == 0 or all(person.is_null for person in people):
+        return personal
+    branch = UserBranch(adapter, tuple(people), strength)
+    personal.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, branch.sample)
+    personal.set_additional_models(KEY, [*personal.get_additional_models_with_key(KEY), adapter])
+    return personal
+
+
+def describe(adapter: UserAdapter, people: Sequence[UserEmbedding], strength: float, cfg: float | None = None) -> str:
+    """What is active, in lines for people: family, layers, strength, part of the schedule, pairs behind each u."""
+    config = adapter.config
+    if strength == 0 or all(person.is_null for person in people):
+        reason = "strength is 0" if strength == 0 else "the null user paints as the base"
+        return f"Personalization is off: {reason}."
+    push = "" if cfg is None else f", times cfg {cfg:g} = {strength * cfg:g}"
+    lines = [
+        f"Personalization is on: family {config.family}, {len(config.layers)} cross-attention layers.",
+        f"Strength {strength:g}{push}; unconditional rows: {_RULES[config.unconditional]}.",
+        f"Active from {config.start_percent:.0%} to {config.end_percent:.0%} of the noise schedule.",
+    ]
+    for number, person in enumerate(people, 1):
+        name = "The person" if len(people) == 1 else f"Person {number}"
+        length = float(person.u.norm())
+        lines.append(f"{name}: {person.pairs} pairs, read by {person.encoder}, embedding length {length:.2f}.")
+    return "\n".join(lines)
+
+
+_RULES = {"none": "the base", "same": "the same person"}
+
+
+@dataclass(frozen=True, eq=False)
+class UserBranch:
+    """One application of an adapter to a MODEL, shared by the MODEL's clones."""
+
+    adapter: comfy.model_patcher.ModelPatcher
+    people: tuple[UserEmbedding, ...]
+    strength: float
+
+    def sample(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
+        """SAMPLER_SAMPLE wrapper: hang a new UserRun into this run's own model options, all models being loaded."""
+        guider, model_options, noise = args[0], args[2]["model_options"], args[4]
+        run = UserRun(self, guider, model_options, latents=noise.shape[0])
+        options = model_options["transformer_options"]
+        patches = options.setdefault("patches", {})
+        # First and last, so that what other packs do in between (repeat rows for each region, merge them) is theirs
+        patches.setdefault("attn2_patch", []).insert(0, run.keep_input)
+        patches.setdefault("attn2_output_patch", []).append(run.add_user)
+        add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, run.begin_evaluation, options)
+        add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, run.begin_call, options)
+        result = executor(*args, **kwargs)
+        run.finish()
+        return result
+
+
+@dataclass(frozen=True)
+class Call:
+    """What one call of the denoiser needs: the layers of the model called, and the rows that are personal."""
+
+    layers: list[CrossAttention]
+    personal: list[slice]
+    active: Tensor | None
+    """[rows of a chunk, 1, 1] of 1 and 0, where rows differ in being inside the adapter's window."""
+
+
+class UserRun:
+    """One sampling run of a UserBranch: its keys and values, folded, and the patches that add them."""
+
+    def __init__(self, branch: UserBranch, guider: Any, model_options: dict[str, Any], latents: int) -> None:
+        model = guider.model_patcher.model
+        adapter = cast(UserAdapter, branch.adapter.model)
+        self.config: AdapterConfig = adapter.config
+        self.people, self.latents, self.model = branch.people, latents, model
+        self.key = f"{KEY}_{uuid4().hex}"
+        self.stash = f"{self.key}_input"
+        clones = model_options.get("multigpu_clones", {})
+        self.layers = {
+            base: list(cross_attentions(base.diffusion_model).values())
+            for base in (model, *(clone.model for clone in clones.values()))
+        }
+        self.index = {block: index for index, block in enumerate(cross_attentions(model.diffusion_model))}
+        self.unconditional = {conds[0]["uuid"] for name, conds in guider.conds.items() if "negative" in name and conds}
+        self.known = {conds[0]["uuid"] for conds in guider.conds.values() if conds}
+        percents = (self.config.end_percent, self.config.start_percent)
+        self.low, self.high = (model.model_sampling.percent_to_sigma(percent) for percent in percents)
+        u = torch.stack([person.u for person in branch.people]).to(guider.model_patcher.load_device)
+        self.keys_values = [(k, v * branch.strength) for k, v in adapter.keys_values(u)]
+        # Hooks change to_q within a run, and a stored input scale may clamp the fold's probe: call the layers there
+        self.plain = "registered_hooks" in model_options or any(
+            getattr(linear, "input_scale", None) is not None
+            for layer in self.layers[model]
+            for linear in (layer.to_q, layer.to_out[0])
+        )
+        self.folded = [] if self.plain else self._fold()
+        self.cast: dict[tuple[int, torch.device, torch.dtype], Folded | tuple[Tensor, Tensor]] = {}
+        self.calls = self.active_calls = 0
+        self.reached: set[int] = set()
+        if len(self.people) not in (1, latents):
+            log.warning("%s", count_report(len(self.people), latents))
+
+    def _fold(self) -> list[Folded]:
+        dtype = self.model.get_dtype_inference()
+        return [
+            fold(layer.to_q, layer.to_out, k, v, layer.heads, layer.to_q.in_features, dtype)
+            for layer, (k, v) in zip(self.layers[self.model], self.keys_values, strict=True)
+        ]
+
+    def begin_evaluation(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
+        """CALC_COND_BATCH wrapper: which of the lists of conditions are unconditional.
+
+        Their place tells it only for ordinary guidance (0 positive, 1 negative); other guiders have other orders. Lists
+        are known by their first condition: those appended for another list's area carry that list's uuid.
+        """
+        conds, model_options = args[1], args[4]
+        firsts = [None if not conds_ else conds_[0].get("uuid") for conds_ in conds]
+        unconditional = frozenset(
+            index
+            for index, uuid in enumerate(firsts)
+            if uuid in self.unconditional or (uuid not in self.known and index == 1)
+        )
+        options = {**model_options["transformer_options"], self.key: unconditional}
+        return executor(*args[:4], {**model_options, "transformer_options": options}, *args[5:], **kwargs)
+
+    def begin_call(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
+        """APPLY_MODEL wrapper: decide once for all layers which rows of this call are personal."""
+        sigma, options = args[1], args[5]
+        self.calls += 1
+        chunks = options.get("cond_or_uncond") or [0]
+        unconditional = options.get(self.key, frozenset({1}))
+        rows = sigma.shape[0] // len(chunks)
+        personal = [
+            slice(number * rows, (number + 1) * rows)
+            for number, index in enumerate(chunks)
+            if self.config.unconditional == "same" or index not in unconditional
+        ]
+        layers = self.layers.get(executor.class_obj, [])  # a guider may call another model for its unconditional rows
+        inside = self._inside(sigma[:rows]) if personal and layers else [False]
+        call = None
+        if any(inside):
+            if len(self.people) > 1 and rows != self.latents:
+                raise ValueError(
+                    f"There are {len(self.people)} people for {self.latents} latents, but the model is called with "
+                    f"{rows} latents at a time: use one person, or sample without context windows."
+                )
+            self.active_calls += 1
+            active = None if all(inside) else torch.tensor(inside, device=sigma.device)[:, None, None]
+            call = Call(layers, personal, active)
+        return executor(*args[:5], {**options, self.key: call}, *args[6:], **kwargs)
+
+    def keep_input(self, n: Tensor, context: Tensor, value: Tensor, extra: dict[str, Any]) -> tuple[Tensor, ...]:
+        """attn2_patch: what goes into to_q, kept for `add_user` of the same block."""
+        if isinstance(extra.get(self.key), Call):
+            extra[self.stash] = n
+        return n, context, value
+
+    def add_user(self, out: Tensor, extra: dict[str, Any]) -> Tensor:
+        """attn2_output_patch: the attention's output after to_out [B, L, C], with the user branch added."""
+        x = extra.pop(self.stash, None)
+        if x is None:
+            return out
+        call: Call = extra[self.key]
+        index = self.index[(*extra["block"], extra["block_index"])]
+        self.reached.add(index)
+        out = out.clone()
+        for rows in call.personal:
+            added = self._attend(index, call.layers[index], x[rows])
+            out[rows] += added if call.active is None else added * call.active
+        return out
+
+    def finish(self) -> None:
+        """After the run: say what was active, and never let a model that went around the patches pass as personal."""
+        layers = len(self.index)
+        log.info(
+            "Personalized %d of %d model calls in %d of %d cross-attention layers.",
+            self.active_calls,
+            self.calls,
+            len(self.reached),
+            layers,
+        )
+        if self.active_calls and not self.reached:
+            raise RuntimeError(
+                "No cross-attention layer reached the user branch, so the picture is not personal: something in the "
+                "workflow replaces the denoiser's attention blocks; remove that, or the user embedding."
+            )
+        if self.active_calls and len(self.reached) < layers:
+            log.warning("Only %d of %d layers were personal: another node skips blocks.", len(self.reached), layers)
+
+    def _inside(self, sigma: Tensor) -> list[bool]:
+        if self.config.start_percent == 0 and self.config.end_percent == 1:
+            return [True]
+        inside = (sigma >= self.low * (1 - SIGMA_TOLERANCE)) & (sigma <= self.high * (1 + SIGMA_TOLERANCE))
+        return cast(list[bool], inside.tolist())
+
+    def _attend(self, index: int, layer: CrossAttention, x: Tensor) -> Tensor:
+        """The addition to one layer's output for rows x [B, L, in]."""
+        key = (index, x.device, x.dtype)
+        if key not in self.cast:
+            self.cast[key] = self._rows(index).to(x.device, x.dtype) if not self.plain else self._plain_rows(index, x)
+        held = self.cast[key]
+        if isinstance(held, Folded):
+            return folded_attention(x, held, layer.heads)
+        k, v = held
+        attended = user_attention(layer.to_q(x), k, v, layer.heads)
+        return layer.to_out(attended) - layer.to_out(torch.zeros_like(attended[:1, :1]))
+
+    def _rows(self, index: int) -> Folded:
+        folded, people = self.folded[index], self._people()
+        offset = None if folded.offset is None else folded.offset[people]
+        return Folded(folded.scores[people], folded.values[people], offset)
+
+    def _plain_rows(self, index: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        k, v = self.keys_values[index]
+        return k[self._people()].to(x), v[self._people()].to(x)
+
+    def _people(self) -> list[int]:
+        """The person of each latent; one person stands for all rows by broadcasting."""
+        count = len(self.people)
+        return [0] if count == 1 else [min(latent, count - 1) for latent in range(self.latents)]
+
+
+def count_report(people: int, latents: int) -> str:
+    """One sentence for a batch whose number of people is not its number of latents."""
+    if people > latents:
+        return f"There are {people} people for {latents} latents: the last {people - latents} are not painted for."
+    return f"There are {people} people for {latents} latents: the last person gets the last {latents - people + 1}."

@@ -1,0 +1,196 @@
+"""The pocket model in ComfyUI: its file as the MODEL, CLIP and VAE that the stock nodes work on."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import comfy.latent_formats
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sd
+import comfy.sd1_clip
+import comfy.supported_models
+import comfy.supported_models_base
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ..pocket.base_file import END, START, PocketBase, read_base
+
+log = logging.getLogger(__name__)
+
+UNKNOWN_WORDS = "ppd_unknown_words"
+"""Key in a CONDITIONING's options: the words of its prompt that the pocket model was never taught."""
+
+
+class PocketLatents(comfy.latent_formats.LatentFormat):
+    """The pocket autoencoder's latents: f8, 4 channels, with their own scale and preview colours."""
+
+    def __init__(self, metadata: dict[str, Any]) -> None:
+        self.scale_factor = metadata["latent_scale"]
+        self.latent_rgb_factors = metadata["latent_rgb_factors"]
+        self.latent_rgb_factors_bias = metadata["latent_rgb_bias"]
+
+
+class Pocket(comfy.supported_models.SD15):
+    """Stable Diffusion 1.5 at the width a pocket base's metadata say. ComfyUI detects it nowhere: only we make it."""
+
+    def __init__(self, metadata: dict[str, Any]) -> None:
+        super().__init__(denoiser_config(metadata["unet_config"]))
+        self.unet_config["num_heads"] = metadata["unet_config"]["attention_head_dim"]  # diffusers means heads by it
+        self.latent_format = PocketLatents(metadata)
+        schedule = metadata["scheduler_config"]
+        wanted = {"beta_schedule": "scaled_linear", "prediction_type": "epsilon"}
+        found = {name: schedule.get(name) for name in wanted}
+        if found != wanted:
+            raise ValueError(f"The pocket base has the schedule {found}, expected {wanted}: train it with that.")
+        self.sampling_settings = {
+            "beta_schedule": "linear",  # ComfyUI's name for what diffusers calls scaled_linear
+            "linear_start": schedule["beta_start"],
+            "linear_end": schedule["beta_end"],
+            "timesteps": schedule["num_train_timesteps"],
+        }
+
+
+def denoiser_config(config: dict[str, Any]) -> dict[str, Any]:
+    """diffusers' UNet2DConditionModel arguments as ComfyUI's UNetModel arguments."""
+    widths, layers, heads = config["block_out_channels"], config["layers_per_block"], config["attention_head_dim"]
+    if any(width % widths[0] for width in widths):
+        raise ValueError(f"Expected pocket widths that are multiples of the first, got {list(widths)}.")
+    if config.get("norm_num_groups", 32) != 32 or not isinstance(layers, int) or not isinstance(heads, int):
+        raise ValueError(
+            f"The pocket base has norm_num_groups {config.get('norm_num_groups')}, layers_per_block {layers} and "
+            f"attention_head_dim {heads}, expected 32 and one number each: ComfyUI's denoiser has no others."
+        )
+    down = ["CrossAttn" in name for name in config["down_block_types"]]
+    return {
+        "image_size": config["sample_size"],
+        "in_channels": config["in_channels"],
+        "out_channels": config["out_channels"],
+        "model_channels": widths[0],
+        "num_res_blocks": [layers] * len(widths),
+        "channel_mult": [width // widths[0] for width in widths],
+        "transformer_depth": [int(attends) for attends in down for _ in range(layers)],
+        # ComfyUI takes these from the end, so they are in the order of the down blocks
+        "transformer_depth_output": [int(attends) for attends in down for _ in range(layers + 1)],
+        "transformer_depth_middle": 1,
+        "context_dim": config["cross_attention_dim"],
+        "use_spatial_transformer": True,
+        "use_linear_in_transformer": False,
+        "adm_in_channels": None,
+        "legacy": False,
+    }
+
+
+class PocketText(comfy.sd1_clip.SD1ClipModel):
+    """The pocket text encoder, which names the words it was never taught in the conditioning it makes."""
+
+    def __init__(self, vocabulary: frozenset[int], **params: Any) -> None:
+        super().__init__(**params)
+        self.vocabulary = vocabulary
+        self.token_texts: dict[int, str] = {}
+
+    def encode_token_weights(self, token_weight_pairs: dict[str, Any]) -> tuple[Any, ...]:
+        cond, pooled = super().encode_token_weights(token_weight_pairs)
+        ids = [token[0] for batch in token_weight_pairs[self.clip_name] for token in batch]
+        words = self.unknown_words(ids)
+        if words:
+            log.warning("The pocket model does not know the words: %s. They are painted as nothing.", ", ".join(words))
+        return cond, pooled, {UNKNOWN_WORDS: words}
+
+    def unknown_words(self, tokens: list[Any]) -> list[str]:
+        """Words with a token outside the vocabulary, in the prompt's order; `tokens` are ids (or inserted vectors)."""
+        words: dict[str, None] = {}
+        word, known = "", True
+        for token in tokens:
+            if not isinstance(token, int) or token in (START, END):
+                continue
+            text = self.token_texts[token]
+            word, known = word + text.removesuffix("</w>"), known and token in self.vocabulary
+            if text.endswith("</w>"):
+                if not known:
+                    words[word] = None
+                word, known = "", True
+        return list(words)
+
+
+def load_pocket(path: Path | str) -> tuple[comfy.model_patcher.ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]:
+    """MODEL, CLIP and VAE of a pocket base file."""
+    base = read_base(path)
+    model = load_denoiser(path, base=base)
+    model.cached_patcher_init = (load_denoiser, (path,))
+    return model, _text_encoder(base), _autoencoder(base)
+
+
+def load_denoiser(
+    path: Path | str, *, base: PocketBase | None = None, disable_dynamic: bool = False
+) -> comfy.model_patcher.ModelPatcher:
+    """The MODEL alone: also what ComfyUI calls for a copy of it on another device, or without dynamic memory."""
+    base = base or read_base(path)
+    config = Pocket(base.metadata)
+    names = comfy.utils.unet_to_diffusers(config.unet_config)
+    device, offload_device = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
+    weights = {names.get(name, name): tensor for name, tensor in base.unet.items()}
+    dtype = comfy.model_management.unet_dtype(
+        model_params=comfy.utils.calculate_parameters(weights),
+        supported_dtypes=config.supported_inference_dtypes,
+        weight_dtype=comfy.utils.weight_dtype(weights),
+    )
+    cast = comfy.model_management.unet_manual_cast(dtype, device, config.supported_inference_dtypes)
+    config.set_inference_dtype(dtype, cast)
+    model = config.get_model(weights, "")
+    _check_same("denoiser", model.diffusion_model.state_dict(), weights)
+    kind = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
+    patcher = kind(model, load_device=device, offload_device=offload_device)
+    model.to(offload_device)
+    model.load_model_weights(weights, "", assign=patcher.is_dynamic())
+    return patcher
+
+
+def _text_encoder(base: PocketBase) -> comfy.sd.CLIP:
+    config = dict(base.metadata["text_config"])
+    weights = {f"clip_l.transformer.{name}": tensor for name, tensor in base.text_encoder.items()}
+    target = comfy.supported_models_base.ClipTarget(
+        partial(
+            comfy.sd1_clip.SD1Tokenizer,
+            tokenizer=partial(comfy.sd1_clip.SDTokenizer, embedding_size=config["hidden_size"]),
+        ),
+        partial(PocketText, frozenset(base.vocabulary.tolist())),
+    )
+    target.params["clip_model"] = partial(
+        comfy.sd1_clip.SDClipModel, textmodel_json_config=config, return_projected_pooled=False
+    )
+    clip = comfy.sd.CLIP(target, state_dict=dict(weights), parameters=comfy.utils.calculate_parameters(weights))
+    ours = {
+        name: tensor
+        for name, tensor in clip.cond_stage_model.state_dict().items()
+        if not name.endswith(("text_projection.weight", "logit_scale"))  # pocket prompts have no pooled embedding
+    }
+    _check_same("text encoder", ours, weights)
+    clip.cond_stage_model.token_texts = clip.tokenizer.clip_l.inv_vocab
+    return clip
+
+
+def _autoencoder(base: PocketBase) -> comfy.sd.VAE:
+    """diffusers' AutoencoderTiny is TAESD with its decoder's clamp outside the list of layers."""
+    weights = {"vae_scale": torch.tensor(1.0), "vae_shift": torch.tensor(0.0)}
+    for name, tensor in base.vae.items():
+        side, _, layer, rest = name.split(".", 3)
+        index = int(layer) + (side == "decoder")
+        weights[f"taesd_{side}.{index}.{rest}"] = tensor
+    vae = comfy.sd.VAE(sd=weights)
+    _check_same("autoencoder", vae.first_stage_model.state_dict(), weights)
+    return vae
+
+
+def _check_same(part: str, expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+    shapes, got = ({name: list(tensor.shape) for name, tensor in state.items()} for state in (expected, found))
+    wrong = sorted(name for name in shapes.keys() | got.keys() if shapes.get(name) != got.get(name))
+    if wrong:
+        raise ValueError(
+            f"The pocket base's {part} does not fit its configuration ({wrong[0]}: expected {shapes.get(wrong[0])}, "
+            f"got {got.get(wrong[0])}): train the base again."
+        )

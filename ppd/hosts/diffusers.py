@@ -1,0 +1,136 @@
+"""diffusers' UNet2DConditionModel as host: the user branch in its plain form, for training and for sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, cast
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import Attention
+from torch import Tensor, nn
+
+from ..adapter import UNCONDITIONAL_RULES, UserAdapter
+from ..attention import user_attention
+
+
+def cross_attentions(unet: UNet2DConditionModel) -> list[Attention]:
+    """The denoiser's cross-attention modules in the order of its attn_processors: down blocks, up blocks, mid block."""
+    names = (name.removesuffix(".processor") for name in unet.attn_processors)
+    return [cast(Attention, unet.get_submodule(name)) for name in names if name.endswith("attn2")]
+
+
+def guidance_rows(u: Tensor, unconditional: str) -> Tensor:
+    """User embeddings for classifier-free guidance, unconditional rows first as in diffusers: [B, N, d] -> [2B, N, d].
+
+    `unconditional` is the adapter's rule: "none" or "same" (AdapterConfig.unconditional).
+    """
+    if unconditional not in UNCONDITIONAL_RULES:
+        raise ValueError(f"The rule for unconditional rows is {unconditional!r}: use 'none' or 'same'.")
+    return torch.cat([u if unconditional == "same" else torch.zeros_like(u), u])
+
+
+class DiffusersHost:
+    """Runs a denoiser personalised by a user adapter.
+
+    The branch hangs on hooks around each cross-attention's to_q and to_out, for as long as `personalized` lasts: the
+    attention processors stay the denoiser's own, and outside of it nothing is patched (that is DPO's reference).
+    """
+
+    def __init__(self, unet: UNet2DConditionModel, adapter: UserAdapter) -> None:
+        if not isinstance(unet, UNet2DConditionModel):
+            raise ValueError(
+                f"The denoiser is a {type(unet).__name__}, but this host runs diffusers' UNet2DConditionModel: "
+                "load a UNet, or use another host."
+            )
+        self.unet = unet
+        self.adapter = adapter
+        self.attentions = cross_attentions(unet)
+        adapter.check_layers([attention.inner_dim for attention in self.attentions])
+
+    @contextmanager
+    def personalized(self, u: Tensor, strength: float = 1.0, *, window: bool = True) -> Iterator[None]:
+        """Within it the denoiser paints for the users u [B, N, d], B the rows of its calls, or 1 for all rows alike.
+
+        Rows whose u is 0, and rows outside the adapter's range of timesteps (unless `window` is False), get exactly
+        what the denoiser gives without the branch. Gradients flow into the adapter; with gradient checkpointing, run
+        backward inside.
+        """
+        if u.ndim != 3:
+            raise ValueError(
+                f"The user embeddings have shape {list(u.shape)}, expected [B, N, d]: give one row per picture."
+            )
+        if strength == 0 or not u.any():
+            yield
+            return
+        branch = _UserBranch(self.adapter, u, strength, window)
+        handles = [
+            self.unet.register_forward_pre_hook(branch.begin, with_kwargs=True),
+            self.unet.register_forward_hook(branch.end),
+        ]
+        for index, attention in enumerate(self.attentions):
+            handles.append(attention.to_q.register_forward_hook(partial(branch.keep_query, index)))
+            add_user = partial(branch.add_user, index, attention.heads)
+            handles.append(attention.to_out[0].register_forward_pre_hook(add_user))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+class _UserBranch:
+    """The hooks of one `personalized` block, and what they hand each other during a call of the denoiser."""
+
+    def __init__(self, adapter: UserAdapter, u: Tensor, strength: float, window: bool) -> None:
+        self.adapter = adapter
+        parameter = next(adapter.parameters())
+        self.u = u.to(parameter.device, parameter.dtype)
+        self.strength = strength
+        self.window = window
+        self.keys_values: list[tuple[Tensor, Tensor]] = []
+        self.queries: dict[int, Tensor] = {}
+        self.personalised: set[int] = set()
+
+    def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Before a call of the denoiser: which rows are personal at this timestep, and the keys and values for them."""
+        sample = args[0] if args else kwargs["sample"]
+        timestep = args[1] if len(args) > 1 else kwargs["timestep"]
+        rows = sample.shape[0]
+        if self.u.shape[0] not in (1, rows):
+            raise ValueError(
+                f"There are user embeddings for {self.u.shape[0]} rows, but the denoiser is called with {rows}: "
+                "give one user embedding for each row, or one for all."
+            )
+        self.queries.clear()
+        self.personalised.clear()
+        self.keys_values = []
+        t = torch.as_tensor(timestep, device=self.u.device).float().expand(rows)
+        low, high = self.adapter.config.timesteps if self.window else (-torch.inf, torch.inf)
+        active = (low <= t) & (t <= high)
+        if active.any():
+            gain = (active * self.strength).to(self.u.dtype)[:, None, None]
+            self.keys_values = [(k, v * gain) for k, v in self.adapter.keys_values(self.u)]
+
+    def keep_query(self, index: int, to_q: nn.Module, args: tuple[Any, ...], query: Tensor) -> None:
+        if self.keys_values:
+            self.queries[index] = query
+
+    def add_user(self, index: int, heads: int, to_out: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        query = self.queries.pop(index, None)
+        if query is None:
+            return None
+        k, v = (x.to(query) for x in self.keys_values[index])
+        self.personalised.add(index)
+        return (args[0] + user_attention(query, k, v, heads).to(args[0].dtype), *args[1:])
+
+    def end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """After a call of the denoiser: a compiled graph or a foreign processor may have gone around the hooks."""
+        if len(self.personalised) < len(self.keys_values):
+            raise RuntimeError(
+                f"Only {len(self.personalised)} of {len(self.keys_values)} cross-attention layers were personalised, "
+                "since an attention processor or a compiled graph bypasses to_q or to_out: use diffusers' own, "
+                "uncompiled."
+            )

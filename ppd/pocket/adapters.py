@@ -1,0 +1,147 @@
+"""Training the pocket's user adapter (one for all people) and the population adapter (one taste for all) with DPO."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import DDPMScheduler
+from torch import Tensor, nn
+
+from ..adapter import AdapterConfig, UserAdapter
+from ..dpo import denoising_error, diffusion_dpo_loss
+from ..hosts.diffusers import DiffusersHost, cross_attentions
+from ..training import fit
+from . import scenes
+from .model import SCHEDULE, PocketModel
+
+BETA = 600.0
+"""On mean errors of 1,024 latent elements: about .6 per element."""
+
+FIRST_TIMESTEP = 500
+USER_DROPOUT = 0.1
+
+
+@dataclass(frozen=True)
+class Picks:
+    """Query picks of all training people: latents [n, 4, 16, 16] of the pictures, and per pick [k] the person, the two
+    pictures and the caption. `embeddings` [S, P, d] holds u of each person from S different supports."""
+
+    latents: Tensor
+    person: np.ndarray
+    chosen: np.ndarray
+    rejected: np.ndarray
+    caption: np.ndarray
+    embeddings: Tensor
+    population: Tensor
+
+
+def adapter_config(model: PocketModel, encoder: str, encoder_hash: str, dim: int) -> AdapterConfig:
+    """The pocket family's adapter: acts on the noisy half of the schedule, where taste in colour and tone is decided."""
+    return AdapterConfig(
+        family="pocket",
+        encoder=encoder,
+        encoder_hash=encoder_hash,
+        embedding_dim=dim,
+        layers=tuple(attention.inner_dim for attention in cross_attentions(model.unet)),
+        end_percent=0.5,
+        unconditional="none",
+    )
+
+
+def pair_errors(
+    model: PocketModel, latents: Tensor, noise: Tensor, t: Tensor, context: Tensor, schedule: DDPMScheduler
+) -> tuple[Tensor, Tensor]:
+    """Denoising errors of chosen and rejected latents [2B, 4, 16, 16] (chosen first) under one noise and timestep."""
+    noise, t = torch.cat([noise, noise]), torch.cat([t, t])
+    noisy = schedule.add_noise(latents, noise, t).to(memory_format=torch.channels_last)
+    chosen, rejected = denoising_error(model.unet(noisy, t, context).sample, noise).chunk(2)
+    return chosen, rejected
+
+
+def train_adapter(
+    model: PocketModel,
+    config: AdapterConfig,
+    picks: Picks,
+    checkpoint: Path,
+    *,
+    steps: int,
+    personal: bool,
+    seed: int,
+    batch: int = 32,
+    name: str = "adapter",
+) -> UserAdapter:
+    """User-conditioned Diffusion-DPO; with `personal` False everybody is the population user (ordinary Diffusion-DPO)."""
+    torch.manual_seed(seed)
+    adapter = UserAdapter(config)
+    spread = picks.embeddings.flatten(0, -2).pow(2).mean(0).sqrt()
+    with torch.no_grad():  # the projector's unit-variance start wants coordinates of one size
+        first = next(adapter.projector.parameters())
+        first.div_(spread * len(spread) ** 0.5)
+    host = DiffusersHost(model.unet, adapter)
+    schedule = DDPMScheduler(**SCHEDULE)
+    contexts = model.text([scene.caption for scene in scenes.SCENES])
+    shuffle = np.random.default_rng(seed)
+
+    def errors(rng: np.random.Generator, index: np.ndarray, u: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """(chosen, rejected) errors of the reference, then of the policy under each of `u` [B, d]."""
+        latents = picks.latents[np.concatenate([picks.chosen[index], picks.rejected[index]])]
+        context = contexts[picks.caption[index]].repeat(2, 1, 1)
+        noise = torch.randn(len(index), *latents.shape[1:])
+        t = torch.from_numpy(rng.integers(FIRST_TIMESTEP, 1000, len(index)))
+        with torch.no_grad():
+            results = [pair_errors(model, latents, noise, t, context, schedule)]
+        for user in u:
+            with host.personalized(user[:, None].repeat(2, 1, 1)):
+                results.append(pair_errors(model, latents, noise, t, context, schedule))
+        return results
+
+    def loss(module: nn.Module, rng: np.random.Generator, step: int) -> tuple[Tensor, dict[str, float]]:
+        index = rng.integers(len(picks.person), size=batch)
+        support = rng.integers(len(picks.embeddings), size=batch)
+        u = picks.embeddings[support, picks.person[index]]
+        dropped = torch.from_numpy(rng.random(batch) < USER_DROPOUT) if personal else torch.ones(batch, dtype=torch.bool)
+        u = torch.where(dropped[:, None], picks.population, u)
+        reference, policy = errors(rng, index, [u])
+        value, logits = diffusion_dpo_loss(*policy, *reference, BETA)
+        return value.mean(), {"loss": value.mean().item(), "accuracy": (logits > 0).float().mean().item()}
+
+    def report(averaged: nn.Module, step: int) -> None:
+        """Accuracy on fixed picks with one's own and with another person's u: the gap is what is personal."""
+        if not personal or step % 200:
+            return
+        host.adapter = averaged  # type: ignore[assignment]
+        index = np.random.default_rng(5).integers(len(picks.person), size=256)
+        other = (picks.person[index] + shuffle.integers(1, picks.embeddings.shape[1])) % picks.embeddings.shape[1]
+        torch.manual_seed(5)
+        own_u, other_u = (picks.embeddings[-1, person] for person in (picks.person[index], other))
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            reference, own, shuffled = errors(np.random.default_rng(6), index, [own_u, other_u])
+        right = [(diffusion_dpo_loss(*p, *reference, BETA)[1] > 0).float().mean().item() for p in (own, shuffled)]
+        tqdm_write(f"{name} step {step}: accuracy own {right[0]:.3f}, another's {right[1]:.3f}")
+        host.adapter = adapter
+
+    trained = fit(
+        name,
+        adapter,
+        loss,
+        steps=steps,
+        learning_rate=1e-3,
+        checkpoint=checkpoint,
+        seed=seed,
+        warmup=50,
+        ema=0.99,
+        on_step=report,
+    )
+    summary = {"steps": steps, "batch": batch, "beta": BETA, "seed": seed, "personal": personal}
+    trained.config = replace(config, training=summary)
+    return trained
+
+
+def tqdm_write(line: str) -> None:
+    """A log line that does not tear the progress bar."""
+    from tqdm import tqdm
+
+    tqdm.write(line)

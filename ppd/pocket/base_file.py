@@ -1,0 +1,106 @@
+"""The pocket base's file: denoiser, text encoder and autoencoder of the pocket world in one safetensors file.
+
+Tensors are named as in diffusers (`unet.`, `vae.`) and transformers before 5 (`text_encoder.text_model.`). Of the token
+embedding only the rows of `vocabulary` are stored, since the rest of CLIP's 49,408 tokens never occur in the pocket
+world's captions. Both hosts read it here, so nothing is imported but torch and safetensors.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..user_embedding import read_tensors, write_tensors
+
+FORMAT = "ppd-pocket-base"
+VERSION = "1"
+PARTS = ("unet", "text_encoder", "vae")
+METADATA = (
+    "unet_config",
+    "text_config",
+    "vae_config",
+    "scheduler_config",
+    "latent_scale",
+    "latent_rgb_factors",
+    "latent_rgb_bias",
+)
+TOKEN_EMBEDDING = "text_model.embeddings.token_embedding.weight"
+START, END = 49406, 49407
+"""CLIP's tokens around every prompt; END is the padding too, as in Stable Diffusion 1."""
+
+
+@dataclass(frozen=True, eq=False)
+class PocketBase:
+    """A pocket base as its file holds it: state dicts in the file's dtype, the token embedding expanded with zeros.
+
+    `text_encoder` has the prefix `text_model.`; `vocabulary` [n] are the token ids that have an embedding. `metadata`:
+    `unet_config`, `text_config`, `vae_config` are keyword arguments of UNet2DConditionModel, CLIPTextConfig and
+    AutoencoderTiny, `scheduler_config` of a diffusers scheduler; the denoiser sees latents times `latent_scale`;
+    `latent_rgb_factors` [4][3] and `latent_rgb_bias` [3] turn what it sees into preview colours from -1 to 1.
+    """
+
+    unet: dict[str, Tensor]
+    text_encoder: dict[str, Tensor]
+    vae: dict[str, Tensor]
+    vocabulary: Tensor
+    metadata: dict[str, Any]
+
+
+def write_base(
+    path: Path | str,
+    unet: Mapping[str, Tensor],
+    text_encoder: Mapping[str, Tensor],
+    vae: Mapping[str, Tensor],
+    vocabulary: Tensor,
+    metadata: Mapping[str, Any],
+    *,
+    dtype: torch.dtype = torch.float16,
+) -> None:
+    """Write a pocket base in one step, its floating-point weights in `dtype`.
+
+    `unet`, `text_encoder` and `vae` are state dicts (text with or without the prefix `text_model.`), `vocabulary` [n]
+    the token ids to keep, START and END among them, `metadata` what `PocketBase` names and anything else JSON carries.
+    """
+    missing = [name for name in METADATA if name not in metadata]
+    if missing:
+        raise ValueError(f"The metadata of a pocket base lacks {', '.join(missing)}: add them.")
+    ids = torch.unique(vocabulary.cpu())
+    if not {START, END} <= set(ids.tolist()):
+        raise ValueError(f"The vocabulary lacks CLIP's start {START} or end {END}, which every prompt has: add them.")
+    text = {f"text_model.{name.removeprefix('text_model.')}": tensor for name, tensor in text_encoder.items()}
+    text[TOKEN_EMBEDDING] = text[TOKEN_EMBEDDING].cpu()[ids]
+    tensors = {"vocabulary": ids}
+    for part, state in zip(PARTS, (unet, text, vae), strict=True):
+        for name, tensor in state.items():
+            tensors[f"{part}.{name}"] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+    write_tensors(Path(path), FORMAT, VERSION, tensors, {name: json.dumps(value) for name, value in metadata.items()})
+
+
+def read_base(path: Path | str) -> PocketBase:
+    """Read a pocket base; a file that is none, or is incomplete, raises ValueError saying so."""
+    path = Path(path)
+    tensors, texts = read_tensors(path, FORMAT, VERSION, ("vocabulary",), METADATA, "pocket base")
+    try:
+        metadata = {name: json.loads(text) for name, text in texts.items() if name not in ("format", "version")}
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path.name} has damaged metadata ({error}): download it or train it again.") from error
+    unet, text, vae = (
+        {name.removeprefix(f"{part}."): tensor for name, tensor in tensors.items() if name.startswith(f"{part}.")}
+        for part in PARTS
+    )
+    if not unet or not vae or TOKEN_EMBEDDING not in text:
+        raise ValueError(f"{path.name} is an incomplete pocket base: expected tensors of {', '.join(PARTS)} in it.")
+    rows, vocabulary, size = text[TOKEN_EMBEDDING], tensors["vocabulary"], metadata["text_config"]["vocab_size"]
+    if len(rows) != len(vocabulary) or not bool(((vocabulary >= 0) & (vocabulary < size)).all()):
+        raise ValueError(
+            f"{path.name} has {len(rows)} token embeddings for {len(vocabulary)} of {size} tokens: "
+            "download it or train it again."
+        )
+    text[TOKEN_EMBEDDING] = rows.new_zeros(size, rows.shape[1]).index_copy(0, vocabulary, rows)
+    return PocketBase(unet, text, vae, vocabulary, metadata)

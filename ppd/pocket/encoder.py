@@ -1,0 +1,72 @@
+"""The pocket preference encoder: a small open_clip model trained on pictures with captions that do name the style."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+from open_clip.tokenizer import SimpleTokenizer
+from torch import Tensor, nn
+
+from ..training import fit
+from . import scenes
+from .data import PictureSet, to_tensor
+
+MEAN, STD = (0.5, 0.5, 0.5), (0.3, 0.3, 0.3)
+EMBED_DIM = 96
+VISION: dict[str, Any] = {"layers": 5, "width": 160, "head_width": 32, "patch_size": 16, "image_size": scenes.SIZE}
+TEXT: dict[str, Any] = {"context_length": 48, "vocab_size": 49408, "width": 96, "heads": 4, "layers": 2}
+
+WORDS: dict[str, tuple[str, ...]] = {
+    "warmth": ("icy", "cool", "neutral", "warm", "fiery"),
+    "saturation": ("grey", "muted", "natural", "colorful", "vivid"),
+    "brightness": ("dark", "dim", "medium", "light", "bright"),
+    "contrast": ("flat", "soft", "even", "strong", "hard"),
+    "outline": ("borderless", "thin", "lined", "bold", "thick"),
+    "texture": ("smooth", "faint", "grainy", "woven", "rough"),
+    "clutter": ("empty", "sparse", "some", "busy", "crowded"),
+}
+
+
+def style_caption(caption: str, style: np.ndarray) -> str:
+    """The caption with one of five words for each style attribute in `style` [7], -1..1."""
+    level = np.clip(((style + 1) / 2 * 5).astype(int), 0, 4)
+    return caption + " " + " ".join(WORDS[name][i] for name, i in zip(scenes.STYLES, level, strict=True))
+
+
+def build_encoder() -> CLIP:
+    """open_clip's CLIP at pocket size; patches of 16 px hold two periods of the weave, in step."""
+    return CLIP(EMBED_DIM, CLIPVisionCfg(**VISION), CLIPTextCfg(**TEXT))
+
+
+def train_encoder(
+    data: PictureSet, decoded: np.ndarray, checkpoint: Path, steps: int, batch: int = 192, seed: int = 3
+) -> CLIP:
+    """CLIP's contrastive loss on `data`, each picture real or as the autoencoder returns it (`decoded` [n, ...] uint8).
+
+    A batch has few captions, so that the style is what tells its pictures apart. The softmax runs both ways.
+    """
+    torch.manual_seed(seed)
+    model = build_encoder()
+    tokenizer = SimpleTokenizer(context_length=TEXT["context_length"])
+    by_caption = [np.flatnonzero(data.captions[: len(decoded)] == i) for i in range(len(scenes.SCENES))]
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (MEAN, STD))
+
+    def loss(module: nn.Module, rng: np.random.Generator, step: int) -> tuple[Tensor, dict[str, float]]:
+        chosen = rng.choice(len(by_caption), size=12, replace=False)
+        candidates = np.concatenate([by_caption[i] for i in chosen])
+        index = rng.choice(candidates, size=min(batch, len(candidates)), replace=False)
+        real = rng.random(len(index)) < 0.5
+        pictures = np.where(real[:, None, None, None], data.pictures[index], decoded[index])
+        texts = [style_caption(scenes.SCENES[data.captions[i]].caption, data.styles[i]) for i in index]
+        image, text, scale = module((to_tensor(pictures) - mean) / std, tokenizer(texts))
+        logits = scale * image.float() @ text.float().T
+        target = torch.arange(len(index))
+        value = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+        return value, {"loss": value.item(), "top1": (logits.argmax(1) == target).float().mean().item()}
+
+    return fit("encoder", model, loss, steps=steps, learning_rate=1e-3, checkpoint=checkpoint, seed=seed, warmup=200)

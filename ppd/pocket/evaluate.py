@@ -1,0 +1,246 @@
+"""`python -m ppd evaluate pocket`: every figure of the model card, on reporting people and held-out captions."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..adapter import UserAdapter
+from ..evaluation import bootstrap, correlation, micro_f1, object_counts, ridge_r2, wins
+from ..hosts.diffusers import DiffusersHost
+from . import scenes
+from .autoencoder import encode_pictures
+from .data import picture_set, to_tensor
+from .judge import objects_found
+from .model import generate
+from .people import TEMPERATURE, People, sample_weights
+from .recipe import Recipe
+from .statistics import CLIP, STATISTICS, picture_statistics
+from .taste import SUPPORT_COUNTS, Support, draw_support, embed_people
+
+PICTURES_PER_PERSON = 4
+PAIRS = 4
+GUIDANCE = 4.0
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+BLENDS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+class Evaluation:
+    """Paints the same (caption, seed) under different conditions and lets each picture's owner judge it."""
+
+    def __init__(self, recipe: Recipe, people: int) -> None:
+        self.recipe = recipe
+        everybody = recipe.people["reporting"]
+        self.people = People(everybody.weights[:people], everybody.types[:people])
+        self.count = len(self.people.weights)
+        rng = np.random.default_rng(71)
+        self.support = draw_support(recipe.pool, self.people, max(SUPPORT_COUNTS), rng)
+        shape = (self.count, PICTURES_PER_PERSON)
+        self.captions = rng.choice(scenes.HELD_OUT_CAPTIONS, shape)
+        self.seeds = 3 * 10**6 + np.arange(self.count * PICTURES_PER_PERSON)
+        self.other = (np.arange(self.count) + rng.integers(1, self.count, self.count)) % self.count
+        self.labels = np.stack([scenes.object_labels(caption) for caption in self.captions.flat]) > 0.5
+        self.progress = tqdm(desc="painting", unit="picture", mininterval=2.0)
+
+    def embeddings(self, pairs: int) -> Tensor:
+        """[P, d]."""
+        return embed_people(self.recipe.pool, self.support, self.recipe.prior, pairs)
+
+    def paint(self, adapter: UserAdapter | None = None, u: Tensor | None = None, strength: float = 1.0) -> Look:
+        """One condition: u [P, d], each person's own pictures under it."""
+        host = None if adapter is None else DiffusersHost(self.recipe.model.unet, adapter)
+        rows = None if u is None else u.repeat_interleave(PICTURES_PER_PERSON, 0)[:, None]
+        latents = generate(
+            self.recipe.model,
+            [str(caption) for caption in self.captions.flat],
+            self.seeds.tolist(),
+            host=host,
+            u=rows,
+            strength=strength,
+            guidance=GUIDANCE,
+            on_batch=self.progress.update,
+        )
+        statistics, found = [], []
+        for part in latents.split(100):
+            pictures = self.recipe.model.decode(part)
+            statistics.append(picture_statistics(pictures))
+            found.append(objects_found(self.recipe.judge, pictures).numpy())
+        raw = torch.cat(statistics).unflatten(0, (self.count, PICTURES_PER_PERSON))
+        counts = object_counts(np.concatenate(found), self.labels)
+        return Look(self, raw, counts.reshape(self.count, PICTURES_PER_PERSON, 3))
+
+
+class Look:
+    """What came out of one condition: raw statistics [P, K, M] and object counts [P, K, 3]."""
+
+    def __init__(self, evaluation: Evaluation, raw: Tensor, counts: np.ndarray) -> None:
+        self.scores = evaluation.recipe.whitening.scores(raw)
+        self.rewards = evaluation.people.rewards(self.scores.clamp(-CLIP, CLIP)).double().numpy()
+        self.counts = counts
+
+    @property
+    def out_of_range(self) -> float:
+        """Share of pictures with any statistic beyond the clip."""
+        return (self.scores.abs() > CLIP).any(-1).float().mean().item()
+
+    @property
+    def invented(self) -> float:
+        """Objects per picture that the caption does not name."""
+        return float((self.counts[..., 1] - self.counts[..., 0]).mean())
+
+
+def evaluate(recipe: Recipe, people: int = 200, adapter_name: str = "pocket", *, quick: bool = False) -> dict[str, Any]:
+    """All figures as plain data; `quick` leaves out the sweeps over pairs, strength, blend and the second seed."""
+    adapter = recipe.adapter(adapter_name)
+    run = Evaluation(recipe, people)
+    limits = ceilings(recipe, run)
+    own_u, zero_u = run.embeddings(PAIRS), run.embeddings(0)
+    base = run.paint()
+    own = run.paint(adapter, own_u)
+    pooled = run.paint(recipe.adapter("pocket-population"), zero_u)
+    other = run.paint(adapter, own_u[run.other])
+    zero = run.paint(adapter, zero_u)
+
+    def against(ours: Look, theirs: Look, ceiling: float | None = None) -> dict[str, Any]:
+        return {**bootstrap(wins(ours.rewards, theirs.rewards)), "ceiling": ceiling}
+
+    report: dict[str, Any] = {
+        "wins_vs_base": against(own, base, limits["base"]),
+        "wins_vs_population": against(own, pooled, limits["population"]),
+        "own_vs_other": against(own, other, limits["other"]),
+        "wins_vs_own_population": against(own, zero, limits["population"]),
+        "wins_with_no_pairs": against(zero, base),
+        "population_adapter_vs_base": against(pooled, base),
+        "objects_f1_base": {**bootstrap(base.counts, micro_f1), "ceiling": None},
+        "objects_f1_personal": {**bootstrap(own.counts, micro_f1), "ceiling": None},
+        "objects_f1_loss": bootstrap(
+            np.stack([base.counts, own.counts], axis=1), lambda x: micro_f1(x[:, 0]) - micro_f1(x[:, 1])
+        ),
+        "invented_per_picture": {"base": base.invented, "personal": own.invented},
+        "out_of_range": {"base": base.out_of_range, "personal": own.out_of_range},
+        "steering": steering(run, base, own),
+        "reader_correlation": {str(n): c for n, c in limits["reader"].items()},
+    }
+    if not quick:
+        looks = {PAIRS: own, **{n: run.paint(adapter, run.embeddings(n)) for n in SUPPORT_COUNTS if n != PAIRS}}
+        report["by_pairs"] = {str(n): against(looks[n], base, limits["by_pairs"][n]) for n in SUPPORT_COUNTS}
+        swept = {0.0: base, 1.0: own}
+        swept |= {s: run.paint(adapter, own_u, strength=s) for s in STRENGTHS if s not in swept}
+        report["strength"] = [{"strength": s, **_summary(swept[s], base)} for s in STRENGTHS]
+        blended = {0.0: own, 1.0: other}
+        blended |= {w: run.paint(adapter, torch.lerp(own_u, own_u[run.other], w)) for w in BLENDS if w not in blended}
+        report["blend"] = [{"weight": w, "reward_a_minus_b": _contrast(run, blended[w])} for w in BLENDS]
+        second = run.paint(recipe.adapter("pocket-seed2"), own_u)
+        report["second_seed"] = {"wins_vs_base": against(second, base), "own_vs_first": against(own, second)}
+    report["pocket"] = pocket_figures(recipe, base)
+    report["settings"] = settings(recipe, run, adapter)
+    return report
+
+
+def _summary(look: Look, base: Look) -> dict[str, float]:
+    return {
+        "reward": float(look.rewards.mean()),
+        "wins_vs_base": float(wins(look.rewards, base.rewards).mean()),
+        "objects_f1": micro_f1(look.counts),
+        "invented_per_picture": look.invented,
+        "out_of_range": look.out_of_range,
+    }
+
+
+def _contrast(run: Evaluation, look: Look) -> float:
+    """Mean of (owner's reward - the other person's reward) of the same pictures."""
+    clipped = look.scores.clamp(-CLIP, CLIP)
+    others = People(run.people.weights[run.other], run.people.types[run.other])
+    return float((run.people.rewards(clipped) - others.rewards(clipped)).mean())
+
+
+def steering(run: Evaluation, base: Look, own: Look) -> dict[str, float]:
+    """Per statistic, the correlation over people of a person's weight with the mean shift of the person's pictures."""
+    shift = (own.scores - base.scores).mean(1).double().numpy()
+    weights = run.people.weights.double().numpy()
+    return {name: correlation(weights[:, i], shift[:, i]) for i, name in enumerate(STATISTICS)}
+
+
+def ceilings(recipe: Recipe, run: Evaluation, sample: int = 20000) -> dict[str, Any]:
+    """What a Bayes-optimal reader of the true statistics reaches with a painter who moves exactly where he is told.
+
+    The reader's posterior mean of w is an importance-weighted mean over `sample` people of the known population; the
+    painter takes a step of fixed length along it, so that "better" is the sign of w . step.
+    """
+    prior, _ = sample_weights(recipe.world["covariance"], np.random.default_rng(81), sample)
+    truth = run.people.weights
+    unit = torch.nn.functional.normalize
+    mean_step = unit(prior.mean(0, keepdim=True), dim=1)
+    readers, by_pairs = {}, {}
+    for n in SUPPORT_COUNTS:
+        step = unit(_posterior_mean(recipe, run.support, prior, n), dim=1)
+        readers[n] = (step * unit(truth, dim=1)).sum(1).mean().item()
+        by_pairs[n] = ((step * truth).sum(1) > 0).float().mean().item()
+        if n == PAIRS:
+            population = (((step - mean_step) * truth).sum(1) > 0).float().mean().item()
+            other = (((step - step[run.other]) * truth).sum(1) > 0).float().mean().item()
+    limits = {"base": by_pairs[PAIRS], "population": population, "other": other}
+    return {**limits, "reader": readers, "by_pairs": by_pairs}
+
+
+def _posterior_mean(recipe: Recipe, support: Support, prior: Tensor, pairs: int) -> Tensor:
+    s = recipe.pool.statistics
+    difference = s[support.chosen[:, :pairs]] - s[support.rejected[:, :pairs]]
+    loglikelihood = torch.nn.functional.logsigmoid(difference @ prior.T / TEMPERATURE).sum(1)
+    return loglikelihood.softmax(1) @ prior
+
+
+def pocket_figures(recipe: Recipe, base: Look) -> dict[str, Any]:
+    """How good the pocket's parts are, on pictures that were never trained on."""
+    fresh = picture_set(recipe.work / "held_out_pictures", 1500, first_seed=10**6)
+    real = to_tensor(fresh.pictures)
+    latents = encode_pictures(recipe.model.vae, fresh.pictures)
+    decoded = recipe.model.decode(latents * recipe.model.latent_scale)
+    error = (decoded - real).pow(2).mean((1, 2, 3))
+    statistics, shifted = picture_statistics(real), picture_statistics(decoded)
+    shift = (shifted - statistics).mean(0) / statistics.std(0)
+    labels = np.stack([scenes.object_labels(scenes.SCENES[i].caption) for i in fresh.captions]) > 0.5
+    right = (objects_found(recipe.judge, decoded).numpy() == labels).mean(1)
+    terciles = []
+    for column in fresh.styles.T:
+        cut = np.quantile(column, [1 / 3, 2 / 3])
+        terciles += [float(right[np.digitize(column, cut) == part].mean()) for part in range(3)]
+    readable = {}
+    for name, pictures, target in (("real", real, statistics), ("decoded", decoded, shifted)):
+        features = recipe.encoder.image_tensor_features(pictures).double().numpy()
+        r2 = ridge_r2(features, target.double().numpy(), test=500)
+        readable[name] = dict(zip(STATISTICS, map(float, r2), strict=True))
+    right_named = base.counts.reshape(-1, 3).sum(0)
+    return {
+        "autoencoder_psnr_db": -10 * float(torch.log10(error.mean())),
+        "autoencoder_shift_sd": dict(zip(STATISTICS, shift.tolist(), strict=True)),
+        "judge_accuracy": float(right.mean()),
+        "judge_accuracy_worst_tercile": min(terciles),
+        "base_named_objects_found": float(right_named[0] / right_named[2]),
+        "encoder_r2": readable,
+    }
+
+
+def settings(recipe: Recipe, run: Evaluation, adapter: UserAdapter) -> dict[str, Any]:
+    """What produced the figures."""
+    files = sorted(path for path in recipe.weights.rglob("*.safetensors"))
+    return {
+        "people": run.count,
+        "pictures_per_person": PICTURES_PER_PERSON,
+        "pairs": PAIRS,
+        "guidance": GUIDANCE,
+        "strength": 1.0,
+        "captions": len(scenes.HELD_OUT_CAPTIONS),
+        "adapter_training": adapter.config.training,
+        "sha256": {str(path.relative_to(recipe.weights)): _hash(path) for path in files},
+    }
+
+
+def _hash(path: Path) -> str:
+    return sha256(path.read_bytes()).hexdigest()[:16]

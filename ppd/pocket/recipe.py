@@ -1,0 +1,317 @@
+"""`python -m ppd train pocket`: makes every tracked weight from nothing, stage by stage, resuming wherever it stopped."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from ..adapter import UserAdapter
+from ..encoders.clip import ClipFeatures, save_encoder
+from ..encoders.posterior import PopulationPrior, PosteriorEncoder, fit_whitening
+from ..evaluation import micro_f1, object_counts
+from ..hosts.diffusers import DiffusersHost
+from . import scenes
+from .adapters import Picks, adapter_config, train_adapter
+from .autoencoder import build_autoencoder, decode_latents, encode_pictures, train_autoencoder
+from .data import PictureSet, picture_set
+from .encoder import EMBED_DIM, MEAN, STD, VISION, train_encoder
+from .judge import ObjectJudge, objects_found, train_judge
+from .model import PocketModel, generate, train_base, vocabulary_in_use
+from .people import TEMPERATURE, People, population
+from .statistics import Whitening, picture_statistics, reward_statistics
+from .taste import SUPPORT_COUNTS, Pool, draw_support, embed_people, fit_prior
+
+log = logging.getLogger(__name__)
+
+PICTURES, DECODED, POOL = 24000, 12000, 3600
+STEPS = {"autoencoder": 4200, "base": 4000, "encoder": 2500, "judge": 2500, "adapter": 700}
+PICKS_PER_PERSON, SUPPORTS = 48, 4
+ADAPTERS = {"pocket": (True, 11), "pocket-seed2": (True, 12), "pocket-population": (False, 11)}
+ENCODER_NAME = "pocket-clip"
+GAINS = (0.4, 0.6, 0.8, 1.0, 1.3, 1.7, 2.2)
+OBJECT_LIMIT = 0.01
+"""Strength 1 may cost tuning people this much micro F1 of the named objects, half a point less than the figure's room."""
+
+
+def weights_folder() -> Path:
+    """The pack's own tracked weights."""
+    return Path(__file__).resolve().parents[2] / "weights"
+
+
+@dataclass
+class Recipe:
+    """The stages; each keeps its result in `work` and is made once. Finished weights go to `weights`."""
+
+    work: Path
+    weights: Path
+
+    def _once(self, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        path = self.work / f"{name}.safetensors"
+        if not path.exists():
+            start = time.monotonic()
+            tensors = make()
+            partial = path.with_suffix(".partial")
+            save_file({key: value.contiguous() for key, value in tensors.items()}, partial)
+            partial.replace(path)
+            self._note(name, round(time.monotonic() - start, 1))
+        return load_file(path)
+
+    def _note(self, stage: str, seconds: float) -> None:
+        path = self.work / "seconds.json"
+        noted = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps({**noted, stage: seconds}, indent=1))
+
+    @cached_property
+    def data(self) -> PictureSet:
+        return picture_set(self.work / "pictures", PICTURES)
+
+    @cached_property
+    def vae(self) -> Any:
+        def make() -> dict[str, Tensor]:
+            steps = STEPS["autoencoder"]
+            return dict(train_autoencoder(self.data, self.work / "autoencoder.pt", steps).state_dict())
+
+        vae = build_autoencoder()
+        vae.load_state_dict(self._once("vae", make))
+        return vae.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
+    @cached_property
+    def latents(self) -> tuple[Tensor, float]:
+        """Denoiser latents [n, 4, 16, 16] of all training pictures, of unit standard deviation, and their scale."""
+        z = self._once("latents", lambda: {"z": encode_pictures(self.vae, self.data.pictures)})["z"]
+        scale = 1 / z.std().item()
+        return z * scale, scale
+
+    @cached_property
+    def decoded(self) -> np.ndarray:
+        """The first DECODED pictures as the autoencoder returns them, [n, 128, 128, 3] uint8."""
+        path = self.work / "decoded.npy"
+        if not path.exists():
+            latents, scale = self.latents
+            parts = [
+                (decode_latents(self.vae, part / scale) * 255 + 0.5).byte().permute(0, 2, 3, 1).numpy()
+                for part in tqdm(latents[:DECODED].split(200), desc="decoding", mininterval=2.0)
+            ]
+            np.save(path, np.concatenate(parts))
+        return np.load(path, mmap_mode="r")
+
+    @cached_property
+    def model(self) -> PocketModel:
+        """The base: trained, written to weights/pocket_base.safetensors and read back, so that all that follows is
+        trained on what is shipped."""
+        path = self.weights / "pocket_base.safetensors"
+        if not path.exists():
+            latents, scale = self.latents
+            start = time.monotonic()
+            unet, text_encoder = train_base(latents, self.data.captions, self.work / "base.pt", STEPS["base"])
+            self._note("base", round(time.monotonic() - start, 1))
+            factors, bias = preview_colors(latents[:500], self.data.pictures[:500])
+            PocketModel(unet, text_encoder, self.vae, scale, vocabulary_in_use()).save(path, factors, bias)
+        return PocketModel.load(path)
+
+    @cached_property
+    def encoder(self) -> ClipFeatures:
+        path = self.weights / "pocket_encoder.safetensors"
+        if not path.exists():
+            start = time.monotonic()
+            trained = train_encoder(self.data, self.decoded, self.work / "encoder.pt", STEPS["encoder"])
+            self._note("encoder", round(time.monotonic() - start, 1))
+            config = {"embed_dim": EMBED_DIM, "vision_cfg": VISION}
+            save_encoder(path, trained.visual, config, name=ENCODER_NAME, mean=MEAN, std=STD)
+        return ClipFeatures.from_file(path)
+
+    @cached_property
+    def judge(self) -> ObjectJudge:
+        path = self.weights / "pocket_judge.safetensors"
+        if not path.exists():
+            start = time.monotonic()
+            judge = train_judge(self.data, self.decoded, self.work / "judge.pt", STEPS["judge"])
+            self._note("judge", round(time.monotonic() - start, 1))
+            save_file({name: value.half().contiguous() for name, value in judge.state_dict().items()}, path)
+        judge = ObjectJudge()
+        judge.load_state_dict({name: value.float() for name, value in load_file(path).items()})
+        return judge.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
+    @cached_property
+    def painted(self) -> dict[str, Tensor]:
+        """POOL pictures that the base paints of training captions: raw statistics, features, captions."""
+
+        def make() -> dict[str, Tensor]:
+            names = [scene.caption for scene in scenes.SCENES]
+            allowed = np.array([names.index(caption) for caption in scenes.TRAINING_CAPTIONS])
+            captions = np.random.default_rng(31).permutation(np.resize(allowed, POOL))
+            prompts = [names[i] for i in captions]
+            with tqdm(total=POOL, desc="painting the pool", mininterval=2.0) as bar:
+                latents = generate(self.model, prompts, range(10**6, 10**6 + POOL), on_batch=bar.update)
+            statistics, features = [], []
+            for part in latents.split(100):
+                pictures = self.model.decode(part)
+                statistics.append(picture_statistics(pictures))
+                features.append(self.encoder.image_tensor_features(pictures))
+            return {
+                "captions": torch.from_numpy(captions),
+                "latents": latents,
+                "statistics": torch.cat(statistics),
+                "features": torch.cat(features),
+            }
+
+        return self._once("painted", make)
+
+    @cached_property
+    def world(self) -> dict[str, Tensor]:
+        """What makes rewards: whitening of the base's statistics, and their clipped covariance. Shipped."""
+        path = self.weights / "pocket_world.safetensors"
+        if not path.exists():
+            raw = self.painted["statistics"]
+            whitening = Whitening.fit(raw)
+            covariance = torch.cov(reward_statistics(whitening, raw).T)
+            save_file({"mean": whitening.mean, "matrix": whitening.matrix, "covariance": covariance}, path)
+        return load_file(path)
+
+    @property
+    def whitening(self) -> Whitening:
+        return Whitening(self.world["mean"], self.world["matrix"])
+
+    @cached_property
+    def people(self) -> dict[str, People]:
+        return population(self.world["covariance"])
+
+    @cached_property
+    def pool(self) -> Pool:
+        """The pictures that everybody picks their support pairs from."""
+        painted = self.painted
+        scored = reward_statistics(self.whitening, painted["statistics"])
+        return Pool(painted["captions"].numpy(), scored, painted["features"])
+
+    @cached_property
+    def prior(self) -> PopulationPrior:
+        path = self.weights / "pocket_prior.safetensors"
+        if not path.exists():
+            center, basis = fit_whitening(self.pool.features, dims=32)
+            support = draw_support(self.pool, self.people["training"], 32, np.random.default_rng(41))
+            prior = fit_prior(self.pool, support, center, basis, self.encoder.name, self.encoder.weight_hash)
+            prior.save(path)
+        return PopulationPrior.load(path)
+
+    @cached_property
+    def picks(self) -> Picks:
+        """Training people's query picks on rendered pictures, and their u from several supports of several sizes."""
+        latents, _ = self.latents
+        raw = self._once(
+            "decoded_statistics",
+            lambda: {
+                "raw": torch.cat(
+                    [
+                        picture_statistics(torch.from_numpy(self.decoded[i : i + 200]).permute(0, 3, 1, 2) / 255)
+                        for i in range(0, DECODED, 200)
+                    ]
+                )
+            },
+        )["raw"]
+        allowed = set(scenes.TRAINING_CAPTIONS)
+        captions = self.data.captions[:DECODED]
+        usable = np.array([scenes.SCENES[c].caption in allowed for c in captions])
+        queries = Pool(np.where(usable, captions, -1), reward_statistics(self.whitening, raw), raw)
+        names = np.array([i for i, scene in enumerate(scenes.SCENES) if scene.caption in allowed])
+        people = self.people["training"]
+        rng = np.random.default_rng(51)
+        embeddings, used = [], []
+        for _ in range(SUPPORTS):
+            support = draw_support(self.pool, people, max(SUPPORT_COUNTS), rng)
+            used.append(self.pool.captions[support.chosen])
+            embeddings += [embed_people(self.pool, support, self.prior, n) for n in SUPPORT_COUNTS]
+        # Query captions of a person are in none of the person's supports of up to 32 pairs.
+        seen = np.concatenate(used, axis=1)
+        person, chosen, rejected, caption = [], [], [], []
+        for i in range(len(people.weights)):
+            free = np.setdiff1d(names, seen[i])
+            wanted = rng.choice(free, PICKS_PER_PERSON)
+            a, b = queries.draw_pairs(wanted, rng)
+            reward = queries.statistics @ people.weights[i]
+            first = rng.random(len(a)) < torch.sigmoid((reward[a] - reward[b]) / TEMPERATURE).numpy()
+            person.append(np.full(len(a), i))
+            chosen.append(np.where(first, a, b))
+            rejected.append(np.where(first, b, a))
+            caption.append(wanted)
+        parts = (np.concatenate(part) for part in (person, chosen, rejected, caption))
+        return Picks(latents[:DECODED], *parts, torch.stack(embeddings), self.prior.mean)
+
+    def adapter(self, name: str) -> UserAdapter:
+        """A trained adapter at its chosen strength, from weights/adapters; trained and tuned when it is not there."""
+        path = self.weights / "adapters" / f"{name}.safetensors"
+        if not path.exists():
+            personal, seed = ADAPTERS[name]
+            posterior = PosteriorEncoder(self.encoder, self.prior)
+            config = adapter_config(self.model, posterior.name, posterior.weight_hash, self.prior.dim)
+            start = time.monotonic()
+            trained = train_adapter(
+                self.model,
+                config,
+                self.picks,
+                self.work / f"adapter-{name}.pt",
+                steps=STEPS["adapter"],
+                personal=personal,
+                seed=seed,
+                name=name,
+            )
+            self._note(f"adapter {name}", round(time.monotonic() - start, 1))
+            tuned = self.tuned(trained, personal)
+            tuned.save(path, torch.float16)
+        return UserAdapter.load(path, family="pocket")
+
+    def tuned(self, adapter: UserAdapter, personal: bool) -> UserAdapter:
+        """The adapter scaled so that strength 1 wins most for tuning people among gains that hold the objects."""
+        people = self.people["tuning"]
+        support = draw_support(self.pool, people, 4, np.random.default_rng(61))
+        u = embed_people(self.pool, support, self.prior, 4 if personal else 0)[:, None]
+        rng = np.random.default_rng(62)
+        prompts = [str(caption) for caption in rng.choice(scenes.TRAINING_CAPTIONS, len(u))]
+        seeds = range(2 * 10**6, 2 * 10**6 + len(u))
+        labels = np.stack([scenes.object_labels(prompt) for prompt in prompts]) > 0.5
+        host = DiffusersHost(self.model.unet, adapter)
+        reward0, f1_0 = self._look(people, labels, generate(self.model, prompts, seeds))
+        rows: list[tuple[float, float, float]] = []
+        for gain in tqdm(GAINS, desc="strength on tuning people"):
+            latents = generate(self.model, prompts, seeds, host=host, u=u, strength=gain)
+            reward, f1 = self._look(people, labels, latents)
+            rows.append((gain, (reward > reward0).float().mean().item(), f1_0 - f1))
+            log.info("gain %.1f: wins %.3f, objects lost %.3f", *rows[-1])
+        held = [row for row in rows if row[2] <= OBJECT_LIMIT] or rows[:1]
+        best = max(held, key=lambda row: row[1])
+        scaled = adapter.scaled(best[0])
+        scaled.config = adapter.config
+        scaled.config.training["gain"] = best[0]
+        return scaled
+
+    def _look(self, people: People, labels: np.ndarray, latents: Tensor) -> tuple[Tensor, float]:
+        pictures = self.model.decode(latents)
+        reward = people.rewards(reward_statistics(self.whitening, picture_statistics(pictures)))
+        return reward, micro_f1(object_counts(objects_found(self.judge, pictures).numpy(), labels))
+
+    def run(self) -> None:
+        """Everything, in order."""
+        for stage in ("model", "judge", "encoder", "painted", "prior"):
+            getattr(self, stage)
+        for name in ADAPTERS:
+            self.adapter(name)
+
+
+def preview_colors(latents: Tensor, pictures: np.ndarray) -> tuple[list[list[float]], list[float]]:
+    """Least-squares colours for live previews: denoiser latents [n, 4, 16, 16] to 8 px means of pictures, in -1..1."""
+    small = torch.from_numpy(pictures.astype(np.float32) / 127.5 - 1).unflatten(1, (16, 8)).unflatten(3, (16, 8))
+    colors = small.mean((2, 4)).reshape(-1, 3)
+    x = latents.permute(0, 2, 3, 1).reshape(-1, 4)
+    solution = torch.linalg.lstsq(torch.cat([x, torch.ones(len(x), 1)], 1), colors).solution
+    return solution[:4].tolist(), solution[4].tolist()

@@ -1,0 +1,114 @@
+"""One training loop for every stage: accelerate for device and precision, EMA, checkpoints that resume exactly.
+
+A stage supplies `loss(model, rng, step)`. The random generator is seeded by (seed, step), so that a run that was
+killed and started again sees the batches that an uninterrupted run would have seen.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
+
+log = logging.getLogger(__name__)
+
+Loss = Callable[[nn.Module, np.random.Generator, int], tuple[Tensor, dict[str, float]]]
+
+
+def cosine_with_warmup(step: int, steps: int, warmup: int) -> float:
+    """Learning-rate factor: linear to 1 over `warmup` steps, then half a cosine down to 0.02."""
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def fit(
+    name: str,
+    model: nn.Module,
+    loss: Loss,
+    *,
+    steps: int,
+    learning_rate: float,
+    checkpoint: Path,
+    seed: int = 0,
+    warmup: int = 100,
+    weight_decay: float = 0.0,
+    ema: float = 0.999,
+    save_every: float = 60.0,
+    mixed_precision: str = "bf16",
+    on_step: Callable[[nn.Module, int], None] | None = None,
+) -> nn.Module:
+    """Train `model`'s trainable parameters for `steps` AdamW steps and return it with the averaged (EMA) weights.
+
+    `checkpoint` is written every `save_every` seconds and removed by nobody: a second call continues from it, and
+    returns at once when it holds a finished run. `on_step(averaged model, step)` runs after each step.
+    """
+    accelerator = Accelerator(mixed_precision=mixed_precision)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine_with_warmup(step, steps, warmup))
+    model, optimizer = accelerator.prepare(model, optimizer)
+    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema))
+
+    first = 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location=accelerator.device, weights_only=True)
+        model.load_state_dict(state["model"])
+        averaged.load_state_dict(state["averaged"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        first = state["step"]
+        log.info("%s: continues at step %d of %d", name, first, steps)
+
+    def save(step: int) -> None:
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        partial = checkpoint.with_suffix(".partial")
+        torch.save(
+            {
+                "step": step,
+                "model": model.state_dict(),
+                "averaged": averaged.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "schedule": schedule.state_dict(),
+            },
+            partial,
+        )
+        partial.replace(checkpoint)  # never half a checkpoint, whenever the process is killed
+
+    model.train()
+    saved = time.monotonic()
+    progress = tqdm(range(first, steps), desc=name, initial=first, total=steps, mininterval=2.0)
+    shown: dict[str, float] = {}
+    for step in progress:
+        rng = np.random.default_rng([seed, step])
+        torch.manual_seed(int(rng.integers(2**31)))
+        with accelerator.autocast():
+            value, figures = loss(model, rng, step)
+        accelerator.backward(value)
+        accelerator.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        schedule.step()
+        averaged.update_parameters(model)
+        for key, figure in figures.items():
+            shown[key] = 0.98 * shown.get(key, figure) + 0.02 * figure
+        progress.set_postfix({key: f"{figure:.4g}" for key, figure in shown.items()}, refresh=False)
+        if on_step is not None:
+            on_step(averaged.module, step + 1)
+        if time.monotonic() - saved > save_every:
+            save(step + 1)
+            saved = time.monotonic()
+    if first < steps:
+        save(steps)
+    model.load_state_dict(averaged.module.state_dict())
+    return accelerator.unwrap_model(model).eval()

@@ -1,0 +1,222 @@
+"""The user embedding u: a person's taste as a vector, how sure we are of it, where it came from, and its file.
+
+u = 0 is the null user, for whom the model paints as its base does. The file holds the vector and its provenance, and
+never a picture, prompt, path or name (contract: format "ppd-user-embedding", version "1").
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+FORMAT = "ppd-user-embedding"
+VERSION = "1"
+
+
+@dataclass(frozen=True, eq=False)
+class UserEmbedding:
+    """A user embedding of N vectors with d dimensions, and its provenance.
+
+    `u` [N, d] float32 · `encoder`, `encoder_hash` the encoder that made it · `pairs` how many preference pairs are
+    behind it · `created` ISO date · `u_negative` [N, d] what unconditional rows get, for image adapters only ·
+    `covariance_factor` [d, r], F with posterior covariance F F'.
+    """
+
+    u: Tensor
+    encoder: str
+    encoder_hash: str
+    pairs: int
+    created: str
+    u_negative: Tensor | None = None
+    covariance_factor: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.u.ndim != 2 or 0 in self.u.shape:
+            raise ValueError(f"Expected a user embedding u of shape [N, d], got {list(self.u.shape)}.")
+        width = self.u.shape[1]
+        if self.u_negative is not None and self.u_negative.shape != self.u.shape:
+            raise ValueError(
+                f"Expected u_negative of u's shape {list(self.u.shape)}, got {list(self.u_negative.shape)}."
+            )
+        factor = self.covariance_factor
+        if factor is not None and (factor.ndim != 2 or factor.shape[0] != width):
+            raise ValueError(f"Expected a covariance factor of shape [{width}, r], got {list(factor.shape)}.")
+        if self.pairs < 0:
+            raise ValueError(f"Expected a number of pairs of at least 0, got {self.pairs}.")
+        for name in ("u", "u_negative", "covariance_factor"):
+            tensor = getattr(self, name)
+            if tensor is None:
+                continue
+            tensor = tensor.detach().to(torch.float32)
+            if not torch.isfinite(tensor).all():
+                raise ValueError(
+                    f"The user embedding's {name} holds values that are not finite: encode the pairs again."
+                )
+            object.__setattr__(self, name, tensor)
+
+    @property
+    def dim(self) -> int:
+        """d, the width of one vector."""
+        return self.u.shape[1]
+
+    @property
+    def is_null(self) -> bool:
+        """Whether this is the null user, for whom the branch is skipped."""
+        return not bool(self.u.any())
+
+    @property
+    def covariance(self) -> Tensor | None:
+        """The posterior covariance [d, d], if it is known."""
+        return None if self.covariance_factor is None else self.covariance_factor @ self.covariance_factor.T
+
+    @property
+    def uncertainty(self) -> float | None:
+        """Trace of the posterior covariance: the expected squared distance from u to the true taste."""
+        return None if self.covariance_factor is None else float(self.covariance_factor.double().square().sum())
+
+    def check_encoder(self, encoder: str, encoder_hash: str, what: str = "user adapter") -> None:
+        """Raise ValueError unless this embedding was made by the encoder that the other file (`what`) was made for."""
+        if self.encoder_hash == encoder_hash:
+            return
+        raise ValueError(
+            f"The user embedding does not fit the {what}: it was made by encoder {self.encoder} "
+            f"({self.encoder_hash[:12]}) and the {what} expects {encoder} ({encoder_hash[:12]}); encode the pairs "
+            f"again with {encoder}, or choose a {what} made for {self.encoder}."
+        )
+
+    def save(self, path: Path | str, *, with_covariance: bool = False) -> None:
+        """Write the embedding as safetensors, in one step.
+
+        The covariance goes in only when asked for: factors of differences reveal feature vectors of the pictures.
+        """
+        tensors = {"u": self.u}
+        if self.u_negative is not None:
+            tensors["u_negative"] = self.u_negative
+        if with_covariance:
+            if self.covariance_factor is None:
+                raise ValueError(
+                    "This user embedding has no covariance to save: encode the pairs again, or save u alone."
+                )
+            tensors["covariance_factor"] = self.covariance_factor
+        metadata = {
+            "encoder": self.encoder,
+            "encoder_hash": self.encoder_hash,
+            "pairs": str(self.pairs),
+            "created": self.created,
+        }
+        write_tensors(Path(path), FORMAT, VERSION, tensors, metadata)
+
+    @classmethod
+    def load(cls, path: Path | str) -> UserEmbedding:
+        """Read an embedding; a file that is none, or of another version, raises ValueError saying so."""
+        path = Path(path)
+        tensors, metadata = read_tensors(
+            path, FORMAT, VERSION, ("u",), ("encoder", "encoder_hash", "pairs", "created"), "user embedding"
+        )
+        if not metadata["pairs"].isdecimal():
+            raise ValueError(f"{path.name}: expected a number of pairs in the metadata, got {metadata['pairs']!r}.")
+        try:
+            date.fromisoformat(metadata["created"])
+        except ValueError:
+            raise ValueError(f"{path.name}: expected an ISO date as created, got {metadata['created']!r}.") from None
+        try:
+            return cls(
+                u=tensors["u"],
+                encoder=metadata["encoder"],
+                encoder_hash=metadata["encoder_hash"],
+                pairs=int(metadata["pairs"]),
+                created=metadata["created"],
+                u_negative=tensors.get("u_negative"),
+                covariance_factor=tensors.get("covariance_factor"),
+            )
+        except ValueError as error:
+            raise ValueError(f"{path.name}: {error}") from error
+
+
+def null_user(like: UserEmbedding) -> UserEmbedding:
+    """The null user (u = 0) of the same encoder and shape: the base itself."""
+    return replace(like, u=torch.zeros_like(like.u), pairs=0, u_negative=None, covariance_factor=None)
+
+
+def blend(a: UserEmbedding, b: UserEmbedding, weight: float) -> UserEmbedding:
+    """The person between two people: u = (1-w) a + w b, covariance (1-w)^2 A + w^2 B, for w in 0..1."""
+    if not 0.0 <= weight <= 1.0:
+        raise ValueError(f"Expected a blend weight from 0 (the first person) to 1 (the second), got {weight}.")
+    b.check_encoder(a.encoder, a.encoder_hash, "user embedding it is blended with")
+    if a.u.shape != b.u.shape:
+        raise ValueError(f"Only embeddings of one shape blend, got {list(a.u.shape)} and {list(b.u.shape)}.")
+    if (a.u_negative is None) != (b.u_negative is None):
+        raise ValueError(
+            "Only one of the two user embeddings has a u_negative: make both with the same encoder settings."
+        )
+    negative = factor = None
+    if a.u_negative is not None and b.u_negative is not None:
+        negative = (1 - weight) * a.u_negative + weight * b.u_negative
+    if a.covariance_factor is not None and b.covariance_factor is not None:
+        factor = torch.cat([(1 - weight) * a.covariance_factor, weight * b.covariance_factor], dim=1)
+        if factor.shape[1] > factor.shape[0]:
+            factor = covariance_factor(factor.double() @ factor.double().T)
+    return UserEmbedding(
+        u=(1 - weight) * a.u + weight * b.u,
+        encoder=a.encoder,
+        encoder_hash=a.encoder_hash,
+        pairs=a.pairs + b.pairs,
+        created=max(a.created, b.created),
+        u_negative=negative,
+        covariance_factor=factor,
+    )
+
+
+def covariance_factor(covariance: Tensor) -> Tensor:
+    """F [d, r] with F F' = covariance [d, d]; directions without variance are left out (at least one is kept)."""
+    values, vectors = torch.linalg.eigh(covariance.double())
+    kept = values > 1e-12 * values[-1].clamp_min(torch.finfo(torch.float64).tiny)
+    kept[-1] = True
+    return vectors[:, kept] * values[kept].clamp_min(0).sqrt()
+
+
+def write_tensors(path: Path, kind: str, version: str, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file of format `kind` in one step: a reader sees the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(ready, str(temporary), metadata={"format": kind, "version": version, **metadata})
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_tensors(
+    path: Path, kind: str | None, version: str, tensors: tuple[str, ...], metadata: tuple[str, ...], what: str
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file; ValueError unless its format is `kind` and the named ones are there.
+
+    With `kind` None the format is not asked for: what a file holds says what it is.
+    """
+    if not path.is_file():
+        raise ValueError(f"There is no {what} file at {path}.")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping, keys() only)
+            texts = dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path.name} is not a readable safetensors file ({error}): expected a {what}.") from error
+    if kind is not None and texts.get("format") != kind:
+        raise ValueError(f"{path.name} is no {what}: expected format {kind!r}, got {texts.get('format')!r}.")
+    if kind is not None and texts.get("version") != version:
+        raise ValueError(
+            f"{path.name} is a {what} of version {texts.get('version')!r}, expected {version!r}: update this software, "
+            "or make the file again."
+        )
+    missing = [name for name in tensors if name not in found] + [name for name in metadata if not texts.get(name)]
+    if missing:
+        raise ValueError(f"{path.name} is an incomplete {what}, it lacks {', '.join(missing)}: make the file again.")
+    return found, texts

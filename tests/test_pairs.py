@@ -1,0 +1,368 @@
+"""Preference sets: readers, writers, what they refuse, and their fingerprint."""
+
+import hashlib
+import io
+import json
+import os
+import time
+from datetime import datetime
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ppd.pairs import (
+    Picture,
+    PreferenceError,
+    PreferencePair,
+    disjoint,
+    preference_set_digest,
+    read_pairs,
+    write_pairs,
+)
+
+
+def encoded(color, kind="PNG", size=(8, 6), noise=None):
+    image = Image.new("RGB", size, color)
+    if noise is not None:
+        pixels = np.random.default_rng(noise).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+        image = Image.fromarray(pixels)
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    return buffer.getvalue()
+
+
+def folder_of(tmp_path, rows, pictures=("a", "b", "c", "d")):
+    folder = tmp_path / "set"
+    (folder / "images").mkdir(parents=True)
+    for number, name in enumerate(pictures):
+        (folder / "images" / f"{name}.png").write_bytes(encoded((40 * number, 0, 0)))
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return folder
+
+
+def row(chosen="a", rejected="b", **more):
+    return {"prompt": "a boat", "chosen": f"images/{chosen}.png", "rejected": f"images/{rejected}.png", **more}
+
+
+def test_folder_in_order_with_every_field(tmp_path):
+    rows = [
+        row(id="first", user="u1", created="2025-01-02", tie=False),
+        row("c", "d", prompt="ein Böot", tie=True),
+        row("b", "a", id=7),
+    ]
+    pairs = list(read_pairs(folder_of(tmp_path, rows)))
+    assert [pair.id for pair in pairs] == ["first", "row-2", "7"]
+    assert [pair.tie for pair in pairs] == [False, True, False]
+    assert pairs[0].user == "u1" and pairs[0].created == "2025-01-02" and pairs[1].user is None
+    assert pairs[1].prompt == "ein Böot"
+    assert pairs[0].chosen.open().getpixel((0, 0)) == (0, 0, 0)
+    assert pairs[0].rejected.open().getpixel((0, 0)) == (40, 0, 0)
+    assert list(read_pairs(tmp_path / "set" / "pairs.jsonl")) == pairs
+
+
+def test_reading_is_streaming(tmp_path):
+    folder = folder_of(tmp_path, [row(), row(chosen="missing")])
+    pairs = read_pairs(folder)
+    assert next(pairs).id == "row-1"
+    with pytest.raises(PreferenceError, match="row-2"):
+        next(pairs)
+
+
+def test_one_user_only_and_blank_lines(tmp_path):
+    folder = folder_of(tmp_path, [row(user="x"), row(user="y"), row(user="x")])
+    text = (folder / "pairs.jsonl").read_text()
+    (folder / "pairs.jsonl").write_text("\ufeff" + text.replace("\n", "\n\n"), encoding="utf-8")
+    assert [pair.id for pair in read_pairs(folder, user="x")] == ["row-1", "row-3"]
+
+
+def test_empty_set_is_no_error(tmp_path):
+    assert list(read_pairs(folder_of(tmp_path, []))) == []
+
+
+def test_digest_is_the_files_sha256():
+    assert Picture(data=b"abc").digest == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_digest_of_a_file_follows_its_content(tmp_path):
+    file = tmp_path / "a.png"
+    file.write_bytes(b"abc")
+    assert Picture(file).digest == hashlib.sha256(b"abc").hexdigest()
+    file.write_bytes(b"abcd")
+    assert Picture(file).digest == hashlib.sha256(b"abcd").hexdigest()
+
+
+def test_a_picture_is_a_path_or_bytes():
+    with pytest.raises(PreferenceError, match="exactly one"):
+        Picture()
+
+
+def test_from_image_is_lossless():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (5, 7, 3), dtype=np.uint8))
+    assert np.array_equal(np.array(Picture.from_image(image).open()), np.array(image))
+
+
+def test_exif_orientation_is_applied():
+    image, buffer = Image.new("RGB", (10, 4)), io.BytesIO()
+    exif = image.getexif()
+    exif[274] = 6
+    image.save(buffer, "JPEG", exif=exif)
+    assert Picture(data=buffer.getvalue()).open().size == (4, 10)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_truncated_pictures_are_found(kind):
+    data = encoded(None, kind, (64, 64), noise=1)
+    Picture(data=data).check()
+    with pytest.raises(PreferenceError, match="cannot be decoded"):
+        Picture(data=data[: len(data) // 2]).check()
+
+
+def test_formats_outside_the_list_are_refused():
+    with pytest.raises(PreferenceError, match="cannot be decoded"):
+        Picture(data=b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n").open()
+
+
+def test_bad_pictures_are_named_and_skipped_on_request(tmp_path, caplog):
+    folder = folder_of(
+        tmp_path, [row(id="good"), row("gone", id="lost"), row("a", "torn", id="broken"), row(id="last")]
+    )
+    (folder / "images" / "torn.png").write_bytes(encoded((1, 2, 3))[:40])
+    with pytest.raises(PreferenceError, match=r"Pair 'lost', chosen: the picture 'gone.png' cannot be read") as caught:
+        list(read_pairs(folder))
+    assert caught.value.pair_id == "lost"
+    skipped = []
+    assert [pair.id for pair in read_pairs(folder, skip_bad=True, skipped=skipped)] == ["good", "last"]
+    assert [error.pair_id for error in skipped] == ["lost", "broken"]
+    assert "'torn.png' cannot be decoded" in str(skipped[1]) and "rejected" in str(skipped[1])
+    assert "lost" in caplog.text
+    assert len(list(read_pairs(folder, check_pictures=False))) == 4
+
+
+def test_a_picture_that_breaks_later_is_found_again(tmp_path):
+    folder = folder_of(tmp_path, [row()])
+    assert len(list(read_pairs(folder))) == 1
+    (folder / "images" / "a.png").write_bytes(b"no picture")
+    with pytest.raises(PreferenceError, match="row-1"):
+        list(read_pairs(folder))
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["../outside.png", "images/../../outside.png", "..\\outside.png", "/etc/passwd", "C:\\secret.png", "", ".", "a\0b"],
+)
+def test_paths_outside_the_folder_are_refused(tmp_path, value):
+    (tmp_path / "outside.png").write_bytes(encoded((0, 0, 0)))
+    folder = folder_of(tmp_path, [{"prompt": "p", "chosen": value, "rejected": "images/a.png"}])
+    with pytest.raises(PreferenceError, match="row-1.*inside the preference set's folder"):
+        list(read_pairs(folder))
+    preference_set_digest(folder)
+
+
+def test_links_out_of_the_folder_are_refused(tmp_path):
+    (tmp_path / "outside.png").write_bytes(encoded((0, 0, 0)))
+    folder = folder_of(tmp_path, [row("link")])
+    os.symlink(tmp_path / "outside.png", folder / "images" / "link.png")
+    with pytest.raises(PreferenceError, match="inside the preference set's folder"):
+        list(read_pairs(folder))
+
+
+def test_backslashes_and_inner_dots_stay_usable(tmp_path):
+    folder = folder_of(tmp_path, [{"prompt": "p", "chosen": "images\\a.png", "rejected": "images/../images/b.png"}])
+    (pair,) = read_pairs(folder)
+    assert [pair.chosen.path.name, pair.rejected.path.name] == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{broken", "row-1.*not a line of JSON"),
+        ("[1, 2]", "row-1.*not a JSON object"),
+        ('{"prompt": "p", "chosen": "images/a.png"}', "row-1.*lacks rejected.*got prompt, chosen"),
+        (
+            '{"id": "x", "prompt": 3, "chosen": "images/a.png", "rejected": "images/b.png"}',
+            "'x'.*text as prompt, got int",
+        ),
+        ('{"prompt": "p", "chosen": 5, "rejected": "images/b.png"}', "chosen: expected a path.*got int"),
+        ('{"prompt": "p", "chosen": null, "rejected": "images/b.png"}', "chosen: expected a path.*got nothing"),
+        ('{"prompt": "p", "chosen": "images/a.png", "rejected": "images/b.png", "tie": 0.5}', "true or false for tie"),
+    ],
+)
+def test_malformed_rows(tmp_path, line, message):
+    folder = folder_of(tmp_path, [])
+    (folder / "pairs.jsonl").write_text(line + "\n" + json.dumps(row()) + "\n")
+    with pytest.raises(PreferenceError, match=message):
+        list(read_pairs(folder))
+    assert [pair.id for pair in read_pairs(folder, skip_bad=True)] == ["row-2"]
+    assert len(preference_set_digest(folder)) == 64
+
+
+@pytest.mark.parametrize("name", ["nothing", "set.txt", "set.jsonl", "set.parquet"])
+def test_missing_sets_are_refused_at_once(tmp_path, name):
+    with pytest.raises(PreferenceError, match=r"Expected a folder|There is no preference set"):
+        read_pairs(tmp_path / name)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(PreferenceError, match="expected pairs.jsonl"):
+        read_pairs(tmp_path / "empty")
+
+
+def test_text_that_is_not_utf8(tmp_path):
+    folder = folder_of(tmp_path, [])
+    (folder / "pairs.jsonl").write_bytes(b'{"prompt": "\xff"}\n')
+    with pytest.raises(PreferenceError, match="UTF-8"):
+        list(read_pairs(folder))
+
+
+def test_write_and_read_back(tmp_path):
+    jpeg, png = Picture(data=encoded((9, 9, 9), "JPEG")), Picture(data=encoded((1, 1, 1)))
+    pairs = [
+        PreferencePair("a boat", jpeg, png, "one", user="u", created="2025-03-04"),
+        PreferencePair("größer", png, jpeg, "two", tie=True),
+    ]
+    write_pairs(tmp_path / "set", iter(pairs))
+    assert sorted(file.name for file in (tmp_path / "set").rglob("*.*")) == sorted(
+        ["pairs.jsonl", f"{jpeg.digest}.jpg", f"{png.digest}.png"]
+    )
+    back = list(read_pairs(tmp_path / "set"))
+    assert [(p.prompt, p.id, p.user, p.created, p.tie) for p in back] == [
+        ("a boat", "one", "u", "2025-03-04", False),
+        ("größer", "two", None, None, True),
+    ]
+    assert [pair.chosen.read() for pair in back] == [jpeg.data, png.data]
+    before = (tmp_path / "set" / "pairs.jsonl").read_bytes()
+    write_pairs(tmp_path / "set", read_pairs(tmp_path / "set"))  # onto itself
+    assert (tmp_path / "set" / "pairs.jsonl").read_bytes() == before
+
+
+def test_a_failed_write_leaves_the_old_set(tmp_path):
+    good = PreferencePair("p", Picture(data=encoded((1, 1, 1))), Picture(data=encoded((2, 2, 2))), "good")
+    write_pairs(tmp_path / "set", [good])
+    bad = PreferencePair("p", good.chosen, Picture(data=b"no picture"), "bad")
+    with pytest.raises(PreferenceError, match="Pair 'bad', rejected"):
+        write_pairs(tmp_path / "set", [good, good, bad])
+    assert [pair.id for pair in read_pairs(tmp_path / "set")] == ["good"]
+    assert not list((tmp_path / "set").rglob("*.part"))
+
+
+def pick_a_pic(file, rows):
+    parquet, arrow = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    parquet.write_table(arrow.Table.from_pylist(rows), file)
+    return file
+
+
+def pick(caption, label_0, **more):
+    return {
+        "caption": caption,
+        "jpg_0": encoded((0, 0, 0), "JPEG"),
+        "jpg_1": encoded((250, 250, 250), "JPEG"),
+        "label_0": label_0,
+        "label_1": 1 - label_0,
+        "user_id": 12,
+        "has_label": True,
+        "are_different": True,
+        "ranking_id": 900,
+        "created_at": datetime(2023, 4, 5, 6, 7),
+        **more,
+    }
+
+
+def test_pick_a_pic_rows(tmp_path):
+    rows = [
+        pick("first", 1.0),
+        pick("second", 0.0, user_id=13, ranking_id=901),
+        pick("tie", 0.5),
+        pick("unlabelled", 0.0, has_label=False),
+        pick("same", 0.5, are_different=False),
+    ]
+    file = pick_a_pic(tmp_path / "picks.parquet", rows)
+    pairs = list(read_pairs(file))
+    assert [(pair.prompt, pair.tie, pair.user, pair.id) for pair in pairs] == [
+        ("first", False, "12", "900"),
+        ("second", False, "13", "901"),
+        ("tie", True, "12", "900"),
+    ]
+    assert pairs[0].created == "2023-04-05T06:07:00"
+    assert [pair.chosen.open().getpixel((0, 0))[0] for pair in pairs] == [0, 250, 0]
+    assert [pair.prompt for pair in read_pairs(file, user="13")] == ["second"]
+
+
+def test_pick_a_pic_bad_labels_and_pictures(tmp_path):
+    file = pick_a_pic(tmp_path / "p.parquet", [pick("odd", 0.7), pick("torn", 1.0, jpg_1=b"torn", ranking_id=5)])
+    skipped = []
+    assert list(read_pairs(file, skip_bad=True, skipped=skipped)) == []
+    assert "expected labels 1/0, 0/1 or 0.5/0.5" in str(skipped[0])
+    assert skipped[1].pair_id == "5" and "rejected" in str(skipped[1])
+
+
+def test_trl_parquet_with_images_and_shards_in_order(tmp_path):
+    def trl(prompt):
+        return {
+            "prompt": prompt,
+            "chosen": {"bytes": encoded((1, 1, 1)), "path": "x.png"},
+            "rejected": {"bytes": encoded((2, 2, 2)), "path": None},
+        }
+
+    pick_a_pic(tmp_path / "b.parquet", [trl("third")])
+    pick_a_pic(tmp_path / "a.parquet", [trl("first"), trl("second")])
+    pairs = list(read_pairs(tmp_path))
+    assert [(pair.prompt, pair.id) for pair in pairs] == [("first", "row-1"), ("second", "row-2"), ("third", "row-3")]
+    assert pairs[0].chosen.open().getpixel((0, 0)) == (1, 1, 1)
+
+
+def test_parquet_that_is_none(tmp_path):
+    pytest.importorskip("pyarrow")
+    (tmp_path / "x.parquet").write_bytes(b"not parquet at all")
+    with pytest.raises(PreferenceError, match="not a readable parquet"):
+        list(read_pairs(tmp_path / "x.parquet"))
+    assert len(preference_set_digest(tmp_path / "x.parquet")) == 64
+
+
+def test_set_digest_follows_rows_and_pictures(tmp_path):
+    folder = folder_of(tmp_path, [row(), row("c", "gone")])
+    digests = [preference_set_digest(folder)]
+    assert preference_set_digest(folder) == digests[0]
+    (folder / "images" / "gone.png").write_bytes(encoded((7, 7, 7)))
+    digests.append(preference_set_digest(folder))
+    (folder / "images" / "a.png").write_bytes(encoded((8, 8, 8)))
+    digests.append(preference_set_digest(folder))
+    (folder / "images" / "d.png").write_bytes(encoded((9, 9, 9)))  # in no pair
+    assert preference_set_digest(folder) == digests[-1]
+    (folder / "pairs.jsonl").write_text(json.dumps(row("b", "a")) + "\n")
+    digests.append(preference_set_digest(folder))
+    assert len(set(digests)) == 4
+
+
+def test_set_digest_follows_pictures_named_in_parquet(tmp_path):
+    (tmp_path / "a.png").write_bytes(encoded((1, 1, 1)))
+    (tmp_path / "b.png").write_bytes(encoded((2, 2, 2)))
+    file = pick_a_pic(tmp_path / "p.parquet", [{"prompt": "p", "chosen": "a.png", "rejected": "b.png"}])
+    assert [pair.chosen.path.name for pair in read_pairs(file)] == ["a.png"]
+    before = preference_set_digest(file)
+    (tmp_path / "b.png").write_bytes(encoded((3, 3, 3), size=(9, 9)))
+    assert preference_set_digest(file) != before
+
+
+def test_digest_of_a_thousand_pairs_is_fast_the_second_time(tmp_path):
+    names = [f"p{number}" for number in range(2000)]
+    rows = [row(names[2 * number], names[2 * number + 1]) for number in range(1000)]
+    folder = folder_of(tmp_path, rows, names)
+    first = preference_set_digest(folder)
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        assert preference_set_digest(folder) == first
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.1
+
+
+def test_disjoint_by_picture_and_caption():
+    pictures = [Picture(data=encoded((number, 0, 0))) for number in range(8)]
+    support = [PreferencePair("A  boat", pictures[0], pictures[1], "s")]
+    query = [
+        PreferencePair("a house", pictures[2], pictures[3], "kept"),
+        PreferencePair("a tree", pictures[1], pictures[4], "shares a picture"),
+        PreferencePair("a tree", pictures[5], pictures[0], "shares the other"),
+        PreferencePair("a Boat ", pictures[6], pictures[7], "shares the caption"),
+        PreferencePair("a tree", pictures[6], pictures[7], "s"),
+    ]
+    assert [pair.id for pair in disjoint(support, query)] == ["kept", "s"]
