@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -21,7 +22,8 @@ from tqdm import tqdm
 
 log = logging.getLogger(__name__)
 
-Loss = Callable[[nn.Module, np.random.Generator, int], tuple[Tensor, dict[str, float]]]
+Model = TypeVar("Model", bound=nn.Module)
+Loss = Callable[[Model, np.random.Generator, int], tuple[Tensor, dict[str, float]]]
 
 
 def cosine_with_warmup(step: int, steps: int, warmup: int) -> float:
@@ -34,8 +36,8 @@ def cosine_with_warmup(step: int, steps: int, warmup: int) -> float:
 
 def fit(
     name: str,
-    model: nn.Module,
-    loss: Loss,
+    model: Model,
+    loss: Loss[Model],
     *,
     steps: int,
     learning_rate: float,
@@ -46,8 +48,8 @@ def fit(
     ema: float = 0.999,
     save_every: float = 60.0,
     mixed_precision: str = "bf16",
-    on_step: Callable[[nn.Module, int], None] | None = None,
-) -> nn.Module:
+    on_step: Callable[[Model, int], None] | None = None,
+) -> Model:
     """Train `model`'s trainable parameters for `steps` AdamW steps and return it with the averaged (EMA) weights.
 
     `checkpoint` is written every `save_every` seconds and removed by nobody: a second call continues from it, and
@@ -104,7 +106,7 @@ def fit(
             shown[key] = 0.98 * shown.get(key, figure) + 0.02 * figure
         progress.set_postfix({key: f"{figure:.4g}" for key, figure in shown.items()}, refresh=False)
         if on_step is not None:
-            on_step(averaged.module, step + 1)
+            on_step(cast(Model, averaged.module), step + 1)
         if time.monotonic() - saved > save_every:
             save(step + 1)
             saved = time.monotonic()

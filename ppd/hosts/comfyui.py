@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
 
@@ -40,7 +41,7 @@ Block = tuple[str, int, int]
 """Where a transformer block stands: "input", "output" or "middle", the block's id, its index in there."""
 
 
-def load_adapter(path: str) -> comfy.model_patcher.ModelPatcher:
+def load_adapter(path: Path | str) -> comfy.model_patcher.ModelPatcher:
     """A user adapter's file under ComfyUI's memory management; its `.model` is the UserAdapter."""
     return manage_adapter(UserAdapter.load(path))
 

@@ -1,1 +1,1 @@
-"""The pocket world: a small picture world, the people in it, and a real latent diffusion model trained on it from nothing."""
+"""The pocket world: small pictures, people who judge them, a real latent diffusion model trained from nothing."""

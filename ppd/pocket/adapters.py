@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import DDPMScheduler
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..adapter import AdapterConfig, UserAdapter
 from ..dpo import denoising_error, diffusion_dpo_loss
@@ -39,7 +39,7 @@ class Picks:
 
 
 def adapter_config(model: PocketModel, encoder: str, encoder_hash: str, dim: int) -> AdapterConfig:
-    """The pocket family's adapter: acts on the noisy half of the schedule, where taste in colour and tone is decided."""
+    """The pocket family's adapter: acts on the noisy half of the schedule, where colour and tone are decided."""
     return AdapterConfig(
         family="pocket",
         encoder=encoder,
@@ -56,7 +56,7 @@ def pair_errors(
 ) -> tuple[Tensor, Tensor]:
     """Denoising errors of chosen and rejected latents [2B, 4, 16, 16] (chosen first) under one noise and timestep."""
     noise, t = torch.cat([noise, noise]), torch.cat([t, t])
-    noisy = schedule.add_noise(latents, noise, t).to(memory_format=torch.channels_last)
+    noisy = schedule.add_noise(latents, noise, t)
     chosen, rejected = denoising_error(model.unet(noisy, t, context).sample, noise).chunk(2)
     return chosen, rejected
 
@@ -73,7 +73,7 @@ def train_adapter(
     batch: int = 32,
     name: str = "adapter",
 ) -> UserAdapter:
-    """User-conditioned Diffusion-DPO; with `personal` False everybody is the population user (ordinary Diffusion-DPO)."""
+    """User-conditioned Diffusion-DPO; not `personal`, everybody is the population user (ordinary Diffusion-DPO)."""
     torch.manual_seed(seed)
     adapter = UserAdapter(config)
     spread = picks.embeddings.flatten(0, -2).pow(2).mean(0).sqrt()
@@ -98,21 +98,23 @@ def train_adapter(
                 results.append(pair_errors(model, latents, noise, t, context, schedule))
         return results
 
-    def loss(module: nn.Module, rng: np.random.Generator, step: int) -> tuple[Tensor, dict[str, float]]:
+    def loss(module: UserAdapter, rng: np.random.Generator, step: int) -> tuple[Tensor, dict[str, float]]:
         index = rng.integers(len(picks.person), size=batch)
         support = rng.integers(len(picks.embeddings), size=batch)
         u = picks.embeddings[support, picks.person[index]]
-        dropped = torch.from_numpy(rng.random(batch) < USER_DROPOUT) if personal else torch.ones(batch, dtype=torch.bool)
+        dropped = torch.ones(batch, dtype=torch.bool)
+        if personal:
+            dropped = torch.from_numpy(rng.random(batch) < USER_DROPOUT)
         u = torch.where(dropped[:, None], picks.population, u)
         reference, policy = errors(rng, index, [u])
         value, logits = diffusion_dpo_loss(*policy, *reference, BETA)
         return value.mean(), {"loss": value.mean().item(), "accuracy": (logits > 0).float().mean().item()}
 
-    def report(averaged: nn.Module, step: int) -> None:
+    def report(averaged: UserAdapter, step: int) -> None:
         """Accuracy on fixed picks with one's own and with another person's u: the gap is what is personal."""
         if not personal or step % 200:
             return
-        host.adapter = averaged  # type: ignore[assignment]
+        host.adapter = averaged
         index = np.random.default_rng(5).integers(len(picks.person), size=256)
         other = (picks.person[index] + shuffle.integers(1, picks.embeddings.shape[1])) % picks.embeddings.shape[1]
         torch.manual_seed(5)

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers import AutoencoderTiny
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..training import fit
 from .data import PictureSet, to_tensor
 
+VAE_CONFIG: dict[str, Any] = {"latent_channels": 4}
 LATENT_NOISE = 0.05
 """Standard deviation added to latents in training, so that the decoder is smooth where the denoiser is not exact."""
 
 
 def build_autoencoder() -> AutoencoderTiny:
     """3 x 128 x 128 pictures to 4 x 16 x 16 latents and back, 2.4 M parameters, no normalisation layers."""
-    return AutoencoderTiny(latent_channels=4)
+    return AutoencoderTiny(**VAE_CONFIG)
 
 
-def reconstruction_loss(vae: nn.Module, pictures: Tensor) -> tuple[Tensor, dict[str, float]]:
+def reconstruction_loss(vae: AutoencoderTiny, pictures: Tensor) -> tuple[Tensor, dict[str, float]]:
     """Mean squared error of noisy reconstruction, and a wall that keeps latents inside TAESD's tanh clamp at 3."""
     x = pictures * 2 - 1
     latents = vae.encoder(x).float()
@@ -36,7 +38,7 @@ def train_autoencoder(data: PictureSet, checkpoint: Path, steps: int, batch: int
     torch.manual_seed(seed)
     vae = build_autoencoder().to(memory_format=torch.channels_last)
 
-    def loss(model: nn.Module, rng: np.random.Generator, step: int) -> tuple[Tensor, dict[str, float]]:
+    def loss(model: AutoencoderTiny, rng: np.random.Generator, step: int) -> tuple[Tensor, dict[str, float]]:
         pictures, _ = data.batch(rng, batch)
         if rng.random() < 0.5:
             pictures = pictures.flip(3)

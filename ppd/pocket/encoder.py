@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from open_clip.tokenizer import SimpleTokenizer
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..training import fit
 from . import scenes
@@ -19,7 +19,7 @@ from .data import PictureSet, to_tensor
 MEAN, STD = (0.5, 0.5, 0.5), (0.3, 0.3, 0.3)
 EMBED_DIM = 96
 VISION: dict[str, Any] = {"layers": 5, "width": 160, "head_width": 32, "patch_size": 16, "image_size": scenes.SIZE}
-TEXT: dict[str, Any] = {"context_length": 48, "vocab_size": 49408, "width": 96, "heads": 4, "layers": 2}
+TEXT: dict[str, Any] = {"context_length": 40, "width": 96, "heads": 4, "layers": 2}
 
 WORDS: dict[str, tuple[str, ...]] = {
     "warmth": ("icy", "cool", "neutral", "warm", "fiery"),
@@ -38,9 +38,12 @@ def style_caption(caption: str, style: np.ndarray) -> str:
     return caption + " " + " ".join(WORDS[name][i] for name, i in zip(scenes.STYLES, level, strict=True))
 
 
-def build_encoder() -> CLIP:
-    """open_clip's CLIP at pocket size; patches of 16 px hold two periods of the weave, in step."""
-    return CLIP(EMBED_DIM, CLIPVisionCfg(**VISION), CLIPTextCfg(**TEXT))
+def build_encoder(words: int) -> CLIP:
+    """open_clip's CLIP at pocket size; patches of 16 px hold two periods of the weave, in step.
+
+    The text side, which is thrown away after training, knows only the `words` tokens that captions use.
+    """
+    return CLIP(EMBED_DIM, CLIPVisionCfg(**VISION), CLIPTextCfg(**TEXT, vocab_size=words))
 
 
 def train_encoder(
@@ -51,19 +54,24 @@ def train_encoder(
     A batch has few captions, so that the style is what tells its pictures apart. The softmax runs both ways.
     """
     torch.manual_seed(seed)
-    model = build_encoder()
     tokenizer = SimpleTokenizer(context_length=TEXT["context_length"])
+    every_word = " ".join(word for words in WORDS.values() for word in words)
+    vocabulary = torch.unique(
+        torch.cat([tokenizer(every_word, 100), tokenizer([scene.caption for scene in scenes.SCENES], 100)])
+    )
+    model = build_encoder(len(vocabulary))
     by_caption = [np.flatnonzero(data.captions[: len(decoded)] == i) for i in range(len(scenes.SCENES))]
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (MEAN, STD))
 
-    def loss(module: nn.Module, rng: np.random.Generator, step: int) -> tuple[Tensor, dict[str, float]]:
+    def loss(module: CLIP, rng: np.random.Generator, step: int) -> tuple[Tensor, dict[str, float]]:
         chosen = rng.choice(len(by_caption), size=12, replace=False)
         candidates = np.concatenate([by_caption[i] for i in chosen])
         index = rng.choice(candidates, size=min(batch, len(candidates)), replace=False)
         real = rng.random(len(index)) < 0.5
         pictures = np.where(real[:, None, None, None], data.pictures[index], decoded[index])
         texts = [style_caption(scenes.SCENES[data.captions[i]].caption, data.styles[i]) for i in index]
-        image, text, scale = module((to_tensor(pictures) - mean) / std, tokenizer(texts))
+        words = torch.searchsorted(vocabulary, tokenizer(texts))
+        image, text, scale = module((to_tensor(pictures) - mean) / std, words)
         logits = scale * image.float() @ text.float().T
         target = torch.arange(len(index))
         value = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2

@@ -25,6 +25,7 @@ from .statistics import CLIP, STATISTICS, picture_statistics
 from .taste import SUPPORT_COUNTS, Support, draw_support, embed_people
 
 PICTURES_PER_PERSON = 4
+HELD_OUT_PICTURES = 1500
 PAIRS = 4
 GUIDANCE = 4.0
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
@@ -37,6 +38,8 @@ class Evaluation:
     def __init__(self, recipe: Recipe, people: int) -> None:
         self.recipe = recipe
         everybody = recipe.people["reporting"]
+        if people < 2:
+            raise ValueError(f"Figures need at least 2 reporting people, since each meets another, got {people}.")
         self.people = People(everybody.weights[:people], everybody.types[:people])
         self.count = len(self.people.weights)
         rng = np.random.default_rng(71)
@@ -198,7 +201,7 @@ def _posterior_mean(recipe: Recipe, support: Support, prior: Tensor, pairs: int)
 
 def pocket_figures(recipe: Recipe, base: Look) -> dict[str, Any]:
     """How good the pocket's parts are, on pictures that were never trained on."""
-    fresh = picture_set(recipe.work / "held_out_pictures", 1500, first_seed=10**6)
+    fresh = picture_set(recipe.work / "held_out_pictures", HELD_OUT_PICTURES, first_seed=10**6)
     real = to_tensor(fresh.pictures)
     latents = encode_pictures(recipe.model.vae, fresh.pictures)
     decoded = recipe.model.decode(latents * recipe.model.latent_scale)
@@ -214,7 +217,7 @@ def pocket_figures(recipe: Recipe, base: Look) -> dict[str, Any]:
     readable = {}
     for name, pictures, target in (("real", real, statistics), ("decoded", decoded, shifted)):
         features = recipe.encoder.image_tensor_features(pictures).double().numpy()
-        r2 = ridge_r2(features, target.double().numpy(), test=500)
+        r2 = ridge_r2(features, target.double().numpy(), test=HELD_OUT_PICTURES // 3)
         readable[name] = dict(zip(STATISTICS, map(float, r2), strict=True))
     right_named = base.counts.reshape(-1, 3).sum(0)
     return {

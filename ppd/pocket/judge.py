@@ -37,10 +37,10 @@ def train_judge(
 ) -> ObjectJudge:
     """Multi-label training on pictures as the autoencoder returns them, a little blurred, shifted and noisy."""
     torch.manual_seed(seed)
-    judge = ObjectJudge().to(memory_format=torch.channels_last)
+    judge = ObjectJudge().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     labels = torch.from_numpy(np.stack([scenes.object_labels(scene.caption) for scene in scenes.SCENES]))
 
-    def loss(module: nn.Module, rng: np.random.Generator, step: int) -> tuple[Tensor, dict[str, float]]:
+    def loss(module: ObjectJudge, rng: np.random.Generator, step: int) -> tuple[Tensor, dict[str, float]]:
         index = rng.integers(len(decoded), size=batch)
         x = to_tensor(decoded[index])
         if rng.random() < 0.5:

@@ -1,4 +1,4 @@
-"""`python -m ppd train pocket`: makes every tracked weight from nothing, stage by stage, resuming wherever it stopped."""
+"""`python -m ppd train pocket`: makes every tracked weight from nothing, stage by stage, resuming where it stopped."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ from .taste import SUPPORT_COUNTS, Pool, draw_support, embed_people, fit_prior
 
 log = logging.getLogger(__name__)
 
-PICTURES, DECODED, POOL = 24000, 12000, 3600
-STEPS = {"autoencoder": 4200, "base": 4000, "encoder": 2500, "judge": 2500, "adapter": 700}
+PICTURES, DECODED, POOL = 24000, 12000, 3000
+STEPS = {"autoencoder": 4200, "base": 3000, "encoder": 1500, "judge": 1500, "adapter": 500}
 PICKS_PER_PERSON, SUPPORTS = 48, 4
 ADAPTERS = {"pocket": (True, 11), "pocket-seed2": (True, 12), "pocket-population": (False, 11)}
 ENCODER_NAME = "pocket-clip"
 GAINS = (0.4, 0.6, 0.8, 1.0, 1.3, 1.7, 2.2)
 OBJECT_LIMIT = 0.01
-"""Strength 1 may cost tuning people this much micro F1 of the named objects, half a point less than the figure's room."""
+"""Strength 1 may cost tuning people this much micro F1 of the named objects."""
 
 
 def weights_folder() -> Path:
@@ -57,21 +57,25 @@ class Recipe:
     work: Path
     weights: Path
 
+    def __post_init__(self) -> None:
+        for folder in (self.work, self.weights):
+            folder.mkdir(parents=True, exist_ok=True)
+
     def _once(self, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         path = self.work / f"{name}.safetensors"
         if not path.exists():
             start = time.monotonic()
             tensors = make()
-            partial = path.with_suffix(".partial")
-            save_file({key: value.contiguous() for key, value in tensors.items()}, partial)
-            partial.replace(path)
+            _save(tensors, path)
             self._note(name, round(time.monotonic() - start, 1))
         return load_file(path)
 
     def _note(self, stage: str, seconds: float) -> None:
         path = self.work / "seconds.json"
         noted = json.loads(path.read_text()) if path.exists() else {}
-        path.write_text(json.dumps({**noted, stage: seconds}, indent=1))
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps({**noted, stage: seconds}, indent=1))
+        partial.replace(path)
 
     @cached_property
     def data(self) -> PictureSet:
@@ -104,7 +108,10 @@ class Recipe:
                 (decode_latents(self.vae, part / scale) * 255 + 0.5).byte().permute(0, 2, 3, 1).numpy()
                 for part in tqdm(latents[:DECODED].split(200), desc="decoding", mininterval=2.0)
             ]
-            np.save(path, np.concatenate(parts))
+            partial = path.with_suffix(".partial")
+            with partial.open("wb") as file:
+                np.save(file, np.concatenate(parts))
+            partial.replace(path)
         return np.load(path, mmap_mode="r")
 
     @cached_property
@@ -139,10 +146,11 @@ class Recipe:
             start = time.monotonic()
             judge = train_judge(self.data, self.decoded, self.work / "judge.pt", STEPS["judge"])
             self._note("judge", round(time.monotonic() - start, 1))
-            save_file({name: value.half().contiguous() for name, value in judge.state_dict().items()}, path)
+            _save({name: value.half() for name, value in judge.state_dict().items()}, path)
         judge = ObjectJudge()
         judge.load_state_dict({name: value.float() for name, value in load_file(path).items()})
-        return judge.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        judge.eval().requires_grad_(False)
+        return judge.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @cached_property
     def painted(self) -> dict[str, Tensor]:
@@ -177,7 +185,7 @@ class Recipe:
             raw = self.painted["statistics"]
             whitening = Whitening.fit(raw)
             covariance = torch.cov(reward_statistics(whitening, raw).T)
-            save_file({"mean": whitening.mean, "matrix": whitening.matrix, "covariance": covariance}, path)
+            _save({"mean": whitening.mean, "matrix": whitening.matrix, "covariance": covariance}, path)
         return load_file(path)
 
     @property
@@ -200,7 +208,7 @@ class Recipe:
         path = self.weights / "pocket_prior.safetensors"
         if not path.exists():
             center, basis = fit_whitening(self.pool.features, dims=32)
-            support = draw_support(self.pool, self.people["training"], 32, np.random.default_rng(41))
+            support = draw_support(self.pool, self.people["training"], max(SUPPORT_COUNTS), np.random.default_rng(41))
             prior = fit_prior(self.pool, support, center, basis, self.encoder.name, self.encoder.weight_hash)
             prior.save(path)
         return PopulationPrior.load(path)
@@ -245,8 +253,15 @@ class Recipe:
             chosen.append(np.where(first, a, b))
             rejected.append(np.where(first, b, a))
             caption.append(wanted)
-        parts = (np.concatenate(part) for part in (person, chosen, rejected, caption))
-        return Picks(latents[:DECODED], *parts, torch.stack(embeddings), self.prior.mean)
+        return Picks(
+            latents[:DECODED],
+            person=np.concatenate(person),
+            chosen=np.concatenate(chosen),
+            rejected=np.concatenate(rejected),
+            caption=np.concatenate(caption),
+            embeddings=torch.stack(embeddings),
+            population=self.prior.mean,
+        )
 
     def adapter(self, name: str) -> UserAdapter:
         """A trained adapter at its chosen strength, from weights/adapters; trained and tuned when it is not there."""
@@ -306,6 +321,13 @@ class Recipe:
             getattr(self, stage)
         for name in ADAPTERS:
             self.adapter(name)
+
+
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write tensors in one step, since a half-written file would pass for a finished stage."""
+    partial = path.with_suffix(".partial")
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial)
+    partial.replace(path)
 
 
 def preview_colors(latents: Tensor, pictures: np.ndarray) -> tuple[list[list[float]], list[float]]:

@@ -48,8 +48,8 @@ def _captions() -> list[Scene]:
     scenes = []
     for setting, where in settings.items():
         grounded = [kind for kind in nouns if kind != "boat" or setting == "lake"]
-        singles = [(kind,) for kind in grounded]
-        pairs = list(itertools.combinations(grounded, 2))
+        singles: list[tuple[str, ...]] = [(kind,) for kind in grounded]
+        pairs: list[tuple[str, ...]] = list(itertools.combinations(grounded, 2))
         for ground, sky, mountain in itertools.product(singles + pairs, skies, (False, True)):
             objects = ground + (("mountain",) if mountain else ()) + ((sky,) if sky else ())
             if 2 <= len(objects) <= 3:
@@ -201,7 +201,11 @@ def _sun(b: _Brush, rng: np.random.Generator, x: float, y: float) -> None:
     for t in spin + np.arange(8) * np.pi / 4:
         c, s = np.cos(t), np.sin(t)
         b.polygon(
-            [(x + 12 * c - 3 * s, y + 12 * s + 3 * c), (x + 19 * c, y + 19 * s), (x + 12 * c + 3 * s, y + 12 * s - 3 * c)],
+            [
+                (x + 12 * c - 3 * s, y + 12 * s + 3 * c),
+                (x + 19 * c, y + 19 * s),
+                (x + 12 * c + 3 * s, y + 12 * s - 3 * c),
+            ],
             (0.99, 0.80, 0.32),
             0.0,
         )
@@ -290,7 +294,8 @@ def _clutter(b: _Brush, rng: np.random.Generator, amount: float, setting: str, n
             if setting == "lake" and y < SIZE - 20:
                 b.polygon([(x - 5, y), (x, y - 1.6), (x + 5, y), (x, y + 1)], (0.92, 0.96, 0.98), 0.0)
             elif kind < 0.72:
-                b.polygon([(x - 4, y - 5), (x, y), (x + 4, y - 5), (x + 1, y + 2), (x - 1, y + 2)], (0.20, 0.38, 0.18), 0.0)
+                tuft = [(x - 4, y - 5), (x, y), (x + 4, y - 5), (x + 1, y + 2), (x - 1, y + 2)]
+                b.polygon(tuft, (0.20, 0.38, 0.18), 0.0)
             else:
                 b.ellipse(x, y, 3.0, 2.0, (0.70, 0.67, 0.64), 0.0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -22,19 +23,20 @@ class Pool:
     statistics: Tensor
     features: Tensor
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_by_caption", [np.flatnonzero(self.captions == c) for c in range(self.captions.max() + 1)])
+    @cached_property
+    def _by_caption(self) -> list[np.ndarray]:
+        return [np.flatnonzero(self.captions == c) for c in range(self.captions.max() + 1)]
 
     def draw_pairs(self, captions: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """For each caption index, two different pictures of it."""
-        drawn = [rng.choice(self._by_caption[c], 2, replace=False) for c in captions]  # type: ignore[attr-defined]
+        drawn = [rng.choice(self._by_caption[c], 2, replace=False) for c in captions]
         a, b = np.array(drawn).T
         return a, b
 
     @property
     def drawable(self) -> np.ndarray:
         """Captions with at least two pictures."""
-        return np.flatnonzero([len(index) >= 2 for index in self._by_caption])  # type: ignore[attr-defined]
+        return np.flatnonzero([len(index) >= 2 for index in self._by_caption])
 
 
 @dataclass(frozen=True)

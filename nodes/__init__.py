@@ -1,0 +1,33 @@
+"""The ComfyUI nodes, one file per stage: preference pairs, user embedding, user adapter, sampling; the pocket model."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from .adapter import PPD_ApplyUserEmbedding, PPD_UserAdapterLoader
+from .embedding import (
+    PPD_UserEmbeddingBatch,
+    PPD_UserEmbeddingBlend,
+    PPD_UserEmbeddingLoad,
+    PPD_UserEmbeddingSave,
+    UserEmbeddingEncoder,
+)
+from .pairs import PreferencePairLoader
+from .pocket import PPD_PocketCheckpointLoader
+from .sampling import PersonalizedDenoiser
+
+
+class PersonalizationExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [
+            PreferencePairLoader,
+            UserEmbeddingEncoder,
+            PPD_UserEmbeddingSave,
+            PPD_UserEmbeddingLoad,
+            PPD_UserEmbeddingBlend,
+            PPD_UserEmbeddingBatch,
+            PPD_UserAdapterLoader,
+            PPD_ApplyUserEmbedding,
+            PersonalizedDenoiser,
+            PPD_PocketCheckpointLoader,
+        ]

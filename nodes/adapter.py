@@ -1,0 +1,105 @@
+"""Stage 3: user adapters, and putting one into a MODEL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import folder_paths
+from comfy.model_patcher import ModelPatcher
+from comfy_api.latest import io, ui
+
+from ..ppd.hosts.comfyui import apply_user, describe, load_adapter
+from ..ppd.user_embedding import UserEmbedding as Embedding
+from . import folders
+from .sockets import CATEGORY, UserAdapter, UserEmbedding, people_of
+
+
+def adapters() -> list[str]:
+    """Names of all user adapters: the pocket's first, then others of the pack, then files of models/user_adapters."""
+    shipped = {path.stem for path in (folders.WEIGHTS / "adapters").glob("*.safetensors")} - {folders.POCKET}
+    return [folders.POCKET, *sorted(shipped), *folder_paths.get_filename_list("user_adapters")]
+
+
+def adapter_file(name: str) -> Path:
+    """The file behind a name in the list of adapters; the pack's are told from the user's by lacking the extension."""
+    if name.endswith(".safetensors"):
+        return folders.model_file("user_adapters", name)
+    return folders.shipped_file(f"adapters/{name}.safetensors")
+
+
+def strength_input() -> io.Float.Input:
+    """The strength of the user branch, the same in every node that has it."""
+    return io.Float.Input(
+        "strength",
+        default=1.0,
+        min=0.0,
+        max=3.0,
+        step=0.05,
+        tooltip="How far the picture goes the person's way. 0 is exactly the model itself; with cfg the effect grows.",
+    )
+
+
+class PPD_UserAdapterLoader(io.ComfyNode):  # noqa: N801
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PPD_UserAdapterLoader",
+            display_name="Load User Adapter",
+            category=CATEGORY,
+            description="Loads what lets a diffusion model read user embeddings. One adapter serves everybody.",
+            search_aliases=["ipadapter", "preference adapter", "taste adapter"],
+            inputs=[
+                io.Combo.Input(
+                    "user_adapter",
+                    options=adapters(),
+                    tooltip="The pack's adapters for its pocket model, or a file of models/user_adapters. Each fits "
+                    "one family of models and one encoder.",
+                )
+            ],
+            outputs=[UserAdapter.Output(display_name="user_adapter", tooltip="The adapter.")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, user_adapter: str) -> str:
+        return folders.file_digest(adapter_file(user_adapter))
+
+    @classmethod
+    def execute(cls, user_adapter: str) -> io.NodeOutput:
+        return io.NodeOutput(load_adapter(adapter_file(user_adapter)))
+
+
+class PPD_ApplyUserEmbedding(io.ComfyNode):  # noqa: N801
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PPD_ApplyUserEmbedding",
+            display_name="Apply User Embedding",
+            category=CATEGORY,
+            description="Makes a MODEL paint for a person, in any sampler. Two in a row act together.",
+            search_aliases=["personalize model", "ipadapter", "preference", "taste"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model to make personal. It is not changed."),
+                UserAdapter.Input("user_adapter", tooltip="The adapter for this family of models."),
+                UserEmbedding.Input(
+                    "user_embedding", tooltip="The person, or a batch of people for a batch of latents."
+                ),
+                strength_input(),
+            ],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="The personal model."),
+                io.String.Output(display_name="report", tooltip="What is active in this model."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: ModelPatcher,
+        user_adapter: ModelPatcher,
+        user_embedding: Embedding | tuple[Embedding, ...],
+        strength: float,
+    ) -> io.NodeOutput:
+        people = people_of(user_embedding)
+        personal = apply_user(model, user_adapter, people, strength)
+        report = describe(user_adapter.model, people, strength)
+        return io.NodeOutput(personal, report, ui=ui.PreviewText(report))

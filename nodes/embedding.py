@@ -1,0 +1,224 @@
+"""Stage 2: user embeddings, made of preference pairs, kept, mixed, and put together to a batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.utils
+import folder_paths
+from comfy_api.latest import io, ui
+
+from ..ppd.encoders.clip import ClipFeatures
+from ..ppd.encoders.posterior import PopulationPrior, PosteriorEncoder
+from ..ppd.pairs import PreferenceError, PreferencePair
+from ..ppd.user_embedding import UserEmbedding as Embedding
+from ..ppd.user_embedding import blend
+from . import folders
+from .sockets import CATEGORY, PreferencePairs, UserEmbedding, one_person, people_of
+
+ENCODER_FILES = ("pocket_encoder.safetensors", "pocket_prior.safetensors")
+
+
+class UserEmbeddingEncoder(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="UserEmbeddingEncoder",
+            display_name="Encode User Embedding",
+            category=CATEGORY,
+            description="Reads a person's taste from their preference pairs: a Bayesian fit, on a population's prior, "
+            "of which differences between pictures made them choose.",
+            search_aliases=["preference", "taste", "profile", "user embedding", "fabric", "personalize"],
+            inputs=[
+                PreferencePairs.Input("pairs", tooltip="The person's picks. Four pairs already tell a good part."),
+                io.Combo.Input(
+                    "encoder",
+                    options=[folders.POCKET],
+                    tooltip="What looks at the pictures. Embeddings and adapters fit if made for one encoder.",
+                ),
+                io.Boolean.Input(
+                    "skip_bad",
+                    default=False,
+                    advanced=True,
+                    tooltip="Leave out pairs whose picture cannot be read and name them in the report, instead of "
+                    "stopping at the first.",
+                ),
+            ],
+            outputs=[
+                UserEmbedding.Output(display_name="user_embedding", tooltip="The person's taste as a vector."),
+                io.String.Output(display_name="report", tooltip="What was learned, and how sure it is."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, **constants: Any) -> str:
+        return " ".join(folders.file_digest(folders.shipped_file(name)) for name in ENCODER_FILES)
+
+    @classmethod
+    def execute(cls, pairs: list[PreferencePair], encoder: str, skip_bad: bool) -> io.NodeOutput:
+        reader = load_encoder()
+        bar = comfy.utils.ProgressBar(max(1, 2 * len(pairs)))
+
+        def progress(done: int, total: int) -> None:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            bar.update_absolute(done, total)
+
+        skipped: list[PreferenceError] = []
+        embedding = reader.encode(pairs, on_bad="skip" if skip_bad else "raise", skipped=skipped, progress=progress)
+        report = report_of(embedding, reader.prior, skipped)
+        return io.NodeOutput(embedding, report, ui=ui.PreviewText(report))
+
+
+def load_encoder() -> PosteriorEncoder:
+    """The shipped encoder, its tower on the device ComfyUI computes on; features of pictures are kept on disk.
+
+    The cache lies in a system user's folder, which ComfyUI does not serve: features reveal what pictures show.
+    """
+    cache = Path(folder_paths.get_system_user_directory("ppd")) / "features"
+    tower, prior = (folders.shipped_file(name) for name in ENCODER_FILES)
+    features = ClipFeatures.from_file(tower, cache_dir=cache)
+    patcher = comfy.model_patcher.ModelPatcher(  # not the dynamic one: open_clip's layers are not ComfyUI's
+        features.visual,
+        load_device=comfy.model_management.get_torch_device(),
+        offload_device=comfy.model_management.text_encoder_offload_device(),
+    )
+    comfy.model_management.load_model_gpu(patcher)
+    return PosteriorEncoder(features, PopulationPrior.load(prior))
+
+
+def report_of(embedding: Embedding, prior: PopulationPrior, skipped: list[PreferenceError]) -> str:
+    """What the encoder learned of a person, in lines for people."""
+    length = float(embedding.u.norm())
+    lines = [f"{embedding.pairs} pairs read by {embedding.encoder}: embedding of length {length:.2f}."]
+    if embedding.uncertainty is not None:
+        left = embedding.uncertainty / float(prior.covariance.trace())
+        lines.append(f"Still open: {left:.0%} of the variance between people.")
+    if skipped:
+        lines += [f"Left out {len(skipped)}:", *map(str, skipped)]
+    return "\n".join(lines)
+
+
+class PPD_UserEmbeddingSave(io.ComfyNode):  # noqa: N801
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PPD_UserEmbeddingSave",
+            display_name="Save User Embedding",
+            category=CATEGORY,
+            description="Saves a user embedding in models/user_embeddings. No picture, prompt or name is in it.",
+            search_aliases=["save taste", "save profile", "export user"],
+            inputs=[
+                UserEmbedding.Input("user_embedding", tooltip="The embedding to save."),
+                io.String.Input("filename_prefix", default="person", tooltip="The file's name; folders with /."),
+                io.Boolean.Input(
+                    "overwrite",
+                    default=False,
+                    tooltip="Write <name>.safetensors anew. Otherwise each save gets its own number.",
+                ),
+                io.Boolean.Input(
+                    "with_covariance",
+                    default=False,
+                    advanced=True,
+                    tooltip="Also save how sure each direction is. It tells of the pictures: do not share it.",
+                ),
+            ],
+            outputs=[],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls, user_embedding: Embedding, filename_prefix: str, overwrite: bool, with_covariance: bool
+    ) -> io.NodeOutput:
+        embedding = one_person(user_embedding, "save")
+        root = folder_paths.get_folder_paths("user_embeddings")[0]
+        folder, name, counter, _, _ = folder_paths.get_save_image_path(filename_prefix, root)
+        path = Path(folder) / (f"{name}.safetensors" if overwrite else f"{name}_{counter:05}_.safetensors")
+        embedding.save(path, with_covariance=with_covariance)
+        report = f"Saved {path.relative_to(root)} with {embedding.pairs} pairs behind it."
+        return io.NodeOutput(ui=ui.PreviewText(report))
+
+
+class PPD_UserEmbeddingLoad(io.ComfyNode):  # noqa: N801
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PPD_UserEmbeddingLoad",
+            display_name="Load User Embedding",
+            category=CATEGORY,
+            description="Loads a user embedding from ComfyUI's models/user_embeddings.",
+            search_aliases=["load taste", "load profile", "import user"],
+            inputs=[
+                io.Combo.Input(
+                    "user_embedding",
+                    options=folder_paths.get_filename_list("user_embeddings"),
+                    tooltip="A file of models/user_embeddings, as Save User Embedding writes it.",
+                )
+            ],
+            outputs=[UserEmbedding.Output(display_name="user_embedding", tooltip="The person's taste as a vector.")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, user_embedding: str) -> str:
+        return folders.file_digest(folders.model_file("user_embeddings", user_embedding))
+
+    @classmethod
+    def execute(cls, user_embedding: str) -> io.NodeOutput:
+        return io.NodeOutput(Embedding.load(folders.model_file("user_embeddings", user_embedding)))
+
+
+class PPD_UserEmbeddingBlend(io.ComfyNode):  # noqa: N801
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PPD_UserEmbeddingBlend",
+            display_name="Blend User Embeddings",
+            category=CATEGORY,
+            description="The taste between two people.",
+            search_aliases=["mix taste", "average users", "interpolate"],
+            inputs=[
+                UserEmbedding.Input("first", tooltip="The person at weight 0."),
+                UserEmbedding.Input("second", tooltip="The person at weight 1."),
+                io.Float.Input(
+                    "weight",
+                    default=0.5,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="0 is the first person, 1 the second, 0.5 the middle.",
+                ),
+            ],
+            outputs=[UserEmbedding.Output(display_name="user_embedding", tooltip="The person in between.")],
+        )
+
+    @classmethod
+    def execute(cls, first: Embedding, second: Embedding, weight: float) -> io.NodeOutput:
+        return io.NodeOutput(blend(one_person(first, "blend"), one_person(second, "blend"), weight))
+
+
+class PPD_UserEmbeddingBatch(io.ComfyNode):  # noqa: N801
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        person = UserEmbedding.Input("person", tooltip="A person, or a batch of them.")
+        return io.Schema(
+            node_id="PPD_UserEmbeddingBatch",
+            display_name="Batch User Embeddings",
+            category=CATEGORY,
+            description="Several people for one batch of latents: person i for latent i, the last one for the rest.",
+            search_aliases=["several users", "user list", "compare people"],
+            inputs=[
+                io.Autogrow.Input(
+                    "people",
+                    template=io.Autogrow.TemplatePrefix(person, prefix="person_", min=1, max=64),
+                    tooltip="The people in the order of the latents.",
+                )
+            ],
+            outputs=[UserEmbedding.Output(display_name="user_embedding", tooltip="The people, for one batch.")],
+        )
+
+    @classmethod
+    def execute(cls, people: io.Autogrow.Type) -> io.NodeOutput:
+        return io.NodeOutput(tuple(person for value in people.values() for person in people_of(value)))

@@ -1,0 +1,111 @@
+"""Where the nodes find files and put them: ComfyUI's own folders, and what this pack ships in `weights`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import folder_paths
+
+from ..ppd.pairs import PAIRS_FILE
+
+WEIGHTS = Path(__file__).parent.parent / "weights"
+POCKET = "pocket"
+"""What the shipped model, encoder and adapter are called where a file of the user's could stand as well."""
+DEEPEST = 3
+"""Folders below input and datasets that are looked into for preference sets."""
+
+
+def register_folder(name: str) -> None:
+    """Make models/<name> a model folder for .safetensors, beside those that extra_model_paths.yaml names for it."""
+    folder_paths.add_model_folder_path(name, os.path.join(folder_paths.models_dir, name))
+    paths, _ = folder_paths.folder_names_and_paths[name]
+    folder_paths.folder_names_and_paths[name] = (paths, {".safetensors"})
+
+
+register_folder("user_adapters")
+register_folder("user_embeddings")
+
+
+def shipped_file(name: str) -> Path:
+    """A file of the pack's `weights`."""
+    path = WEIGHTS / name
+    if not path.is_file() or not folder_paths.is_within_directory(str(WEIGHTS), str(path)):
+        raise ValueError(
+            f"The pack has no {name} in its folder weights: install the pack again, or make it with "
+            "`python -m ppd train pocket`."
+        )
+    return path
+
+
+def model_file(folder: str, name: str) -> Path:
+    """A file of one of ComfyUI's model folders by the name that its list shows."""
+    return Path(folder_paths.get_full_path_or_raise(folder, name))
+
+
+def preference_roots() -> dict[str, list[str]]:
+    """Where preference sets may lie, by the word that their names begin with."""
+    return {
+        "example": [str(WEIGHTS / "examples")],
+        "input": [folder_paths.get_input_directory()],
+        "datasets": folder_paths.get_folder_paths("datasets"),
+    }
+
+
+def preference_sets() -> list[str]:
+    """Names of all preference sets, such as "example: warm" or "input: my picks"; the shipped examples first."""
+    return [
+        f"{word}: {name}"
+        for word, roots in preference_roots().items()
+        for name in sorted({name for root in roots for name in _sets_below(Path(root))})
+    ]
+
+
+def preference_set(name: str) -> Path:
+    """The path of a preference set by its name; nothing outside of the folders it may lie in."""
+    word, _, relative = name.partition(": ")
+    for root in preference_roots().get(word, []):
+        path = os.path.join(root, relative)
+        if relative and folder_paths.is_within_directory(root, path) and os.path.exists(path):
+            return Path(path)
+    raise ValueError(
+        f"There is no preference set {name!r}: choose one of the list, or put a folder with {PAIRS_FILE} and its "
+        "pictures into ComfyUI's input or datasets folder."
+    )
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file, remembered by path, size and modification time: nodes ask at every queueing."""
+    status = path.stat()
+    return _digest(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _digest(path: Path, size: int, modified: int) -> str:
+    total = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            total.update(block)
+    return total.hexdigest()
+
+
+def _sets_below(root: Path, depth: int = 0) -> Iterator[str]:
+    """Paths below `root` of folders with a pairs.jsonl or parquet shards, and of single files at the top."""
+    if not root.is_dir():
+        return
+    with os.scandir(root) as listing:
+        entries = sorted(listing, key=lambda entry: entry.name)
+    names = {entry.name for entry in entries}
+    if depth and (PAIRS_FILE in names or any(name.endswith(".parquet") for name in names)):
+        yield "."
+        return
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir() and depth < DEEPEST:
+            yield from (os.path.normpath(f"{entry.name}/{name}") for name in _sets_below(root / entry.name, depth + 1))
+        elif entry.name.endswith((".jsonl", ".parquet")) and entry.is_file():
+            yield entry.name

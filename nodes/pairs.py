@@ -1,0 +1,106 @@
+"""Stage 1: preference pairs."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any
+
+import comfy.model_management
+import numpy as np
+import torch
+from comfy_api.latest import io, ui
+from PIL import Image, ImageOps
+
+from ..ppd.pairs import PreferenceError, PreferencePair, preference_set_digest, read_pairs
+from . import folders
+from .sockets import CATEGORY, PreferencePairs
+
+SHOWN = 64
+SIDE = 256
+GAP = 8
+
+
+class PreferencePairLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PreferencePairLoader",
+            display_name="Load Preference Pairs",
+            category=CATEGORY,
+            description="Reads a person's picks: pairs of pictures of one prompt, of which one was preferred.",
+            search_aliases=["preference", "taste", "picks", "likes", "dpo", "pick-a-pic"],
+            inputs=[
+                io.Combo.Input(
+                    "preference_set",
+                    options=folders.preference_sets(),
+                    tooltip="A folder with pairs.jsonl and its pictures, or a .jsonl or .parquet file, in ComfyUI's "
+                    "input or datasets folder. The examples come with the pack.",
+                ),
+                io.String.Input(
+                    "user",
+                    default="",
+                    tooltip="Where a set holds the picks of several people: the one to read. Empty reads all.",
+                ),
+                io.Int.Input(
+                    "limit",
+                    default=1000,
+                    min=1,
+                    max=100_000,
+                    tooltip="The most pairs to read, from the start of the set.",
+                ),
+                io.Boolean.Input(
+                    "skip_bad",
+                    default=False,
+                    advanced=True,
+                    tooltip="Leave out pairs whose picture is missing or broken and name them in the report, "
+                    "instead of stopping at the first.",
+                ),
+            ],
+            outputs=[
+                PreferencePairs.Output(display_name="pairs", tooltip="The pairs, for Encode User Embedding."),
+                io.Image.Output(
+                    display_name="pictures",
+                    tooltip=f"The first {SHOWN} pairs to look at, the preferred picture on the left.",
+                ),
+                io.String.Output(display_name="report", tooltip="What was read, and what was left out."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, preference_set: str, **constants: Any) -> str:
+        return preference_set_digest(folders.preference_set(preference_set))
+
+    @classmethod
+    def execute(cls, preference_set: str, user: str, limit: int, skip_bad: bool) -> io.NodeOutput:
+        path = folders.preference_set(preference_set)
+        skipped: list[PreferenceError] = []
+        pairs: list[PreferencePair] = []
+        for pair in islice(read_pairs(path, skip_bad=skip_bad, user=user.strip() or None, skipped=skipped), limit):
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            pairs.append(pair)
+        if not pairs:
+            people = f" of the user {user.strip()!r}" if user.strip() else ""
+            raise ValueError(f"The preference set {preference_set!r} has no usable pairs{people}: choose another.")
+        report = report_of(preference_set, pairs, skipped)
+        return io.NodeOutput(pairs, contact_sheet(pairs[:SHOWN]), report, ui=ui.PreviewText(report))
+
+
+def report_of(name: str, pairs: list[PreferencePair], skipped: list[PreferenceError]) -> str:
+    """What was read from a set, in lines for people."""
+    ties = sum(pair.tie for pair in pairs)
+    prompts = len({pair.prompt for pair in pairs})
+    lines = [f"{name}: {len(pairs)} pairs on {prompts} prompts, {ties} of them ties."]
+    if skipped:
+        lines += [f"Left out {len(skipped)}:", *map(str, skipped)]
+    return "\n".join(lines)
+
+
+def contact_sheet(pairs: list[PreferencePair]) -> torch.Tensor:
+    """Pairs as IMAGE [n, 256, 520, 3] in 0..1, the chosen picture on the left."""
+    sheets = np.full((len(pairs), SIDE, 2 * SIDE + GAP, 3), 0.12, dtype=np.float32)
+    for sheet, pair in zip(sheets, pairs, strict=True):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        for left, picture in ((0, pair.chosen), (SIDE + GAP, pair.rejected)):
+            fitted = ImageOps.pad(picture.open(), (SIDE, SIDE), Image.Resampling.LANCZOS, color=(31, 31, 31))
+            sheet[:, left : left + SIDE] = np.asarray(fitted, dtype=np.float32) / 255
+    return torch.from_numpy(sheets)

@@ -1,0 +1,30 @@
+"""The types on our nodes' sockets.
+
+PREFERENCE_PAIRS is a list of PreferencePair · USER_EMBEDDING a UserEmbedding, or a tuple of them, one for each latent ·
+USER_ADAPTER a ModelPatcher whose model is a UserAdapter.
+"""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..ppd.user_embedding import UserEmbedding as Embedding
+
+PreferencePairs = io.Custom("PREFERENCE_PAIRS")
+UserEmbedding = io.Custom("USER_EMBEDDING")
+UserAdapter = io.Custom("USER_ADAPTER")
+
+CATEGORY = "personalization"
+
+
+def people_of(value: Embedding | tuple[Embedding, ...]) -> tuple[Embedding, ...]:
+    """The people of a USER_EMBEDDING."""
+    return (value,) if isinstance(value, Embedding) else value
+
+
+def one_person(value: Embedding | tuple[Embedding, ...], purpose: str) -> Embedding:
+    """The one person of a USER_EMBEDDING; a batch is refused, saying for what."""
+    people = people_of(value)
+    if len(people) != 1:
+        raise ValueError(f"Expected one person to {purpose}, got a batch of {len(people)}: connect a single embedding.")
+    return people[0]

@@ -1,0 +1,5 @@
+"""`python -m ppd`."""
+
+from .cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,187 @@
+"""The command line: `python -m ppd demo | encode | sample | train | evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+DEMO_PROMPTS = (
+    "a house and a tree in the hills under a cloud",
+    "a boat by a lake with a mountain behind",
+    "a lighthouse by a lake under the moon",
+    "flowers on a meadow under the sun",
+)
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected numbers separated by commas, got {text!r}") from error
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m ppd", description="Personalised preference diffusion.")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    demo = commands.add_parser("demo", help="paint one contact sheet for two people, each known from four picks")
+    demo.add_argument("--out", type=Path, default=Path("demo"), help="folder for demo.png (default: demo)")
+    demo.add_argument("--seed", type=int, default=7)
+
+    encode = commands.add_parser("encode", help="turn preference pairs into a user embedding file")
+    encode.add_argument("pairs", type=Path, help="folder with pairs.jsonl, or a .jsonl or .parquet file")
+    encode.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
+    encode.add_argument("--user", help="only this user's pairs, where the set has several users")
+    encode.add_argument("--skip-bad", action="store_true", help="leave out pairs whose pictures cannot be read")
+    encode.add_argument("--with-covariance", action="store_true", help="store the uncertainty too (not for sharing)")
+
+    sample = commands.add_parser("sample", help="paint with the pocket model for a user embedding")
+    sample.add_argument("--user", type=Path, help="user embedding file; without one the base paints")
+    sample.add_argument("--blend-with", type=Path, help="a second user embedding file")
+    sample.add_argument("--blend", type=_numbers, default=[0.0, 0.25, 0.5, 0.75, 1.0], help="weights of the second")
+    sample.add_argument("--prompt", required=True)
+    sample.add_argument("--seed", type=int, default=0)
+    sample.add_argument("--strength", type=_numbers, default=[1.0], help="one strength, or several for a grid")
+    sample.add_argument("--steps", type=int, default=20)
+    sample.add_argument("--cfg", type=float, default=4.0)
+    sample.add_argument("--adapter", type=Path, help="user adapter file (default: the shipped pocket adapter)")
+    sample.add_argument("--out", type=Path, default=Path("sample.png"))
+
+    train = commands.add_parser("train", help="train from nothing; run it again to resume")
+    train.add_argument("what", choices=["pocket"])
+    train.add_argument("--work", type=Path, default=Path(".work"), help="folder for data and checkpoints")
+    train.add_argument("--weights", type=Path, help="folder for the finished weights (default: the tracked ones)")
+
+    evaluate = commands.add_parser("evaluate", help="measure every figure of the model card")
+    evaluate.add_argument("what", choices=["pocket"])
+    evaluate.add_argument("--people", type=int, default=200, help="reporting people (default and most: 200)")
+    evaluate.add_argument("--quick", action="store_true", help="leave out the sweeps")
+    evaluate.add_argument("--work", type=Path, default=Path(".work"))
+
+    for command in (demo, encode, sample, train, evaluate):
+        command.add_argument("--json", type=Path, help="write the figures there, for machines")
+    return parser
+
+
+def _demo(arguments: argparse.Namespace) -> dict[str, Any]:
+    from .pairs import read_pairs
+    from .pocket.studio import WEIGHTS, Studio, load_encoder
+    from .sheet import Margin, contact_sheet
+    from .user_embedding import blend
+
+    start = time.monotonic()
+    folders = sorted(path for path in (WEIGHTS / "examples").iterdir() if path.is_dir())[:2]
+    encoder, studio = load_encoder(WEIGHTS), Studio.open(weights=WEIGHTS)
+    people = [list(read_pairs(folder)) for folder in folders]
+    a, b = (encoder.encode(pairs) for pairs in people)
+    rows = []
+    for i, prompt in enumerate(DEMO_PROMPTS):
+        rows.append(studio.paint(prompt, arguments.seed + i, [None, a, b, blend(a, b, 0.5)]))
+        print(f"painted {i + 1} of {len(DEMO_PROMPTS)}: {prompt}")
+    margins = [
+        Margin(f"picks of {letter}", [(pair.chosen.open(), pair.rejected.open()) for pair in pairs])
+        for letter, pairs in zip("AB", people, strict=True)
+    ]
+    columns = ["base", f"A: {folders[0].name}", f"B: {folders[1].name}", "half A, half B"]
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    file = arguments.out / "demo.png"
+    contact_sheet(rows, DEMO_PROMPTS, columns, margins).save(file)
+    seconds = round(time.monotonic() - start, 1)
+    print(f"{file}: the same prompts and seeds for two people, four picks each ({seconds} s)")
+    return {"file": str(file), "seconds": seconds, "people": [folder.name for folder in folders]}
+
+
+def _encode(arguments: argparse.Namespace) -> dict[str, Any]:
+    from .pairs import read_pairs
+    from .pocket.studio import WEIGHTS, load_encoder
+
+    pairs = list(read_pairs(arguments.pairs, skip_bad=arguments.skip_bad, user=arguments.user))
+    if not pairs:
+        raise ValueError(f"There are no preference pairs in {arguments.pairs}: pick at least one.")
+    encoder = load_encoder(WEIGHTS)
+    embedding = encoder.encode(pairs, on_bad="skip" if arguments.skip_bad else "raise")
+    embedding.save(arguments.out, with_covariance=arguments.with_covariance)
+    print(f"{arguments.out}: user embedding of {embedding.pairs} pairs, length {embedding.u.norm():.2f}")
+    return {"file": str(arguments.out), "pairs": embedding.pairs, "encoder": embedding.encoder}
+
+
+def _sample(arguments: argparse.Namespace) -> dict[str, Any]:
+    from .pocket.model import unknown_words
+    from .pocket.studio import WEIGHTS, Studio
+    from .sheet import contact_sheet
+    from .user_embedding import UserEmbedding, blend
+
+    studio = Studio.open(arguments.adapter, WEIGHTS)
+    unknown = unknown_words(arguments.prompt, studio.model.vocabulary)
+    if unknown:
+        print(f"The pocket model does not know: {', '.join(unknown)}. These words say nothing to it.", file=sys.stderr)
+    user = None if arguments.user is None else UserEmbedding.load(arguments.user)
+    users: list[UserEmbedding | None] = [user]
+    if arguments.blend_with is not None:
+        if user is None:
+            raise ValueError("A blend needs two people: give --user as well as --blend-with.")
+        other = UserEmbedding.load(arguments.blend_with)
+        users = [blend(user, other, weight) for weight in arguments.blend]
+    columns = [f"blend {weight:g}" for weight in arguments.blend] if len(users) > 1 else [arguments.prompt]
+    rows = [
+        studio.paint(
+            arguments.prompt,
+            arguments.seed,
+            users,
+            [strength] * len(users),
+            guidance=arguments.cfg,
+            steps=arguments.steps,
+        )
+        for strength in arguments.strength
+    ]
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    if len(rows) == len(users) == 1:
+        rows[0][0].save(arguments.out)
+    else:
+        titles = [f"strength {strength:g}" for strength in arguments.strength]
+        contact_sheet(rows, titles, columns).save(arguments.out)
+    print(arguments.out)
+    return {"file": str(arguments.out), "unknown_words": unknown}
+
+
+def _train(arguments: argparse.Namespace) -> dict[str, Any]:
+    from .pocket.recipe import Recipe
+    from .pocket.studio import WEIGHTS
+
+    recipe = Recipe(arguments.work, arguments.weights or WEIGHTS)
+    recipe.run()
+    return {"seconds": json.loads((arguments.work / "seconds.json").read_text())}
+
+
+def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
+    from .pocket.evaluate import evaluate
+    from .pocket.recipe import Recipe
+    from .pocket.studio import WEIGHTS
+
+    report = evaluate(Recipe(arguments.work, WEIGHTS), arguments.people, quick=arguments.quick)
+    print(json.dumps({key: value for key, value in report.items() if key != "settings"}, indent=1))
+    return report
+
+
+COMMANDS = {"demo": _demo, "encode": _encode, "sample": _sample, "train": _train, "evaluate": _evaluate}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; 0, or 2 with one sentence on standard error when something given to it is wrong."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        figures = COMMANDS[arguments.command](arguments)
+        if arguments.json is not None:
+            arguments.json.parent.mkdir(parents=True, exist_ok=True)
+            arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0

@@ -1,0 +1,79 @@
+"""The pocket ready to use: pairs to user embedding, user embedding and prompt to picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..adapter import UserAdapter
+from ..encoders.clip import ClipFeatures
+from ..encoders.posterior import PopulationPrior, PosteriorEncoder
+from ..hosts.diffusers import DiffusersHost
+from ..user_embedding import UserEmbedding
+from .model import PocketModel, generate
+
+WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
+
+
+def load_encoder(weights: Path = WEIGHTS) -> PosteriorEncoder:
+    """The pocket's preference encoder with its population prior."""
+    features = ClipFeatures.from_file(weights / "pocket_encoder.safetensors")
+    return PosteriorEncoder(features, PopulationPrior.load(weights / "pocket_prior.safetensors"))
+
+
+@dataclass
+class Studio:
+    """The pocket model with a user adapter in its diffusers host."""
+
+    model: PocketModel
+    host: DiffusersHost
+
+    @classmethod
+    def open(cls, adapter: Path | None = None, weights: Path = WEIGHTS) -> Studio:
+        """The shipped pocket model with `adapter`, by default the shipped one."""
+        model = PocketModel.load(weights / "pocket_base.safetensors")
+        path = adapter or weights / "adapters" / "pocket.safetensors"
+        return cls(model, DiffusersHost(model.unet, UserAdapter.load(path, family="pocket")))
+
+    def paint(
+        self,
+        prompt: str,
+        seed: int,
+        users: list[UserEmbedding | None],
+        strengths: list[float] | None = None,
+        *,
+        guidance: float = 4.0,
+        steps: int = 20,
+    ) -> list[Image.Image]:
+        """The same prompt and seed for each user (None paints the base), each at its strength (1 by default)."""
+        for user in users:
+            if user is not None:
+                self.host.adapter.check_embedding(user)
+        null = torch.zeros(1, self.host.adapter.config.embedding_dim)
+        strengths = strengths or [1.0] * len(users)
+        latents = torch.cat(
+            [
+                generate(
+                    self.model,
+                    [prompt],
+                    [seed],
+                    host=self.host,
+                    u=(null if user is None else user.u)[None],
+                    strength=strength,
+                    guidance=guidance,
+                    steps=steps,
+                )
+                for user, strength in zip(users, strengths, strict=True)
+            ]
+        )
+        return to_images(self.model.decode(latents))
+
+
+def to_images(pictures: Tensor) -> list[Image.Image]:
+    """[n, 3, H, W] in 0..1 to PIL pictures."""
+    arrays = (pictures * 255 + 0.5).byte().permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray(array) for array in arrays]

@@ -1,0 +1,229 @@
+"""What all tests need: import paths, ComfyUI, and tiny real models in the shipped files' formats."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+VOCABULARY = "a quiet lake with a red boat under the moon , house hill"
+
+
+def load_module(name: str, path: Path) -> ModuleType:
+    """A module by its file, as ComfyUI loads a pack: known in sys.modules, with nothing added to sys.path."""
+    specification = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[name] = module
+    specification.loader.exec_module(module)
+    return module
+
+
+# The root has an __init__.py and a folder `nodes`, and ComfyUI a module `nodes`: ComfyUI's must be found, so the root
+# comes last, wherever pytest was started and with whatever it put first.
+sys.path[:] = [entry for entry in sys.path if Path(entry or os.curdir).resolve() != ROOT] + [str(ROOT)]
+_run = load_module("ppd_run_for_tests", ROOT / "run.py")
+try:
+    COMFYUI = _run.find_comfyui(os.environ, ROOT, Path.home())
+except _run.SetupError as error:
+    raise pytest.UsageError(str(error)) from error
+if COMFYUI:
+    sys.path.insert(0, str(COMFYUI))
+    if not torch.cuda.is_available():
+        import comfy.cli_args
+
+        comfy.cli_args.args.cpu = True  # before any other module of ComfyUI looks for a GPU
+
+
+class RootIsNotAPackage:
+    """Keeps pytest from importing the root's __init__.py as the package that the tests are in."""
+
+    def pytest_collect_directory(self, path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+        return pytest.Dir.from_parent(parent, path=path) if path == ROOT else None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(RootIsNotAPackage())
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not COMFYUI:
+        for item in items:
+            if item.get_closest_marker("comfyui"):
+                item.add_marker(pytest.mark.skip(reason="no ComfyUI found"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    skipped = [r for r in terminalreporter.stats.get("skipped", []) if "no ComfyUI found" in str(r.longrepr)]
+    if skipped:
+        line = f"{len(skipped)} TESTS WERE SKIPPED: no ComfyUI found. Set COMFYUI_PATH to a checkout to run them."
+        terminalreporter.write_line(line, yellow=True, bold=True)
+
+
+@pytest.fixture(scope="session")
+def comfyui_path() -> Path:
+    """The ComfyUI under test."""
+    if not COMFYUI:
+        pytest.skip("no ComfyUI found")
+    return COMFYUI
+
+
+@pytest.fixture(scope="session")
+def pack(comfyui_path: Path) -> ModuleType:
+    """The pack, loaded as ComfyUI does it, under the name `ppd_pack`; its nodes are registered with nothing."""
+    return sys.modules.get("ppd_pack") or load_module("ppd_pack", ROOT / "__init__.py")
+
+
+@pytest.fixture(scope="session")
+def node_classes(pack: ModuleType) -> dict[str, type]:
+    """Node id to class."""
+
+    async def node_list() -> list[type]:
+        return await (await pack.comfy_entrypoint()).get_node_list()
+
+    return {node.GET_SCHEMA().node_id: node for node in asyncio.run(node_list())}
+
+
+@pytest.fixture(scope="session")
+def pocket_base_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pocket base with random weights at a small width, made with the real classes in the real file's format."""
+    from diffusers import AutoencoderTiny, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    from ppd.pocket.base_file import write_base
+
+    unet_config = {
+        "sample_size": 16,
+        "in_channels": 4,
+        "out_channels": 4,
+        "block_out_channels": [32, 64],
+        "down_block_types": ["CrossAttnDownBlock2D"] * 2,
+        "up_block_types": ["CrossAttnUpBlock2D"] * 2,
+        "layers_per_block": 1,
+        "cross_attention_dim": 32,
+        "attention_head_dim": 4,
+        "norm_num_groups": 32,
+    }
+    text_config = {
+        "vocab_size": 49408,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 77,
+        "hidden_act": "quick_gelu",
+        "bos_token_id": 49406,
+        "eos_token_id": 49407,
+    }
+    metadata = {
+        "unet_config": unet_config,
+        "text_config": text_config,
+        "vae_config": {"latent_channels": 4},
+        "scheduler_config": {
+            "num_train_timesteps": 1000,
+            "beta_start": 0.00085,
+            "beta_end": 0.012,
+            "beta_schedule": "scaled_linear",
+            "prediction_type": "epsilon",
+        },
+        "latent_scale": 0.8,
+        "latent_rgb_factors": [[0.1, 0.2, 0.3], [0.2, 0.1, 0.0], [0.0, -0.2, 0.1], [-0.1, 0.0, 0.2]],
+        "latent_rgb_bias": [0.05, 0.0, -0.05],
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        unet = UNet2DConditionModel(**unet_config)
+        text = CLIPTextModel(CLIPTextConfig(**text_config))
+        vae = AutoencoderTiny(latent_channels=4)
+    path = tmp_path_factory.mktemp("pocket") / "pocket_base.safetensors"
+    write_base(path, unet.state_dict(), text.state_dict(), vae.state_dict(), vocabulary_ids(), metadata)
+    return path
+
+
+def vocabulary_ids() -> torch.Tensor:
+    """Token ids of VOCABULARY, with start and end."""
+    from open_clip.tokenizer import SimpleTokenizer
+
+    return torch.tensor(sorted({49406, 49407, *SimpleTokenizer().encode(VOCABULARY)}))
+
+
+@pytest.fixture(scope="session")
+def weights(pocket_base_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder like the pack's `weights`: random pocket base, encoder, prior and adapter, and two example people."""
+    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+
+    from ppd.adapter import AdapterConfig, UserAdapter
+    from ppd.encoders.clip import save_encoder
+    from ppd.encoders.posterior import PopulationPrior, PosteriorEncoder
+    from ppd.pocket.base_file import read_base
+
+    folder = pocket_base_file.parent
+    vision = {"layers": 1, "width": 32, "head_width": 16, "patch_size": 16, "image_size": 64}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        tower = CLIP(
+            16, CLIPVisionCfg(**vision), CLIPTextCfg(context_length=4, vocab_size=8, width=8, heads=1, layers=1)
+        )
+        features = save_encoder(
+            folder / "pocket_encoder.safetensors",
+            tower.visual,
+            {"embed_dim": 16, "vision_cfg": vision},
+            name="pocket-clip",
+            mean=[0.5, 0.5, 0.5],
+            std=[0.25, 0.25, 0.25],
+        )
+        prior = PopulationPrior(
+            mean=torch.randn(6),
+            covariance=torch.eye(6),
+            center=torch.zeros(16),
+            basis=torch.randn(16, 6),
+            encoder=features.name,
+            encoder_hash=features.weight_hash,
+        )
+        prior.save(folder / "pocket_prior.safetensors")
+        base = read_base(pocket_base_file)
+        queries = [name for name in base.unet if name.endswith("attn2.to_q.weight")]
+        order = sorted(queries, key=lambda name: ("down", "up_b", "mid_").index(name[:4]))
+        adapter = UserAdapter(
+            AdapterConfig(
+                family="pocket",
+                encoder=features.name,
+                encoder_hash=PosteriorEncoder(features, prior).weight_hash,
+                embedding_dim=6,
+                layers=tuple(base.unet[name].shape[0] for name in order),
+                tokens=3,
+                token_dim=8,
+                hidden=16,
+            )
+        )
+        for layer in adapter.layers:
+            torch.nn.init.normal_(layer.to_v_user.weight, std=0.3)
+    adapter.save(folder / "adapters" / "pocket.safetensors")
+    for seed, person in enumerate(("warm", "calm")):
+        write_example(folder / "examples" / person, seed)
+    return folder
+
+
+def write_example(folder: Path, seed: int, pairs: int = 4, size: int = 64) -> None:
+    """A preference set of noise pictures, the chosen ones warmer for an even seed, colder for an odd one."""
+    generator = np.random.default_rng(seed)
+    (folder / "images").mkdir(parents=True)
+    rows = []
+    for number in range(pairs):
+        row = {"id": f"pair-{number}", "prompt": "a quiet lake"}
+        for role, warmth in (("chosen", 60), ("rejected", -60)):
+            pixels = generator.integers(60, 190, (size, size, 3)).astype(np.int16)
+            pixels[..., 0] += warmth * (-1 if seed % 2 else 1)
+            row[role] = f"images/{number}-{role}.png"
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / row[role])
+        rows.append(json.dumps(row))
+    (folder / "pairs.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")

@@ -1,0 +1,119 @@
+"""User embeddings as nodes."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import pytest
+import torch
+from safetensors import safe_open
+
+pytestmark = pytest.mark.comfyui
+
+
+@pytest.fixture
+def people(run):
+    """The embeddings of the two example people."""
+    found = {}
+    for name in ("warm", "calm"):
+        pairs = run("PreferencePairLoader", preference_set=f"example: {name}").result[0]
+        found[name] = run("UserEmbeddingEncoder", pairs=pairs, encoder="pocket").result[0]
+    return found
+
+
+def test_pairs_become_an_embedding_and_a_report(run, comfy_folders):
+    pairs = run("PreferencePairLoader", preference_set="example: warm").result[0]
+    embedding, report = run("UserEmbeddingEncoder", pairs=pairs, encoder="pocket").result
+    assert embedding.u.shape == (1, 6) and embedding.pairs == 4
+    assert report.startswith("4 pairs read by pocket-clip: embedding of length ")
+    assert "of the variance between people" in report
+    cached = list(comfy_folders.user.rglob("*.npy"))
+    assert len(cached) == 8 and all("__ppd" in str(path) for path in cached)  # not served over HTTP
+    again = run("UserEmbeddingEncoder", pairs=pairs, encoder="pocket").result[0]
+    assert torch.equal(again.u, embedding.u)
+
+
+def test_no_pairs_are_the_population_user(run, comfy_folders):
+    prior = import_module("ppd_pack.ppd.encoders.posterior").PopulationPrior.load(
+        comfy_folders.weights / "pocket_prior.safetensors"
+    )
+    embedding, report = run("UserEmbeddingEncoder", pairs=[], encoder="pocket").result
+    torch.testing.assert_close(embedding.u[0], prior.mean)
+    assert "Still open: 100% of the variance" in report
+
+
+def test_bad_pictures_stop_it_or_are_reported(run, example):
+    folder = example("input")
+    pairs = run("PreferencePairLoader", preference_set="input: mine").result[0]
+    (folder / "images" / "2-chosen.png").write_bytes(b"broken now")
+    with pytest.raises(ValueError, match="pair-2"):
+        run("UserEmbeddingEncoder", pairs=pairs, encoder="pocket")
+    embedding, report = run("UserEmbeddingEncoder", pairs=pairs, encoder="pocket", skip_bad=True).result
+    assert embedding.pairs == 3 and "Left out 1:" in report
+
+
+def test_cancel_works_at_once(run):
+    import comfy.model_management
+
+    pairs = run("PreferencePairLoader", preference_set="example: warm").result[0]
+    comfy.model_management.interrupt_current_processing()
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        run("UserEmbeddingEncoder", pairs=pairs, encoder="pocket")
+
+
+def test_encoder_fingerprint_is_of_its_files(node_classes, comfy_folders):
+    first = node_classes["UserEmbeddingEncoder"].fingerprint_inputs(encoder="pocket", skip_bad=False)
+    assert len(first.split()) == 2
+    assert node_classes["UserEmbeddingEncoder"].fingerprint_inputs(encoder="pocket", skip_bad=True) == first
+
+
+def test_save_and_load(run, node_classes, comfy_folders, people):
+    for _ in range(2):
+        run("PPD_UserEmbeddingSave", user_embedding=people["warm"], filename_prefix="us/ann")
+    saved = run("PPD_UserEmbeddingSave", user_embedding=people["warm"], filename_prefix="ann", overwrite=True)
+    assert saved.ui.as_dict()["text"][0] == "Saved ann.safetensors with 4 pairs behind it."
+    node = node_classes["PPD_UserEmbeddingLoad"]
+    (combo,) = node.GET_SCHEMA().inputs
+    assert set(combo.options) == {"ann.safetensors", "us/ann_00001_.safetensors", "us/ann_00002_.safetensors"}
+    loaded = run("PPD_UserEmbeddingLoad", user_embedding="us/ann_00002_.safetensors").result[0]
+    assert torch.equal(loaded.u, people["warm"].u) and loaded.covariance_factor is None
+    first = node.fingerprint_inputs(user_embedding="ann.safetensors")
+    run("PPD_UserEmbeddingSave", user_embedding=people["calm"], filename_prefix="ann", overwrite=True)
+    assert node.fingerprint_inputs(user_embedding="ann.safetensors") != first
+
+
+def test_the_covariance_is_saved_only_when_asked_for(run, comfy_folders, people):
+    run("PPD_UserEmbeddingSave", user_embedding=people["warm"], with_covariance=True, overwrite=True)
+    with safe_open(comfy_folders.models / "user_embeddings" / "person.safetensors", "pt") as file:
+        assert set(file.keys()) == {"u", "covariance_factor"}
+
+
+@pytest.mark.parametrize("name", ["../x", "/tmp/x", "a/../../x"])
+def test_saving_stays_in_its_folder(run, comfy_folders, people, name):
+    with pytest.raises(Exception, match="outside the output folder|Saving"):
+        run("PPD_UserEmbeddingSave", user_embedding=people["warm"], filename_prefix=name)
+    assert not list(comfy_folders.models.parent.glob("*.safetensors"))
+
+
+def test_loading_stays_in_its_folder(run, comfy_folders, people):
+    people["warm"].save(comfy_folders.models / "secret.safetensors")
+    (comfy_folders.models / "user_embeddings").mkdir()
+    with pytest.raises(FileNotFoundError):
+        run("PPD_UserEmbeddingLoad", user_embedding="../secret.safetensors")
+
+
+def test_blend(run, people):
+    a, b = people["warm"], people["calm"]
+    for weight in (0.0, 0.25, 1.0):
+        mixed = run("PPD_UserEmbeddingBlend", first=a, second=b, weight=weight).result[0]
+        torch.testing.assert_close(mixed.u, (1 - weight) * a.u + weight * b.u)
+    with pytest.raises(ValueError, match="one person to blend, got a batch of 2"):
+        run("PPD_UserEmbeddingBlend", first=(a, b), second=b)
+
+
+def test_batch(run, people):
+    a, b = people["warm"], people["calm"]
+    batch = run("PPD_UserEmbeddingBatch", people={"person_0": a, "person_1": (b, a)}).result[0]
+    assert batch == (a, b, a)
+    with pytest.raises(ValueError, match="one person to save"):
+        run("PPD_UserEmbeddingSave", user_embedding=batch)

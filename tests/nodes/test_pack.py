@@ -1,0 +1,89 @@
+"""The pack as ComfyUI loads it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.comfyui
+ROOT = Path(__file__).resolve().parents[2]
+NODE_IDS = {
+    "PreferencePairLoader",
+    "UserEmbeddingEncoder",
+    "PPD_UserEmbeddingSave",
+    "PPD_UserEmbeddingLoad",
+    "PPD_UserEmbeddingBlend",
+    "PPD_UserEmbeddingBatch",
+    "PPD_UserAdapterLoader",
+    "PPD_ApplyUserEmbedding",
+    "PersonalizedDenoiser",
+    "PPD_PocketCheckpointLoader",
+}
+LOADER = """
+import asyncio, json, sys
+sys.path.insert(0, sys.argv[1])
+import comfy.cli_args
+comfy.cli_args.args.cpu = True
+import nodes
+before, known = set(sys.modules), set(nodes.NODE_CLASS_MAPPINGS)
+loaded = asyncio.run(nodes.load_custom_node(sys.argv[2]))
+heavy = {"diffusers", "transformers", "open_clip", "accelerate", "datasets", "torchvision"}
+new = {name.split(".")[0] for name in set(sys.modules) - before}
+ours = sorted(set(nodes.NODE_CLASS_MAPPINGS) - known)
+print(json.dumps({"loaded": loaded, "heavy": sorted(new & heavy), "nodes": ours, "path": sys.path,
+                  "web": nodes.EXTENSION_WEB_DIRS}))
+"""
+
+
+def test_comfyuis_loader_takes_it_from_a_hyphenated_directory(comfyui_path, tmp_path):
+    """And importing it loads none of the heavy libraries that ComfyUI has not loaded before."""
+    folder = tmp_path / "personalized-diffusion.main"
+    folder.symlink_to(ROOT, target_is_directory=True)
+    command = [sys.executable, "-c", LOADER, str(comfyui_path), str(folder)]
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert found["loaded"], result.stderr
+    assert set(found["nodes"]) == NODE_IDS
+    assert found["heavy"] == []
+    assert str(ROOT) not in found["path"] and str(folder) not in found["path"]
+    assert list(found["web"].values()) == [str(folder / "web")]
+
+
+def test_the_root_exports_the_entry_alone(pack):
+    assert not hasattr(pack, "NODE_CLASS_MAPPINGS")
+    assert {name for name in vars(pack) if not name.startswith("__")} >= {"comfy_entrypoint", "WEB_DIRECTORY"}
+    assert asyncio.iscoroutinefunction(pack.comfy_entrypoint)
+
+
+def test_all_nodes_are_there_and_explained(node_classes, comfy_folders):
+    assert set(node_classes) == NODE_IDS
+    for node_id, node in node_classes.items():
+        schema = node.GET_SCHEMA()
+        assert schema.description and schema.search_aliases and schema.display_name, node_id
+        for socket in (*schema.inputs, *schema.outputs):
+            assert socket.tooltip, f"{node_id}.{socket.id} has no tooltip"
+        json.dumps(node.GET_NODE_INFO_V1())
+
+
+def test_every_node_has_a_help_page_that_names_its_inputs_and_outputs(node_classes, comfy_folders):
+    for node_id, node in node_classes.items():
+        text = (ROOT / "web" / "docs" / f"{node_id}.md").read_text(encoding="utf-8")
+        schema = node.GET_SCHEMA()
+        for name in (*(entry.id for entry in schema.inputs), *(entry.display_name for entry in schema.outputs)):
+            assert f"**{name}**" in text, f"the help page of {node_id} does not explain {name}"
+    assert {path.stem for path in (ROOT / "web" / "docs").glob("*.md")} == NODE_IDS
+
+
+def test_ids_are_literal_and_classes_inherit_directly(node_classes):
+    """What ComfyUI-Manager's static scan for missing nodes needs."""
+    for node_id, node in node_classes.items():
+        assert [base.__name__ for base in node.__bases__] == ["ComfyNode"]
+        assert f'node_id="{node_id}"' in Path(sys.modules[node.__module__].__file__).read_text(encoding="utf-8")

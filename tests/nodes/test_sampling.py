@@ -1,0 +1,153 @@
+"""Painting for a person in ComfyUI's graph: pocket checkpoint, adapter, Apply User Embedding, Personalized Denoiser."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.comfyui
+
+
+@pytest.fixture
+def graph(run):
+    """The values that flow into a sampler: pocket model, prompts, adapter and the two example people."""
+    import nodes
+
+    model, clip, vae = run("PPD_PocketCheckpointLoader", checkpoint="pocket").result
+    with torch.inference_mode():
+        positive, negative = (nodes.CLIPTextEncode().encode(clip, text)[0] for text in ("a red boat", ""))
+    people = []
+    for name in ("warm", "calm"):
+        pairs = run("PreferencePairLoader", preference_set=f"example: {name}").result[0]
+        people.append(run("UserEmbeddingEncoder", pairs=pairs, encoder="pocket").result[0])
+    settings = {"seed": 5, "steps": 2, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
+    sampler = {"model": model, "positive": positive, "negative": negative, **settings}
+    adapter = run("PPD_UserAdapterLoader", user_adapter="pocket").result[0]
+    return sampler, adapter, people, clip, vae
+
+
+def empty(count=1):
+    return {"samples": torch.zeros(count, 4, 16, 16)}
+
+
+@torch.inference_mode()
+def plain(sampler, latent):
+    import nodes
+
+    return nodes.KSampler().sample(**sampler, latent_image=latent)[0]["samples"]
+
+
+def test_its_inputs_begin_as_the_ksamplers(node_classes, comfy_folders):
+    import nodes
+
+    ours = [entry.id for entry in node_classes["PersonalizedDenoiser"].GET_SCHEMA().inputs]
+    theirs = nodes.KSampler.INPUT_TYPES()["required"]
+    assert ours[: len(theirs)] == list(theirs)
+    assert ours[len(theirs) :] == ["user_adapter", "user_embedding", "strength"]
+    mine = node_classes["PersonalizedDenoiser"].INPUT_TYPES()["required"]
+    for name, (kind, options) in theirs.items():
+        their_default = options.get("default")
+        assert (mine[name][0] == kind or mine[name][0] == "COMBO") and mine[name][1].get("default") == their_default
+
+
+def test_with_nothing_connected_it_is_the_ksampler(run, graph):
+    sampler = graph[0]
+    latent, report = run("PersonalizedDenoiser", **sampler, latent_image=empty(2)).result
+    assert torch.equal(latent["samples"], plain(sampler, empty(2)))
+    assert report == "Personalization is off: nothing is connected."
+
+
+def test_it_passes_masks_batches_and_denoise_on_as_the_ksampler(run, graph):
+    sampler = {**graph[0], "denoise": 0.6}
+    latent = {
+        "samples": torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0)),
+        "noise_mask": torch.zeros(1, 1, 16, 16),
+        "batch_index": [4, 1],
+    }
+    found = run("PersonalizedDenoiser", **sampler, latent_image=latent).result[0]
+    assert torch.equal(found["samples"], plain(sampler, latent))
+    assert found["batch_index"] == [4, 1]
+
+
+def test_it_paints_for_the_person_and_says_so(run, graph):
+    sampler, adapter, people, _, _ = graph
+    connected = {"user_adapter": adapter, "latent_image": empty(), **sampler}
+    latent, report = run("PersonalizedDenoiser", **connected, user_embedding=people[0]).result
+    other = run("PersonalizedDenoiser", **connected, user_embedding=people[1]).result[0]
+    base = plain(sampler, empty())
+    assert not torch.allclose(latent["samples"], base, atol=1e-2)
+    assert not torch.allclose(latent["samples"], other["samples"], atol=1e-3)
+    assert "family pocket, 7 cross-attention layers" in report
+    assert "Strength 1, times cfg 3 = 3" in report and "4 pairs" in report
+    off, report = run("PersonalizedDenoiser", **connected, user_embedding=people[0], strength=0.0).result
+    assert torch.equal(off["samples"], base) and report == "Personalization is off: strength is 0."
+    again = run("PersonalizedDenoiser", **connected, user_embedding=people[0]).result[0]
+    assert torch.equal(again["samples"], latent["samples"])
+
+
+def test_applying_to_the_model_is_the_same_run(run, graph):
+    sampler, adapter, people, _, _ = graph
+    connected = {"user_adapter": adapter, "user_embedding": people[0], "strength": 0.7}
+    latent = run("PersonalizedDenoiser", **sampler, **connected, latent_image=empty()).result[0]
+    personal, report = run("PPD_ApplyUserEmbedding", model=sampler["model"], **connected).result
+    assert torch.equal(plain({**sampler, "model": personal}, empty()), latent["samples"])
+    assert "Strength 0.7;" in report
+    assert not torch.equal(plain(sampler, empty()), latent["samples"])
+
+
+def test_several_people(run, graph):
+    sampler, adapter, people, _, _ = graph
+    batch = run("PPD_UserEmbeddingBatch", people={"person_0": people[0], "person_1": people[1]}).result[0]
+    connected = {**sampler, "user_adapter": adapter, "user_embedding": batch}
+    latent, report = run("PersonalizedDenoiser", **connected, latent_image=empty(3)).result
+    assert "There are 2 people for 3 latents: the last person gets the last 2." in report
+    assert "Person 2: 4 pairs" in report
+    for row, person in enumerate((people[0], people[1], people[1])):
+        alone = {**connected, "user_embedding": person}
+        expected = run("PersonalizedDenoiser", **alone, latent_image=empty(3)).result[0]
+        torch.testing.assert_close(latent["samples"][row], expected["samples"][row], rtol=1e-4, atol=1e-4)
+
+
+def test_half_a_connection_is_refused(run, graph):
+    sampler, adapter, people, _, _ = graph
+    with pytest.raises(ValueError, match="A user adapter is connected, but no user embedding"):
+        run("PersonalizedDenoiser", **sampler, latent_image=empty(), user_adapter=adapter)
+    with pytest.raises(ValueError, match="A user embedding is connected, but no user adapter"):
+        run("PersonalizedDenoiser", **sampler, latent_image=empty(), user_embedding=people[0])
+
+
+def test_words_the_model_does_not_know_are_in_the_report(run, graph):
+    import nodes
+
+    sampler, _, _, clip, _ = graph
+    with torch.inference_mode():
+        positive = nodes.CLIPTextEncode().encode(clip, "a steampunk boat")[0]
+    report = run("PersonalizedDenoiser", **{**sampler, "positive": positive}, latent_image=empty()).result[1]
+    assert "The model does not know these words of the positive prompt: steampunk." in report
+
+
+def test_adapters_of_the_user_are_listed_and_loaded(run, node_classes, comfy_folders):
+    folder = comfy_folders.models / "user_adapters"
+    folder.mkdir()
+    (folder / "mine.safetensors").write_bytes((comfy_folders.weights / "adapters" / "pocket.safetensors").read_bytes())
+    node = node_classes["PPD_UserAdapterLoader"]
+    assert node.GET_SCHEMA().inputs[0].options == ["pocket", "mine.safetensors"]
+    assert node.fingerprint_inputs(user_adapter="mine.safetensors") == node.fingerprint_inputs(user_adapter="pocket")
+    loaded, shipped = (run("PPD_UserAdapterLoader", user_adapter=n).result[0] for n in ("mine.safetensors", "pocket"))
+    assert loaded.model.config == shipped.model.config
+    (comfy_folders.models / "secret.safetensors").write_bytes((folder / "mine.safetensors").read_bytes())
+    with pytest.raises(FileNotFoundError):
+        run("PPD_UserAdapterLoader", user_adapter="../secret.safetensors")
+    with pytest.raises(ValueError, match="The pack has no"):
+        run("PPD_UserAdapterLoader", user_adapter="../../secret")
+    (folder / "mine.safetensors").write_bytes((comfy_folders.weights / "pocket_prior.safetensors").read_bytes())
+    with pytest.raises(ValueError, match="mine.safetensors is no user adapter"):
+        run("PPD_UserAdapterLoader", user_adapter="mine.safetensors")
+
+
+def test_widget_names_are_the_arguments(node_classes, comfy_folders):
+    for node in node_classes.values():
+        names = [entry.id for entry in node.GET_SCHEMA().inputs]
+        assert set(inspect.signature(node.execute).parameters) == set(names)
