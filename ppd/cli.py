@@ -76,7 +76,9 @@ def _demo(arguments: argparse.Namespace) -> dict[str, Any]:
     from .user_embedding import blend
 
     start = time.monotonic()
-    folders = sorted(path for path in (WEIGHTS / "examples").iterdir() if path.is_dir())[:2]
+    folders = sorted(path.parent for path in (WEIGHTS / "examples").glob("*/pairs.jsonl"))[:2]
+    if len(folders) < 2:
+        raise ValueError(f"The demo needs two example people in {WEIGHTS / 'examples'}, got {len(folders)}.")
     encoder, studio = load_encoder(WEIGHTS), Studio.open(weights=WEIGHTS)
     people = [list(read_pairs(folder)) for folder in folders]
     a, b = (encoder.encode(pairs) for pairs in people)
@@ -117,6 +119,10 @@ def _sample(arguments: argparse.Namespace) -> dict[str, Any]:
     from .sheet import contact_sheet
     from .user_embedding import UserEmbedding, blend
 
+    if arguments.steps < 1:
+        raise ValueError(f"Expected at least 1 of the sampler's steps, got {arguments.steps}.")
+    if arguments.out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+        raise ValueError(f"Expected a picture file as --out, got {arguments.out.name}: let it end in .png.")
     studio = Studio.open(arguments.adapter, WEIGHTS)
     unknown = unknown_words(arguments.prompt, studio.model.vocabulary)
     if unknown:
@@ -182,6 +188,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.json.parent.mkdir(parents=True, exist_ok=True)
             arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {str(error).rstrip('.')}.", file=sys.stderr)
         return 2
     return 0

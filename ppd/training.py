@@ -15,7 +15,7 @@ from typing import TypeVar, cast
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
@@ -24,6 +24,16 @@ log = logging.getLogger(__name__)
 
 Model = TypeVar("Model", bound=nn.Module)
 Loss = Callable[[Model, np.random.Generator, int], tuple[Tensor, dict[str, float]]]
+
+
+def default_device() -> torch.device:
+    """Where `fit` trains: the accelerator that accelerate finds, else the CPU."""
+    return PartialState().device
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's parameters are, and its inputs belong."""
+    return next(model.parameters()).device
 
 
 def cosine_with_warmup(step: int, steps: int, warmup: int) -> float:

@@ -84,13 +84,14 @@ def train_adapter(
     schedule = DDPMScheduler(**SCHEDULE)
     contexts = model.text([scene.caption for scene in scenes.SCENES])
     shuffle = np.random.default_rng(seed)
+    device = model.unet.device
 
     def errors(rng: np.random.Generator, index: np.ndarray, u: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """(chosen, rejected) errors of the reference, then of the policy under each of `u` [B, d]."""
-        latents = picks.latents[np.concatenate([picks.chosen[index], picks.rejected[index]])]
+        latents = picks.latents[np.concatenate([picks.chosen[index], picks.rejected[index]])].to(device)
         context = contexts[picks.caption[index]].repeat(2, 1, 1)
-        noise = torch.randn(len(index), *latents.shape[1:])
-        t = torch.from_numpy(rng.integers(FIRST_TIMESTEP, 1000, len(index)))
+        noise = torch.randn(len(index), *latents.shape[1:]).to(device)
+        t = torch.from_numpy(rng.integers(FIRST_TIMESTEP, 1000, len(index))).to(device)
         with torch.no_grad():
             results = [pair_errors(model, latents, noise, t, context, schedule)]
         for user in u:
@@ -119,7 +120,7 @@ def train_adapter(
         other = (picks.person[index] + shuffle.integers(1, picks.embeddings.shape[1])) % picks.embeddings.shape[1]
         torch.manual_seed(5)
         own_u, other_u = (picks.embeddings[-1, person] for person in (picks.person[index], other))
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
             reference, own, shuffled = errors(np.random.default_rng(6), index, [own_u, other_u])
         right = [(diffusion_dpo_loss(*p, *reference, BETA)[1] > 0).float().mean().item() for p in (own, shuffled)]
         tqdm_write(f"{name} step {step}: accuracy own {right[0]:.3f}, another's {right[1]:.3f}")

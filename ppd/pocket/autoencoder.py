@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderTiny
 from torch import Tensor
 
-from ..training import fit
+from ..training import device_of, fit
 from .data import PictureSet, to_tensor
 
 VAE_CONFIG: dict[str, Any] = {"latent_channels": 4}
@@ -42,7 +42,7 @@ def train_autoencoder(data: PictureSet, checkpoint: Path, steps: int, batch: int
         pictures, _ = data.batch(rng, batch)
         if rng.random() < 0.5:
             pictures = pictures.flip(3)
-        return reconstruction_loss(model, pictures)
+        return reconstruction_loss(model, pictures.to(device_of(model)))
 
     return fit("autoencoder", vae, loss, steps=steps, learning_rate=1e-3, checkpoint=checkpoint, seed=seed)
 

@@ -12,7 +12,7 @@ from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
-from ..training import fit
+from ..training import device_of, fit
 from . import scenes
 from .data import PictureSet, to_tensor
 
@@ -71,9 +71,10 @@ def train_encoder(
         pictures = np.where(real[:, None, None, None], data.pictures[index], decoded[index])
         texts = [style_caption(scenes.SCENES[data.captions[i]].caption, data.styles[i]) for i in index]
         words = torch.searchsorted(vocabulary, tokenizer(texts))
-        image, text, scale = module((to_tensor(pictures) - mean) / std, words)
+        device = device_of(module)
+        image, text, scale = module(((to_tensor(pictures) - mean) / std).to(device), words.to(device))
         logits = scale * image.float() @ text.float().T
-        target = torch.arange(len(index))
+        target = torch.arange(len(index), device=device)
         value = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
         return value, {"loss": value.item(), "top1": (logits.argmax(1) == target).float().mean().item()}
 

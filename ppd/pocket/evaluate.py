@@ -38,8 +38,6 @@ class Evaluation:
     def __init__(self, recipe: Recipe, people: int) -> None:
         self.recipe = recipe
         everybody = recipe.people["reporting"]
-        if people < 2:
-            raise ValueError(f"Figures need at least 2 reporting people, since each meets another, got {people}.")
         self.people = People(everybody.weights[:people], everybody.types[:people])
         self.count = len(self.people.weights)
         rng = np.random.default_rng(71)
@@ -100,6 +98,8 @@ class Look:
 
 def evaluate(recipe: Recipe, people: int = 200, adapter_name: str = "pocket", *, quick: bool = False) -> dict[str, Any]:
     """All figures as plain data; `quick` leaves out the sweeps over pairs, strength, blend and the second seed."""
+    if people < 2:
+        raise ValueError(f"Expected at least 2 people, since each is compared with another, got {people}.")
     adapter = recipe.adapter(adapter_name)
     run = Evaluation(recipe, people)
     limits = ceilings(recipe, run)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..training import fit
+from ..training import device_of, fit
 from . import scenes
 from .data import PictureSet, to_tensor
 
@@ -42,7 +42,7 @@ def train_judge(
 
     def loss(module: ObjectJudge, rng: np.random.Generator, step: int) -> tuple[Tensor, dict[str, float]]:
         index = rng.integers(len(decoded), size=batch)
-        x = to_tensor(decoded[index])
+        x = to_tensor(decoded[index]).to(device_of(module))
         if rng.random() < 0.5:
             x = x.flip(3)
         dy, dx = (int(v) for v in rng.integers(-6, 7, 2))
@@ -50,7 +50,7 @@ def train_judge(
         if rng.random() < 0.4:
             x = F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
         x = x + 0.04 * float(rng.random()) * torch.randn_like(x)
-        target = labels[torch.from_numpy(data.captions[index])]
+        target = labels[torch.from_numpy(data.captions[index])].to(x.device)
         logits = module(x).float()
         value = F.binary_cross_entropy_with_logits(logits, target)
         return value, {"loss": value.item(), "right": ((logits > 0) == (target > 0.5)).float().mean().item()}

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from ..hosts.diffusers import DiffusersHost, guidance_rows
-from ..training import fit
+from ..training import device_of, fit
 from . import scenes
 from .autoencoder import VAE_CONFIG, decode_latents
 from .base_file import read_base, write_base
@@ -102,6 +102,12 @@ class PocketModel:
         states = self.text_encoder(tokenize(unique).to(self.text_encoder.device)).last_hidden_state
         return states[[unique.index(prompt) for prompt in prompts]]
 
+    def to(self, device: torch.device) -> PocketModel:
+        """Move all three there."""
+        for module in (self.unet, self.text_encoder, self.vae):
+            module.to(device)
+        return self
+
     def decode(self, latents: Tensor) -> Tensor:
         """Denoiser latents [n, 4, 16, 16] to pictures [n, 3, 128, 128] in 0..1."""
         return decode_latents(self.vae, latents / self.latent_scale)
@@ -161,7 +167,7 @@ class _Base(nn.Module):
         state = dict(self.text_encoder.state_dict())
         name = next(key for key in state if key.endswith("token_embedding.weight"))
         table = torch.zeros(TEXT_CONFIG["vocab_size"], TEXT_CONFIG["hidden_size"])
-        table[vocabulary_in_use()] = state[name]
+        table[vocabulary_in_use()] = state[name].cpu()
         full.load_state_dict({**state, name: table})
         return full
 
@@ -181,10 +187,11 @@ def train_base(
         index = rng.integers(len(latents), size=batch)
         caption = np.where(rng.random(batch) < 0.1, 0, captions[index] + 1)  # 0: dropped, for guidance
         used, row = np.unique(caption, return_inverse=True)
-        context = module.text_encoder(tokens[torch.from_numpy(used)]).last_hidden_state[torch.from_numpy(row)]
-        x0 = latents[torch.from_numpy(index)]
+        device = device_of(module)
+        context = module.text_encoder(tokens[torch.from_numpy(used)].to(device)).last_hidden_state[row]
+        x0 = latents[torch.from_numpy(index)].to(device)
         noise = torch.randn_like(x0)
-        t = torch.randint(0, 1000, (batch,))
+        t = torch.randint(0, 1000, (batch,)).to(device)
         predicted = denoiser(schedule.add_noise(x0, noise, t), t, context).sample.float()
         error = (predicted - noise).pow(2).mean()
         return error, {"mse": error.item()}
@@ -231,7 +238,7 @@ def generate(
             for t in scheduler.timesteps:
                 plain, prompted = model.unet(torch.cat([x, x]), t, context).sample.float().chunk(2)
                 x = scheduler.step(plain + guidance * (prompted - plain), t, x).prev_sample
-        parts.append(x)
+        parts.append(x.cpu())
         if on_batch is not None:
             on_batch(len(x))
     return torch.cat(parts)

@@ -22,32 +22,36 @@ from ..encoders.clip import ClipFeatures, save_encoder
 from ..encoders.posterior import PopulationPrior, PosteriorEncoder, fit_whitening
 from ..evaluation import micro_f1, object_counts
 from ..hosts.diffusers import DiffusersHost
+from ..pairs import Picture, PreferencePair, write_pairs
+from ..training import default_device
 from . import scenes
 from .adapters import Picks, adapter_config, train_adapter
 from .autoencoder import build_autoencoder, decode_latents, encode_pictures, train_autoencoder
-from .data import PictureSet, picture_set
+from .data import PictureSet, picture_set, to_tensor
 from .encoder import EMBED_DIM, MEAN, STD, VISION, train_encoder
 from .judge import ObjectJudge, objects_found, train_judge
 from .model import PocketModel, generate, train_base, vocabulary_in_use
 from .people import TEMPERATURE, People, population
-from .statistics import Whitening, picture_statistics, reward_statistics
+from .statistics import STATISTICS, Whitening, picture_statistics, reward_statistics
+from .studio import to_images
 from .taste import SUPPORT_COUNTS, Pool, draw_support, embed_people, fit_prior
 
 log = logging.getLogger(__name__)
 
 PICTURES, DECODED, POOL = 24000, 12000, 3000
-STEPS = {"autoencoder": 4200, "base": 3000, "encoder": 1500, "judge": 1500, "adapter": 500}
+STEPS = {"autoencoder": 4200, "base": 3000, "encoder": 1200, "judge": 1200, "adapter": 450}
 PICKS_PER_PERSON, SUPPORTS = 48, 4
 ADAPTERS = {"pocket": (True, 11), "pocket-seed2": (True, 12), "pocket-population": (False, 11)}
 ENCODER_NAME = "pocket-clip"
+EXAMPLES = {
+    "warm and bold": {"warmth": 1.0, "outline": 0.6, "contrast": 0.6},
+    "cool and soft": {"warmth": -1.0, "outline": -0.6, "contrast": -0.6},
+}
+"""The shipped preference sets: for each, the tuning person whose taste is nearest to this direction."""
+
 GAINS = (0.4, 0.6, 0.8, 1.0, 1.3, 1.7, 2.2)
 OBJECT_LIMIT = 0.01
 """Strength 1 may cost tuning people this much micro F1 of the named objects."""
-
-
-def weights_folder() -> Path:
-    """The pack's own tracked weights."""
-    return Path(__file__).resolve().parents[2] / "weights"
 
 
 @dataclass
@@ -89,7 +93,7 @@ class Recipe:
 
         vae = build_autoencoder()
         vae.load_state_dict(self._once("vae", make))
-        return vae.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        return vae.eval().requires_grad_(False).to(default_device(), memory_format=torch.channels_last)
 
     @cached_property
     def latents(self) -> tuple[Tensor, float]:
@@ -126,7 +130,7 @@ class Recipe:
             self._note("base", round(time.monotonic() - start, 1))
             factors, bias = preview_colors(latents[:500], self.data.pictures[:500])
             PocketModel(unet, text_encoder, self.vae, scale, vocabulary_in_use()).save(path, factors, bias)
-        return PocketModel.load(path)
+        return PocketModel.load(path).to(default_device())
 
     @cached_property
     def encoder(self) -> ClipFeatures:
@@ -137,7 +141,7 @@ class Recipe:
             self._note("encoder", round(time.monotonic() - start, 1))
             config = {"embed_dim": EMBED_DIM, "vision_cfg": VISION}
             save_encoder(path, trained.visual, config, name=ENCODER_NAME, mean=MEAN, std=STD)
-        return ClipFeatures.from_file(path)
+        return ClipFeatures.from_file(path, device=default_device())
 
     @cached_property
     def judge(self) -> ObjectJudge:
@@ -149,7 +153,7 @@ class Recipe:
             _save({name: value.half() for name, value in judge.state_dict().items()}, path)
         judge = ObjectJudge()
         judge.load_state_dict({name: value.float() for name, value in load_file(path).items()})
-        judge.eval().requires_grad_(False)
+        judge.eval().requires_grad_(False).to(default_device())
         return judge.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @cached_property
@@ -221,10 +225,7 @@ class Recipe:
             "decoded_statistics",
             lambda: {
                 "raw": torch.cat(
-                    [
-                        picture_statistics(torch.from_numpy(self.decoded[i : i + 200]).permute(0, 3, 1, 2) / 255)
-                        for i in range(0, DECODED, 200)
-                    ]
+                    [picture_statistics(to_tensor(self.decoded[i : i + 200])) for i in range(0, DECODED, 200)]
                 )
             },
         )["raw"]
@@ -232,7 +233,7 @@ class Recipe:
         captions = self.data.captions[:DECODED]
         usable = np.array([scenes.SCENES[c].caption in allowed for c in captions])
         queries = Pool(np.where(usable, captions, -1), reward_statistics(self.whitening, raw), raw)
-        names = np.array([i for i, scene in enumerate(scenes.SCENES) if scene.caption in allowed])
+        names = queries.drawable
         people = self.people["training"]
         rng = np.random.default_rng(51)
         embeddings, used = [], []
@@ -262,6 +263,33 @@ class Recipe:
             embeddings=torch.stack(embeddings),
             population=self.prior.mean,
         )
+
+    def examples(self) -> None:
+        """The first four picks of two tuning people as preference sets, with the tastes behind them in taste.json."""
+        people = self.people["tuning"]
+        for i, (name, direction) in enumerate(EXAMPLES.items()):
+            folder = self.weights / "examples" / name
+            if (folder / "taste.json").exists():
+                continue
+            wanted = torch.tensor([direction.get(statistic, 0.0) for statistic in STATISTICS])
+            nearest = torch.nn.functional.cosine_similarity(people.weights, wanted[None]).argmax()
+            person = People(people.weights[nearest][None], people.types[nearest][None])
+            support = draw_support(self.pool, person, 4, np.random.default_rng([91, i]))
+            columns = [
+                [
+                    Picture.from_image(image)
+                    for image in to_images(self.model.decode(self.painted["latents"][torch.from_numpy(index[0])]))
+                ]
+                for index in (support.chosen, support.rejected)
+            ]
+            prompts = [scenes.SCENES[c].caption for c in self.pool.captions[support.chosen[0]]]
+            pairs = [
+                PreferencePair(prompt=prompt, chosen=chosen, rejected=rejected, id=f"{name} {j + 1}")
+                for j, (prompt, chosen, rejected) in enumerate(zip(prompts, *columns, strict=True))
+            ]
+            write_pairs(folder, pairs)
+            taste = dict(zip(STATISTICS, (round(float(w), 4) for w in person.weights[0]), strict=True))
+            (folder / "taste.json").write_text(json.dumps({"weights": taste}, indent=1) + "\n")
 
     def adapter(self, name: str) -> UserAdapter:
         """A trained adapter at its chosen strength, from weights/adapters; trained and tuned when it is not there."""
@@ -319,6 +347,7 @@ class Recipe:
         """Everything, in order."""
         for stage in ("model", "judge", "encoder", "painted", "prior"):
             getattr(self, stage)
+        self.examples()
         for name in ADAPTERS:
             self.adapter(name)
 

@@ -51,7 +51,7 @@ class Whitening:
         """From raw statistics [n, M]."""
         x = statistics.double()
         covariance = torch.cov(x.T)
-        scale = covariance.diagonal().rsqrt()
+        scale = covariance.diagonal().clamp(min=1e-12).rsqrt()  # a statistic may never vary
         values, vectors = torch.linalg.eigh(covariance * scale * scale[:, None])
         root = vectors @ torch.diag(values.clamp(min=1e-3).rsqrt()) @ vectors.T
         return cls(x.mean(0).float(), (scale[:, None] * root).float())

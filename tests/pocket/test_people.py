@@ -32,7 +32,7 @@ def test_the_structure_is_the_one_the_model_card_prints():
 
 
 def test_weights_follow_the_formula():
-    """w is proportional to .35 m + c_type + .35 e, e ~ N(0, I/6): the mean over a type's people points along the sum."""
+    """w is proportional to .35 m + c_type + .35 e with e ~ N(0, I/6)."""
     weights, types = sample_weights(torch.eye(6), np.random.default_rng(0), 40000)
     m, centers = _structure()
     rng = np.random.default_rng(1)

@@ -1,4 +1,4 @@
-"""The picture world: captions that name content only, style that moves its own statistic, a weave that fits the grid."""
+"""The picture world: captions that name content only, style that moves its statistic, a weave that fits the grid."""
 
 from __future__ import annotations
 

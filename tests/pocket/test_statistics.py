@@ -10,7 +10,7 @@ from ppd.pocket.statistics import CLIP, STATISTICS, Whitening, picture_statistic
 
 
 def plain(r: float, g: float, b: float) -> torch.Tensor:
-    return torch.tensor((r, g, b)).view(1, 3, 1, 1).expand(1, 3, 128, 128).clone()
+    return torch.tensor((r, g, b), dtype=torch.float32).view(1, 3, 1, 1).expand(1, 3, 128, 128).clone()
 
 
 def statistics(picture: torch.Tensor) -> dict[str, float]:

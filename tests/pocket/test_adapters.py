@@ -1,0 +1,133 @@
+"""Training adapters with Diffusion-DPO: two groups of people who like opposite pictures, on a tiny denoiser."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import log
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMScheduler
+
+from ppd.adapter import UserAdapter
+from ppd.dpo import diffusion_dpo_loss
+from ppd.hosts.diffusers import DiffusersHost
+from ppd.pocket.adapters import BETA, FIRST_TIMESTEP, Picks, adapter_config, pair_errors, train_adapter
+from ppd.pocket.model import SCHEDULE, PocketModel
+
+PEOPLE, PICTURES = 6, 24
+
+
+@pytest.fixture(scope="module")
+def model(pocket_base_file: Path) -> PocketModel:
+    return PocketModel.load(pocket_base_file)
+
+
+@pytest.fixture(scope="module")
+def picks() -> Picks:
+    """The first half of the pictures is liked by people of even number, the second half by the others."""
+    rng = np.random.default_rng(0)
+    generator = torch.Generator().manual_seed(0)
+    latents = 0.3 * torch.randn(PICTURES, 4, 16, 16, generator=generator)
+    side = torch.ones(PICTURES).index_fill(0, torch.arange(PICTURES // 2, PICTURES), -1.0)
+    latents += side.view(-1, 1, 1, 1) * torch.tensor([1.0, -1.0, 0.5, 0.0]).view(1, 4, 1, 1)
+    person = np.arange(60) % PEOPLE
+    first, second = rng.integers(PICTURES // 2, size=60), PICTURES // 2 + rng.integers(PICTURES // 2, size=60)
+    even = person % 2 == 0
+    taste = torch.where(torch.arange(PEOPLE) % 2 == 0, 1.0, -1.0)[:, None] * torch.tensor([2.0, 1.0, 0, 0, 0, 0])
+    return Picks(
+        latents,
+        person=person,
+        chosen=np.where(even, first, second),
+        rejected=np.where(even, second, first),
+        caption=rng.integers(20, size=60),
+        embeddings=taste + 0.1 * torch.randn(2, PEOPLE, 6, generator=generator),
+        population=torch.full((6,), 0.1),
+    )
+
+
+def train(model: PocketModel, picks: Picks, checkpoint: Path, *, personal: bool, steps: int) -> UserAdapter:
+    config = adapter_config(model, "encoder", "hash", 6)
+    return train_adapter(model, config, picks, checkpoint, steps=steps, personal=personal, seed=1, batch=8)
+
+
+@pytest.fixture(scope="module")
+def trained(model, picks, tmp_path_factory) -> UserAdapter:
+    return train(model, picks, tmp_path_factory.mktemp("adapter") / "a.pt", personal=True, steps=40)
+
+
+def mean_loss(model: PocketModel, adapter: UserAdapter, picks: Picks, users: np.ndarray) -> float:
+    """The objective on fixed picks, noise and timesteps, with the u of `users` [60]."""
+    generator = torch.Generator().manual_seed(7)
+    latents = picks.latents[np.concatenate([picks.chosen, picks.rejected])]
+    noise = torch.randn(60, 4, 16, 16, generator=generator)
+    t = torch.randint(FIRST_TIMESTEP, 1000, (60,), generator=generator)
+    arguments = (model, latents, noise, t, model.text([""]).expand(120, -1, -1), DDPMScheduler(**SCHEDULE))
+    with torch.no_grad():
+        reference = pair_errors(*arguments)
+        with DiffusersHost(model.unet, adapter).personalized(picks.embeddings[0, users][:, None].repeat(2, 1, 1)):
+            policy = pair_errors(*arguments)
+    return diffusion_dpo_loss(*policy, *reference, BETA)[0].mean().item()
+
+
+def test_the_adapter_is_the_pockets(model):
+    config = adapter_config(model, "encoder", "hash", 6)
+    assert config.family == "pocket"
+    host = DiffusersHost(model.unet, UserAdapter(config))
+    assert config.layers == tuple(attention.inner_dim for attention in host.attentions)
+    assert config.timesteps[0] == pytest.approx(499.5) and config.timesteps[1] == 999
+
+
+def test_errors_of_a_pair_share_noise_and_timestep(model):
+    """A picture against itself has one error, whatever the noise."""
+    generator = torch.Generator().manual_seed(0)
+    x, noise = torch.randn(2, 3, 4, 16, 16, generator=generator)
+    t = torch.tensor([500, 700, 999])
+    context = model.text([""]).expand(6, -1, -1)
+    chosen, rejected = pair_errors(model, torch.cat([x, x]), noise, t, context, DDPMScheduler(**SCHEDULE))
+    assert chosen.shape == (3,)
+    torch.testing.assert_close(chosen, rejected)
+
+
+def test_training_lowers_the_loss_for_each_persons_own_taste(model, picks, trained):
+    own = mean_loss(model, trained, picks, picks.person)
+    other = mean_loss(model, trained, picks, (picks.person + 1) % PEOPLE)
+    untrained = mean_loss(model, UserAdapter(trained.config), picks, picks.person)
+    assert untrained == pytest.approx(log(2), abs=1e-4)  # values start at zero: the policy is the reference
+    assert own < log(2) - 0.01
+    assert other > log(2) + 0.01
+
+
+def test_the_base_is_left_alone(model, pocket_base_file, trained):
+    fresh = PocketModel.load(pocket_base_file).unet.state_dict()
+    assert all(torch.equal(value, fresh[name]) for name, value in model.unet.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.unet.parameters())
+
+
+def test_the_training_is_written_down(trained, tmp_path):
+    assert trained.config.training == {"steps": 40, "batch": 8, "beta": 600.0, "seed": 1, "personal": True}
+    trained.save(tmp_path / "a.safetensors", torch.float16)
+    assert UserAdapter.load(tmp_path / "a.safetensors", family="pocket").config == trained.config
+
+
+def test_a_finished_training_is_continued_from_its_checkpoint(model, picks, tmp_path):
+    one = train(model, picks, tmp_path / "a.pt", personal=True, steps=2)
+    two = train(model, picks, tmp_path / "a.pt", personal=True, steps=2)
+    assert all(torch.equal(value, two.state_dict()[name]) for name, value in one.state_dict().items())
+
+
+def test_the_population_adapter_sees_only_the_population_user(model, picks, tmp_path):
+    """Other people's embeddings of the same spread change a personal adapter, and not the population adapter."""
+    mirrored = replace(picks, embeddings=-picks.embeddings)
+
+    def same(personal: bool) -> bool:
+        ours, theirs = (
+            train(model, data, tmp_path / f"{personal}-{name}.pt", personal=personal, steps=3).state_dict()
+            for name, data in (("own", picks), ("mirrored", mirrored))
+        )
+        return all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+    assert same(False)
+    assert not same(True)

@@ -1,0 +1,202 @@
+"""The whole recipe at toy size: every file from nothing, the same when it is stopped at each stage, all figures."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from ppd import cli
+from ppd.adapter import UserAdapter
+from ppd.pairs import read_pairs
+from ppd.pocket import autoencoder, data, encoder, evaluate, model, people, recipe, scenes
+from ppd.pocket.recipe import ADAPTERS, Recipe, preview_colors
+from ppd.pocket.statistics import STATISTICS
+from ppd.pocket.studio import load_encoder
+from ppd.pocket.taste import draw_support, embed_people
+
+FILES = {
+    "pocket_base.safetensors",
+    "pocket_encoder.safetensors",
+    "pocket_judge.safetensors",
+    "pocket_prior.safetensors",
+    "pocket_world.safetensors",
+    "adapters/pocket.safetensors",
+    "adapters/pocket-seed2.safetensors",
+    "adapters/pocket-population.safetensors",
+}
+TOY: tuple[tuple[dict, dict], ...] = (
+    (autoencoder.VAE_CONFIG, {"encoder_block_out_channels": (8,) * 4, "decoder_block_out_channels": (8,) * 4}),
+    (model.UNET_CONFIG, {"block_out_channels": (32, 32), "cross_attention_dim": 32}),
+    (model.TEXT_CONFIG, {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}),
+    (encoder.VISION, {"layers": 1, "width": 32}),
+    (encoder.TEXT, {"width": 32, "layers": 1}),
+    (recipe.STEPS, {"autoencoder": 30, "base": 3, "encoder": 3, "judge": 3, "adapter": 2}),
+    (people.SPLITS, {"training": 16, "tuning": 4, "reporting": 4}),
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def toy_sizes():
+    """14 scenes, 160 pictures, 24 people, narrow models, a few steps; the stages themselves are the real ones."""
+    with pytest.MonkeyPatch.context() as patch, torch.compiler.set_stance("force_eager"):
+        few = scenes.SCENES[::18]
+        captions = [scene.caption for scene in few]
+        patch.setattr(scenes, "SCENES", few)
+        patch.setattr(scenes, "HELD_OUT_CAPTIONS", captions[3::7])
+        patch.setattr(scenes, "TRAINING_CAPTIONS", [caption for caption in captions if caption not in captions[3::7]])
+        patch.setattr(data, "ProcessPoolExecutor", ThreadPoolExecutor)  # processes would not see the toy sizes
+        for settings, values in TOY:
+            for name, value in values.items():
+                patch.setitem(settings, name, value)
+        sizes = {"PICTURES": 160, "DECODED": 160, "POOL": 60, "PICKS_PER_PERSON": 3, "SUPPORTS": 2, "GAINS": (1.0, 2.0)}
+        for name, value in sizes.items():
+            patch.setattr(recipe, name, value)
+        for module in (recipe, evaluate):
+            patch.setattr(module, "SUPPORT_COUNTS", (1, 2, 4))
+        for name, value in {"PICTURES_PER_PERSON": 2, "HELD_OUT_PICTURES": 30, "STRENGTHS": (0.0, 1.0, 1.5)}.items():
+            patch.setattr(evaluate, name, value)
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(toy_sizes: None, tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """An uninterrupted run, by the command line."""
+    folder = tmp_path_factory.mktemp("whole")
+    command = ["train", "pocket", "--work", str(folder / "work"), "--weights", str(folder / "weights")]
+    assert cli.main([*command, "--json", str(folder / "seconds.json")]) == 0
+    return Recipe(folder / "work", folder / "weights")
+
+
+def test_every_file_is_made(finished):
+    made = {path.relative_to(finished.weights).as_posix() for path in finished.weights.rglob("*.safetensors")}
+    assert made == FILES
+    for name in recipe.EXAMPLES:
+        pairs = list(read_pairs(finished.weights / "examples" / name))
+        assert len(pairs) == 4 and all(pair.prompt in scenes.TRAINING_CAPTIONS for pair in pairs)
+        taste = json.loads((finished.weights / "examples" / name / "taste.json").read_text())["weights"]
+        assert list(taste) == list(STATISTICS)
+    assert sum(path.stat().st_size for path in finished.weights.rglob("*") if path.is_file()) < 40e6
+    assert not list(finished.work.glob("*.part*"))
+
+
+def test_floating_point_weights_are_half_precision(finished):
+    for name in ("pocket_base", "pocket_encoder", "pocket_judge", "adapters/pocket"):
+        tensors = load_file(finished.weights / f"{name}.safetensors").values()
+        assert {tensor.dtype for tensor in tensors if tensor.is_floating_point()} == {torch.float16}, name
+
+
+def test_the_time_of_every_stage_is_noted(finished):
+    seconds = json.loads((finished.work.parent / "seconds.json").read_text())["seconds"]
+    trained = {"vae", "latents", "base", "judge", "encoder", "painted", "decoded_statistics"}
+    assert seconds.keys() == trained | {f"adapter {name}" for name in ADAPTERS}
+
+
+class Stopped(BaseException):
+    """As if the process were killed."""
+
+
+def test_a_run_stopped_after_every_stage_makes_the_same_weights(finished, tmp_path, monkeypatch):
+    stopped_at: set[str] = set()
+    note = Recipe._note
+
+    def stop_once(self: Recipe, stage: str, seconds: float) -> None:
+        if stage not in stopped_at:
+            stopped_at.add(stage)
+            raise Stopped
+        note(self, stage, seconds)
+
+    monkeypatch.setattr(Recipe, "_note", stop_once)
+    done = False
+    while not done:
+        again = Recipe(tmp_path / "work", tmp_path / "weights")
+        try:
+            again.run()
+            done = True
+        except Stopped:
+            pass
+    assert len(stopped_at) == 10
+    for name in FILES:
+        ours, theirs = (load_file(folder / name) for folder in (again.weights, finished.weights))
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours), name
+        with safe_open(again.weights / name, "pt") as one, safe_open(finished.weights / name, "pt") as two:
+            assert one.metadata() == two.metadata()
+
+
+def test_a_half_written_stage_is_made_again(finished, tmp_path):
+    """A kill while a stage is being written leaves a .partial beside it, which nobody reads."""
+    (tmp_path / "small.partial").write_bytes(b"cut off")
+    again = Recipe(tmp_path, finished.weights)
+    assert torch.equal(again._once("small", lambda: {"x": torch.ones(2)})["x"], torch.ones(2))
+    assert torch.equal(again._once("small", lambda: {"x": torch.zeros(2)})["x"], torch.ones(2))
+
+
+def test_a_finished_run_does_nothing(finished):
+    before = {path: path.stat().st_mtime_ns for path in finished.weights.rglob("*.safetensors")}
+    Recipe(finished.work, finished.weights).run()
+    assert before == {path: path.stat().st_mtime_ns for path in finished.weights.rglob("*.safetensors")}
+
+
+def test_support_pairs_are_of_training_captions_and_query_captions_are_others(finished):
+    names = [scene.caption for scene in scenes.SCENES]
+    assert {names[i] for i in finished.pool.captions} == set(scenes.TRAINING_CAPTIONS)
+    picks = finished.picks
+    assert {names[i] for i in picks.caption} <= set(scenes.TRAINING_CAPTIONS)
+    assert (finished.data.captions[picks.chosen] == picks.caption).all()
+    assert (finished.data.captions[picks.rejected] == picks.caption).all()
+    rng = np.random.default_rng(51)
+    for number in range(2):
+        support = draw_support(finished.pool, finished.people["training"], 4, rng)
+        for i, count in enumerate((1, 2, 4)):
+            expected = embed_people(finished.pool, support, finished.prior, count)
+            torch.testing.assert_close(picks.embeddings[3 * number + i], expected)
+        for person, row in enumerate(finished.pool.captions[support.chosen]):
+            assert not set(row) & set(picks.caption[picks.person == person])
+    assert np.bincount(picks.person).tolist() == [3] * 16
+
+
+def test_adapters_belong_to_the_encoder_and_know_their_training(finished):
+    posterior = load_encoder(finished.weights)
+    for name, (personal, seed) in ADAPTERS.items():
+        adapter = UserAdapter.load(finished.weights / "adapters" / f"{name}.safetensors", family="pocket")
+        assert (adapter.config.encoder, adapter.config.encoder_hash) == (posterior.name, posterior.weight_hash)
+        assert adapter.config.embedding_dim == finished.prior.dim
+        training = adapter.config.training
+        assert (training["personal"], training["seed"], training["steps"]) == (personal, seed, 2)
+        assert training["gain"] in (1.0, 2.0)
+
+
+def test_every_figure_is_measured(finished, tmp_path):
+    report = evaluate.evaluate(finished, people=4)
+    json.dumps(report)
+    for figure in ("wins_vs_base", "wins_vs_population", "own_vs_other", "wins_vs_own_population"):
+        assert report[figure].keys() == {"mean", "low", "high", "n", "ceiling"}
+        assert 0 <= report[figure]["low"] <= report[figure]["mean"] <= report[figure]["high"] <= 1
+        assert report[figure]["n"] == 4
+    for figure in ("objects_f1_base", "objects_f1_personal"):
+        assert report[figure].keys() == {"mean", "low", "high", "n", "ceiling"}
+    assert list(report["by_pairs"]) == ["1", "2", "4"]
+    assert report["by_pairs"]["4"]["mean"] == report["wins_vs_base"]["mean"]
+    assert list(report["steering"]) == list(STATISTICS)
+    assert [row["strength"] for row in report["strength"]] == [0.0, 1.0, 1.5]
+    assert report["strength"][0]["wins_vs_base"] == 0.5  # strength 0 is the base: all ties
+    assert [row["weight"] for row in report["blend"]] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert report["settings"]["sha256"].keys() == FILES
+    assert report["settings"]["guidance"] == 4.0 and report["settings"]["people"] == 4
+
+
+def test_preview_colors_are_least_squares():
+    rng = np.random.default_rng(0)
+    latents = torch.randn(3, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    factors = rng.uniform(-0.1, 0.1, (4, 3)).astype(np.float32)
+    colors = latents.permute(0, 2, 3, 1).numpy() @ factors + (0.1, 0.0, -0.1)
+    pictures = np.repeat(np.repeat((colors + 1) * 127.5, 8, axis=1), 8, axis=2).clip(0, 255).round().astype(np.uint8)
+    found, bias = preview_colors(latents, pictures)
+    np.testing.assert_allclose(found, factors, atol=2e-3)
+    np.testing.assert_allclose(bias, (0.1, 0.0, -0.1), atol=2e-3)

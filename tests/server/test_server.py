@@ -1,0 +1,225 @@
+"""The pack in a real ComfyUI server: nodes, templates, and every shipped workflow run through the API."""
+
+from __future__ import annotations
+
+import json
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytestmark = pytest.mark.comfyui
+ROOT = Path(__file__).resolve().parents[2]
+WORKFLOWS = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
+FIRST, BLEND, SWEEP = "first personal picture", "blend two people", "strength sweep"
+WARM, COOL = "warm and bold", "cool and soft"
+NODE_IDS = {
+    "PreferencePairLoader",
+    "UserEmbeddingEncoder",
+    "PPD_UserEmbeddingSave",
+    "PPD_UserEmbeddingLoad",
+    "PPD_UserEmbeddingBlend",
+    "PPD_UserEmbeddingBatch",
+    "PPD_UserAdapterLoader",
+    "PPD_ApplyUserEmbedding",
+    "PersonalizedDenoiser",
+    "PPD_PocketCheckpointLoader",
+}
+BATCH = 4
+"""Latents that a person's direction is looked for in: single pictures are noisy."""
+
+
+def test_all_nodes_are_registered_from_a_hyphenated_directory(server):
+    ours = {name for name, info in server.object_info.items() if info["python_module"].endswith("personalized-diffusion")}
+    assert ours == NODE_IDS
+    for name in NODE_IDS:
+        info = server.object_info[name]
+        assert info["description"] and info["display_name"] and info["search_aliases"], name
+        for part, names in info["input_order"].items():
+            for entry in names:
+                assert info["input"][part][entry][1].get("tooltip"), f"{name}.{entry} has no tooltip"
+        assert all(info["output_tooltips"]), name
+
+
+def test_the_server_started_without_a_word_against_the_pack(server):
+    text = server.log.read_text(encoding="utf-8")
+    assert "IMPORT FAILED" not in text
+    assert "Traceback" not in text.split("Starting server")[0]
+
+
+def test_help_pages_are_served(server):
+    for name in NODE_IDS:
+        with urllib.request.urlopen(f"{server.url}/extensions/personalized-diffusion/docs/{name}.md") as answer:
+            assert answer.read().strip()
+
+
+def test_workflows_are_listed_and_served_as_templates(server):
+    assert {FIRST, BLEND, SWEEP} <= set(WORKFLOWS)
+    assert sorted(server.get("/workflow_templates")["personalized-diffusion"]) == WORKFLOWS
+    for name in WORKFLOWS:
+        path = f"/api/workflow_templates/personalized-diffusion/{urllib.parse.quote(name)}.json"
+        assert server.get(path) == server.workflow(name)
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_every_workflow_runs_and_yields_pictures(server, graphs, name):
+    prompt = server.prompt(name)
+    pictures = server.pictures(server.run(prompt))
+    assert set(pictures) == set(graphs.nodes_of(prompt, "SaveImage"))
+    for picture in pictures.values():
+        assert picture.shape == (1, 384, 384, 3)
+        assert picture.std() > 10, "a picture is one flat colour"
+    flat = [picture.tobytes() for picture in pictures.values()]
+    assert len(set(flat)) == len(flat), "two of the pictures are the same"
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_links_and_groups_of_a_workflow_hold_together(server, name):
+    """What the frontend would repair silently, or not: slots and links name each other, one seed for all samplers."""
+    workflow = server.workflow(name)
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    for link, source, slot, target, entry, kind in workflow["links"]:
+        assert link in nodes[source]["outputs"][slot]["links"] and nodes[source]["outputs"][slot]["type"] == kind
+        assert nodes[target]["inputs"][entry]["link"] == link
+    ids = [link[0] for link in workflow["links"]]
+    assert len(set(ids)) == len(ids) and workflow["last_link_id"] == max(ids)
+    prompt = server.prompt(name)
+    samplers = [entry["inputs"] for entry in prompt.values() if "sampler_name" in entry["inputs"]]
+    assert len(samplers) >= 2
+    same = ("model", "seed", "steps", "cfg", "sampler_name", "scheduler", "positive", "negative", "latent_image")
+    for inputs in samplers[1:]:
+        assert {key: inputs[key] for key in same} == {key: samplers[0][key] for key in same}
+    assert any(node["type"] == "MarkdownNote" for node in nodes.values()) and workflow["groups"]
+
+
+def base_and_personal(prompt, graphs):
+    """The nodes that save the two pictures of the first workflow, followed up from their samplers."""
+
+    def saver(source):
+        while prompt[source]["class_type"] != "SaveImage":
+            source = next(
+                node
+                for node, entry in prompt.items()
+                if [source, 0] in entry["inputs"].values() and entry["class_type"] != "PreviewAny"
+            )
+        return source
+
+    (plain,), (personal,) = graphs.nodes_of(prompt, "KSampler"), graphs.nodes_of(prompt, "PersonalizedDenoiser")
+    return saver(plain), saver(personal)
+
+
+def savers_by_prefix(prompt, graphs):
+    return {prompt[node]["inputs"]["filename_prefix"]: node for node in graphs.nodes_of(prompt, "SaveImage")}
+
+
+def at_its_own_size(prompt, graphs, batch=BATCH):
+    """A graph that saves a batch of pictures as the autoencoder gives them."""
+    prompt = graphs.set_inputs(prompt, "EmptyLatentImage", batch_size=batch)
+    return graphs.set_inputs(prompt, "ImageScaleBy", scale_by=1.0)
+
+
+def rewards(pictures, person):
+    """What an example person thinks of pictures [n, 128, 128, 3] uint8: one number each, of unit standard deviation."""
+    from safetensors.torch import load_file
+
+    from ppd.pocket.statistics import STATISTICS, Whitening, picture_statistics, reward_statistics
+
+    world = load_file(ROOT / "weights" / "pocket_world.safetensors")
+    taste = json.loads((ROOT / "weights" / "examples" / person / "taste.json").read_text(encoding="utf-8"))["weights"]
+    pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
+    statistics = reward_statistics(Whitening(world["mean"], world["matrix"]), picture_statistics(pixels))
+    return statistics @ torch.tensor([taste[name] for name in STATISTICS])
+
+
+@pytest.mark.parametrize("person", [WARM, COOL])
+def test_the_personal_picture_moves_the_persons_way(server, graphs, person):
+    prompt = at_its_own_size(server.prompt(FIRST), graphs)
+    prompt = graphs.set_inputs(prompt, "PreferencePairLoader", preference_set=f"example: {person}")
+    pictures = server.pictures(server.run(prompt))
+    base, personal = (rewards(pictures[node], person) for node in base_and_personal(prompt, graphs))
+    assert len(base) == len(personal) == BATCH
+    assert (personal - base).mean() > 0.2, f"{person}: {base.tolist()} to {personal.tolist()}"
+
+
+def test_the_blend_lies_between(server, graphs):
+    prompt = at_its_own_size(server.prompt(BLEND), graphs)
+    pictures, savers = server.pictures(server.run(prompt)), savers_by_prefix(prompt, graphs)
+    first, blend, second = (
+        (rewards(pictures[savers[name]], WARM) - rewards(pictures[savers[name]], COOL)).mean()
+        for name in ("personal/person a", "personal/blend", "personal/person b")
+    )
+    assert first > blend > second
+
+
+def test_more_strength_goes_further(server, graphs):
+    prompt = at_its_own_size(server.prompt(SWEEP), graphs)
+    pictures, savers = server.pictures(server.run(prompt)), savers_by_prefix(prompt, graphs)
+    none, half, full = (
+        rewards(pictures[savers[f"personal/strength {strength}"]], WARM).mean() for strength in ("0", "0.5", "1")
+    )
+    assert none < half < full
+
+
+def test_strength_0_is_the_ksamplers_picture(server, graphs):
+    prompt = graphs.set_inputs(server.prompt(FIRST), "PersonalizedDenoiser", strength=0.0)
+    entry = server.run(prompt)
+    base, personal = (server.pictures(entry)[node] for node in base_and_personal(prompt, graphs))
+    assert np.array_equal(base, personal)
+    (report,) = (output["text"][0] for output in entry["outputs"].values() if "Personalization" in str(output))
+    assert report.startswith("Personalization is off: strength is 0.")
+
+
+def test_running_again_stacks_nothing(server, graphs):
+    """Model, adapter and embedding come from the cache, the samplers run anew; the pictures stay what they were."""
+    prompt = server.prompt(FIRST)
+    base, personal = base_and_personal(prompt, graphs)
+    first = server.pictures(server.run(prompt))
+    assert not np.array_equal(first[base], first[personal])
+    for _ in range(2):
+        (empty,) = graphs.nodes_of(prompt, "EmptyLatentImage")
+        prompt = graphs.set_inputs(prompt, "EmptyLatentImage")
+        same = str(max(map(int, prompt)) + 1)  # another way to the same latent, which the cache does not see through
+        for class_type in ("KSampler", "PersonalizedDenoiser"):
+            latent = prompt[graphs.nodes_of(prompt, class_type)[0]]["inputs"]["latent_image"]
+            prompt = graphs.set_inputs(prompt, class_type, latent_image=[same, 0])
+        assert empty
+        prompt[same] = {
+            "class_type": "LatentFromBatch",
+            "inputs": {"samples": latent, "batch_index": 0, "length": 1},
+        }
+        entry = server.run(prompt)
+        for class_type in ("PPD_PocketCheckpointLoader", "PPD_UserAdapterLoader", "UserEmbeddingEncoder"):
+            assert set(graphs.nodes_of(prompt, class_type)) <= entry["cached"]
+        for class_type in ("KSampler", "PersonalizedDenoiser"):
+            assert not set(graphs.nodes_of(prompt, class_type)) & entry["cached"]
+        again = server.pictures(entry)
+        assert all(np.array_equal(again[node], first[node]) for node in (base, personal))
+
+
+def test_previews_arrive_while_it_paints(server, graphs):
+    prompt = graphs.set_inputs(server.prompt(FIRST), "PrimitiveInt", value=1)
+    run = server.watch(prompt)
+    (sampler,) = graphs.nodes_of(prompt, "PersonalizedDenoiser")
+    frames = [frame for node, frame in run.previews if node == sampler]
+    assert len(frames) >= 2, "no preview frames while the personal sampler ran"
+    assert all(frame.size == frames[0].size and np.asarray(frame).std() > 5 for frame in frames)
+    steps = [data for data in run.of_type("progress") if data["node"] == sampler]
+    assert steps[-1]["value"] == steps[-1]["max"] == prompt[sampler]["inputs"]["steps"]
+
+
+def test_interrupt_stops_a_long_run_at_once_and_the_server_goes_on(server, graphs):
+    prompt = graphs.set_inputs(server.prompt(FIRST), "PersonalizedDenoiser", steps=5000)
+    (sampler,) = graphs.nodes_of(prompt, "PersonalizedDenoiser")
+    run = server.watch(
+        prompt,
+        interrupt_when=lambda run: any(
+            data["node"] == sampler and data["value"] >= 2 for data in run.of_type("progress")
+        ),
+    )
+    assert [data["node_id"] for data in run.of_type("execution_interrupted")] == [sampler]
+    assert run.interrupted_after < 2
+    prompt = graphs.set_inputs(server.prompt(FIRST), "PrimitiveInt", value=2)
+    assert len(server.pictures(server.run(prompt))) == 2

@@ -1,0 +1,195 @@
+"""The command line: what it writes, and one sentence with exit code 2 when something given to it is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ppd.cli import main
+from ppd.pairs import read_pairs
+from ppd.pocket import studio
+from ppd.user_embedding import UserEmbedding
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def pocket(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tiny random weights laid out as the pack's own folder."""
+    folder = tmp_path_factory.mktemp("pack") / "weights"
+    shutil.copytree(weights, folder)
+    (folder / "adapters").mkdir()
+    shutil.move(folder / "pocket_adapter.safetensors", folder / "adapters" / "pocket.safetensors")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def use_pocket(pocket: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(studio, "WEIGHTS", pocket)
+
+
+@pytest.fixture(scope="module")
+def people(pocket: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """User embedding files of the two example people."""
+    encoder, folder = studio.load_encoder(pocket), tmp_path_factory.mktemp("people")
+    for name in ("warm", "calm"):
+        encoder.encode(list(read_pairs(pocket / "examples" / name))).save(folder / f"{name}.safetensors")
+    return str(folder / "warm.safetensors"), str(folder / "calm.safetensors")
+
+
+def sample(out: Path, *arguments: str) -> int:
+    return main(["sample", "--prompt", "a quiet lake", "--steps", "2", "--out", str(out), *arguments])
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+def only_sentence(capsys: pytest.CaptureFixture[str]) -> str:
+    """What stands on standard error: one line, one sentence."""
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: ") and lines[0].endswith("."), lines
+    return lines[0]
+
+
+def test_encode_writes_a_user_embedding_and_its_figures(pocket, tmp_path, capsys):
+    out, figures = tmp_path / "new" / "me.safetensors", tmp_path / "other" / "figures.json"
+    assert main(["encode", str(pocket / "examples" / "warm"), "--out", str(out), "--json", str(figures)]) == 0
+    embedding = UserEmbedding.load(out)
+    assert embedding.pairs == 4 and embedding.u.shape == (1, 6)
+    assert embedding.covariance_factor is None
+    assert json.loads(figures.read_text()) == {"file": str(out), "pairs": 4, "encoder": embedding.encoder}
+    assert "4 pairs" in capsys.readouterr().out
+
+
+def test_encode_stores_the_covariance_only_on_request(pocket, tmp_path):
+    out = tmp_path / "me.safetensors"
+    assert main(["encode", str(pocket / "examples" / "warm"), "--out", str(out), "--with-covariance"]) == 0
+    assert UserEmbedding.load(out).covariance_factor is not None
+
+
+def test_encode_names_a_broken_pair_and_skips_it_on_request(pocket, tmp_path, capsys):
+    shutil.copytree(pocket / "examples" / "warm", tmp_path / "set")
+    (tmp_path / "set" / "images" / "2-chosen.png").write_bytes(b"no picture")
+    command = ["encode", str(tmp_path / "set"), "--out", str(tmp_path / "me.safetensors")]
+    assert main(command) == 2
+    assert "pair-2" in only_sentence(capsys)
+    assert not (tmp_path / "me.safetensors").exists()
+    assert main([*command, "--skip-bad"]) == 0
+    assert UserEmbedding.load(tmp_path / "me.safetensors").pairs == 3
+
+
+def test_encode_refuses_what_holds_no_pairs(pocket, tmp_path, capsys):
+    command = ["encode", "--out", str(tmp_path / "me.safetensors")]
+    assert main([*command, str(tmp_path / "nowhere")]) == 2
+    assert "nowhere" in only_sentence(capsys)
+    assert main([*command, str(pocket / "examples" / "warm"), "--user", "nobody"]) == 2
+    assert "pick at least one" in only_sentence(capsys)
+
+
+def test_sample_paints_the_base_and_a_person(people, tmp_path):
+    base, again, person, none = (tmp_path / f"{name}.png" for name in ("base", "again", "person", "none"))
+    assert [sample(base), sample(again)] == [0, 0]
+    assert sample(person, "--user", people[0], "--json", str(tmp_path / "figures.json")) == 0
+    assert sample(none, "--user", people[0], "--strength", "0") == 0
+    assert pixels(base).shape == (128, 128, 3)
+    assert (pixels(base) == pixels(again)).all() and (pixels(base) == pixels(none)).all()
+    assert (pixels(base) != pixels(person)).any()
+    assert json.loads((tmp_path / "figures.json").read_text()) == {"file": str(person), "unknown_words": []}
+
+
+def test_sample_paints_a_grid_of_strengths_and_blends(people, tmp_path):
+    out = tmp_path / "grid.png"
+    arguments = ["--user", people[0], "--blend-with", people[1], "--blend", "0,1", "--strength", "0,1"]
+    assert sample(out, *arguments) == 0
+    grid = pixels(out)
+    assert grid.shape == (40 + 2 * 222 + 8, 8 + 2 * 200, 3)  # two rows and columns of 192 px with gaps and titles
+    cells = [[grid[y : y + 192, x : x + 192] for x in (8, 208)] for y in (40, 262)]
+    assert (cells[0][0] == cells[0][1]).all()  # at strength 0 everybody gets the base
+    assert (cells[1][0] != cells[0][0]).any() and (cells[1][0] != cells[1][1]).any()
+
+
+def test_sample_names_words_that_the_pocket_does_not_know(tmp_path, capsys):
+    figures = tmp_path / "figures.json"
+    assert sample(tmp_path / "a.png", "--prompt", "a red dragon", "--json", str(figures)) == 0
+    assert json.loads(figures.read_text())["unknown_words"] == ["dragon"]
+    assert "dragon" in capsys.readouterr().err
+
+
+def test_sample_refuses_an_embedding_of_another_encoder(people, tmp_path, capsys):
+    embedding = UserEmbedding.load(people[0])
+    other = UserEmbedding(embedding.u, "ViT-B-32", "0" * 64, pairs=4, created="2026-01-01")
+    other.save(tmp_path / "other.safetensors")
+    assert sample(tmp_path / "a.png", "--user", str(tmp_path / "other.safetensors")) == 2
+    assert "ViT-B-32" in only_sentence(capsys)
+    assert not (tmp_path / "a.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--user", "missing.safetensors"], "missing.safetensors"),
+        (["--adapter", "missing.safetensors"], "missing.safetensors"),
+        (["--adapter", "PERSON"], "user adapter"),
+        (["--blend-with", "PERSON"], "--user"),
+        (["--user", "PERSON", "--blend-with", "PERSON", "--blend", "2"], "blend weight"),
+        (["--steps", "0"], "steps"),
+        (["--out", "picture.unknown"], "picture.unknown"),
+    ],
+)
+def test_sample_says_what_is_wrong(arguments, said, people, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = [people[0] if argument == "PERSON" else argument for argument in arguments]
+    assert sample(tmp_path / "a.png", *arguments) == 2
+    assert said in only_sentence(capsys)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("arguments", [["sample"], ["paint"], ["sample", "--prompt", "a", "--strength", "much"], []])
+def test_wrong_usage_has_exit_code_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.strip().splitlines()[-1].startswith("python -m ppd")
+
+
+def test_the_demo_is_a_contact_sheet_of_two_people(tmp_path):
+    figures = tmp_path / "figures.json"
+    assert main(["demo", "--out", str(tmp_path / "demo"), "--json", str(figures)]) == 0
+    report = json.loads(figures.read_text())
+    assert report["people"] == ["calm", "warm"]
+    sheet = pixels(tmp_path / "demo" / "demo.png")
+    assert sheet.shape == (40 + 4 * 222 + 8, 8 + 2 * 208 + 4 * 200, 3)
+    left = 8 + 2 * 208
+    columns = [sheet[40:232, left + 200 * i : left + 200 * i + 192] for i in range(4)]
+    assert all((a != b).any() for i, a in enumerate(columns) for b in columns[:i])
+
+
+def test_the_demo_without_examples_says_so(tmp_path, capsys, pocket, monkeypatch):
+    empty = tmp_path / "weights"
+    shutil.copytree(pocket, empty, ignore=shutil.ignore_patterns("examples"))
+    monkeypatch.setattr(studio, "WEIGHTS", empty)
+    assert main(["demo", "--out", str(tmp_path / "demo")]) == 2
+    assert "examples" in only_sentence(capsys)
+
+
+def test_evaluation_needs_two_people(tmp_path, capsys):
+    assert main(["evaluate", "pocket", "--people", "1", "--work", str(tmp_path / "work")]) == 2
+    assert "at least 2 people" in only_sentence(capsys)
+
+
+def test_the_module_runs_and_its_help_loads_no_torch():
+    code = "import runpy, sys; sys.argv = ['ppd', '--help']\ntry: runpy.run_module('ppd', run_name='__main__')\n"
+    code += "except SystemExit as stopped: print('code', stopped.code, 'torch' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip().endswith("code 0 False"), done.stdout + done.stderr
+    assert all(command in done.stdout for command in ("demo", "encode", "sample", "train", "evaluate"))
