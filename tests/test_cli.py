@@ -21,27 +21,19 @@ from ppd.user_embedding import UserEmbedding
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.fixture(scope="module")
-def pocket(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tiny random weights laid out as the pack's own folder."""
-    folder = tmp_path_factory.mktemp("pack") / "weights"
-    shutil.copytree(weights, folder)
-    (folder / "adapters").mkdir()
-    shutil.move(folder / "pocket_adapter.safetensors", folder / "adapters" / "pocket.safetensors")
-    return folder
-
-
 @pytest.fixture(autouse=True)
-def use_pocket(pocket: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(studio, "WEIGHTS", pocket)
+def pocket(weights: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Tiny random weights in place of the pack's own folder."""
+    monkeypatch.setattr(studio, "WEIGHTS", weights)
+    return weights
 
 
 @pytest.fixture(scope="module")
-def people(pocket: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+def people(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """User embedding files of the two example people."""
-    encoder, folder = studio.load_encoder(pocket), tmp_path_factory.mktemp("people")
+    encoder, folder = studio.load_encoder(weights), tmp_path_factory.mktemp("people")
     for name in ("warm", "calm"):
-        encoder.encode(list(read_pairs(pocket / "examples" / name))).save(folder / f"{name}.safetensors")
+        encoder.encode(list(read_pairs(weights / "examples" / name))).save(folder / f"{name}.safetensors")
     return str(folder / "warm.safetensors"), str(folder / "calm.safetensors")
 
 

@@ -39,7 +39,7 @@ from .taste import SUPPORT_COUNTS, Pool, draw_support, embed_people, fit_prior
 log = logging.getLogger(__name__)
 
 PICTURES, DECODED, POOL = 24000, 12000, 3000
-STEPS = {"autoencoder": 4200, "base": 3000, "encoder": 1200, "judge": 1200, "adapter": 450}
+STEPS = {"autoencoder": 4200, "base": 3000, "encoder": 1000, "judge": 1200, "adapter": 450}
 PICKS_PER_PERSON, SUPPORTS = 48, 4
 ADAPTERS = {"pocket": (True, 11), "pocket-seed2": (True, 12), "pocket-population": (False, 11)}
 ENCODER_NAME = "pocket-clip"

@@ -18,6 +18,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -162,8 +163,8 @@ def to_prompt(workflow: dict[str, Any], object_info: dict[str, Any]) -> Prompt:
         info = object_info[node["type"]]
         values = list(node.get("widgets_values", []))
         inputs: dict[str, Any] = {}
-        for part, names in info["input_order"].items():
-            for name in names:
+        for part in ("required", "optional"):
+            for name in info["input_order"].get(part, []):
                 kind, *rest = info["input"][part][name]
                 options = rest[0] if rest else {}
                 if (isinstance(kind, list) or kind in WIDGETS) and not options.get("forceInput"):
@@ -192,9 +193,9 @@ def set_inputs(prompt: Prompt, class_type: str, **inputs: Any) -> Prompt:
 
 
 @pytest.fixture(scope="session")
-def graphs() -> Any:
+def graphs() -> SimpleNamespace:
     """`nodes_of` and `set_inputs`, since test modules cannot import from here."""
-    return type("graphs", (), {"nodes_of": staticmethod(nodes_of), "set_inputs": staticmethod(set_inputs)})
+    return SimpleNamespace(nodes_of=nodes_of, set_inputs=set_inputs)
 
 
 @pytest.fixture(scope="session")
@@ -241,5 +242,7 @@ def server(comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     skipped = [r for r in terminalreporter.stats.get("skipped", []) if "no chromium found" in str(r.longrepr)]
     if skipped:
-        line = f"{len(skipped)} BROWSER TESTS WERE SKIPPED: no chromium found. Install the system's chromium to run them."
+        line = (
+            f"{len(skipped)} BROWSER TESTS WERE SKIPPED: no chromium found. Install the system's chromium to run them."
+        )
         terminalreporter.write_line(line, yellow=True, bold=True)

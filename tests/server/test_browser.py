@@ -62,7 +62,11 @@ def frontend(request, server, chromium):
     page.goto(server.url, wait_until="domcontentloaded")
     page.wait_for_function("window.app?.extensionManager && window.app.canvas && window.app.graph", timeout=90_000)
     page.wait_for_function("'PersonalizedDenoiser' in LiteGraph.registered_node_types", timeout=90_000)
-    settings = {"Comfy.VueNodes.Enabled": request.param, "Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False}
+    settings = {
+        "Comfy.VueNodes.Enabled": request.param,
+        "Comfy.TutorialCompleted": True,
+        "Comfy.Minimap.Visible": False,
+    }
     page.evaluate(
         "async settings => { for (const [key, value] of Object.entries(settings))"
         " await app.extensionManager.setting.set(key, value); }",
@@ -99,7 +103,7 @@ def test_a_workflow_opens_as_it_was_made(server, frontend, tmp_path, name):
         constants = {key: value for key, value in entry["inputs"].items() if not isinstance(value, list)}
         assert constants.items() <= widgets[node].items(), entry["class_type"]
 
-    names = [OURS, *{node["type"] for node in nodes if server.object_info.get(node["type"], {}).get("python_module", "").endswith(OURS)}]
+    names = [OURS, *(name for name, info in server.object_info.items() if info["python_module"].endswith(OURS))]
     assert [text for text in complaints if any(part in text for part in names)] == []
     assert [text for text in complaints if text.startswith("exception")] == []
 
