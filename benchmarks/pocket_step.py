@@ -1,4 +1,4 @@
-"""`python -m benchmarks.pocket_step [--json FILE]`: what a personalised step costs beside a plain one, in one ComfyUI run.
+"""`python -m benchmarks.pocket_step`: what a personalised step costs beside a plain one, in one ComfyUI run.
 
 Needs a ComfyUI (COMFYUI_PATH or ~/comfy/ComfyUI) and the tracked weights. Plain and personal runs alternate; a round's
 ratio is the personal run's time over the plain one's, the figure is the median with a 95 % bootstrap interval.

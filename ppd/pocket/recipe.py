@@ -44,7 +44,7 @@ PICKS_PER_PERSON, SUPPORTS = 48, 4
 ADAPTERS = {"pocket": (True, 11), "pocket-seed2": (True, 12), "pocket-population": (False, 11)}
 ENCODER_NAME = "pocket-clip"
 EXAMPLES = {
-    "warm and bold": {"warmth": 1.0, "outline": 0.6, "contrast": 0.6},
+    "warm and bold": {"warmth": 1.0, "outline": 0.4, "contrast": 0.4},
     "cool and soft": {"warmth": -1.0, "outline": -0.6, "contrast": -0.6},
 }
 """The shipped preference sets: for each, the tuning person whose taste is nearest to this direction."""
