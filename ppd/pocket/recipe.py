@@ -44,8 +44,8 @@ PICKS_PER_PERSON, SUPPORTS = 48, 4
 ADAPTERS = {"pocket": (True, 11), "pocket-seed2": (True, 12), "pocket-population": (False, 11)}
 ENCODER_NAME = "pocket-clip"
 EXAMPLES = {
-    "warm and bold": {"warmth": 1.0, "outline": 0.4, "contrast": 0.4},
-    "cool and soft": {"warmth": -1.0, "outline": -0.6, "contrast": -0.6},
+    "cool and soft": {"warmth": -1.0, "saturation": -0.5, "contrast": -0.6},
+    "vivid and bold": {"warmth": 0.4, "saturation": 1.0, "contrast": 0.6},
 }
 """The shipped preference sets: for each, the tuning person whose taste is nearest to this direction."""
 
@@ -265,7 +265,7 @@ class Recipe:
         )
 
     def examples(self) -> None:
-        """The first four picks of two tuning people as preference sets, with the tastes behind them in taste.json."""
+        """The four clearest of 32 picks of two tuning people as preference sets, with their tastes in taste.json."""
         people = self.people["tuning"]
         for i, (name, direction) in enumerate(EXAMPLES.items()):
             folder = self.weights / "examples" / name
@@ -274,15 +274,21 @@ class Recipe:
             wanted = torch.tensor([direction.get(statistic, 0.0) for statistic in STATISTICS])
             nearest = torch.nn.functional.cosine_similarity(people.weights, wanted[None]).argmax()
             person = People(people.weights[nearest][None], people.types[nearest][None])
-            support = draw_support(self.pool, person, 4, np.random.default_rng([91, i]))
+            support = draw_support(self.pool, person, 32, np.random.default_rng([91, i]))
+            gap = (
+                self.pool.statistics[support.chosen[0]] - self.pool.statistics[support.rejected[0]]
+            ) @ person.weights[0]
+            clearest = gap.argsort(descending=True)[:4].numpy()
             columns = [
                 [
                     Picture.from_image(image)
-                    for image in to_images(self.model.decode(self.painted["latents"][torch.from_numpy(index[0])]))
+                    for image in to_images(
+                        self.model.decode(self.painted["latents"][torch.from_numpy(index[0, clearest])])
+                    )
                 ]
                 for index in (support.chosen, support.rejected)
             ]
-            prompts = [scenes.SCENES[c].caption for c in self.pool.captions[support.chosen[0]]]
+            prompts = [scenes.SCENES[c].caption for c in self.pool.captions[support.chosen[0, clearest]]]
             pairs = [
                 PreferencePair(prompt=prompt, chosen=chosen, rejected=rejected, id=f"{name} {j + 1}")
                 for j, (prompt, chosen, rejected) in enumerate(zip(prompts, *columns, strict=True))

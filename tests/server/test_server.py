@@ -15,7 +15,7 @@ pytestmark = pytest.mark.comfyui
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
 FIRST, BLEND, SWEEP = "first personal picture", "blend two people", "strength sweep"
-WARM, COOL = "warm and bold", "cool and soft"
+WARM, COOL = "vivid and bold", "cool and soft"
 NODE_IDS = {
     "PreferencePairLoader",
     "UserEmbeddingEncoder",
