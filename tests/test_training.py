@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ppd.training import cosine_with_warmup, fit
+from ppd.training import cosine_with_warmup, fit, warm_average
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = 12
@@ -59,7 +59,7 @@ def test_learning_rate_schedule_on_literal_numbers():
 
 
 def test_adam_schedule_and_average_on_literal_numbers(tmp_path):
-    """With a constant gradient each AdamW step is the learning rate: .1, .1, .051; averages halve the distance."""
+    """With a constant gradient each AdamW step is the learning rate: .1, .1, .051; averages warm up."""
     model = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(model.weight)
     seen: list[float] = []
@@ -75,9 +75,18 @@ def test_adam_schedule_and_average_on_literal_numbers(tmp_path):
         on_step=lambda averaged, step: seen.append(averaged.weight.item()),
     )
     assert torch.load(tmp_path / "line.pt", weights_only=True)["model"]["weight"].item() == pytest.approx(0.251)
-    assert seen == pytest.approx([0.1, 0.15, 0.2005])
-    assert trained.weight.item() == pytest.approx(0.2005)
+    assert seen == pytest.approx([0.1, 0.181818, 0.233705], rel=1e-5)  # decays 2/11 and 3/12
+    assert trained.weight.item() == pytest.approx(0.233705, rel=1e-5)
     assert not trained.training
+
+
+def test_the_average_forgets_the_random_start():
+    """At a plain decay of .999, 37 % of the start would be left after 1,000 updates."""
+    averaged = [torch.ones(1)]
+    update = warm_average(0.999)
+    for count in range(1, 1000):
+        update(averaged, [torch.zeros(1)], torch.tensor(count))
+    assert averaged[0].item() < 1e-9
 
 
 def test_frozen_parameters_stay(tmp_path):
