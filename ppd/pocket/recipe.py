@@ -274,7 +274,7 @@ class Recipe:
             wanted = torch.tensor([direction.get(statistic, 0.0) for statistic in STATISTICS])
             nearest = torch.nn.functional.cosine_similarity(people.weights, wanted[None]).argmax()
             person = People(people.weights[nearest][None], people.types[nearest][None])
-            support = draw_support(self.pool, person, 32, np.random.default_rng([91, i]))
+            support = draw_support(self.pool, person, max(SUPPORT_COUNTS), np.random.default_rng([91, i]))
             gap = (
                 self.pool.statistics[support.chosen[0]] - self.pool.statistics[support.rejected[0]]
             ) @ person.weights[0]
