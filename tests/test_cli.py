@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ppd import cli
 from ppd.cli import main
 from ppd.pairs import read_pairs
 from ppd.pocket import studio
@@ -153,13 +154,14 @@ def test_wrong_usage_has_exit_code_2(arguments, capsys):
     assert capsys.readouterr().err.strip().splitlines()[-1].startswith("python -m ppd")
 
 
-def test_the_demo_is_a_contact_sheet_of_two_people(tmp_path):
+def test_the_demo_is_a_contact_sheet_of_two_people(tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "DEMO_PROMPTS", ("a quiet lake", "a house"))
     figures = tmp_path / "figures.json"
     assert main(["demo", "--out", str(tmp_path / "demo"), "--json", str(figures)]) == 0
     report = json.loads(figures.read_text())
     assert report["people"] == ["calm", "warm"]
     sheet = pixels(tmp_path / "demo" / "demo.png")
-    assert sheet.shape == (40 + 4 * 222 + 8, 8 + 2 * 208 + 4 * 200, 3)
+    assert sheet.shape == (40 + 2 * 222 + 8, 8 + 2 * 208 + 4 * 200, 3)
     left = 8 + 2 * 208
     columns = [sheet[40:232, left + 200 * i : left + 200 * i + 192] for i in range(4)]
     assert all((a != b).any() for i, a in enumerate(columns) for b in columns[:i])

@@ -369,6 +369,8 @@ def preview_colors(latents: Tensor, pictures: np.ndarray) -> tuple[list[list[flo
     """Least-squares colours for live previews: denoiser latents [n, 4, 16, 16] to 8 px means of pictures, in -1..1."""
     small = torch.from_numpy(pictures.astype(np.float32) / 127.5 - 1).unflatten(1, (16, 8)).unflatten(3, (16, 8))
     colors = small.mean((2, 4)).reshape(-1, 3)
-    x = latents.permute(0, 2, 3, 1).reshape(-1, 4)
-    solution = torch.linalg.lstsq(torch.cat([x, torch.ones(len(x), 1)], 1), colors).solution
+    x = latents.permute(0, 2, 3, 1).reshape(-1, 4).double()
+    solution = torch.linalg.lstsq(torch.cat([x, torch.ones_like(x[:, :1])], 1), colors.double()).solution.round(
+        decimals=4
+    )
     return solution[:4].tolist(), solution[4].tolist()

@@ -55,7 +55,7 @@ def train(model: PocketModel, picks: Picks, checkpoint: Path, *, personal: bool,
 
 @pytest.fixture(scope="module")
 def trained(model, picks, tmp_path_factory) -> UserAdapter:
-    return train(model, picks, tmp_path_factory.mktemp("adapter") / "a.pt", personal=True, steps=40)
+    return train(model, picks, tmp_path_factory.mktemp("adapter") / "a.pt", personal=True, steps=32)
 
 
 def mean_loss(model: PocketModel, adapter: UserAdapter, picks: Picks, users: np.ndarray) -> float:
@@ -107,7 +107,7 @@ def test_the_base_is_left_alone(model, pocket_base_file, trained):
 
 
 def test_the_training_is_written_down(trained, tmp_path):
-    assert trained.config.training == {"steps": 40, "batch": 8, "beta": 600.0, "seed": 1, "personal": True}
+    assert trained.config.training == {"steps": 32, "batch": 8, "beta": 600.0, "seed": 1, "personal": True}
     trained.save(tmp_path / "a.safetensors", torch.float16)
     assert UserAdapter.load(tmp_path / "a.safetensors", family="pocket").config == trained.config
 
