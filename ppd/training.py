@@ -20,6 +20,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
+from .optimizer import muon_and_adamw
+from .precision import has_bfloat16
+
 log = logging.getLogger(__name__)
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -70,31 +73,39 @@ def fit(
     checkpoint: Path,
     seed: int = 0,
     warmup: int = 100,
-    weight_decay: float = 0.0,
     ema: float = 0.999,
     save_every: float = 60.0,
-    mixed_precision: str = "bf16",
+    muon: bool = False,
     on_step: Callable[[Model, int], None] | None = None,
 ) -> Model:
-    """Train `model`'s trainable parameters for `steps` AdamW steps and return it with the averaged (EMA) weights.
+    """Train `model`'s trainable parameters for `steps` steps and return it with the averaged (EMA) weights.
+
+    The optimizer is AdamW, or `muon`: Muon for the matrices, AdamW for the rest (what trains from nothing needs about
+    half the steps).
 
     `checkpoint` is written every `save_every` seconds and removed by nobody: a second call continues from it, and
     returns at once when it holds a finished run. `on_step(averaged model, step)` runs after each step.
     """
-    accelerator = Accelerator(mixed_precision=mixed_precision)
+    accelerator = Accelerator(mixed_precision="bf16" if has_bfloat16(default_device()) else "no")
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine_with_warmup(step, steps, warmup))
-    model, optimizer = accelerator.prepare(model, optimizer)
+    if muon:
+        optimizers = muon_and_adamw(parameters, learning_rate)
+    else:
+        optimizers = [torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0)]
+    schedules = [
+        torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine_with_warmup(step, steps, warmup))
+        for optimizer in optimizers
+    ]
+    model, *optimizers = accelerator.prepare(model, *optimizers)
     averaged = AveragedModel(model, multi_avg_fn=warm_average(ema))
 
     first = 0
     if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=accelerator.device, weights_only=True)
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         model.load_state_dict(state["model"])
         averaged.load_state_dict(state["averaged"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
+        for part, stored in zip([*optimizers, *schedules], state["optimizers"] + state["schedules"], strict=True):
+            part.load_state_dict(stored)
         first = state["step"]
         log.info("%s: continues at step %d of %d", name, first, steps)
 
@@ -106,8 +117,8 @@ def fit(
                 "step": step,
                 "model": model.state_dict(),
                 "averaged": averaged.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "schedule": schedule.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+                "schedules": [schedule.state_dict() for schedule in schedules],
             },
             partial,
         )
@@ -124,9 +135,11 @@ def fit(
             value, figures = loss(model, rng, step)
         accelerator.backward(value)
         accelerator.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        schedule.step()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        for schedule in schedules:
+            schedule.step()
         averaged.update_parameters(model)
         for key, figure in figures.items():
             shown[key] = 0.98 * shown.get(key, figure) + 0.02 * figure

@@ -47,9 +47,10 @@ def assert_same_checkpoint(a: Path, b: Path) -> None:
     assert ours["step"] == theirs["step"] == STEPS
     for part in ("model", "averaged"):
         assert all(torch.equal(ours[part][name], theirs[part][name]) for name in ours[part])
-    for index, state in ours["optimizer"]["state"].items():
-        assert all(torch.equal(value, theirs["optimizer"]["state"][index][name]) for name, value in state.items())
-    assert ours["schedule"]["last_epoch"] == theirs["schedule"]["last_epoch"]
+    for mine, other in zip(ours["optimizers"], theirs["optimizers"], strict=True):
+        for index, state in mine["state"].items():
+            assert all(torch.equal(value, other["state"][index][name]) for name, value in state.items())
+    assert ours["schedules"] == theirs["schedules"]
 
 
 def test_learning_rate_schedule_on_literal_numbers():
@@ -98,17 +99,18 @@ def test_frozen_parameters_stay(tmp_path):
     assert not torch.equal(before["2.weight"], after["2.weight"])
 
 
-def test_an_interrupted_run_ends_like_an_uninterrupted_one_to_the_last_bit(tmp_path):
+@pytest.mark.parametrize("muon", [False, True])
+def test_an_interrupted_run_ends_like_an_uninterrupted_one_to_the_last_bit(tmp_path, muon):
     def interrupted(module, rng, step):
         if step == 7:
             raise KeyboardInterrupt
         return tiny_loss(module, rng, step)
 
-    whole = train(tmp_path / "whole.pt")
+    whole = train(tmp_path / "whole.pt", muon=muon)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "parts.pt", interrupted)
+        train(tmp_path / "parts.pt", interrupted, muon=muon)
     assert torch.load(tmp_path / "parts.pt", weights_only=True)["step"] == 7
-    assert_same_weights(train(tmp_path / "parts.pt"), whole)
+    assert_same_weights(train(tmp_path / "parts.pt", muon=muon), whole)
     assert_same_checkpoint(tmp_path / "parts.pt", tmp_path / "whole.pt")
 
 
