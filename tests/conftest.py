@@ -96,9 +96,10 @@ def node_classes(pack: ModuleType) -> dict[str, type]:
 @pytest.fixture(scope="session")
 def pocket_base_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pocket base with random weights at a small width, made with the real classes in the real file's format."""
-    from diffusers import AutoencoderTiny, UNet2DConditionModel
+    from diffusers import UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
+    from ppd.pocket.autoencoder import PocketAutoencoder
     from ppd.pocket.base_file import write_base
 
     unet_config = {
@@ -127,7 +128,7 @@ def pocket_base_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     metadata = {
         "unet_config": unet_config,
         "text_config": text_config,
-        "vae_config": {"latent_channels": 4},
+        "vae_config": {"latent_channels": 4, "width": 16, "fine_width": 8},
         "scheduler_config": {
             "num_train_timesteps": 1000,
             "beta_start": 0.00085,
@@ -143,7 +144,7 @@ def pocket_base_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.manual_seed(0)
         unet = UNet2DConditionModel(**unet_config)
         text = CLIPTextModel(CLIPTextConfig(**text_config))
-        vae = AutoencoderTiny(latent_channels=4)
+        vae = PocketAutoencoder(**metadata["vae_config"])
     path = tmp_path_factory.mktemp("pocket") / "pocket_base.safetensors"
     write_base(path, unet.state_dict(), text.state_dict(), vae.state_dict(), vocabulary_ids(), metadata)
     return path

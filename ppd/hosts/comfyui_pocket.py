@@ -10,14 +10,16 @@ from typing import Any
 import comfy.latent_formats
 import comfy.model_management
 import comfy.model_patcher
+import comfy.ops
 import comfy.sd
 import comfy.sd1_clip
 import comfy.supported_models
 import comfy.supported_models_base
+import comfy.taesd.taesd
 import comfy.utils
-import torch
 from torch import Tensor
 
+from ..pocket.autoencoder import PocketAutoencoder
 from ..pocket.base_file import END, START, PocketBase, read_base
 
 log = logging.getLogger(__name__)
@@ -175,14 +177,21 @@ def _text_encoder(base: PocketBase) -> comfy.sd.CLIP:
 
 
 def _autoencoder(base: PocketBase) -> comfy.sd.VAE:
-    """diffusers' AutoencoderTiny is TAESD with its decoder's clamp outside the list of layers."""
-    weights = {"vae_scale": torch.tensor(1.0), "vae_shift": torch.tensor(0.0)}
-    for name, tensor in base.vae.items():
-        side, _, layer, rest = name.split(".", 3)
-        index = int(layer) + (side == "decoder")
-        weights[f"taesd_{side}.{index}.{rest}"] = tensor
-    vae = comfy.sd.VAE(sd=weights)
-    _check_same("autoencoder", vae.first_stage_model.state_dict(), weights)
+    """ComfyUI's VAE around the pocket's own autoencoder.
+
+    Its constructor knows published autoencoders only, so it makes one of the same format (TAESD: f8, 4 channels, -1..1)
+    and the pocket's takes that one's place.
+    """
+    vae = comfy.sd.VAE(sd=comfy.taesd.taesd.TAESD().state_dict())
+    autoencoder = PocketAutoencoder(**base.metadata["vae_config"], conv=comfy.ops.disable_weight_init.Conv2d)
+    _check_same("autoencoder", autoencoder.state_dict(), base.vae)
+    autoencoder.eval().to(vae.vae_dtype)
+    comfy.model_management.archive_model_dtypes(autoencoder)
+    offload_device = comfy.model_management.vae_offload_device()
+    patcher = comfy.model_patcher.CoreModelPatcher(autoencoder, load_device=vae.device, offload_device=offload_device)
+    autoencoder.load_state_dict(base.vae, assign=patcher.is_dynamic())
+    vae.first_stage_model, vae.patcher = autoencoder, patcher
+    vae.size = comfy.model_management.module_size(autoencoder)
     return vae
 
 

@@ -1,8 +1,9 @@
 """The pocket base's file: denoiser, text encoder and autoencoder of the pocket world in one safetensors file.
 
-Tensors are named as in diffusers (`unet.`, `vae.`) and transformers before 5 (`text_encoder.text_model.`). Of the token
-embedding only the rows of `vocabulary` are stored, since the rest of CLIP's 49,408 tokens never occur in the pocket
-world's captions. Both hosts read it here, so nothing is imported but torch and safetensors.
+Tensors are named as in diffusers (`unet.`), in autoencoder.py (`vae.`) and in transformers before 5
+(`text_encoder.text_model.`). Of the token embedding only the rows of `vocabulary` are stored, since the rest of CLIP's
+49,408 tokens never occur in the pocket world's captions. Both hosts read it here, so nothing is imported but torch and
+safetensors.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor
 from ..user_embedding import read_tensors, write_tensors
 
 FORMAT = "ppd-pocket-base"
-VERSION = "1"
+VERSION = "2"
 PARTS = ("unet", "text_encoder", "vae")
 METADATA = (
     "unet_config",
@@ -41,7 +42,7 @@ class PocketBase:
 
     `text_encoder` has the prefix `text_model.`; `vocabulary` [n] are the token ids that have an embedding. `metadata`:
     `unet_config`, `text_config`, `vae_config` are keyword arguments of UNet2DConditionModel, CLIPTextConfig and
-    AutoencoderTiny, `scheduler_config` of a diffusers scheduler; the denoiser sees latents times `latent_scale`;
+    PocketAutoencoder, `scheduler_config` of a diffusers scheduler; the denoiser sees latents times `latent_scale`;
     `latent_rgb_factors` [4][3] and `latent_rgb_bias` [3] turn what it sees into preview colours from -1 to 1.
     """
 

@@ -12,7 +12,7 @@ from ppd.pocket.base_file import METADATA, TOKEN_EMBEDDING, read_base, write_bas
 METADATA_VALUES = {
     "unet_config": {"sample_size": 16},
     "text_config": {"vocab_size": 49408},
-    "vae_config": {"latent_channels": 4},
+    "vae_config": {"latent_channels": 4, "width": 16, "fine_width": 8},
     "scheduler_config": {"beta_start": 0.00085},
     "latent_scale": 1.25,
     "latent_rgb_factors": [[0.1, 0.2, 0.3]] * 4,
@@ -95,6 +95,8 @@ def test_damaged_files_are_refused(path, tmp_path):
         read({name: x for name, x in tensors.items() if not name.startswith("vae.")}, texts)
     with pytest.raises(ValueError, match="is no pocket base"):
         read(tensors, {**texts, "format": "other"})
+    with pytest.raises(ValueError, match="version"):
+        read(tensors, {**texts, "version": "1"})  # had another autoencoder
     (tmp_path / "text.safetensors").write_text("not a tensor file")
     with pytest.raises(ValueError, match="not a readable safetensors file"):
         read_base(tmp_path / "text.safetensors")

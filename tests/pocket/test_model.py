@@ -148,7 +148,7 @@ def test_painting_is_determined_by_prompt_and_seed(model):
 
 @pytest.mark.parametrize("batch", [1, 2])
 def test_a_picture_does_not_depend_on_its_batch(model, batch):
-    """The denoiser runs in bfloat16, whose matrix products round with the batch's shape; what is left is small."""
+    """Matrix products round with the batch's shape; what is left is small."""
     together, apart = paint(model), paint(model, batch=batch)
     error = (together - apart).abs().max() / together.std()
     assert error < 1e-3
