@@ -15,7 +15,7 @@ from .sockets import CATEGORY, UserAdapter, UserEmbedding, people_of
 
 
 def adapters() -> list[str]:
-    """Names of all user adapters: the pocket's first, then others of the pack, then files of models/user_adapters."""
+    """Names of all user adapters: the pocket's first, then its other seeds, then files of models/user_adapters."""
     shipped = {path.stem for path in (folders.WEIGHTS / "adapters").glob("*.safetensors")} - {folders.POCKET}
     return [folders.POCKET, *sorted(shipped), *folder_paths.get_filename_list("user_adapters")]
 
