@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--people", type=int, default=200, help="reporting people (default and most: 200)")
     evaluate.add_argument("--quick", action="store_true", help="leave out the sweeps")
     evaluate.add_argument("--work", type=Path, default=Path(".work"))
+    evaluate.add_argument("--weights", type=Path, help="folder of the weights to measure (default: the tracked ones)")
 
     for command in (demo, encode, sample, train, evaluate):
         command.add_argument("--json", type=Path, help="write the figures there, for machines")
@@ -170,7 +171,7 @@ def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     from .pocket.recipe import Recipe
     from .pocket.studio import WEIGHTS
 
-    report = evaluate(Recipe(arguments.work, WEIGHTS), arguments.people, quick=arguments.quick)
+    report = evaluate(Recipe(arguments.work, arguments.weights or WEIGHTS), arguments.people, quick=arguments.quick)
     print(json.dumps({key: value for key, value in report.items() if key != "settings"}, indent=1))
     return report
 

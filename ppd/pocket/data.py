@@ -52,6 +52,7 @@ def picture_set(directory: Path, count: int, first_seed: int = 0, workers: int =
     done = directory / "done.json"
     wanted = {"count": count, "first_seed": first_seed}
     if not done.exists() or json.loads(done.read_text()) != wanted:
+        done.unlink(missing_ok=True)  # a kill while rendering must not leave it beside half a set
         shape = (count, scenes.SIZE, scenes.SIZE, 3)
         pictures = np.lib.format.open_memmap(directory / "pictures.npy", "w+", np.uint8, shape)
         captions = np.empty(count, np.int64)

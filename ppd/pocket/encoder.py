@@ -48,7 +48,7 @@ def build_encoder(words: int) -> CLIP:
 
 
 def train_encoder(
-    data: PictureSet, decoded: np.ndarray, checkpoint: Path, steps: int, batch: int = 192, seed: int = 3
+    data: PictureSet, decoded: np.ndarray, checkpoint: Path, steps: int, batch: int = 128, seed: int = 3
 ) -> CLIP:
     """CLIP's contrastive loss on `data`, each picture real or as the autoencoder returns it (`decoded` [n, ...] uint8).
 
@@ -80,4 +80,4 @@ def train_encoder(
         value = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
         return value, {"loss": value.item(), "top1": (logits.argmax(1) == target).float().mean().item()}
 
-    return fit("encoder", model, loss, steps=steps, learning_rate=1e-3, checkpoint=checkpoint, seed=seed, warmup=200)
+    return fit("encoder", model, loss, steps=steps, learning_rate=1.5e-3, checkpoint=checkpoint, seed=seed, muon=True)

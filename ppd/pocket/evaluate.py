@@ -18,13 +18,16 @@ from . import scenes
 from .autoencoder import encode_pictures
 from .data import picture_set, to_tensor
 from .judge import objects_found
-from .model import generate
+from .model import SAMPLING_STEPS, generate
 from .people import TEMPERATURE, People, sample_weights
 from .recipe import Recipe
 from .statistics import CLIP, STATISTICS, picture_statistics
 from .taste import SUPPORT_COUNTS, Support, draw_support, embed_people
 
 PICTURES_PER_PERSON = 4
+SWEPT_PICTURES = 1
+"""Pictures per person at each point of the sweeps over strength and blend."""
+
 HELD_OUT_PICTURES = 1500
 PAIRS = 4
 GUIDANCE = 4.0
@@ -44,23 +47,31 @@ class Evaluation:
         self.support = draw_support(recipe.pool, self.people, max(SUPPORT_COUNTS), rng)
         shape = (self.count, PICTURES_PER_PERSON)
         self.captions = rng.choice(scenes.HELD_OUT_CAPTIONS, shape)
-        self.seeds = 3 * 10**6 + np.arange(self.count * PICTURES_PER_PERSON)
+        self.seeds = 3 * 10**6 + np.arange(self.count * PICTURES_PER_PERSON).reshape(shape)
         self.other = (np.arange(self.count) + rng.integers(1, self.count, self.count)) % self.count
-        self.labels = np.stack([scenes.object_labels(caption) for caption in self.captions.flat]) > 0.5
+        labels = np.stack([scenes.object_labels(caption) for caption in self.captions.flat]) > 0.5
+        self.labels = labels.reshape(*shape, len(scenes.KINDS))
         self.progress = tqdm(desc="painting", unit="picture", mininterval=2.0)
 
     def embeddings(self, pairs: int) -> Tensor:
         """[P, d]."""
         return embed_people(self.recipe.pool, self.support, self.recipe.prior, pairs)
 
-    def paint(self, adapter: UserAdapter | None = None, u: Tensor | None = None, strength: float = 1.0) -> Look:
-        """One condition: u [P, d], each person's own pictures under it."""
+    def paint(
+        self,
+        adapter: UserAdapter | None = None,
+        u: Tensor | None = None,
+        strength: float = 1.0,
+        pictures: int | None = None,
+    ) -> Look:
+        """One condition: u [P, d], the first `pictures` (by default all) of each person's own under it."""
+        pictures = pictures or self.captions.shape[1]
         host = None if adapter is None else DiffusersHost(self.recipe.model.unet, adapter)
-        rows = None if u is None else u.repeat_interleave(PICTURES_PER_PERSON, 0)[:, None]
+        rows = None if u is None else u.repeat_interleave(pictures, 0)[:, None]
         latents = generate(
             self.recipe.model,
-            [str(caption) for caption in self.captions.flat],
-            self.seeds.tolist(),
+            [str(caption) for caption in self.captions[:, :pictures].flat],
+            self.seeds[:, :pictures].flatten().tolist(),
             host=host,
             u=rows,
             strength=strength,
@@ -69,21 +80,25 @@ class Evaluation:
         )
         statistics, found = [], []
         for part in latents.split(100):
-            pictures = self.recipe.model.decode(part)
-            statistics.append(picture_statistics(pictures))
-            found.append(objects_found(self.recipe.judge, pictures).numpy())
-        raw = torch.cat(statistics).unflatten(0, (self.count, PICTURES_PER_PERSON))
-        counts = object_counts(np.concatenate(found), self.labels)
-        return Look(self, raw, counts.reshape(self.count, PICTURES_PER_PERSON, 3))
+            decoded = self.recipe.model.decode(part)
+            statistics.append(picture_statistics(decoded))
+            found.append(objects_found(self.recipe.judge, decoded).numpy())
+        shape = (self.count, pictures)
+        scores = self.recipe.whitening.scores(torch.cat(statistics)).unflatten(0, shape)
+        counts = object_counts(np.concatenate(found), self.labels[:, :pictures].reshape(-1, len(scenes.KINDS)))
+        return Look(self.people, scores, counts.reshape(*shape, 3))
 
 
 class Look:
-    """What came out of one condition: raw statistics [P, K, M] and object counts [P, K, 3]."""
+    """What came out of one condition: whitened statistics [P, K, M] and object counts [P, K, 3]."""
 
-    def __init__(self, evaluation: Evaluation, raw: Tensor, counts: np.ndarray) -> None:
-        self.scores = evaluation.recipe.whitening.scores(raw)
-        self.rewards = evaluation.people.rewards(self.scores.clamp(-CLIP, CLIP)).double().numpy()
-        self.counts = counts
+    def __init__(self, people: People, scores: Tensor, counts: np.ndarray) -> None:
+        self.people, self.scores, self.counts = people, scores, counts
+        self.rewards = people.rewards(scores.clamp(-CLIP, CLIP)).double().numpy()
+
+    def first(self, pictures: int) -> Look:
+        """The first `pictures` of each person."""
+        return Look(self.people, self.scores[:, :pictures], self.counts[:, :pictures])
 
     @property
     def out_of_range(self) -> float:
@@ -133,11 +148,13 @@ def evaluate(recipe: Recipe, people: int = 200, adapter_name: str = "pocket", *,
     if not quick:
         looks = {PAIRS: own, **{n: run.paint(adapter, run.embeddings(n)) for n in SUPPORT_COUNTS if n != PAIRS}}
         report["by_pairs"] = {str(n): against(looks[n], base, limits["by_pairs"][n]) for n in SUPPORT_COUNTS}
-        swept = {0.0: base, 1.0: own}
-        swept |= {s: run.paint(adapter, own_u, strength=s) for s in STRENGTHS if s not in swept}
-        report["strength"] = [{"strength": s, **_summary(swept[s], base)} for s in STRENGTHS]
-        blended = {0.0: own, 1.0: other}
-        blended |= {w: run.paint(adapter, torch.lerp(own_u, own_u[run.other], w)) for w in BLENDS if w not in blended}
+        few = SWEPT_PICTURES
+        swept = {0.0: base.first(few), 1.0: own.first(few)}
+        swept |= {s: run.paint(adapter, own_u, s, few) for s in STRENGTHS if s not in swept}
+        report["strength"] = [{"strength": s, **_summary(swept[s], swept[0.0])} for s in STRENGTHS]
+        blended = {0.0: own.first(few), 1.0: other.first(few)}
+        for weight in BLENDS[1:-1]:
+            blended[weight] = run.paint(adapter, torch.lerp(own_u, own_u[run.other], weight), pictures=few)
         report["blend"] = [{"weight": w, "reward_a_minus_b": _contrast(run, blended[w])} for w in BLENDS]
         second = run.paint(recipe.adapter("pocket-seed2"), own_u)
         report["second_seed"] = {"wins_vs_base": against(second, base), "own_vs_first": against(own, second)}
@@ -146,21 +163,21 @@ def evaluate(recipe: Recipe, people: int = 200, adapter_name: str = "pocket", *,
     return report
 
 
-def _summary(look: Look, base: Look) -> dict[str, float]:
+def _summary(look: Look, base: Look) -> dict[str, Any]:
     return {
         "reward": float(look.rewards.mean()),
-        "wins_vs_base": float(wins(look.rewards, base.rewards).mean()),
+        "wins_vs_base": bootstrap(wins(look.rewards, base.rewards)),
         "objects_f1": micro_f1(look.counts),
         "invented_per_picture": look.invented,
         "out_of_range": look.out_of_range,
     }
 
 
-def _contrast(run: Evaluation, look: Look) -> float:
+def _contrast(run: Evaluation, look: Look) -> dict[str, float]:
     """Mean of (owner's reward - the other person's reward) of the same pictures."""
     clipped = look.scores.clamp(-CLIP, CLIP)
     others = People(run.people.weights[run.other], run.people.types[run.other])
-    return float((run.people.rewards(clipped) - others.rewards(clipped)).mean())
+    return bootstrap((run.people.rewards(clipped) - others.rewards(clipped)).numpy())
 
 
 def steering(run: Evaluation, base: Look, own: Look) -> dict[str, float]:
@@ -236,8 +253,10 @@ def settings(recipe: Recipe, run: Evaluation, adapter: UserAdapter) -> dict[str,
     return {
         "people": run.count,
         "pictures_per_person": PICTURES_PER_PERSON,
+        "pictures_per_person_in_sweeps": SWEPT_PICTURES,
         "pairs": PAIRS,
         "guidance": GUIDANCE,
+        "sampler": f"DPM-Solver++(2M), {SAMPLING_STEPS} steps",
         "strength": 1.0,
         "captions": len(scenes.HELD_OUT_CAPTIONS),
         "adapter_training": adapter.config.training,

@@ -1,4 +1,4 @@
-"""The object classifier: says which kinds of object are in a picture. It judges pictures, and steers nothing."""
+"""The object classifier: says which kinds of object are in a picture. It judges figures and sets adapters' strength."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def train_judge(
         value = F.binary_cross_entropy_with_logits(logits, target)
         return value, {"loss": value.item(), "right": ((logits > 0) == (target > 0.5)).float().mean().item()}
 
-    return fit("judge", judge, loss, steps=steps, learning_rate=2e-3, checkpoint=checkpoint, seed=seed)
+    return fit("judge", judge, loss, steps=steps, learning_rate=1.2e-3, checkpoint=checkpoint, seed=seed, muon=True)
 
 
 @torch.inference_mode()

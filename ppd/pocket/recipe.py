@@ -6,10 +6,9 @@ import json
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,20 +25,21 @@ from ..pairs import Picture, PreferencePair, write_pairs
 from ..training import default_device
 from . import scenes
 from .adapters import Picks, adapter_config, train_adapter
-from .autoencoder import build_autoencoder, decode_latents, encode_pictures, train_autoencoder
+from .autoencoder import VAE_CONFIG, PocketAutoencoder, decode_latents, encode_pictures
+from .autoencoder_training import refine_decoder, train_autoencoder
 from .data import PictureSet, picture_set, to_tensor
 from .encoder import EMBED_DIM, MEAN, STD, VISION, train_encoder
 from .judge import ObjectJudge, objects_found, train_judge
-from .model import PocketModel, generate, train_base, vocabulary_in_use
-from .people import TEMPERATURE, People, population
+from .model import UNET_CONFIG, PocketModel, generate, train_base, vocabulary_in_use
+from .people import People, pick, population
 from .statistics import STATISTICS, Whitening, picture_statistics, reward_statistics
 from .studio import to_images
 from .taste import SUPPORT_COUNTS, Pool, draw_support, embed_people, fit_prior
 
 log = logging.getLogger(__name__)
 
-PICTURES, DECODED, POOL = 24000, 12000, 3000
-STEPS = {"autoencoder": 4200, "base": 3000, "encoder": 1000, "judge": 1200, "adapter": 450}
+PICTURES, DECODED, POOL = 24000, 8000, 2000
+STEPS = {"autoencoder": 1500, "decoder": 300, "base": 2000, "encoder": 400, "judge": 800, "adapter": 240}
 PICKS_PER_PERSON, SUPPORTS = 48, 4
 ADAPTERS = {"pocket": (True, 11), "pocket-seed2": (True, 12), "pocket-population": (False, 11)}
 ENCODER_NAME = "pocket-clip"
@@ -49,7 +49,7 @@ EXAMPLES = {
 }
 """The shipped preference sets: for each, the tuning person whose taste is nearest to this direction."""
 
-GAINS = (0.4, 0.6, 0.8, 1.0, 1.3, 1.7, 2.2)
+GAINS = (0.15, 0.25, 0.4, 0.6, 0.9)
 OBJECT_LIMIT = 0.01
 """Strength 1 may cost tuning people this much micro F1 of the named objects."""
 
@@ -64,6 +64,14 @@ class Recipe:
     def __post_init__(self) -> None:
         for folder in (self.work, self.weights):
             folder.mkdir(parents=True, exist_ok=True)
+        wanted = {"steps": STEPS, "sizes": [PICTURES, DECODED, POOL], "models": [VAE_CONFIG, UNET_CONFIG, VISION]}
+        path, settings = self.work / "settings.json", json.dumps(wanted, indent=1)
+        if path.exists() and path.read_text() != settings:
+            raise ValueError(
+                f"{self.work} holds stages made with other settings than this version's: delete the folder, or name "
+                "another with --work."
+            )
+        path.write_text(settings)
 
     def _once(self, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         path = self.work / f"{name}.safetensors"
@@ -81,25 +89,34 @@ class Recipe:
         partial.write_text(json.dumps({**noted, stage: seconds}, indent=1))
         partial.replace(path)
 
+    @property
+    def _base(self) -> Path:
+        return self.weights / "pocket_base.safetensors"
+
     @cached_property
     def data(self) -> PictureSet:
         return picture_set(self.work / "pictures", PICTURES)
 
     @cached_property
-    def vae(self) -> Any:
-        def make() -> dict[str, Tensor]:
-            steps = STEPS["autoencoder"]
-            return dict(train_autoencoder(self.data, self.work / "autoencoder.pt", steps).state_dict())
+    def vae(self) -> PocketAutoencoder:
+        """The base's own where there is a base, so that what follows sees what is shipped; else trained."""
+        if self._base.exists():
+            return self.model.vae
 
-        vae = build_autoencoder()
+        def make() -> dict[str, Tensor]:
+            vae = train_autoencoder(self.data, self.work / "autoencoder.pt", STEPS["autoencoder"])
+            return dict(refine_decoder(vae, self.data, self.work / "decoder.pt", STEPS["decoder"]).state_dict())
+
+        vae = PocketAutoencoder(**VAE_CONFIG)
         vae.load_state_dict(self._once("vae", make))
-        return vae.eval().requires_grad_(False).to(default_device(), memory_format=torch.channels_last)
+        vae.eval().requires_grad_(False).to(default_device())
+        return vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @cached_property
     def latents(self) -> tuple[Tensor, float]:
         """Denoiser latents [n, 4, 16, 16] of all training pictures, of unit standard deviation, and their scale."""
         z = self._once("latents", lambda: {"z": encode_pictures(self.vae, self.data.pictures)})["z"]
-        scale = 1 / z.std().item()
+        scale = self.model.latent_scale if self._base.exists() else 1 / z.std().item()
         return z * scale, scale
 
     @cached_property
@@ -122,15 +139,14 @@ class Recipe:
     def model(self) -> PocketModel:
         """The base: trained, written to weights/pocket_base.safetensors and read back, so that all that follows is
         trained on what is shipped."""
-        path = self.weights / "pocket_base.safetensors"
-        if not path.exists():
+        if not self._base.exists():
             latents, scale = self.latents
             start = time.monotonic()
             unet, text_encoder = train_base(latents, self.data.captions, self.work / "base.pt", STEPS["base"])
             self._note("base", round(time.monotonic() - start, 1))
             factors, bias = preview_colors(latents[:500], self.data.pictures[:500])
-            PocketModel(unet, text_encoder, self.vae, scale, vocabulary_in_use()).save(path, factors, bias)
-        return PocketModel.load(path).to(default_device())
+            PocketModel(unet, text_encoder, self.vae, scale, vocabulary_in_use()).save(self._base, factors, bias)
+        return PocketModel.load(self._base).to(default_device())
 
     @cached_property
     def encoder(self) -> ClipFeatures:
@@ -215,7 +231,13 @@ class Recipe:
             support = draw_support(self.pool, self.people["training"], max(SUPPORT_COUNTS), np.random.default_rng(41))
             prior = fit_prior(self.pool, support, center, basis, self.encoder.name, self.encoder.weight_hash)
             prior.save(path)
-        return PopulationPrior.load(path)
+        prior = PopulationPrior.load(path)
+        if prior.encoder_hash != self.encoder.weight_hash:
+            raise ValueError(
+                f"{path} was fitted on another encoder than {self.weights / 'pocket_encoder.safetensors'}: "
+                "remove it, so that it is fitted again."
+            )
+        return prior
 
     @cached_property
     def picks(self) -> Picks:
@@ -249,7 +271,7 @@ class Recipe:
             wanted = rng.choice(free, PICKS_PER_PERSON)
             a, b = queries.draw_pairs(wanted, rng)
             reward = queries.statistics @ people.weights[i]
-            first = rng.random(len(a)) < torch.sigmoid((reward[a] - reward[b]) / TEMPERATURE).numpy()
+            first = pick(reward[a], reward[b], rng).numpy()
             person.append(np.full(len(a), i))
             chosen.append(np.where(first, a, b))
             rejected.append(np.where(first, b, a))
@@ -298,10 +320,11 @@ class Recipe:
             (folder / "taste.json").write_text(json.dumps({"weights": taste}, indent=1) + "\n")
 
     def adapter(self, name: str) -> UserAdapter:
-        """A trained adapter at its chosen strength, from weights/adapters; trained and tuned when it is not there."""
-        path = self.weights / "adapters" / f"{name}.safetensors"
+        """A trained adapter at its chosen strength, from the weights; trained and tuned when it is not there."""
+        personal, seed = ADAPTERS[name]
+        # The baseline reads nobody's u: it stands apart, so that no node offers it
+        path = self.weights / ("adapters" if personal else "baselines") / f"{name}.safetensors"
         if not path.exists():
-            personal, seed = ADAPTERS[name]
             posterior = PosteriorEncoder(self.encoder, self.prior)
             config = adapter_config(self.model, posterior.name, posterior.weight_hash, self.prior.dim)
             start = time.monotonic()
@@ -326,7 +349,9 @@ class Recipe:
         support = draw_support(self.pool, people, 4, np.random.default_rng(61))
         u = embed_people(self.pool, support, self.prior, 4 if personal else 0)[:, None]
         rng = np.random.default_rng(62)
-        prompts = [str(caption) for caption in rng.choice(scenes.TRAINING_CAPTIONS, len(u))]
+        allowed = self.pool.drawable
+        seen = self.pool.captions[support.chosen]
+        prompts = [scenes.SCENES[rng.choice(np.setdiff1d(allowed, row))].caption for row in seen]
         seeds = range(2 * 10**6, 2 * 10**6 + len(u))
         labels = np.stack([scenes.object_labels(prompt) for prompt in prompts]) > 0.5
         host = DiffusersHost(self.model.unet, adapter)
@@ -336,12 +361,14 @@ class Recipe:
             latents = generate(self.model, prompts, seeds, host=host, u=u, strength=gain)
             reward, f1 = self._look(people, labels, latents)
             rows.append((gain, (reward > reward0).float().mean().item(), f1_0 - f1))
-            log.info("gain %.1f: wins %.3f, objects lost %.3f", *rows[-1])
-        held = [row for row in rows if row[2] <= OBJECT_LIMIT] or rows[:1]
+            log.info("gain %g: wins %.3f, objects lost %.3f", *rows[-1])
+        held = [row for row in rows if row[2] <= OBJECT_LIMIT]
+        if not held:
+            log.warning("No gain holds the objects within %g: taking the smallest.", OBJECT_LIMIT)
+            held = rows[:1]
         best = max(held, key=lambda row: row[1])
         scaled = adapter.scaled(best[0])
-        scaled.config = adapter.config
-        scaled.config.training["gain"] = best[0]
+        scaled.config = replace(adapter.config, training={**adapter.config.training, "gain": best[0]})
         return scaled
 
     def _look(self, people: People, labels: np.ndarray, latents: Tensor) -> tuple[Tensor, float]:

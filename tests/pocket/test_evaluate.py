@@ -27,14 +27,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
     return Evaluation(recipe, 100)
 
 
-def look(run: Evaluation, raw: torch.Tensor) -> Look:
-    return Look(run, raw, np.zeros((*raw.shape[:2], 3)))
+def look(run: Evaluation, scores: torch.Tensor) -> Look:
+    return Look(run.people, scores, np.zeros((*scores.shape[:2], 3)))
 
 
 def test_the_setting_is_the_reporting_peoples(run):
     assert torch.equal(run.people.weights, run.recipe.people["reporting"].weights[:100])
     assert run.captions.shape == (100, 4) and set(run.captions.flat) <= set(scenes.HELD_OUT_CAPTIONS)
-    assert len(set(run.seeds.tolist())) == 400
+    assert len(set(run.seeds.flat)) == 400
     assert (run.other != np.arange(100)).all()
     again = Evaluation(run.recipe, 100)
     assert (again.captions == run.captions).all() and (again.other == run.other).all()
@@ -64,7 +64,7 @@ def test_rewards_and_wins_are_the_owners(run):
 def test_rewards_are_clipped_and_out_of_range_is_counted(run):
     raw = torch.zeros(100, 4, 6)
     raw[:, :, 0] = 2.0
-    at_the_limit = look(run, raw)
+    at_the_limit = look(run, raw.clone())
     raw[:, 1, 0] = 50.0
     beyond = look(run, raw)
     assert (beyond.rewards == at_the_limit.rewards).all()
@@ -73,7 +73,15 @@ def test_rewards_are_clipped_and_out_of_range_is_counted(run):
 
 def test_invented_objects_are_those_not_named(run):
     counts = np.tile(np.array([[1, 1, 2], [2, 3, 2], [0, 1, 1], [2, 2, 2]], dtype=float), (100, 1, 1))
-    assert Look(run, torch.zeros(100, 4, 6), counts).invented == pytest.approx(0.5)
+    assert Look(run.people, torch.zeros(100, 4, 6), counts).invented == pytest.approx(0.5)
+
+
+def test_the_first_pictures_of_everybody(run):
+    scores = torch.randn(100, 4, 6, generator=torch.Generator().manual_seed(0))
+    whole = Look(run.people, scores, np.arange(1200.0).reshape(100, 4, 3))
+    first = whole.first(2)
+    assert torch.equal(first.scores, scores[:, :2])
+    assert (first.rewards == whole.rewards[:, :2]).all() and (first.counts == whole.counts[:, :2]).all()
 
 
 def test_steering_of_constructed_shifts(run):
@@ -92,7 +100,7 @@ def test_steering_of_constructed_shifts(run):
 def test_the_contrast_of_two_people_falls_from_one_to_the_other(run):
     other = run.people.weights[run.other]
     blends = [torch.lerp(run.people.weights, other, weight)[:, None].expand(-1, 4, -1) for weight in (0.0, 0.5, 1.0)]
-    a, middle, b = (_contrast(run, look(run, 0.2 * raw)) for raw in blends)
+    a, middle, b = (_contrast(run, look(run, 0.2 * raw))["mean"] for raw in blends)
     assert a > middle > b
     assert a == pytest.approx(-b, rel=1e-3) and abs(middle) < 0.1 * a
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +14,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from ppd import cli
-from ppd.adapter import UserAdapter
 from ppd.pairs import read_pairs
 from ppd.pocket import autoencoder, data, encoder, evaluate, model, people, recipe, scenes
 from ppd.pocket.recipe import ADAPTERS, Recipe, preview_colors
@@ -28,15 +29,15 @@ FILES = {
     "pocket_world.safetensors",
     "adapters/pocket.safetensors",
     "adapters/pocket-seed2.safetensors",
-    "adapters/pocket-population.safetensors",
+    "baselines/pocket-population.safetensors",
 }
 TOY: tuple[tuple[dict, dict], ...] = (
-    (autoencoder.VAE_CONFIG, {"encoder_block_out_channels": (8,) * 4, "decoder_block_out_channels": (8,) * 4}),
+    (autoencoder.VAE_CONFIG, {"width": 16, "fine_width": 8}),
     (model.UNET_CONFIG, {"block_out_channels": (32, 32), "cross_attention_dim": 32}),
     (model.TEXT_CONFIG, {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}),
     (encoder.VISION, {"layers": 1, "width": 32}),
     (encoder.TEXT, {"width": 32, "layers": 1}),
-    (recipe.STEPS, {"autoencoder": 30, "base": 3, "encoder": 3, "judge": 3, "adapter": 2}),
+    (recipe.STEPS, {"autoencoder": 30, "decoder": 2, "base": 3, "encoder": 3, "judge": 3, "adapter": 2}),
     (people.SPLITS, {"training": 16, "tuning": 4, "reporting": 4}),
 )
 
@@ -137,6 +138,40 @@ def test_a_half_written_stage_is_made_again(finished, tmp_path):
     assert torch.equal(again._once("small", lambda: {"x": torch.zeros(2)})["x"], torch.ones(2))
 
 
+def test_work_made_with_other_settings_is_refused(finished, tmp_path, monkeypatch):
+    work = tmp_path / "work"
+    Recipe(work, finished.weights)
+    Recipe(work, finished.weights)
+    monkeypatch.setitem(recipe.STEPS, "base", 4)
+    with pytest.raises(ValueError, match="other settings.*delete the folder, or name another with --work"):
+        Recipe(work, finished.weights)
+
+
+def test_a_prior_of_another_encoder_is_refused(finished, tmp_path):
+    shutil.copytree(finished.weights, tmp_path / "weights")
+    again = Recipe(finished.work, tmp_path / "weights")
+    replace(finished.prior, encoder_hash="0" * 16).save(tmp_path / "weights" / "pocket_prior.safetensors")
+    with pytest.raises(ValueError, match="another encoder.*fitted again"):
+        again.prior  # noqa: B018
+
+
+def test_finished_weights_without_their_work_need_no_autoencoder_training(finished, tmp_path, monkeypatch):
+    """The autoencoder is the base's own, so that a missing adapter is trained on latents that the base knows."""
+    monkeypatch.setattr(recipe, "train_autoencoder", None)
+    again = Recipe(tmp_path, finished.weights)
+    latents, scale = again.latents
+    assert scale == finished.model.latent_scale
+    torch.testing.assert_close(latents, finished.latents[0], rtol=0, atol=0.02)  # half precision against single
+
+
+def test_the_command_line_evaluates_the_weights_it_is_given(finished, tmp_path):
+    file = tmp_path / "figures.json"
+    command = ["evaluate", "pocket", "--quick", "--people", "4", "--work", str(finished.work), "--json", str(file)]
+    assert cli.main([*command, "--weights", str(finished.weights)]) == 0
+    digest = evaluate._hash(finished.weights / "pocket_base.safetensors")
+    assert json.loads(file.read_text())["settings"]["sha256"]["pocket_base.safetensors"] == digest
+
+
 def test_a_finished_run_does_nothing(finished):
     before = {path: path.stat().st_mtime_ns for path in finished.weights.rglob("*.safetensors")}
     Recipe(finished.work, finished.weights).run()
@@ -164,7 +199,7 @@ def test_support_pairs_are_of_training_captions_and_query_captions_are_others(fi
 def test_adapters_belong_to_the_encoder_and_know_their_training(finished):
     posterior = load_encoder(finished.weights)
     for name, (personal, seed) in ADAPTERS.items():
-        adapter = UserAdapter.load(finished.weights / "adapters" / f"{name}.safetensors", family="pocket")
+        adapter = finished.adapter(name)
         assert (adapter.config.encoder, adapter.config.encoder_hash) == (posterior.name, posterior.weight_hash)
         assert adapter.config.embedding_dim == finished.prior.dim
         training = adapter.config.training
@@ -185,7 +220,7 @@ def test_every_figure_is_measured(finished, tmp_path):
     assert report["by_pairs"]["4"]["mean"] == report["wins_vs_base"]["mean"]
     assert list(report["steering"]) == list(STATISTICS)
     assert [row["strength"] for row in report["strength"]] == [0.0, 1.0, 1.5]
-    assert report["strength"][0]["wins_vs_base"] == 0.5  # strength 0 is the base: all ties
+    assert report["strength"][0]["wins_vs_base"]["mean"] == 0.5  # strength 0 is the base: all ties
     assert [row["weight"] for row in report["blend"]] == [0.0, 0.25, 0.5, 0.75, 1.0]
     assert report["settings"]["sha256"].keys() == FILES
     assert report["settings"]["guidance"] == 4.0 and report["settings"]["people"] == 4
