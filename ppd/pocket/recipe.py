@@ -121,12 +121,12 @@ class Recipe:
 
     @cached_property
     def decoded(self) -> np.ndarray:
-        """The first DECODED pictures as the autoencoder returns them, [n, 128, 128, 3] uint8."""
+        """The first DECODED pictures as the shipped autoencoder returns them, [n, 128, 128, 3] uint8."""
         path = self.work / "decoded.npy"
         if not path.exists():
             latents, scale = self.latents
             parts = [
-                (decode_latents(self.vae, part / scale) * 255 + 0.5).byte().permute(0, 2, 3, 1).numpy()
+                (decode_latents(self.model.vae, part / scale) * 255 + 0.5).byte().permute(0, 2, 3, 1).numpy()
                 for part in tqdm(latents[:DECODED].split(200), desc="decoding", mininterval=2.0)
             ]
             partial = path.with_suffix(".partial")
