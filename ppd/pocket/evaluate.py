@@ -157,7 +157,7 @@ def evaluate(recipe: Recipe, people: int = 200, adapter_name: str = "pocket", *,
             blended[weight] = run.paint(adapter, torch.lerp(own_u, own_u[run.other], weight), pictures=few)
         report["blend"] = [{"weight": w, "reward_a_minus_b": _contrast(run, blended[w])} for w in BLENDS]
         second = run.paint(recipe.adapter("pocket-seed2"), own_u)
-        report["second_seed"] = {"wins_vs_base": against(second, base), "own_vs_first": against(own, second)}
+        report["second_seed"] = {"wins_vs_base": against(second, base), "second_vs_first": against(second, own)}
     report["pocket"] = pocket_figures(recipe, base)
     report["settings"] = settings(recipe, run, adapter)
     return report

@@ -28,7 +28,7 @@ def studio() -> Studio:
 
 
 def test_all_files_are_there_and_small():
-    for name in [*FILES, "adapters/pocket", "baselines/pocket-population"]:
+    for name in [*FILES, "adapters/pocket", "adapters/pocket-seed2", "baselines/pocket-population"]:
         assert (WEIGHTS / f"{name}.safetensors").is_file(), name
     assert (WEIGHTS / "README.md").is_file()
     assert sum(path.stat().st_size for path in WEIGHTS.rglob("*") if path.is_file()) < 40e6
