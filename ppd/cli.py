@@ -171,7 +171,10 @@ def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     from .pocket.recipe import Recipe
     from .pocket.studio import WEIGHTS
 
-    report = evaluate(Recipe(arguments.work, arguments.weights or WEIGHTS), arguments.people, quick=arguments.quick)
+    weights = arguments.weights or WEIGHTS
+    if not (weights / "pocket_base.safetensors").is_file():
+        raise ValueError(f"There are no weights to measure in {weights}: train them with `python -m ppd train pocket`.")
+    report = evaluate(Recipe(arguments.work, weights), arguments.people, quick=arguments.quick)
     print(json.dumps({key: value for key, value in report.items() if key != "settings"}, indent=1))
     return report
 

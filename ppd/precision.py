@@ -17,5 +17,5 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def autocast(device: torch.device) -> torch.autocast:
-    """The context in which everything of the engine computes on `device`."""
+    """The context in which the pocket's denoiser and autoencoder compute on `device`."""
     return torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device))

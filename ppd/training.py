@@ -80,8 +80,7 @@ def fit(
 ) -> Model:
     """Train `model`'s trainable parameters for `steps` steps and return it with the averaged (EMA) weights.
 
-    The optimizer is AdamW, or `muon`: Muon for the matrices, AdamW for the rest (what trains from nothing needs about
-    half the steps).
+    The optimizer is AdamW, or `muon`: Muon for the matrices, AdamW for the rest (for what trains from nothing).
 
     `checkpoint` is written every `save_every` seconds and removed by nobody: a second call continues from it, and
     returns at once when it holds a finished run. `on_step(averaged model, step)` runs after each step.

@@ -175,6 +175,13 @@ def test_the_demo_without_examples_says_so(tmp_path, capsys, pocket, monkeypatch
     assert "examples" in only_sentence(capsys)
 
 
+def test_evaluation_needs_weights(tmp_path, capsys):
+    weights = tmp_path / "typo"
+    assert main(["evaluate", "pocket", "--weights", str(weights), "--work", str(tmp_path / "work")]) == 2
+    assert f"no weights to measure in {weights}" in only_sentence(capsys)
+    assert not weights.exists()
+
+
 def test_evaluation_needs_two_people(tmp_path, capsys):
     assert main(["evaluate", "pocket", "--people", "1", "--work", str(tmp_path / "work")]) == 2
     assert "at least 2 people" in only_sentence(capsys)

@@ -15,7 +15,7 @@ VAE_CONFIG: dict[str, Any] = {"latent_channels": 4, "width": 128, "fine_width": 
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(relu(conv(relu(x)))), the identity at the start."""
+    """x + conv(relu(conv(relu(x))))."""
 
     def __init__(self, width: int, conv: type[nn.Conv2d]) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class PocketAutoencoder(nn.Module):
     """Pictures [n, 3, 8h, 8w] in -1..1 to latents [n, 4, h, w] and back; 3.6 M parameters, no norms, no sampling.
 
     Pixels are folded into channels and out again (pixel unshuffle and shuffle), so that nearly all arithmetic happens
-    at a quarter of the resolution; and a cell of the latents paints eight pixels that differ, which nearest upsampling
+    at a quarter of the resolution; and a cell of the latents paints 8 x 8 pixels that differ, which nearest upsampling
     and convolutions cannot do: equal latents would give equal pixels, and no weave of the grid's own period.
 
     `conv` is the class of convolution; ComfyUI has its own, which casts and offloads.

@@ -8,7 +8,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,9 +30,9 @@ from .adapters import Picks, adapter_config, train_adapter
 from .autoencoder import VAE_CONFIG, PocketAutoencoder, decode_latents, encode_pictures
 from .autoencoder_training import refine_decoder, train_autoencoder
 from .data import PictureSet, picture_set, to_tensor
-from .encoder import EMBED_DIM, MEAN, STD, VISION, train_encoder
+from .encoder import EMBED_DIM, MEAN, STD, TEXT, VISION, train_encoder
 from .judge import ObjectJudge, objects_found, train_judge
-from .model import UNET_CONFIG, PocketModel, generate, train_base, vocabulary_in_use
+from .model import TEXT_CONFIG, UNET_CONFIG, PocketModel, generate, train_base, vocabulary_in_use
 from .people import People, pick, population
 from .statistics import STATISTICS, Whitening, picture_statistics, reward_statistics
 from .studio import to_images
@@ -64,14 +66,23 @@ class Recipe:
     def __post_init__(self) -> None:
         for folder in (self.work, self.weights):
             folder.mkdir(parents=True, exist_ok=True)
-        wanted = {"steps": STEPS, "sizes": [PICTURES, DECODED, POOL], "models": [VAE_CONFIG, UNET_CONFIG, VISION]}
-        path, settings = self.work / "settings.json", json.dumps(wanted, indent=1)
-        if path.exists() and path.read_text() != settings:
-            raise ValueError(
-                f"{self.work} holds stages made with other settings than this version's: delete the folder, or name "
-                "another with --work."
-            )
-        path.write_text(settings)
+        wanted = {
+            "steps": STEPS,
+            "sizes": [PICTURES, DECODED, POOL, PICKS_PER_PERSON, SUPPORTS],
+            "models": [VAE_CONFIG, UNET_CONFIG, TEXT_CONFIG, VISION, TEXT],
+        }
+        # As JSON has it, where tuples are lists
+        self._claim("settings", json.loads(json.dumps(wanted)), "made with other settings than this version's")
+
+    def _claim(self, name: str, value: Any, difference: str) -> None:
+        """Note in work.json what the work folder's stages depend on; refuse a folder whose stages depend on other."""
+        path = self.work / "work.json"
+        if not path.exists() and any(file.suffix != ".partial" for file in self.work.iterdir()):
+            raise ValueError(f"{self.work} is in use for something else: name an empty or a new folder with --work.")
+        noted = json.loads(path.read_text()) if path.exists() else {}
+        if noted.setdefault(name, value) != value:
+            raise ValueError(f"{self.work} holds stages {difference}: delete the folder, or name another with --work.")
+        _write_json(noted, path)
 
     def _once(self, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         path = self.work / f"{name}.safetensors"
@@ -85,9 +96,7 @@ class Recipe:
     def _note(self, stage: str, seconds: float) -> None:
         path = self.work / "seconds.json"
         noted = json.loads(path.read_text()) if path.exists() else {}
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps({**noted, stage: seconds}, indent=1))
-        partial.replace(path)
+        _write_json({**noted, stage: seconds}, path)
 
     @property
     def _base(self) -> Path:
@@ -146,6 +155,7 @@ class Recipe:
             self._note("base", round(time.monotonic() - start, 1))
             factors, bias = preview_colors(latents[:500], self.data.pictures[:500])
             PocketModel(unet, text_encoder, self.vae, scale, vocabulary_in_use()).save(self._base, factors, bias)
+        self._claim("base", _hash(self._base), f"that belong to another {self._base.name} than that of {self.weights}")
         return PocketModel.load(self._base).to(default_device())
 
     @cached_property
@@ -157,6 +167,7 @@ class Recipe:
             self._note("encoder", round(time.monotonic() - start, 1))
             config = {"embed_dim": EMBED_DIM, "vision_cfg": VISION}
             save_encoder(path, trained.visual, config, name=ENCODER_NAME, mean=MEAN, std=STD)
+        self._claim("encoder", _hash(path), f"that belong to another {path.name} than that of {self.weights}")
         return ClipFeatures.from_file(path, device=default_device())
 
     @cached_property
@@ -324,8 +335,8 @@ class Recipe:
         personal, seed = ADAPTERS[name]
         # The baseline reads nobody's u: it stands apart, so that no node offers it
         path = self.weights / ("adapters" if personal else "baselines") / f"{name}.safetensors"
+        posterior = PosteriorEncoder(self.encoder, self.prior)
         if not path.exists():
-            posterior = PosteriorEncoder(self.encoder, self.prior)
             config = adapter_config(self.model, posterior.name, posterior.weight_hash, self.prior.dim)
             start = time.monotonic()
             trained = train_adapter(
@@ -341,7 +352,9 @@ class Recipe:
             self._note(f"adapter {name}", round(time.monotonic() - start, 1))
             tuned = self.tuned(trained, personal)
             tuned.save(path, torch.float16)
-        return UserAdapter.load(path, family="pocket")
+        adapter = UserAdapter.load(path, family="pocket")
+        adapter.check_embedding(posterior.encode([]))
+        return adapter
 
     def tuned(self, adapter: UserAdapter, personal: bool) -> UserAdapter:
         """The adapter scaled so that strength 1 wins most for tuning people among gains that hold the objects."""
@@ -390,6 +403,17 @@ def _save(tensors: dict[str, Tensor], path: Path) -> None:
     partial = path.with_suffix(".partial")
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial)
     partial.replace(path)
+
+
+def _write_json(values: dict[str, Any], path: Path) -> None:
+    """The same for JSON."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(values, indent=1))
+    partial.replace(path)
+
+
+def _hash(path: Path) -> str:
+    return sha256(path.read_bytes()).hexdigest()
 
 
 def preview_colors(latents: Tensor, pictures: np.ndarray) -> tuple[list[list[float]], list[float]]:

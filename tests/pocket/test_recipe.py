@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from ppd import cli
 from ppd.pairs import read_pairs
@@ -148,6 +148,33 @@ def test_work_made_with_other_settings_is_refused(finished, tmp_path, monkeypatc
     monkeypatch.setitem(recipe.STEPS, "base", 4)
     with pytest.raises(ValueError, match="other settings.*delete the folder, or name another with --work"):
         Recipe(work, finished.weights)
+    with pytest.raises(ValueError, match="in use for something else"):
+        Recipe(finished.weights, finished.weights)
+
+
+@pytest.mark.parametrize(("file", "stage"), [("pocket_base", "model"), ("pocket_encoder", "encoder")])
+def test_work_of_other_weights_is_refused(finished, tmp_path, file, stage):
+    """What the base painted, and how the encoder saw it, says nothing of another base or encoder."""
+    weights = tmp_path / "weights"
+    shutil.copytree(finished.weights, weights)
+    path = weights / f"{file}.safetensors"
+    with safe_open(path, "pt") as opened:
+        metadata = opened.metadata()
+    tensors = load_file(path)
+    name = next(name for name, tensor in tensors.items() if tensor.is_floating_point())
+    save_file({**tensors, name: tensors[name] * 2}, path, metadata)
+    with pytest.raises(ValueError, match=rf"another {file}.safetensors than that of .*name another with --work"):
+        getattr(Recipe(finished.work, weights), stage)
+
+
+def test_an_adapter_of_another_encoder_is_refused(finished, tmp_path):
+    weights = tmp_path / "weights"
+    shutil.copytree(finished.weights, weights)
+    adapter = finished.adapter("pocket")
+    adapter.config = replace(adapter.config, encoder_hash="0" * 64)
+    adapter.save(weights / "adapters" / "pocket.safetensors")
+    with pytest.raises(ValueError, match="encode the pairs"):
+        Recipe(finished.work, weights).adapter("pocket")
 
 
 def test_a_prior_of_another_encoder_is_refused(finished, tmp_path):

@@ -37,7 +37,7 @@ def test_all_files_are_there_and_small():
 def test_all_adapters_fit_the_base_and_the_encoder():
     encoder, base = load_encoder(), PocketModel.load(WEIGHTS / "pocket_base.safetensors")
     embedding = encoder.encode([])
-    for path in sorted((WEIGHTS / "adapters").glob("*.safetensors")):
+    for path in sorted([*(WEIGHTS / "adapters").iterdir(), *(WEIGHTS / "baselines").iterdir()]):
         studio = Studio.open(path)
         studio.host.adapter.check_embedding(embedding)
         assert UserAdapter.load(path).config.layers == tuple(a.inner_dim for a in studio.host.attentions)
