@@ -10,10 +10,13 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io, ui
 
 from ..ppd.hosts.comfyui import apply_user, count_report, describe
-from ..ppd.hosts.comfyui_pocket import UNKNOWN_WORDS
+from ..ppd.hosts.comfyui_pocket import UNKNOWN_WORDS, Pocket
 from ..ppd.user_embedding import UserEmbedding as Embedding
 from .adapter import strength_input
 from .sockets import CATEGORY, UserAdapter, UserEmbedding, people_of
+
+LARGEST = 192
+"""Pixels a side beyond which the pocket model's pictures fall apart."""
 
 
 class PersonalizedDenoiser(io.ComfyNode):
@@ -116,6 +119,9 @@ class PersonalizedDenoiser(io.ComfyNode):
             latents = latent_image["samples"].shape[0]
             if len(people) not in (1, latents):
                 lines.append(count_report(len(people), latents))
+        side = 8 * max(latent_image["samples"].shape[-2:])
+        if isinstance(model.model.model_config, Pocket) and side > LARGEST:
+            lines.append(f"The pocket model has seen 128 x 128 pixels only and cannot compose {side}: use 128.")
         lines += [
             f"The model does not know these words of the {side} prompt: {', '.join(words)}."
             for side, words in (("positive", unknown_words(positive)), ("negative", unknown_words(negative)))

@@ -135,24 +135,27 @@ def _sample(arguments: argparse.Namespace) -> dict[str, Any]:
             raise ValueError("A blend needs two people: give --user as well as --blend-with.")
         other = UserEmbedding.load(arguments.blend_with)
         users = [blend(user, other, weight) for weight in arguments.blend]
-    columns = [f"blend {weight:g}" for weight in arguments.blend] if len(users) > 1 else [arguments.prompt]
-    rows = [
+    # One row for one person's strengths; for a blend a row for each strength
+    grid = [[(user, strength) for user in users] for strength in arguments.strength]
+    rows, columns = [f"strength {s:g}" for s in arguments.strength], [f"blend {w:g}" for w in arguments.blend]
+    if len(users) == 1:
+        grid, rows, columns = [[cell for row in grid for cell in row]], [arguments.prompt], rows
+    pictures = [
         studio.paint(
             arguments.prompt,
             arguments.seed,
-            users,
-            [strength] * len(users),
+            [user for user, _ in row],
+            [strength for _, strength in row],
             guidance=arguments.cfg,
             steps=arguments.steps,
         )
-        for strength in arguments.strength
+        for row in grid
     ]
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    if len(rows) == len(users) == 1:
-        rows[0][0].save(arguments.out)
+    if len(columns) == len(rows) == 1:
+        pictures[0][0].save(arguments.out)
     else:
-        titles = [f"strength {strength:g}" for strength in arguments.strength]
-        contact_sheet(rows, titles, columns).save(arguments.out)
+        contact_sheet(pictures, rows, columns).save(arguments.out)
     print(arguments.out)
     return {"file": str(arguments.out), "unknown_words": unknown}
 

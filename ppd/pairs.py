@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 log = logging.getLogger(__name__)
 
@@ -315,7 +315,7 @@ def _pair(row: str | dict[str, Any], default_id: str, root: Path) -> PreferenceP
         try:
             row = json.loads(row)
         except json.JSONDecodeError as error:
-            raise PreferenceError(f"Pair {default_id!r} is not a line of JSON ({error}).", default_id) from error
+            raise PreferenceError(f"Pair {default_id!r} is not a line of JSON ({error.msg}).", default_id) from error
     if not isinstance(row, dict):
         raise PreferenceError(f"Pair {default_id!r} is not a JSON object with prompt, chosen, rejected.", default_id)
     pick_a_pic = "caption" in row and "jpg_0" in row
@@ -455,4 +455,6 @@ def _write_atomically(path: Path, data: bytes) -> None:
 
 def _reason(error: BaseException) -> str:
     """The cause in a few words, without the paths that system errors repeat."""
+    if isinstance(error, UnidentifiedImageError):  # which names the buffer that the bytes lay in
+        return f"it is no {', '.join(EXTENSIONS)} picture"
     return (getattr(error, "strerror", None) or str(error) or type(error).__name__).rstrip(".")

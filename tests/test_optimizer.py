@@ -45,7 +45,7 @@ def test_weights_decay_by_the_learning_rate():
 def test_momentum_is_nesterovs():
     first, second = torch.randn(2, 4, 4, generator=torch.Generator().manual_seed(3))
     parameter = nn.Parameter(torch.zeros(4, 4))
-    optimizer = Muon([parameter], lr=0.1, momentum=0.9)
+    optimizer = Muon([parameter], lr=0.1, momentum=0.9, weight_decay=0.0)
     for gradient in (first, second):
         before = parameter.detach().clone()
         parameter.grad = gradient

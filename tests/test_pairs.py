@@ -176,7 +176,7 @@ def test_backslashes_and_inner_dots_stay_usable(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{broken", "row-1.*not a line of JSON"),
+        ("{broken", r"row-1.*not a line of JSON \(Expecting property name enclosed in double quotes\)\."),
         ("[1, 2]", "row-1.*not a JSON object"),
         ('{"prompt": "p", "chosen": "images/a.png"}', "row-1.*lacks rejected.*got prompt, chosen"),
         (
@@ -366,3 +366,10 @@ def test_disjoint_by_picture_and_caption():
         PreferencePair("a tree", pictures[6], pictures[7], "s"),
     ]
     assert [pair.id for pair in disjoint(support, query)] == ["kept", "s"]
+
+
+def test_what_is_no_picture_is_said_in_words(tmp_path):
+    folder = folder_of(tmp_path, [row()])
+    (folder / row()["chosen"]).write_text("not a picture")
+    with pytest.raises(PreferenceError, match=r"cannot be decoded \(it is no PNG, JPEG, WEBP, BMP, GIF, TIFF picture\)"):
+        list(read_pairs(folder))

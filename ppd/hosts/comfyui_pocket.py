@@ -113,7 +113,7 @@ class PocketText(comfy.sd1_clip.SD1ClipModel):
             text = self.token_texts[token]
             word, known = word + text.removesuffix("</w>"), known and token in self.vocabulary
             if text.endswith("</w>"):
-                if not known:
+                if not known and any(map(str.isalnum, word)):  # a comma says nothing to begin with
                     words[word] = None
                 word, known = "", True
         return list(words)

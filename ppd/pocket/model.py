@@ -81,7 +81,8 @@ def tokenize(prompts: Sequence[str]) -> Tensor:
 def unknown_words(prompt: str, vocabulary: Tensor) -> list[str]:
     """Parts of `prompt` that have no row in the pocket's vocabulary, as the tokenizer cuts them."""
     known = set(vocabulary.tolist())
-    return [_tokenizer().decode([i]).strip() for i in _tokenizer().encode(prompt) if i not in known]
+    parts = [_tokenizer().decode([i]).strip() for i in _tokenizer().encode(prompt) if i not in known]
+    return [part for part in parts if any(map(str.isalnum, part))]  # a comma says nothing to begin with
 
 
 def vocabulary_in_use() -> Tensor:

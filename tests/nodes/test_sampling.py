@@ -123,9 +123,17 @@ def test_words_the_model_does_not_know_are_in_the_report(run, graph):
 
     sampler, _, _, clip, _ = graph
     with torch.inference_mode():
-        positive = nodes.CLIPTextEncode().encode(clip, "a steampunk boat")[0]
+        positive = nodes.CLIPTextEncode().encode(clip, "a steampunk, boat !")[0]
     report = run("PersonalizedDenoiser", **{**sampler, "positive": positive}, latent_image=empty()).result[1]
     assert "The model does not know these words of the positive prompt: steampunk." in report
+
+
+def test_a_latent_too_large_for_the_pocket_is_in_the_report(run, graph):
+    sampler = graph[0]
+    for side, told in ((16, False), (64, True)):
+        latent = {"samples": torch.zeros(1, 4, side, side)}
+        report = run("PersonalizedDenoiser", **{**sampler, "steps": 1}, latent_image=latent).result[1]
+        assert ("cannot compose 512: use 128" in report) == told
 
 
 def test_adapters_of_the_user_are_listed_and_loaded(run, node_classes, comfy_folders):

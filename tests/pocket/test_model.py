@@ -81,7 +81,7 @@ def test_the_vocabulary_is_that_of_the_captions():
 
 
 def test_unknown_words_are_named():
-    assert unknown_words("a dragon by a lake under the spaceship", vocabulary_in_use()) == ["dragon", "spaceship"]
+    assert unknown_words("a dragon, by a lake. under the spaceship", vocabulary_in_use()) == ["dragon", "spaceship"]
     assert unknown_words("", vocabulary_in_use()) == []
 
 
