@@ -8,20 +8,29 @@ import folder_paths
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io, ui
 
-from ..ppd.hosts.comfyui import apply_user, describe, load_adapter
+from ..ppd.families import PARTS
+from ..ppd.hosts.comfyui import Scope, apply_user, describe, load_adapter
 from ..ppd.user_embedding import UserEmbedding as Embedding
 from . import folders
 from .sockets import CATEGORY, UserAdapter, UserEmbedding, people_of
 
+IP_ADAPTER = "IP-Adapter: "
+
 
 def adapters() -> list[str]:
-    """Names of all user adapters: the pocket's first, then its other seeds, then files of models/user_adapters."""
+    """Names of all user adapters: the pocket's first, then its other seeds, then files of models/user_adapters, then
+    IP-Adapters."""
     shipped = {path.stem for path in (folders.WEIGHTS / "adapters").glob("*.safetensors")} - {folders.POCKET}
-    return [folders.POCKET, *sorted(shipped), *folder_paths.get_filename_list("user_adapters")]
+    # .bin is refused with the way to convert it, rather than missing without a word
+    published = [n for n in folder_paths.get_filename_list("ipadapter") if n.endswith((".safetensors", ".bin"))]
+    names = [folders.POCKET, *sorted(shipped), *folder_paths.get_filename_list("user_adapters")]
+    return names + [IP_ADAPTER + name for name in published]
 
 
 def adapter_file(name: str) -> Path:
     """The file behind a name in the list of adapters; the pack's are told from the user's by lacking the extension."""
+    if name.startswith(IP_ADAPTER):
+        return folders.model_file("ipadapter", name.removeprefix(IP_ADAPTER))
     if name.endswith(".safetensors"):
         return folders.model_file("user_adapters", name)
     return folders.shipped_file(f"adapters/{name}.safetensors")
@@ -39,6 +48,41 @@ def strength_input() -> io.Float.Input:
     )
 
 
+def scope_inputs() -> list[io.Input]:
+    """Where the user branch acts, the same in every node that has it."""
+    return [
+        io.Combo.Input(
+            "layers",
+            options=list(PARTS),
+            default=PARTS[0],
+            optional=True,
+            advanced=True,
+            tooltip="Which of the model's layers the person reaches: the adapter's own choice, all, those that carry "
+            "style (colour, material, mood), or those that carry layout. A choice exists for SD1.5, SD2 and SDXL.",
+        ),
+        io.Float.Input(
+            "start_percent",
+            default=0.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            optional=True,
+            advanced=True,
+            tooltip="Where in the noise schedule the person's part begins; never before the adapter's own.",
+        ),
+        io.Float.Input(
+            "end_percent",
+            default=1.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            optional=True,
+            advanced=True,
+            tooltip="Where in the noise schedule the person's part ends; never after the adapter's own.",
+        ),
+    ]
+
+
 class PPD_UserAdapterLoader(io.ComfyNode):  # noqa: N801
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -52,8 +96,8 @@ class PPD_UserAdapterLoader(io.ComfyNode):  # noqa: N801
                 io.Combo.Input(
                     "user_adapter",
                     options=adapters(),
-                    tooltip="The pack's adapters for its pocket model, or a file of models/user_adapters. Each fits "
-                    "one family of models and one encoder.",
+                    tooltip="The pack's adapters for its pocket model, a file of models/user_adapters, or a published "
+                    "IP-Adapter of models/ipadapter (SD1.5 and SDXL, for ViT-H). Each fits one family of models.",
                 )
             ],
             outputs=[UserAdapter.Output(display_name="user_adapter", tooltip="The adapter.")],
@@ -84,6 +128,7 @@ class PPD_ApplyUserEmbedding(io.ComfyNode):  # noqa: N801
                     "user_embedding", tooltip="The person, or a batch of people for a batch of latents."
                 ),
                 strength_input(),
+                *scope_inputs(),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The personal model."),
@@ -98,8 +143,11 @@ class PPD_ApplyUserEmbedding(io.ComfyNode):  # noqa: N801
         user_adapter: ModelPatcher,
         user_embedding: Embedding | tuple[Embedding, ...],
         strength: float,
+        layers: str = "default",
+        start_percent: float = 0.0,
+        end_percent: float = 1.0,
     ) -> io.NodeOutput:
-        people = people_of(user_embedding)
-        personal = apply_user(model, user_adapter, people, strength)
-        report = describe(user_adapter.model, people, strength)
+        people, scope = people_of(user_embedding), Scope(layers, start_percent, end_percent)
+        personal = apply_user(model, user_adapter, people, strength, scope)
+        report = describe(user_adapter.model, people, strength, scope=scope)
         return io.NodeOutput(personal, report, ui=ui.PreviewText(report))

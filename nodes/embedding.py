@@ -5,20 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import comfy.clip_vision
 import comfy.model_management
 import comfy.model_patcher
 import comfy.utils
 import folder_paths
 from comfy_api.latest import io, ui
+from torch import Tensor
 
 from ..ppd.encoders.clip import ClipFeatures
+from ..ppd.encoders.image_prompt import ImagePromptFeatures, encode_image_prompt
 from ..ppd.encoders.posterior import PopulationPrior, PosteriorEncoder
+from ..ppd.ip_adapter import IPAdapter
 from ..ppd.pairs import PreferenceError, PreferencePair
 from ..ppd.user_embedding import UserEmbedding as Embedding
 from ..ppd.user_embedding import blend
 from . import folders
-from .sockets import CATEGORY, PreferencePairs, UserEmbedding, one_person, people_of
+from .sockets import CATEGORY, PreferencePairs, UserAdapter, UserEmbedding, one_person, people_of
 
+IMAGE_ADAPTER = "image adapter"
 ENCODER_FILES = ("pocket_encoder.safetensors", "pocket_prior.safetensors")
 
 
@@ -36,8 +41,9 @@ class UserEmbeddingEncoder(io.ComfyNode):
                 PreferencePairs.Input("pairs", tooltip="The person's picks. Four pairs already tell a good part."),
                 io.Combo.Input(
                     "encoder",
-                    options=[folders.POCKET],
-                    tooltip="What looks at the pictures. Embeddings and adapters fit if made for one encoder.",
+                    options=[folders.POCKET, IMAGE_ADAPTER],
+                    tooltip="What looks at the pictures. Embeddings and adapters fit if made for one encoder. For an "
+                    "IP-Adapter choose 'image adapter', and connect it and its CLIP vision model.",
                 ),
                 io.Boolean.Input(
                     "skip_bad",
@@ -45,6 +51,16 @@ class UserEmbeddingEncoder(io.ComfyNode):
                     advanced=True,
                     tooltip="Leave out pairs whose picture cannot be read and name them in the report, instead of "
                     "stopping at the first.",
+                ),
+                UserAdapter.Input(
+                    "user_adapter",
+                    optional=True,
+                    tooltip="The IP-Adapter that the embedding is for. Only for the encoder 'image adapter'.",
+                ),
+                io.ClipVision.Input(
+                    "clip_vision",
+                    optional=True,
+                    tooltip="ViT-H-14, by the node Load CLIP Vision. Only for the encoder 'image adapter'.",
                 ),
             ],
             outputs=[
@@ -58,8 +74,14 @@ class UserEmbeddingEncoder(io.ComfyNode):
         return " ".join(folders.file_digest(folders.shipped_file(name)) for name in ENCODER_FILES)
 
     @classmethod
-    def execute(cls, pairs: list[PreferencePair], encoder: str, skip_bad: bool) -> io.NodeOutput:
-        reader = load_encoder()
+    def execute(
+        cls,
+        pairs: list[PreferencePair],
+        encoder: str,
+        skip_bad: bool,
+        user_adapter: comfy.model_patcher.ModelPatcher | None = None,
+        clip_vision: comfy.clip_vision.ClipVisionModel | None = None,
+    ) -> io.NodeOutput:
         bar = comfy.utils.ProgressBar(max(1, 2 * len(pairs)))
 
         def progress(done: int, total: int) -> None:
@@ -67,19 +89,21 @@ class UserEmbeddingEncoder(io.ComfyNode):
             bar.update_absolute(done, total)
 
         skipped: list[PreferenceError] = []
-        embedding = reader.encode(pairs, on_bad="skip" if skip_bad else "raise", skipped=skipped, progress=progress)
-        report = report_of(embedding, reader.prior, skipped)
+        reading: dict[str, Any] = {"on_bad": "skip" if skip_bad else "raise", "skipped": skipped, "progress": progress}
+        prior = None
+        if encoder == IMAGE_ADAPTER:
+            embedding = encode_image_prompt(pairs, image_features(user_adapter, clip_vision), **reading)
+        else:
+            reader = load_encoder()
+            embedding, prior = reader.encode(pairs, **reading), reader.prior
+        report = report_of(embedding, prior, skipped)
         return io.NodeOutput(embedding, report, ui=ui.PreviewText(report))
 
 
 def load_encoder() -> PosteriorEncoder:
-    """The shipped encoder, its tower on the device ComfyUI computes on; features of pictures are kept on disk.
-
-    The cache lies in a system user's folder, which ComfyUI does not serve: features reveal what pictures show.
-    """
-    cache = Path(folder_paths.get_system_user_directory("ppd")) / "features"
+    """The shipped encoder, its tower on the device ComfyUI computes on; features of pictures are kept on disk."""
     tower, prior = (folders.shipped_file(name) for name in ENCODER_FILES)
-    features = ClipFeatures.from_file(tower, cache_dir=cache)
+    features = ClipFeatures.from_file(tower, cache_dir=feature_cache())
     patcher = comfy.model_patcher.ModelPatcher(  # not the dynamic one: open_clip's layers are not ComfyUI's
         features.visual,
         load_device=comfy.model_management.get_torch_device(),
@@ -89,11 +113,43 @@ def load_encoder() -> PosteriorEncoder:
     return PosteriorEncoder(features, PopulationPrior.load(prior))
 
 
-def report_of(embedding: Embedding, prior: PopulationPrior, skipped: list[PreferenceError]) -> str:
+def image_features(
+    user_adapter: comfy.model_patcher.ModelPatcher | None, clip_vision: comfy.clip_vision.ClipVisionModel | None
+) -> ImagePromptFeatures:
+    """What an IP-Adapter sees, by ComfyUI's CLIP vision model; kept on disk as well."""
+    if user_adapter is None or not isinstance(user_adapter.model, IPAdapter) or clip_vision is None:
+        raise ValueError(
+            f"The encoder {IMAGE_ADAPTER!r} needs an IP-Adapter as user_adapter (Load User Adapter) and its ViT-H-14 "
+            "as clip_vision (Load CLIP Vision): connect both, or choose another encoder."
+        )
+    comfy.model_management.load_model_gpu(user_adapter)
+
+    def look(x: Tensor) -> tuple[Tensor, Tensor]:
+        seen = clip_vision.encode_image(x.movedim(1, -1))
+        return seen["image_embeds"], seen["penultimate_hidden_states"]
+
+    return ImagePromptFeatures(
+        clip_vision.model,
+        look,
+        user_adapter.model,
+        name=user_adapter.model.config.encoder,
+        size=clip_vision.image_size,
+        mean=clip_vision.image_mean,
+        std=clip_vision.image_std,
+        cache_dir=feature_cache(),
+    )
+
+
+def feature_cache() -> Path:
+    """In a system user's folder, which ComfyUI does not serve: features reveal what pictures show."""
+    return Path(folder_paths.get_system_user_directory("ppd")) / "features"
+
+
+def report_of(embedding: Embedding, prior: PopulationPrior | None, skipped: list[PreferenceError]) -> str:
     """What the encoder learned of a person, in lines for people."""
     length = float(embedding.u.norm())
     lines = [f"{embedding.pairs} pairs read by {embedding.encoder}: embedding of length {length:.2f}."]
-    if embedding.uncertainty is not None:
+    if prior is not None and embedding.uncertainty is not None:
         left = embedding.uncertainty / float(prior.covariance.trace())
         lines.append(f"Still open: {left:.0%} of the variance between people.")
     if skipped:

@@ -30,6 +30,10 @@ register_folder("user_adapters")
 register_folder("user_embeddings")
 
 
+# Another pack's folder as well: its endings stay as they are
+folder_paths.add_model_folder_path("ipadapter", os.path.join(folder_paths.models_dir, "ipadapter"))
+
+
 def shipped_file(name: str) -> Path:
     """A file of the pack's `weights`."""
     path = WEIGHTS / name

@@ -9,10 +9,10 @@ import nodes
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io, ui
 
-from ..ppd.hosts.comfyui import apply_user, count_report, describe
+from ..ppd.hosts.comfyui import Scope, apply_user, count_report, describe
 from ..ppd.hosts.comfyui_pocket import UNKNOWN_WORDS, Pocket
 from ..ppd.user_embedding import UserEmbedding as Embedding
-from .adapter import strength_input
+from .adapter import scope_inputs, strength_input
 from .sockets import CATEGORY, UserAdapter, UserEmbedding, people_of
 
 LARGEST = 192
@@ -84,6 +84,7 @@ class PersonalizedDenoiser(io.ComfyNode):
                     tooltip="The person, or a batch of people: person i for latent i, the last one for the rest.",
                 ),
                 strength_input(),
+                *scope_inputs(),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="The denoised latent."),
@@ -107,15 +108,18 @@ class PersonalizedDenoiser(io.ComfyNode):
         strength: float,
         user_adapter: ModelPatcher | None = None,
         user_embedding: Embedding | tuple[Embedding, ...] | None = None,
+        layers: str = "default",
+        start_percent: float = 0.0,
+        end_percent: float = 1.0,
     ) -> io.NodeOutput:
         if (user_adapter is None) != (user_embedding is None):
             have, lack = ("adapter", "embedding") if user_embedding is None else ("embedding", "adapter")
             raise ValueError(f"A user {have} is connected, but no user {lack}: connect both, or neither.")
         lines = ["Personalization is off: nothing is connected."]
         if user_adapter is not None and user_embedding is not None:
-            people = people_of(user_embedding)
-            model = apply_user(model, user_adapter, people, strength)
-            lines = [describe(user_adapter.model, people, strength, cfg)]
+            people, scope = people_of(user_embedding), Scope(layers, start_percent, end_percent)
+            model = apply_user(model, user_adapter, people, strength, scope)
+            lines = [describe(user_adapter.model, people, strength, cfg, scope)]
             latents = latent_image["samples"].shape[0]
             if len(people) not in (1, latents):
                 lines.append(count_report(len(people), latents))

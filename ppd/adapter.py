@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from .user_embedding import UserEmbedding, read_tensors, write_tensors
 
 FORMAT = "ppd-user-adapter"
 VERSION = "1"
-UNCONDITIONAL_RULES = ("none", "same")
+UNCONDITIONAL_RULES = ("none", "same", "negative")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,8 @@ class AdapterConfig:
     layers: width of the queries of each cross-attention layer, in diffusers' order of attn_processors (down, up, mid).
     start_percent, end_percent: part of the noise schedule in which the branch acts, as ComfyUI counts: timesteps
         (1 - end_percent) * 999 <= t <= (1 - start_percent) * 999.
-    unconditional: what guidance's unconditional rows get: "none" (no user branch) or "same" (the same user).
+    unconditional: what guidance's unconditional rows get: "none" (no user branch), "same" (the same user) or
+        "negative" (the user's u_negative).
     training: summary of the training, for people to read.
     """
 
@@ -89,6 +91,9 @@ class UserLayer(nn.Module):
 class UserAdapter(nn.Module):
     """PPD's user conditioning (arXiv 2501.06655): a projector makes user tokens, each layer keys and values of them."""
 
+    default_part = "all"
+    """The part of the layers (families.PARTS) it acts in where nothing else is asked for."""
+
     def __init__(self, config: AdapterConfig) -> None:
         super().__init__()
         self.config = config
@@ -126,6 +131,11 @@ class UserAdapter(nn.Module):
         """Keys and values [B, N * tokens, inner] of each layer for user embeddings u [B, N, embedding_dim]."""
         tokens = self.user_tokens(u)
         return [(layer.to_k_user(tokens), layer.to_v_user(tokens)) for layer in self._layers()]
+
+    def sides(self, u: Tensor, u_negative: Tensor, strength: float) -> tuple[list[Tensor], float]:
+        """The embeddings that act at `strength`: u on conditional rows, and under the rule "negative" u_negative on
+        unconditional rows; and the gain on their values."""
+        return [u, u_negative] if self.config.unconditional == "negative" else [u], strength
 
     def scaled(self, gain: float) -> UserAdapter:
         """A copy whose effect at strength 1 is this one's at strength `gain`."""
@@ -190,6 +200,15 @@ class UserAdapter(nn.Module):
 
     def _layers(self) -> list[UserLayer]:
         return cast(list[UserLayer], list(self.layers))
+
+
+def is_user_adapter(path: Path | str) -> bool:
+    """Whether a file says that it is a user adapter; False also for what is no safetensors file."""
+    try:
+        with safe_open(path, "pt") as file:
+            return (file.metadata() or {}).get("format") == FORMAT
+    except (SafetensorError, OSError):
+        return False
 
 
 def _layout(widths: Sequence[int]) -> str:

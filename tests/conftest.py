@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -212,6 +213,52 @@ def weights(pocket_base_file: Path, tmp_path_factory: pytest.TempPathFactory) ->
     for seed, person in enumerate(("warm", "calm")):
         write_example(folder / "examples" / person, seed)
     return folder
+
+
+@pytest.fixture(scope="session")
+def ip_adapter_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Writes IP-Adapters of random weights in the published files' layout: kind "plain" or "plus", the widths of the
+    denoiser's layers, and the width of its context."""
+    from safetensors.torch import save_file
+
+    def write(kind: str, widths: Sequence[int], context: int) -> Path:
+        generator = torch.Generator().manual_seed(3)
+
+        def draw(*shape: int, scale: float = 0.05) -> torch.Tensor:
+            return torch.randn(*shape, generator=generator) * scale
+
+        image = plain_projector(draw, context) if kind == "plain" else resampler(draw, context)
+        tensors = {f"image_proj.{name}": value for name, value in image.items()}
+        for number, width in enumerate(widths):
+            for which in "kv":
+                tensors[f"ip_adapter.{2 * number + 1}.to_{which}_ip.weight"] = draw(width, context)
+        path = tmp_path_factory.mktemp("ip") / f"ip-adapter_{kind}.safetensors"
+        save_file(tensors, path)
+        return path
+
+    return write
+
+
+Draw = Callable[..., torch.Tensor]
+
+
+def plain_projector(draw: Draw, context: int) -> dict[str, torch.Tensor]:
+    image = {"proj.weight": draw(4 * context, 1024), "proj.bias": draw(4 * context)}
+    return image | {"norm.weight": 1 + draw(context), "norm.bias": draw(context)}
+
+
+def resampler(draw: Draw, context: int, width: int = 128, depth: int = 4) -> dict[str, torch.Tensor]:
+    image = {"latents": draw(1, 16, width, scale=1.0)}
+    for name, rows, columns in (("proj_in", width, 1280), ("proj_out", context, width)):
+        image |= {f"{name}.weight": draw(rows, columns), f"{name}.bias": draw(rows)}
+    image |= {"norm_out.weight": 1 + draw(context), "norm_out.bias": draw(context)}
+    linears = {"0.to_q": (192, width), "0.to_kv": (384, width), "0.to_out": (width, 192)}
+    linears |= {"1.1": (4 * width, width), "1.3": (width, 4 * width)}
+    for layer in range(depth):
+        for norm in ("0.norm1", "0.norm2", "1.0"):
+            image |= {f"layers.{layer}.{norm}.weight": 1 + draw(width), f"layers.{layer}.{norm}.bias": draw(width)}
+        image |= {f"layers.{layer}.{name}.weight": draw(*shape, scale=0.2) for name, shape in linears.items()}
+    return image
 
 
 def write_example(folder: Path, seed: int, pairs: int = 4, size: int = 64) -> None:

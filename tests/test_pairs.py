@@ -371,5 +371,7 @@ def test_disjoint_by_picture_and_caption():
 def test_what_is_no_picture_is_said_in_words(tmp_path):
     folder = folder_of(tmp_path, [row()])
     (folder / row()["chosen"]).write_text("not a picture")
-    with pytest.raises(PreferenceError, match=r"cannot be decoded \(it is no PNG, JPEG, WEBP, BMP, GIF, TIFF picture\)"):
+    with pytest.raises(
+        PreferenceError, match=r"cannot be decoded \(it is no PNG, JPEG, WEBP, BMP, GIF, TIFF picture\)"
+    ):
         list(read_pairs(folder))

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..pairs import Picture, PreferenceError
+from ..pairs import Picture, PreferenceError, PreferencePair
 from ..user_embedding import read_tensors, write_tensors
 
 log = logging.getLogger(__name__)
@@ -29,6 +29,16 @@ log = logging.getLogger(__name__)
 FORMAT = "ppd-clip-encoder"
 VERSION = "1"
 BATCH = 64
+
+
+class PairFeatures(NamedTuple):
+    """What is seen of n pairs: features [n, f] of chosen and rejected pictures, outcomes [n] (1 a pick, .5 a tie), and
+    which of the pairs given they are."""
+
+    chosen: Tensor
+    rejected: Tensor
+    outcomes: Tensor
+    kept: list[int]
 
 
 class ClipFeatures:
@@ -245,6 +255,37 @@ class ClipFeatures:
         if not rows:
             return torch.empty(0, self.dim)
         return torch.stack([torch.zeros(self.dim) if row is None else row for row in rows])
+
+    def pair_features(
+        self,
+        pairs: Sequence[PreferencePair],
+        *,
+        on_bad: str = "raise",
+        skipped: list[PreferenceError] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> PairFeatures:
+        """Features of both pictures of each pair.
+
+        A picture that cannot be read raises PreferenceError naming its pair, or with `on_bad="skip"` is logged, put in
+        `skipped`, and its pair left out. `progress(pictures done, of)` may raise to cancel.
+        """
+        if on_bad not in ("raise", "skip"):
+            raise ValueError(f"Expected on_bad 'raise' or 'skip', got {on_bad!r}.")
+        broken: dict[int, PreferenceError] = {}
+        pictures = [picture for pair in pairs for picture in (pair.chosen, pair.rejected)]
+        features = self.picture_features(pictures, broken=broken, progress=progress)
+        errors: dict[int, PreferenceError] = {}
+        for index, error in sorted(broken.items()):
+            errors.setdefault(index // 2, pairs[index // 2].error("rejected" if index % 2 else "chosen", error))
+        for bad in errors.values():
+            if on_bad == "raise":
+                raise bad
+            log.warning("Skipped: %s", bad)
+        if skipped is not None:
+            skipped.extend(errors.values())
+        kept = [index for index in range(len(pairs)) if index not in errors]
+        outcomes = torch.tensor([0.5 if pairs[index].tie else 1.0 for index in kept])
+        return PairFeatures(features[0::2][kept], features[1::2][kept], outcomes, kept)
 
     def _fit(self, x: Tensor) -> Tensor:
         """x [n, 3, H, W] resized to the tower's square: shorter side fitted and the middle kept, or squashed."""

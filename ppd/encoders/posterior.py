@@ -223,26 +223,11 @@ class PosteriorEncoder:
         A picture that cannot be read raises PreferenceError naming its pair, or with `on_bad="skip"` is logged, put in
         `skipped`, and its pair left out. `progress(pictures done, of)` may raise to cancel.
         """
-        if on_bad not in ("raise", "skip"):
-            raise ValueError(f"Expected on_bad 'raise' or 'skip', got {on_bad!r}.")
-        pairs = list(pairs)
-        broken: dict[int, PreferenceError] = {}
-        pictures = [picture for pair in pairs for picture in (pair.chosen, pair.rejected)]
-        features = self.features.picture_features(pictures, broken=broken, progress=progress)
-        errors: dict[int, PreferenceError] = {}
-        for index, error in sorted(broken.items()):
-            errors.setdefault(index // 2, pairs[index // 2].error("rejected" if index % 2 else "chosen", error))
-        for bad in errors.values():
-            if on_bad == "raise":
-                raise bad
-            log.warning("Skipped: %s", bad)
-        if skipped is not None:
-            skipped.extend(errors.values())
-        kept = [index for index in range(len(pairs)) if index not in errors]
-        chosen, rejected = features[0::2][kept], features[1::2][kept]
-        outcomes = torch.tensor([0.5 if pairs[index].tie else 1.0 for index in kept])
+        read = self.features.pair_features(pairs, on_bad=on_bad, skipped=skipped, progress=progress)
         return self.encode_differences(
-            self.prior.differences(chosen, rejected), outcomes, None if weights is None else weights[kept]
+            self.prior.differences(read.chosen, read.rejected),
+            read.outcomes,
+            None if weights is None else weights[read.kept],
         )
 
     def encode_differences(

@@ -18,22 +18,30 @@ import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
+import comfy.supported_models
 import torch
 from comfy.ldm.modules.attention import BasicTransformerBlock, CrossAttention
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from torch import Tensor, nn
 
-from ..adapter import AdapterConfig, UserAdapter
+from ..adapter import AdapterConfig, UserAdapter, is_user_adapter
 from ..attention import Folded, fold, folded_attention, user_attention
+from ..families import FAMILIES, layers_of
+from ..ip_adapter import load_ip_adapter
 from ..user_embedding import UserEmbedding
 from .comfyui_pocket import Pocket
 
 log = logging.getLogger(__name__)
 
 KEY = "ppd_user"
-FAMILIES = {"pocket": Pocket}
-"""Adapter family to the class of ComfyUI's model configuration that has it, exactly: subclasses are other models."""
+MODELS = {
+    "pocket": (Pocket, comfy.model_base.BaseModel),
+    "sd15": (comfy.supported_models.SD15, comfy.model_base.BaseModel),
+    "sd2": (comfy.supported_models.SD20, comfy.model_base.BaseModel),
+    "sdxl": (comfy.supported_models.SDXL, comfy.model_base.SDXL),
+}
+"""Family to ComfyUI's classes of its configuration and its model, exactly: subclasses of them are other models."""
 SIGMA_TOLERANCE = 1e-4
 """Neighbouring timesteps lie more than 1e-3 apart in relative sigma; schedulers round sigma at 1e-7."""
 
@@ -41,19 +49,46 @@ Block = tuple[str, int, int]
 """Where a transformer block stands: "input", "output" or "middle", the block's id, its index in there."""
 
 
+@dataclass(frozen=True)
+class Scope:
+    """Where a branch acts: a part of the layers (families.PARTS), and a part of the noise schedule."""
+
+    part: str = "default"
+    start_percent: float = 0.0
+    end_percent: float = 1.0
+
+    def layers(self, adapter: UserAdapter) -> tuple[int, ...]:
+        """Numbers of the layers that the branch acts in."""
+        part = adapter.default_part if self.part == "default" else self.part
+        return layers_of(adapter.config.family, part)
+
+    def window(self, config: AdapterConfig) -> tuple[float, float]:
+        """Start and end in percent of the schedule, within the adapter's own; nothing where start is not below end."""
+        return max(self.start_percent, config.start_percent), min(self.end_percent, config.end_percent)
+
+
+EVERYWHERE = Scope()
+
+
 def load_adapter(path: Path | str) -> comfy.model_patcher.ModelPatcher:
-    """A user adapter's file under ComfyUI's memory management; its `.model` is the UserAdapter."""
-    return manage_adapter(UserAdapter.load(path))
+    """A user adapter's or a published IP-Adapter's file under ComfyUI's memory management; its `.model` is it."""
+    return manage_adapter(UserAdapter.load(path) if is_user_adapter(path) else load_ip_adapter(path))
 
 
 def manage_adapter(adapter: UserAdapter) -> comfy.model_patcher.ModelPatcher:
-    """Put an adapter under ComfyUI's memory management: its linear layers become ComfyUI's, which load on demand."""
+    """Put an adapter under ComfyUI's memory management: its layers become ComfyUI's, which load and cast on demand."""
     for module in list(adapter.modules()):
         for name, layer in module.named_children():
+            managed: nn.Module
             if type(layer) is nn.Linear:
-                managed = comfy.ops.manual_cast.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
-                managed.weight = nn.Parameter(layer.weight.detach(), requires_grad=False)
-                setattr(module, name, managed)
+                bias = layer.bias is not None
+                managed = comfy.ops.manual_cast.Linear(layer.in_features, layer.out_features, bias, device="meta")
+            elif type(layer) is nn.LayerNorm:
+                managed = comfy.ops.manual_cast.LayerNorm(layer.normalized_shape, layer.eps, device="meta")
+            else:
+                continue
+            managed.load_state_dict(layer.state_dict(), assign=True)
+            setattr(module, name, managed.requires_grad_(False))
     return comfy.model_patcher.CoreModelPatcher(
         adapter,
         load_device=comfy.model_management.get_torch_device(),
@@ -75,19 +110,19 @@ def cross_attentions(denoiser: UNetModel) -> dict[Block, CrossAttention]:
 def check_model(model: comfy.model_patcher.ModelPatcher, adapter: UserAdapter) -> None:
     """Refuse, in one sentence, a MODEL that `adapter` was not made for: by its classes, then by counting its layers."""
     family = adapter.config.family
-    if family not in FAMILIES:
+    if family not in MODELS:
         raise ValueError(
-            f"The user adapter is for the family {family!r}, but this version runs {', '.join(FAMILIES)} only: "
+            f"The user adapter is for the family {family!r}, but this version runs {', '.join(MODELS)} only: "
             "update the node pack, or load another adapter."
         )
     base, config = model.model, model.model.model_config
-    plain = type(base) is comfy.model_base.BaseModel and type(base.diffusion_model) is UNetModel
-    if not plain or type(config) is not FAMILIES[family]:
+    denoiser = base.diffusion_model
+    if (type(config), type(base)) != MODELS[family] or type(denoiser) is not UNetModel:
         raise ValueError(
-            f"The MODEL is {type(config).__name__} ({type(base).__name__}), but the user adapter is for the family "
-            f"{family!r}: load a {family} model, or an adapter made for this one."
+            f"The MODEL is {type(config).__name__} ({type(base).__name__}, {type(denoiser).__name__}), but the user "
+            f"adapter is for {FAMILIES[family].title}: load a model of that family, or an adapter made for this one."
         )
-    adapter.check_layers([layer.heads * layer.dim_head for layer in cross_attentions(base.diffusion_model).values()])
+    adapter.check_layers([layer.heads * layer.dim_head for layer in cross_attentions(denoiser).values()])
 
 
 def apply_user(
@@ -95,11 +130,12 @@ def apply_user(
     adapter: comfy.model_patcher.ModelPatcher,
     people: Sequence[UserEmbedding],
     strength: float = 1.0,
+    scope: Scope = EVERYWHERE,
 ) -> comfy.model_patcher.ModelPatcher:
     """A clone of `model` that paints for `people`: person i for latent i of a batch, the last one for the rest.
 
     Applied to a MODEL that is personal already, both branches act and add up. At strength 0, or for null users alone,
-    the clone is the model itself.
+    or where `scope` and the adapter's own range of the schedule do not meet, the clone is the model itself.
     """
     check_model(model, adapter.model)
     if not people:
@@ -112,25 +148,49 @@ def apply_user(
                 "expected one shape: encode them with the same settings."
             )
     personal = model.clone()
-    if strength == 0 or all(person.is_null for person in people):
+    if reason_to_be_off(adapter.model, people, strength, scope):
         return personal
-    branch = UserBranch(adapter, tuple(people), strength)
+    branch = UserBranch(adapter, tuple(people), strength, scope)
     personal.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, branch.sample)
     personal.set_additional_models(KEY, [*personal.get_additional_models_with_key(KEY), adapter])
     return personal
 
 
-def describe(adapter: UserAdapter, people: Sequence[UserEmbedding], strength: float, cfg: float | None = None) -> str:
+def reason_to_be_off(
+    adapter: UserAdapter, people: Sequence[UserEmbedding], strength: float, scope: Scope
+) -> str | None:
+    """Why the branch would change nothing and is left out, or None."""
+    if strength == 0:
+        return "strength is 0"
+    if all(person.is_null for person in people):
+        return "the null user paints as the base"
+    start, end = scope.window(adapter.config)
+    if start >= end:
+        config = adapter.config
+        return (
+            f"the adapter acts from {config.start_percent:.0%} to {config.end_percent:.0%} of the noise schedule only"
+        )
+    return None
+
+
+def describe(
+    adapter: UserAdapter,
+    people: Sequence[UserEmbedding],
+    strength: float,
+    cfg: float | None = None,
+    scope: Scope = EVERYWHERE,
+) -> str:
     """What is active, in lines for people: family, layers, strength, part of the schedule, pairs behind each u."""
     config = adapter.config
-    if strength == 0 or all(person.is_null for person in people):
-        reason = "strength is 0" if strength == 0 else "the null user paints as the base"
+    if reason := reason_to_be_off(adapter, people, strength, scope):
         return f"Personalization is off: {reason}."
     push = "" if cfg is None else f", times cfg {cfg:g} = {strength * cfg:g}"
+    start, end = scope.window(config)
+    count = len(scope.layers(adapter))
     lines = [
-        f"Personalization is on: family {config.family}, {len(config.layers)} cross-attention layers.",
+        f"Personalization is on: family {config.family}, {count} of {len(config.layers)} cross-attention layers.",
         f"Strength {strength:g}{push}; unconditional rows: {_RULES[config.unconditional]}.",
-        f"Active from {config.start_percent:.0%} to {config.end_percent:.0%} of the noise schedule.",
+        f"Active from {start:.0%} to {end:.0%} of the noise schedule.",
     ]
     for number, person in enumerate(people, 1):
         name = "The person" if len(people) == 1 else f"Person {number}"
@@ -139,7 +199,7 @@ def describe(adapter: UserAdapter, people: Sequence[UserEmbedding], strength: fl
     return "\n".join(lines)
 
 
-_RULES = {"none": "the base", "same": "the same person"}
+_RULES = {"none": "the base", "same": "the same person", "negative": "what the person rejected"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,6 +209,7 @@ class UserBranch:
     adapter: comfy.model_patcher.ModelPatcher
     people: tuple[UserEmbedding, ...]
     strength: float
+    scope: Scope
 
     def sample(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         """SAMPLER_SAMPLE wrapper: hang a new UserRun into this run's own model options, all models being loaded."""
@@ -171,7 +232,8 @@ class Call:
     """What one call of the denoiser needs: the layers of the model called, and the rows that are personal."""
 
     layers: list[CrossAttention]
-    personal: list[slice]
+    personal: list[tuple[slice, int]]
+    """Rows, and which of the run's sides they get."""
     active: Tensor | None
     """[rows of a chunk, 1, 1] of 1 and 0, where rows differ in being inside the adapter's window."""
 
@@ -191,32 +253,53 @@ class UserRun:
             base: list(cross_attentions(base.diffusion_model).values())
             for base in (model, *(clone.model for clone in clones.values()))
         }
-        self.index = {block: index for index, block in enumerate(cross_attentions(model.diffusion_model))}
+        chosen = branch.scope.layers(adapter)
+        blocks = list(cross_attentions(model.diffusion_model))
+        self.index = {blocks[layer]: layer for layer in chosen}
         self.unconditional = {conds[0]["uuid"] for name, conds in guider.conds.items() if "negative" in name and conds}
         self.known = {conds[0]["uuid"] for conds in guider.conds.values() if conds}
-        percents = (self.config.end_percent, self.config.start_percent)
-        self.low, self.high = (model.model_sampling.percent_to_sigma(percent) for percent in percents)
-        u = torch.stack([person.u for person in branch.people]).to(guider.model_patcher.load_device)
-        self.keys_values = [(k, v * branch.strength) for k, v in adapter.keys_values(u)]
+        self.window = branch.scope.window(self.config)
+        self.high, self.low = (model.model_sampling.percent_to_sigma(percent) for percent in self.window)
+        u, gain = self._embeddings(adapter, branch.strength, guider.model_patcher.load_device)
+        keys_values = adapter.keys_values(u)
+        self.keys_values = {layer: (keys_values[layer][0], keys_values[layer][1] * gain) for layer in chosen}
         # Hooks change to_q within a run, and a stored input scale may clamp the fold's probe: call the layers there
         self.plain = "registered_hooks" in model_options or any(
             getattr(linear, "input_scale", None) is not None
             for layer in self.layers[model]
             for linear in (layer.to_q, layer.to_out[0])
         )
-        self.folded = [] if self.plain else self._fold()
-        self.cast: dict[tuple[int, torch.device, torch.dtype], Folded | tuple[Tensor, Tensor]] = {}
+        self.folded = {} if self.plain else self._fold()
+        self.cast: dict[tuple[int, int, torch.device, torch.dtype], Folded | tuple[Tensor, Tensor]] = {}
         self.calls = self.active_calls = 0
         self.reached: set[int] = set()
         if len(self.people) not in (1, latents):
             log.warning("%s", count_report(len(self.people), latents))
 
-    def _fold(self) -> list[Folded]:
-        dtype = self.model.get_dtype_inference()
-        return [
-            fold(layer.to_q, layer.to_out, k, v, layer.heads, layer.to_q.in_features, dtype)
-            for layer, (k, v) in zip(self.layers[self.model], self.keys_values, strict=True)
-        ]
+    def _embeddings(self, adapter: UserAdapter, strength: float, device: torch.device) -> tuple[Tensor, Tensor]:
+        """All people's u [S * people, N, d], side by side: those of conditional rows, then those of unconditional ones
+        where they get their own; and the gain [S * people, 1, 1] of their values."""
+        people = self.people
+        u = torch.stack([person.u for person in people]).to(device)
+        negatives = [person.u if person.u_negative is None else person.u_negative for person in people]
+        sides, gain = adapter.sides(u, torch.stack(negatives).to(device), strength)
+        # An image adapter makes tokens even of u = 0, and the null user is to be the base
+        here = torch.tensor([not person.is_null for person in people], device=device)
+        return torch.cat(sides), gain * here.repeat(len(sides))[:, None, None]
+
+    def _side(self, unconditional: bool) -> int | None:
+        """Which side's keys and values a row gets, or None for the base's own."""
+        if not unconditional or self.config.unconditional == "same":
+            return 0
+        return 1 if self.config.unconditional == "negative" else None
+
+    def _fold(self) -> dict[int, Folded]:
+        dtype, layers = self.model.get_dtype_inference(), self.layers[self.model]
+        folded = {}
+        for index, (k, v) in self.keys_values.items():
+            layer = layers[index]
+            folded[index] = fold(layer.to_q, layer.to_out, k, v, layer.heads, layer.to_q.in_features, dtype)
+        return folded
 
     def begin_evaluation(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         """CALC_COND_BATCH wrapper: which of the lists of conditions are unconditional.
@@ -241,10 +324,9 @@ class UserRun:
         chunks = options.get("cond_or_uncond") or [0]
         unconditional = options.get(self.key, frozenset({1}))
         rows = sigma.shape[0] // len(chunks)
+        sides = [self._side(index in unconditional) for index in chunks]
         personal = [
-            slice(number * rows, (number + 1) * rows)
-            for number, index in enumerate(chunks)
-            if self.config.unconditional == "same" or index not in unconditional
+            (slice(number * rows, (number + 1) * rows), side) for number, side in enumerate(sides) if side is not None
         ]
         layers = self.layers.get(executor.class_obj, [])  # a guider may call another model for its unconditional rows
         inside = self._inside(sigma[:rows]) if personal and layers else [False]
@@ -262,7 +344,7 @@ class UserRun:
 
     def keep_input(self, n: Tensor, context: Tensor, value: Tensor, extra: dict[str, Any]) -> tuple[Tensor, ...]:
         """attn2_patch: what goes into to_q, kept for `add_user` of the same block."""
-        if isinstance(extra.get(self.key), Call):
+        if isinstance(extra.get(self.key), Call) and (*extra["block"], extra["block_index"]) in self.index:
             extra[self.stash] = n
         return n, context, value
 
@@ -275,8 +357,8 @@ class UserRun:
         index = self.index[(*extra["block"], extra["block_index"])]
         self.reached.add(index)
         out = out.clone()
-        for rows in call.personal:
-            added = self._attend(index, call.layers[index], x[rows])
+        for rows, side in call.personal:
+            added = self._attend(side, index, call.layers[index], x[rows])
             out[rows] += added if call.active is None else added * call.active
         return out
 
@@ -299,16 +381,16 @@ class UserRun:
             log.warning("Only %d of %d layers were personal: another node skips blocks.", len(self.reached), layers)
 
     def _inside(self, sigma: Tensor) -> list[bool]:
-        if self.config.start_percent == 0 and self.config.end_percent == 1:
+        if self.window == (0, 1):
             return [True]
         inside = (sigma >= self.low * (1 - SIGMA_TOLERANCE)) & (sigma <= self.high * (1 + SIGMA_TOLERANCE))
         return cast(list[bool], inside.tolist())
 
-    def _attend(self, index: int, layer: CrossAttention, x: Tensor) -> Tensor:
+    def _attend(self, side: int, index: int, layer: CrossAttention, x: Tensor) -> Tensor:
         """The addition to one layer's output for rows x [B, L, in]."""
-        key = (index, x.device, x.dtype)
+        key = (side, index, x.device, x.dtype)
         if key not in self.cast:
-            self.cast[key] = self._rows(index).to(x.device, x.dtype) if not self.plain else self._plain_rows(index, x)
+            self.cast[key] = self._plain_rows(side, index, x) if self.plain else self._folded_rows(side, index, x)
         held = self.cast[key]
         if isinstance(held, Folded):
             return folded_attention(x, held, layer.heads)
@@ -316,19 +398,20 @@ class UserRun:
         attended = user_attention(layer.to_q(x), k, v, layer.heads)
         return layer.to_out(attended) - layer.to_out(torch.zeros_like(attended[:1, :1]))
 
-    def _rows(self, index: int) -> Folded:
-        folded, people = self.folded[index], self._people()
+    def _folded_rows(self, side: int, index: int, x: Tensor) -> Folded:
+        folded, people = self.folded[index], self._people(side)
         offset = None if folded.offset is None else folded.offset[people]
-        return Folded(folded.scores[people], folded.values[people], offset)
+        return Folded(folded.scores[people], folded.values[people], offset).to(x.device, x.dtype)
 
-    def _plain_rows(self, index: int, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _plain_rows(self, side: int, index: int, x: Tensor) -> tuple[Tensor, Tensor]:
         k, v = self.keys_values[index]
-        return k[self._people()].to(x), v[self._people()].to(x)
+        return k[self._people(side)].to(x), v[self._people(side)].to(x)
 
-    def _people(self) -> list[int]:
-        """The person of each latent; one person stands for all rows by broadcasting."""
+    def _people(self, side: int) -> list[int]:
+        """The embedding of each latent on one side; one person stands for all rows by broadcasting."""
         count = len(self.people)
-        return [0] if count == 1 else [min(latent, count - 1) for latent in range(self.latents)]
+        people = [0] if count == 1 else [min(latent, count - 1) for latent in range(self.latents)]
+        return [side * count + person for person in people]
 
 
 def count_report(people: int, latents: int) -> str:

@@ -22,13 +22,17 @@ def cross_attentions(unet: UNet2DConditionModel) -> list[Attention]:
     return [cast(Attention, unet.get_submodule(name)) for name in names if name.endswith("attn2")]
 
 
-def guidance_rows(u: Tensor, unconditional: str) -> Tensor:
+def guidance_rows(u: Tensor, unconditional: str, u_negative: Tensor | None = None) -> Tensor:
     """User embeddings for classifier-free guidance, unconditional rows first as in diffusers: [B, N, d] -> [2B, N, d].
 
-    `unconditional` is the adapter's rule: "none" or "same" (AdapterConfig.unconditional).
+    `unconditional` is the adapter's rule (AdapterConfig.unconditional); "negative" wants `u_negative`, like u.
     """
     if unconditional not in UNCONDITIONAL_RULES:
-        raise ValueError(f"The rule for unconditional rows is {unconditional!r}: use 'none' or 'same'.")
+        raise ValueError(f"The rule for unconditional rows is {unconditional!r}: use {', '.join(UNCONDITIONAL_RULES)}.")
+    if unconditional == "negative":
+        if u_negative is None:
+            raise ValueError("The rule for unconditional rows is 'negative', but there is no u_negative: give it.")
+        return torch.cat([u_negative, u])
     return torch.cat([u if unconditional == "same" else torch.zeros_like(u), u])
 
 
@@ -111,6 +115,8 @@ class _UserBranch:
         low, high = self.adapter.config.timesteps if self.window else (-torch.inf, torch.inf)
         active = (low <= t) & (t <= high)
         if active.any():
+            # An image adapter makes tokens even of u = 0
+            active = active & self.u.flatten(1).any(1)
             gain = (active * self.strength).to(self.u.dtype)[:, None, None]
             self.keys_values = [(k, v * gain) for k, v in self.adapter.keys_values(self.u)]
 

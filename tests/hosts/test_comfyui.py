@@ -409,7 +409,7 @@ def test_what_is_active_is_said(model, trained, caplog):
     sample(apply_user(model, managed, [person(trained)]), steps=4)
     assert "Personalized 2 of 4 model calls in 7 of 7 cross-attention layers." in caplog.text
     assert describe(adapter, [person(trained)], 0.8, cfg=5.0) == (
-        "Personalization is on: family pocket, 7 cross-attention layers.\n"
+        "Personalization is on: family pocket, 7 of 7 cross-attention layers.\n"
         "Strength 0.8, times cfg 5 = 4; unconditional rows: the base.\n"
         "Active from 0% to 50% of the noise schedule.\n"
         f"The person: 4 pairs, read by pocket-clip, embedding length {person(trained).u.norm():.2f}."
@@ -426,7 +426,7 @@ def test_other_models_are_refused(model, trained):
         settings.unet_config.update(num_heads=4, num_head_channels=-1)
         base = comfy.model_base.BaseModel(settings)
         other = comfy.model_patcher.ModelPatcher(base, torch.device("cpu"), torch.device("cpu"))
-        with pytest.raises(ValueError, match=rf"The MODEL is {kind} .* family 'pocket': load a pocket model"):
+        with pytest.raises(ValueError, match=rf"The MODEL is {kind} .* is for the pocket model: load a model"):
             apply_user(other, managed, [person(trained)])
 
     class LikeIt(comfy.model_base.BaseModel):
@@ -442,7 +442,7 @@ def test_other_adapters_are_refused(model, trained):
     with pytest.raises(ValueError, match="7 cross-attention layers"):
         apply_user(model, manage_adapter(UserAdapter(config)), [person(trained)])
     _, managed = variant(trained, family="stable-cascade")
-    with pytest.raises(ValueError, match="this version runs pocket only"):
+    with pytest.raises(ValueError, match="this version runs pocket, sd15, sd2, sdxl only"):
         apply_user(model, managed, [person(trained)])
 
 

@@ -45,7 +45,14 @@ def test_its_inputs_begin_as_the_ksamplers(node_classes, comfy_folders):
     ours = [entry.id for entry in node_classes["PersonalizedDenoiser"].GET_SCHEMA().inputs]
     theirs = nodes.KSampler.INPUT_TYPES()["required"]
     assert ours[: len(theirs)] == list(theirs)
-    assert ours[len(theirs) :] == ["user_adapter", "user_embedding", "strength"]
+    assert ours[len(theirs) :] == [
+        "user_adapter",
+        "user_embedding",
+        "strength",
+        "layers",
+        "start_percent",
+        "end_percent",
+    ]
     mine = node_classes["PersonalizedDenoiser"].INPUT_TYPES()["required"]
     for name, (kind, options) in theirs.items():
         their_default = options.get("default")
@@ -79,7 +86,7 @@ def test_it_paints_for_the_person_and_says_so(run, graph):
     base = plain(sampler, empty())
     assert not torch.allclose(latent["samples"], base, atol=1e-2)
     assert not torch.allclose(latent["samples"], other["samples"], atol=1e-3)
-    assert "family pocket, 7 cross-attention layers" in report
+    assert "family pocket, 7 of 7 cross-attention layers" in report
     assert "Strength 1, times cfg 3 = 3" in report and "4 pairs" in report
     off, report = run("PersonalizedDenoiser", **connected, user_embedding=people[0], strength=0.0).result
     assert torch.equal(off["samples"], base) and report == "Personalization is off: strength is 0."
@@ -151,7 +158,7 @@ def test_adapters_of_the_user_are_listed_and_loaded(run, node_classes, comfy_fol
     with pytest.raises(ValueError, match="The pack has no"):
         run("PPD_UserAdapterLoader", user_adapter="../../secret")
     (folder / "mine.safetensors").write_bytes((comfy_folders.weights / "pocket_prior.safetensors").read_bytes())
-    with pytest.raises(ValueError, match="mine.safetensors is no user adapter"):
+    with pytest.raises(ValueError, match="mine.safetensors is neither a user adapter nor"):
         run("PPD_UserAdapterLoader", user_adapter="mine.safetensors")
 
 

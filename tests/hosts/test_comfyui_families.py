@@ -1,0 +1,311 @@
+"""The artist's families in ComfyUI, at small widths of the real classes: against diffusers, refusals, and scopes."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+
+from ppd.adapter import AdapterConfig, UserAdapter
+from ppd.families import FAMILIES, layers_of
+from ppd.hosts.diffusers import DiffusersHost
+from ppd.hosts.diffusers import cross_attentions as diffusers_layers
+from ppd.ip_adapter import load_ip_adapter
+from ppd.user_embedding import UserEmbedding, null_user
+
+pytestmark = pytest.mark.comfyui
+if find_spec("comfy"):
+    import comfy.model_base
+    import comfy.model_management
+    import comfy.model_patcher
+    import comfy.samplers
+    import comfy.supported_models
+    import comfy.utils
+
+    from ppd.hosts.comfyui import Scope, apply_user, cross_attentions, describe, load_adapter, manage_adapter
+
+CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+CONTEXT = 32
+ARTISTS = ("sd15", "sd2", "sdxl")
+LEVELS = {"sd15": (1, 2, 4, 4), "sd2": (1, 2, 4, 4), "sdxl": (1, 2, 4)}
+DEPTHS = {"sd15": (1, 1, 1, 0), "sd2": (1, 1, 1, 0), "sdxl": (0, 2, 10)}
+
+
+def denoiser(family):
+    """The family's denoiser in diffusers: its own blocks, a tenth of its width, random weights."""
+    width = 32 if family != "sd2" else 64
+    down = ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in DEPTHS[family]]
+    heads = {"sd15": 8, "sd2": (1, 2, 4, 4), "sdxl": (1, 1, 2)}[family]
+    settings = {
+        "sample_size": 16,
+        "block_out_channels": tuple(width * level for level in LEVELS[family]),
+        "down_block_types": tuple(down),
+        "up_block_types": tuple(name.replace("Down", "Up") for name in reversed(down)),
+        "layers_per_block": 2,
+        "cross_attention_dim": CONTEXT,
+        "attention_head_dim": heads,
+        "use_linear_projection": family != "sd15",
+    }
+    if family == "sdxl":
+        settings |= {
+            "transformer_layers_per_block": (1, 2, 10),
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 256,
+            "projection_class_embeddings_input_dim": 2816,
+        }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return UNet2DConditionModel(**settings).eval().requires_grad_(False)
+
+
+def comfy_model(family, unet):
+    """The same denoiser as ComfyUI builds it after its own detection."""
+    depths, outputs = DEPTHS[family], [depth for depth in DEPTHS[family] for _ in range(3)]
+    config = {
+        "image_size": 32,
+        "in_channels": 4,
+        "out_channels": 4,
+        "model_channels": unet.config.block_out_channels[0],
+        "num_res_blocks": [2] * len(depths),
+        "channel_mult": list(LEVELS[family]),
+        "transformer_depth": [depth for depth in depths for _ in range(2)],
+        "transformer_depth_output": outputs,
+        "transformer_depth_middle": depths[-1] or 1,
+        "use_linear_in_transformer": family != "sd15",
+        "context_dim": CONTEXT,
+        "adm_in_channels": 2816 if family == "sdxl" else None,
+        "num_classes": "sequential" if family == "sdxl" else None,
+        "use_temporal_attention": False,
+        "use_spatial_transformer": True,
+        "legacy": False,
+        "dtype": torch.float32,
+    }
+    kind = {"sd15": "SD15", "sd2": "SD20", "sdxl": "SDXL"}[family]
+    settings = getattr(comfy.supported_models, kind)(config)
+    base = settings.get_model({})
+    names = comfy.utils.unet_to_diffusers(settings.unet_config)
+    weights = unet.state_dict()
+    base.diffusion_model.load_state_dict({names[name]: value for name, value in weights.items()})
+    return comfy.model_patcher.ModelPatcher(base, torch.device("cpu"), torch.device("cpu"))
+
+
+@pytest.fixture(scope="module", params=ARTISTS)
+def pair(request):
+    """A family, its denoiser in diffusers, and the same as ComfyUI's MODEL."""
+    unet = denoiser(request.param)
+    return request.param, unet, comfy_model(request.param, unet)
+
+
+def adapter_for(family, unet, **changes):
+    values = {"family": family, "encoder": "some-clip", "encoder_hash": "0" * 64, "embedding_dim": 6}
+    values["layers"] = tuple(attention.inner_dim for attention in diffusers_layers(unet))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        adapter = UserAdapter(AdapterConfig(**{**values, **changes}))
+        for layer in adapter.layers:
+            torch.nn.init.normal_(layer.to_v_user.weight, std=0.3)
+    return adapter
+
+
+def person(seed=0):
+    u = torch.randn(1, 6, generator=torch.Generator().manual_seed(seed))
+    return UserEmbedding(u, "some-clip", "0" * 64, pairs=4, created="2026-01-01")
+
+
+def draw(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+X, T = draw(2, 4, 16, 16, seed=5), 700
+POSITIVE, NEGATIVE = (draw(1, 77, CONTEXT, seed=seed) for seed in (11, 12))
+POOLED = draw(1, 1280, seed=13)
+
+
+@torch.inference_mode()
+def comfy_predictions(model):
+    """What one evaluation within a sampling run gives for the positive and the negative: denoised latents."""
+    sigma, found = model.model.model_sampling.sigma(torch.tensor(float(T))), []
+
+    def probe(model_k, start, sigmas, extra_args, callback, disable):
+        guider, options = model_k.inner_model, extra_args["model_options"]
+        given = [guider.conds["positive"], guider.conds["negative"]]
+        scaled = X * (sigma**2 + 1).sqrt()
+        found.extend(comfy.samplers.calc_cond_batch(guider.inner_model, given, scaled, sigma.expand(2), options))
+        return start
+
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(*([[context, {"pooled_output": POOLED}]] for context in (POSITIVE, NEGATIVE)))
+    sampler = comfy.samplers.KSAMPLER(probe)
+    guider.sample(torch.zeros_like(X), torch.zeros_like(X), sampler, torch.stack([sigma, torch.tensor(0.0)]), seed=0)
+    return found
+
+
+@torch.inference_mode()
+def diffusers_prediction(unet, adapter, u, strength, context):
+    """The same from the diffusers host."""
+    a = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2).cumprod(0)[T]
+    sigma = float(((1 - a) / a).sqrt())
+    size = torch.tensor([[128.0, 128.0, 0.0, 0.0, 128.0, 128.0]]).expand(2, -1)
+    added = {"text_embeds": POOLED.expand(2, -1), "time_ids": size}
+    with DiffusersHost(unet, adapter).personalized(u, strength):
+        eps = unet(X, T, context.expand(2, -1, -1), added_cond_kwargs=added).sample
+    return X * (sigma**2 + 1) ** 0.5 - sigma * eps
+
+
+def test_layers_are_those_of_the_family(pair):
+    family, unet, model = pair
+    widths = [layer.heads * layer.dim_head for layer in cross_attentions(model.model.diffusion_model).values()]
+    assert widths == [attention.inner_dim for attention in diffusers_layers(unet)]
+    assert len(widths) == FAMILIES[family].count
+
+
+@pytest.mark.parametrize("part", ["style only", "layout only"])
+def test_style_and_layout_are_the_blocks_that_instantstyle_names(pair, part):
+    family, unet, _ = pair
+    blocks = {
+        ("sdxl", "style only"): ["up_blocks.0.attentions.1."],
+        ("sdxl", "layout only"): ["down_blocks.2.attentions.1."],
+        ("sd1", "style only"): ["up_blocks.1."],
+        ("sd1", "layout only"): ["down_blocks.2.", "mid_block."],
+    }[family if family == "sdxl" else "sd1", part]
+    names = [name for name in unet.attn_processors if name.endswith("attn2.processor")]
+    assert [names[layer] for layer in layers_of(family, part)] == [
+        name for name in names if name.startswith(tuple(blocks))
+    ]
+
+
+def test_the_pockets_style_layers_are_not_known():
+    with pytest.raises(ValueError, match="pocket model are 'style only': use all layers"):
+        layers_of("pocket", "style only")
+
+
+@pytest.mark.parametrize("rule", ["none", "same"])
+def test_same_denoiser_as_in_diffusers(pair, rule):
+    family, unet, model = pair
+    adapter = adapter_for(family, unet, unconditional=rule)
+    someone = person()
+    base = comfy_predictions(model)
+    found = comfy_predictions(
+        apply_user(model, manage_adapter(adapter_for(family, unet, unconditional=rule)), [someone], 0.7)
+    )
+    for got, plain, context, personal in zip(found, base, (POSITIVE, NEGATIVE), (True, rule == "same"), strict=True):
+        wanted = diffusers_prediction(unet, adapter, someone.u[None] * personal, 0.7, context)
+        torch.testing.assert_close(got, wanted, **CLOSE)
+        assert torch.equal(got, plain) != personal
+
+
+@pytest.mark.parametrize("off", ["strength 0", "null user", "no common range"])
+def test_off_is_the_model_bit_for_bit(pair, off):
+    family, unet, model = pair
+    someone, adapter = person(), manage_adapter(adapter_for(family, unet, end_percent=0.5))
+    cases = {
+        "strength 0": ([someone], 0.0, Scope()),
+        "null user": ([null_user(someone)], 1.0, Scope()),
+        "no common range": ([someone], 1.0, Scope(start_percent=0.5)),
+    }
+    personal = apply_user(model, adapter, *cases[off])
+    assert describe(adapter.model, cases[off][0], cases[off][1], scope=cases[off][2]).startswith(
+        "Personalization is off"
+    )
+    for got, plain in zip(comfy_predictions(personal), comfy_predictions(model), strict=True):
+        assert torch.equal(got, plain)
+
+
+@pytest.mark.parametrize("part", ["style only", "layout only"])
+def test_a_part_of_the_layers_is_an_adapter_silent_in_the_others(pair, part):
+    family, unet, model = pair
+    adapter = adapter_for(family, unet)
+    scope = Scope(part)
+    found = comfy_predictions(apply_user(model, manage_adapter(adapter_for(family, unet)), [person()], scope=scope))
+    for number, layer in enumerate(adapter.layers):
+        if number not in layers_of(family, part):
+            torch.nn.init.zeros_(layer.to_v_user.weight)
+    wanted = diffusers_prediction(unet, adapter, person().u[None], 1.0, POSITIVE)
+    torch.testing.assert_close(found[0], wanted, **CLOSE)
+    assert not torch.equal(found[0], comfy_predictions(model)[0])
+    count = len(layers_of(family, part))
+    assert f"{count} of {FAMILIES[family].count} cross-attention layers" in describe(
+        adapter, [person()], 1.0, scope=scope
+    )
+
+
+@pytest.mark.parametrize(("scope", "active"), [((0.0, 0.2), False), ((0.2, 0.4), True), ((0.4, 1.0), False)])
+def test_a_part_of_the_schedule(pair, scope, active):
+    family, unet, model = pair  # t is 700, which is 30 % of the schedule
+    adapter = manage_adapter(adapter_for(family, unet))
+    found = comfy_predictions(apply_user(model, adapter, [person()], scope=Scope("all", *scope)))
+    assert torch.equal(found[0], comfy_predictions(model)[0]) != active
+
+
+def test_look_alikes_are_refused(pair):
+    """Models that subclass the families' classes, and every other family's model."""
+    family, unet, model = pair
+    adapter = manage_adapter(adapter_for(family, unet))
+    kinds = ["SDXLRefiner", "SSD1B", "Segmind_Vega", "KOALA_700M", "KOALA_1B", "SD_X4Upscaler", "SD21UnclipL", "Flux"]
+    kinds += [{"sd15": "SD15", "sd2": "SD20", "sdxl": "SDXL"}[other] for other in ARTISTS if other != family]
+    for kind in kinds:
+        base = type(model.model).__new__(type(model.model))
+        torch.nn.Module.__init__(base)
+        base.model_config = getattr(comfy.supported_models, kind)(dict(model.model.model_config.unet_config))
+        base.diffusion_model = model.model.diffusion_model
+        other = comfy.model_patcher.ModelPatcher(base, torch.device("cpu"), torch.device("cpu"))
+        with pytest.raises(ValueError, match=rf"The MODEL is {kind} .* is for {FAMILIES[family].title}: load a model"):
+            apply_user(other, adapter, [person()])
+
+
+def test_an_adapter_for_other_widths_is_refused(pair):
+    family, unet, model = pair
+    widths = tuple(attention.inner_dim for attention in diffusers_layers(unet))
+    adapter = manage_adapter(adapter_for(family, unet, layers=(*widths[:-1], widths[-1] * 2)))
+    with pytest.raises(ValueError, match=rf"{len(widths)} cross-attention layers of widths"):
+        apply_user(model, adapter, [person()])
+
+
+@pytest.mark.parametrize("pair", ["sd15", "sdxl"], indirect=True)
+@pytest.mark.parametrize("strength", [0.6, 1.5])
+@pytest.mark.parametrize("kind", ["plain", "plus"])
+def test_ip_adapters_give_what_they_give_in_diffusers(pair, ip_adapter_file, kind, strength):
+    """Rows of both kinds get their own side, of several people each their own; the null user's are the base's."""
+    family, unet, model = pair
+    widths = [attention.inner_dim for attention in diffusers_layers(unet)]
+    path = ip_adapter_file(kind, widths, FAMILIES[family].context_dim)
+    adapter, managed = load_ip_adapter(path), load_adapter(path)
+    shape, config = (16 if kind == "plus" else 1, adapter.config.embedding_dim), adapter.config
+    sides = draw(*shape, seed=1), draw(*shape, seed=2)
+    someone = UserEmbedding(sides[0], config.encoder, config.encoder_hash, 4, "2026-01-01", u_negative=sides[1])
+    everywhere = Scope("all")
+    base = comfy_predictions(model)
+    found = comfy_predictions(apply_user(model, managed, [someone, null_user(someone)], strength, everywhere))
+    displaced, gain = adapter.sides(sides[0][None], sides[1][None], strength)
+    for got, plain, u, context in zip(found, base, displaced, (POSITIVE, NEGATIVE), strict=True):
+        rows = torch.cat([u, torch.zeros_like(u)])
+        torch.testing.assert_close(got, diffusers_prediction(unet, adapter, rows, gain, context), **CLOSE)
+        assert not torch.allclose(got[0], plain[0], atol=1e-3)
+        assert torch.equal(got[1], plain[1])
+    style = comfy_predictions(apply_user(model, managed, [someone], strength))
+    also = comfy_predictions(apply_user(model, managed, [someone], strength, Scope("style only")))
+    assert torch.equal(style[0], also[0]) and not torch.equal(style[0][:1], found[0][:1])
+    assert "unconditional rows: what the person rejected" in describe(managed.model, [someone], strength)
+
+
+@pytest.mark.parametrize("pair", ["sd15"], indirect=True)
+def test_an_ip_adapters_memory_is_the_files_own(pair, ip_adapter_file):
+    """Half precision stays half: ComfyUI casts layer by layer."""
+    family, unet, model = pair
+    widths = [attention.inner_dim for attention in diffusers_layers(unet)]
+    path = ip_adapter_file("plain", widths, FAMILIES[family].context_dim)
+    half = path.with_name("half.safetensors")
+    save_file({name: tensor.half() for name, tensor in load_file(path).items()}, half)
+    managed = load_adapter(half)
+    assert managed.model_size() == sum(tensor.numel() * 2 for tensor in load_file(half).values())
+    config, u = managed.model.config, draw(1, 1024)
+    someone = UserEmbedding(u, config.encoder, config.encoder_hash, 4, "2026-01-01", u_negative=-u)
+    for got, plain in zip(
+        comfy_predictions(apply_user(model, managed, [someone], scope=Scope("all"))),
+        comfy_predictions(apply_user(model, load_adapter(path), [someone], scope=Scope("all"))),
+        strict=True,
+    ):
+        torch.testing.assert_close(got, plain, rtol=1e-2, atol=1e-2)
