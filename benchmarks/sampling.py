@@ -1,0 +1,237 @@
+"""`python -m benchmarks.sampling --family sd15|sdxl`: what a person costs in a full-width model, in one ComfyUI.
+
+Random weights cost what trained ones cost. Plain runs, personal runs and, with `--peer` a checkout of
+ComfyUI_IPAdapter_plus, the peer's take turns, all with one IP-Adapter in all layers. A round's ratio is of its own
+runs; figures are medians with 95 % bootstrap intervals over rounds. Preparation is what a run of no steps takes longer
+than a plain one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from .pocket_step import load_pack
+
+WIDTHS = {"sd15": (320, 640, 1280, 1280), "sdxl": (320, 640, 1280)}
+DEPTHS = {"sd15": (1, 1, 1, 0), "sdxl": (0, 2, 10)}
+CONTEXT = {"sd15": 768, "sdxl": 2048}
+
+
+def full_model(family: str, dtype: Any) -> Any:
+    """ComfyUI's MODEL of the family at full width with random weights."""
+    import comfy.model_management
+    import comfy.model_patcher
+    import comfy.supported_models
+    import torch
+
+    depths = DEPTHS[family]
+    config = {
+        "image_size": 32,
+        "in_channels": 4,
+        "out_channels": 4,
+        "model_channels": 320,
+        "num_res_blocks": [2] * len(depths),
+        "channel_mult": [width // 320 for width in WIDTHS[family]],
+        "transformer_depth": [depth for depth in depths for _ in range(2)],
+        "transformer_depth_output": [depth for depth in depths for _ in range(3)],
+        "transformer_depth_middle": depths[-1] or 1,
+        "use_linear_in_transformer": family == "sdxl",
+        "context_dim": CONTEXT[family],
+        "adm_in_channels": 2816 if family == "sdxl" else None,
+        "num_classes": "sequential" if family == "sdxl" else None,
+        "use_temporal_attention": False,
+        "use_spatial_transformer": True,
+        "legacy": False,
+        "dtype": dtype,
+    }
+    settings = (comfy.supported_models.SD15 if family == "sd15" else comfy.supported_models.SDXL)(config)
+    base = settings.get_model({})
+    with torch.no_grad():
+        for parameter in base.diffusion_model.parameters():
+            parameter.normal_(0, 0.02)
+    device = comfy.model_management.get_torch_device()
+    return comfy.model_patcher.ModelPatcher(base, device, comfy.model_management.unet_offload_device())
+
+
+def write_ip_adapter(path: Path, widths: list[int], context: int) -> None:
+    """A plain IP-Adapter of random weights."""
+    import torch
+    from safetensors.torch import save_file
+
+    def draw(*shape: int) -> Any:
+        return torch.randn(*shape) * 0.02
+
+    tensors = {"image_proj.proj.weight": draw(4 * context, 1024), "image_proj.proj.bias": draw(4 * context)}
+    tensors |= {"image_proj.norm.weight": 1 + draw(context), "image_proj.norm.bias": draw(context)}
+    for number, width in enumerate(widths):
+        for which in "kv":
+            tensors[f"ip_adapter.{2 * number + 1}.to_{which}_ip.weight"] = draw(width, context)
+    save_file(tensors, path)
+
+
+def load_peer(checkout: Path) -> Any:
+    """ComfyUI_IPAdapter_plus as a module, its checkout left where it is."""
+    spec = importlib.util.spec_from_file_location(
+        "peer", checkout / "__init__.py", submodule_search_locations=[str(checkout)]
+    )
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["peer"] = module
+    spec.loader.exec_module(module)
+    return importlib.import_module("peer.IPAdapterPlus")
+
+
+def peers_model(peer: Any, model: Any, file: Path, u: Any, u_negative: Any) -> Any:
+    """The peer's MODEL of the same adapter and the same embeddings."""
+    from safetensors.torch import load_file
+
+    parts: dict[str, dict[str, Any]] = {"image_proj": {}, "ip_adapter": {}}
+    for name, tensor in load_file(file).items():
+        part, rest = name.split(".", 1)
+        parts[part][rest] = tensor
+    node = peer.IPAdapterEmbeds()
+    return node.apply_ipadapter(
+        model, parts, u[None], 1.0, "linear", 0.0, 1.0, neg_embed=u_negative[None], embeds_scaling="V only"
+    )[0]
+
+
+def median(values: list[float]) -> dict[str, float]:
+    """Median with its 95 % bootstrap interval."""
+    rng = np.random.default_rng(0)
+    low, high = np.percentile([np.median(rng.choice(values, len(values))) for _ in range(2000)], [2.5, 97.5])
+    return {"ratio": float(np.median(values)), "low": float(low), "high": float(high), "n": len(values)}
+
+
+def measure(family: str, size: int, steps: int, rounds: int, peer_checkout: Path | None) -> dict[str, Any]:
+    """step_vs_plain, overhead_vs_peer, preparation_vs_step, and the milliseconds behind them."""
+    load_pack()
+    import comfy.model_management
+    import comfy.samplers
+    import torch
+    from ppd_pack.ppd.hosts.comfyui import Scope, apply_user, cross_attentions, load_adapter
+    from ppd_pack.ppd.user_embedding import UserEmbedding
+
+    device = comfy.model_management.get_torch_device()
+    dtype = torch.float32 if device.type == "cpu" else torch.float16
+    with torch.inference_mode(), tempfile.TemporaryDirectory() as folder:
+        torch.manual_seed(0)
+        model = full_model(family, dtype)
+        layers = cross_attentions(model.model.diffusion_model)
+        file = Path(folder) / "ip-adapter.safetensors"
+        write_ip_adapter(file, [layer.heads * layer.dim_head for layer in layers.values()], CONTEXT[family])
+        adapter = load_adapter(file)
+        config, u = adapter.model.config, torch.randn(1, 1024)
+        person = UserEmbedding(u, config.encoder, config.encoder_hash, 4, "", u_negative=-u)
+        models = {"plain": model, "ours": apply_user(model, adapter, [person], scope=Scope("all"))}
+        if peer_checkout is not None:
+            models["peer"] = peers_model(load_peer(peer_checkout), model, file, u, -u)
+        options = {"pooled_output": torch.randn(1, 1280)}
+        conditions = [[[torch.randn(1, 77, CONTEXT[family]), options]] for _ in range(2)]
+        noise = torch.randn(1, 4, size // 8, size // 8)
+        sampler, nothing = comfy.samplers.sampler_object("euler"), comfy.samplers.KSAMPLER(_no_steps)
+
+        # On a CPU the processor's time, which other programs disturb less
+        clock = time.process_time if device.type == "cpu" else time.perf_counter
+
+        def seconds(patched: Any, sampler: Any) -> float:
+            guider = comfy.samplers.CFGGuider(patched)
+            guider.set_conds(*conditions)
+            guider.set_cfg(4.0)
+            sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", steps)
+            _wait(device)
+            start = clock()
+            guider.sample(noise, torch.zeros_like(noise), sampler, sigmas, disable_pbar=True, seed=0)
+            _wait(device)
+            return clock() - start
+
+        times: dict[str, list[float]] = {name: [] for name in models}
+        before: dict[str, list[float]] = {name: [] for name in models}
+        for number in tqdm(range(-1, rounds), desc=f"{family}, {size} px"):  # the first round warms up
+            names = list(models)
+            for name in names[number % len(names) :] + names[: number % len(names)]:
+                without, run = seconds(models[name], nothing), seconds(models[name], sampler)
+                if number >= 0:
+                    before[name].append(without)
+                    times[name].append((run - without) / steps)
+    plain, ours = np.array(times["plain"]), np.array(times["ours"])
+    preparation = np.array(before["ours"]) - np.array(before["plain"])
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"CPU, {torch.get_num_threads()} threads, processor time"
+    )
+    report: dict[str, Any] = {
+        "step_vs_plain": median(list(ours / plain)),
+        "preparation_vs_step": median(list(preparation / plain)),
+    }
+    milliseconds = {"plain step": plain, "added to it": ours - plain, "preparation": preparation}
+    if "peer" in times:
+        theirs = np.array(times["peer"])
+        report["step_vs_plain_peer"] = median(list(theirs / plain))
+        overheads = np.median(ours - plain), np.median(theirs - plain)
+        report["overhead_vs_peer"] = _ratio_of_medians(ours - plain, theirs - plain)
+        milliseconds["added by the peer"] = theirs - plain
+        # The peer leaves the middle block out
+        middle = sum(block[0] == "middle" for block in layers)
+        report["overhead_per_layer_vs_peer"] = float(
+            overheads[0] / len(layers) / (overheads[1] / (len(layers) - middle))
+        )
+    for figure in report.values():
+        if isinstance(figure, dict):
+            figure["device"] = name
+    report["milliseconds"] = {what: float(np.median(value) * 1000) for what, value in milliseconds.items()}
+    settings = {"family": family, "size": size, "steps": steps, "rounds": rounds, "layers": len(layers)}
+    return report | {"settings": settings | {"dtype": str(dtype), "sampler": "euler, cfg 4, batch 1"}}
+
+
+def _ratio_of_medians(ours: Any, theirs: Any) -> dict[str, float]:
+    """Overheads are differences of noisy numbers, so that single rounds' ratios mean nothing."""
+    rng, n = np.random.default_rng(0), len(ours)
+    drawn = []
+    for _ in range(2000):
+        index = rng.integers(n, size=n)
+        drawn.append(np.median(ours[index]) / np.median(theirs[index]))
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return {"ratio": float(np.median(ours) / np.median(theirs)), "low": float(low), "high": float(high), "n": n}
+
+
+def _no_steps(model: Callable[..., Any], noise: Any, *args: Any, **kwargs: Any) -> Any:
+    return noise
+
+
+def _wait(device: Any) -> None:
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.sampling")
+    parser.add_argument("--family", choices=list(WIDTHS), required=True)
+    parser.add_argument("--size", type=int, default=256, help="pixels of the square (default: 256)")
+    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--peer", type=Path, help="checkout of ComfyUI_IPAdapter_plus to compare with")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    figures = measure(arguments.family, arguments.size, arguments.steps, arguments.rounds, arguments.peer)
+    print(json.dumps(figures, indent=1))
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
