@@ -24,6 +24,7 @@ if find_spec("comfy"):
     import comfy.samplers
     import comfy.supported_models
     import comfy.utils
+    from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 
     from ppd.hosts.comfyui import Scope, apply_user, cross_attentions, describe, load_adapter, manage_adapter
 
@@ -61,8 +62,8 @@ def denoiser(family):
         return UNet2DConditionModel(**settings).eval().requires_grad_(False)
 
 
-def comfy_model(family, unet):
-    """The same denoiser as ComfyUI builds it after its own detection."""
+def comfy_model(family, unet, weights=torch.float32, compute=None):
+    """The same denoiser as ComfyUI builds it after its own detection; weights and arithmetic in other dtypes."""
     depths, outputs = DEPTHS[family], [depth for depth in DEPTHS[family] for _ in range(3)]
     config = {
         "image_size": 32,
@@ -81,14 +82,13 @@ def comfy_model(family, unet):
         "use_temporal_attention": False,
         "use_spatial_transformer": True,
         "legacy": False,
-        "dtype": torch.float32,
     }
     kind = {"sd15": "SD15", "sd2": "SD20", "sdxl": "SDXL"}[family]
     settings = getattr(comfy.supported_models, kind)(config)
+    settings.set_inference_dtype(weights, compute)
     base = settings.get_model({})
     names = comfy.utils.unet_to_diffusers(settings.unet_config)
-    weights = unet.state_dict()
-    base.diffusion_model.load_state_dict({names[name]: value for name, value in weights.items()})
+    base.diffusion_model.load_state_dict({names[name]: value for name, value in unet.state_dict().items()})
     return comfy.model_patcher.ModelPatcher(base, torch.device("cpu"), torch.device("cpu"))
 
 
@@ -127,7 +127,7 @@ POOLED = draw(1, 1280, seed=13)
 @torch.inference_mode()
 def comfy_predictions(model):
     """What one evaluation within a sampling run gives for the positive and the negative: denoised latents."""
-    sigma, found = model.model.model_sampling.sigma(torch.tensor(float(T))), []
+    sigma, found = model.get_model_object("model_sampling").sigma(torch.tensor(float(T))), []
 
     def probe(model_k, start, sigmas, extra_args, callback, disable):
         guider, options = model_k.inner_model, extra_args["model_options"]
@@ -238,6 +238,42 @@ def test_a_part_of_the_schedule(pair, scope, active):
     adapter = manage_adapter(adapter_for(family, unet))
     found = comfy_predictions(apply_user(model, adapter, [person()], scope=Scope("all", *scope)))
     assert torch.equal(found[0], comfy_predictions(model)[0]) != active
+
+
+@pytest.mark.parametrize("pair", ["sd15", "sdxl"], indirect=True)
+@pytest.mark.parametrize(("weights", "compute"), [("float16", None), ("bfloat16", None), ("float8_e4m3fn", "float32")])
+def test_folding_rounds_at_most_twice_as_much_as_the_plain_form(pair, monkeypatch, weights, compute):
+    """Distance to single precision, in a checkpoint's own: measured 1.5 times for SDXL in halves, 1.0 elsewhere."""
+    family, unet, single = pair
+    dtypes = [None if name is None else getattr(torch, name) for name in (weights, compute)]
+    model = comfy_model(family, unet, *dtypes)
+    layer = next(iter(cross_attentions(model.model.diffusion_model).values()))
+    assert layer.to_q.weight.dtype == dtypes[0]
+    adapter = manage_adapter(adapter_for(family, unet))
+    personal = apply_user(model, adapter, [person()])
+    truth = comfy_predictions(apply_user(single, adapter, [person()]))[0]
+    folded = comfy_predictions(personal)[0]
+    monkeypatch.setattr(layer.to_q, "input_scale", torch.tensor(1.0), raising=False)
+    plain = comfy_predictions(personal)[0]
+    errors = [(found - truth).square().mean().sqrt().item() for found in (folded, plain)]
+    assert not torch.equal(folded, plain)
+    assert errors[0] <= 2 * errors[1]
+    assert errors[1] < 0.1 * truth.square().mean().sqrt()
+
+
+@pytest.mark.parametrize("sampling", ["v_prediction", "lcm"])
+def test_other_samplings_have_their_own_schedule(pair, sampling):
+    """The window is asked of the sampling that a node put into the MODEL, where t = 700 has another sigma."""
+    family, unet, model = pair
+    adapter = manage_adapter(adapter_for(family, unet))
+    (other,) = ModelSamplingDiscrete().patch(model, sampling, zsnr=True)
+    sigmas = [m.get_model_object("model_sampling").sigma(torch.tensor(float(T))) for m in (model, other)]
+    assert abs(sigmas[0] / sigmas[1] - 1) > 1e-3
+    base = comfy_predictions(other)
+    for scope, active in (((0.0, 0.29), False), ((0.29, 0.31), True), ((0.31, 1.0), False)):
+        found = comfy_predictions(apply_user(other, adapter, [person()], scope=Scope("all", *scope)))
+        assert torch.equal(found[0], base[0]) != active
+        assert torch.equal(found[1], base[1])
 
 
 def test_look_alikes_are_refused(pair):
