@@ -67,7 +67,7 @@ class Scope:
         return max(self.start_percent, config.start_percent), min(self.end_percent, config.end_percent)
 
 
-EVERYWHERE = Scope()
+DEFAULT_SCOPE = Scope()
 
 
 def load_adapter(path: Path | str) -> comfy.model_patcher.ModelPatcher:
@@ -130,7 +130,7 @@ def apply_user(
     adapter: comfy.model_patcher.ModelPatcher,
     people: Sequence[UserEmbedding],
     strength: float = 1.0,
-    scope: Scope = EVERYWHERE,
+    scope: Scope = DEFAULT_SCOPE,
 ) -> comfy.model_patcher.ModelPatcher:
     """A clone of `model` that paints for `people`: person i for latent i of a batch, the last one for the rest.
 
@@ -178,7 +178,7 @@ def describe(
     people: Sequence[UserEmbedding],
     strength: float,
     cfg: float | None = None,
-    scope: Scope = EVERYWHERE,
+    scope: Scope = DEFAULT_SCOPE,
 ) -> str:
     """What is active, in lines for people: family, layers, strength, part of the schedule, pairs behind each u."""
     config = adapter.config
