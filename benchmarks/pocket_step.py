@@ -31,12 +31,17 @@ def load_pack() -> Any:
     from comfy.cli_args import args
 
     args.cpu = not torch.cuda.is_available()
+    return load_folder("ppd_pack", ROOT)
+
+
+def load_folder(name: str, folder: Path) -> Any:
+    """A node pack's folder as the module `name`."""
     spec = importlib.util.spec_from_file_location(
-        "ppd_pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+        name, folder / "__init__.py", submodule_search_locations=[str(folder)]
     )
     assert spec is not None and spec.loader is not None
     pack = importlib.util.module_from_spec(spec)
-    sys.modules["ppd_pack"] = pack
+    sys.modules[name] = pack
     spec.loader.exec_module(pack)
     return pack
 

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,7 +20,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from .pocket_step import load_pack
+from .pocket_step import load_folder, load_pack
 
 WIDTHS = {"sd15": (320, 640, 1280, 1280), "sdxl": (320, 640, 1280)}
 DEPTHS = {"sd15": (1, 1, 1, 0), "sdxl": (0, 2, 10)}
@@ -81,19 +79,7 @@ def write_ip_adapter(path: Path, widths: list[int], context: int) -> None:
     save_file(tensors, path)
 
 
-def load_peer(checkout: Path) -> Any:
-    """ComfyUI_IPAdapter_plus as a module, its checkout left where it is."""
-    spec = importlib.util.spec_from_file_location(
-        "peer", checkout / "__init__.py", submodule_search_locations=[str(checkout)]
-    )
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["peer"] = module
-    spec.loader.exec_module(module)
-    return importlib.import_module("peer.IPAdapterPlus")
-
-
-def peers_model(peer: Any, model: Any, file: Path, u: Any, u_negative: Any) -> Any:
+def peers_model(checkout: Path, model: Any, file: Path, u: Any, u_negative: Any) -> Any:
     """The peer's MODEL of the same adapter and the same embeddings."""
     from safetensors.torch import load_file
 
@@ -101,7 +87,8 @@ def peers_model(peer: Any, model: Any, file: Path, u: Any, u_negative: Any) -> A
     for name, tensor in load_file(file).items():
         part, rest = name.split(".", 1)
         parts[part][rest] = tensor
-    node = peer.IPAdapterEmbeds()
+    load_folder("peer", checkout)
+    node = importlib.import_module("peer.IPAdapterPlus").IPAdapterEmbeds()
     return node.apply_ipadapter(
         model, parts, u[None], 1.0, "linear", 0.0, 1.0, neg_embed=u_negative[None], embeds_scaling="V only"
     )[0]
@@ -136,7 +123,7 @@ def measure(family: str, size: int, steps: int, rounds: int, peer_checkout: Path
         person = UserEmbedding(u, config.encoder, config.encoder_hash, 4, "", u_negative=-u)
         models = {"plain": model, "ours": apply_user(model, adapter, [person], scope=Scope("all"))}
         if peer_checkout is not None:
-            models["peer"] = peers_model(load_peer(peer_checkout), model, file, u, -u)
+            models["peer"] = peers_model(peer_checkout, model, file, u, -u)
         options = {"pooled_output": torch.randn(1, 1280)}
         conditions = [[[torch.randn(1, 77, CONTEXT[family]), options]] for _ in range(2)]
         noise = torch.randn(1, 4, size // 8, size // 8)

@@ -60,27 +60,16 @@ def scope_inputs() -> list[io.Input]:
             tooltip="Which of the model's layers the person reaches: the adapter's own choice, all, those that carry "
             "style (colour, material, mood), or those that carry layout. A choice exists for SD1.5, SD2 and SDXL.",
         ),
-        io.Float.Input(
-            "start_percent",
-            default=0.0,
-            min=0.0,
-            max=1.0,
-            step=0.01,
-            optional=True,
-            advanced=True,
-            tooltip="Where in the noise schedule the person's part begins; never before the adapter's own.",
-        ),
-        io.Float.Input(
-            "end_percent",
-            default=1.0,
-            min=0.0,
-            max=1.0,
-            step=0.01,
-            optional=True,
-            advanced=True,
-            tooltip="Where in the noise schedule the person's part ends; never after the adapter's own.",
-        ),
+        _percent_input("start_percent", 0.0, "begins; never before the adapter's own."),
+        _percent_input("end_percent", 1.0, "ends; never after the adapter's own."),
     ]
+
+
+def _percent_input(name: str, default: float, what: str) -> io.Float.Input:
+    tooltip = f"Where in the noise schedule the person's part {what}"
+    return io.Float.Input(
+        name, default=default, min=0.0, max=1.0, step=0.01, optional=True, advanced=True, tooltip=tooltip
+    )
 
 
 class PPD_UserAdapterLoader(io.ComfyNode):  # noqa: N801

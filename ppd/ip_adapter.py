@@ -192,7 +192,7 @@ def _projector(name: str, image: dict[str, Tensor], token_dim: int) -> ImageProj
     with torch.device("meta"):
         if "proj.weight" in image:
             kind = ImageProjection(image["proj.weight"].shape[1], PLAIN_TOKENS, token_dim)
-        elif "latents" in image:
+        elif image.keys() >= {"latents", "layers.0.0.to_q.weight", "layers.0.1.1.weight"}:
             depth = 1 + max(int(key.split(".")[1]) for key in image if key.startswith("layers."))
             heads = image["layers.0.0.to_q.weight"].shape[0] // HEAD_WIDTH
             _, tokens, width = image["latents"].shape

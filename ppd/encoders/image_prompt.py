@@ -25,8 +25,8 @@ from .clip import ClipFeatures
 from .posterior import fit_posterior
 
 TASTE_SCALE = 3.0
-"""Prior standard deviation of taste along any direction of unit features, the pick noise being 1. Features of two
-pictures lie about .8 apart, so that a person picks the same again some 85 times in 100. Chosen, not fitted."""
+"""Prior standard deviation of taste along any direction of unit features, the pick noise being 1. Where two
+pictures' features lie .8 apart, people then pick what they prefer 80 times in 100. Chosen, not fitted."""
 
 Look = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Pictures [n, 3, 224, 224] in 0..1 to image_embeds [n, 1024] and the last but one layer's states [n, 257, 1280]."""

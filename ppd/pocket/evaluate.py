@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +18,7 @@ from .data import picture_set, to_tensor
 from .judge import objects_found
 from .model import SAMPLING_STEPS, generate
 from .people import TEMPERATURE, People, sample_weights
-from .recipe import Recipe
+from .recipe import Recipe, file_hash
 from .statistics import CLIP, STATISTICS, picture_statistics
 from .taste import SUPPORT_COUNTS, Support, draw_support, embed_people
 
@@ -260,9 +258,5 @@ def settings(recipe: Recipe, run: Evaluation, adapter: UserAdapter) -> dict[str,
         "strength": 1.0,
         "captions": len(scenes.HELD_OUT_CAPTIONS),
         "adapter_training": adapter.config.training,
-        "sha256": {str(path.relative_to(recipe.weights)): _hash(path) for path in files},
+        "sha256": {str(path.relative_to(recipe.weights)): file_hash(path)[:16] for path in files},
     }
-
-
-def _hash(path: Path) -> str:
-    return sha256(path.read_bytes()).hexdigest()[:16]

@@ -155,7 +155,9 @@ class Recipe:
             self._note("base", round(time.monotonic() - start, 1))
             factors, bias = preview_colors(latents[:500], self.data.pictures[:500])
             PocketModel(unet, text_encoder, self.vae, scale, vocabulary_in_use()).save(self._base, factors, bias)
-        self._claim("base", _hash(self._base), f"that belong to another {self._base.name} than that of {self.weights}")
+        self._claim(
+            "base", file_hash(self._base), f"that belong to another {self._base.name} than that of {self.weights}"
+        )
         return PocketModel.load(self._base).to(default_device())
 
     @cached_property
@@ -167,7 +169,7 @@ class Recipe:
             self._note("encoder", round(time.monotonic() - start, 1))
             config = {"embed_dim": EMBED_DIM, "vision_cfg": VISION}
             save_encoder(path, trained.visual, config, name=ENCODER_NAME, mean=MEAN, std=STD)
-        self._claim("encoder", _hash(path), f"that belong to another {path.name} than that of {self.weights}")
+        self._claim("encoder", file_hash(path), f"that belong to another {path.name} than that of {self.weights}")
         return ClipFeatures.from_file(path, device=default_device())
 
     @cached_property
@@ -412,7 +414,8 @@ def _write_json(values: dict[str, Any], path: Path) -> None:
     partial.replace(path)
 
 
-def _hash(path: Path) -> str:
+def file_hash(path: Path) -> str:
+    """sha256 of a file."""
     return sha256(path.read_bytes()).hexdigest()
 
 
