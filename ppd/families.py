@@ -38,13 +38,14 @@ FAMILIES = {
         style=tuple(range(34, 44)),  # up_blocks.0.attentions.1
         layout=tuple(range(14, 24)),  # down_blocks.2.attentions.1
     ),
+    "stable_cascade": Family("Stable Cascade's Stage C", count=64, context_dim=2048),  # 8 and 24 down, 24 and 8 up
 }
 
 
 def layers_of(family: str, part: str) -> tuple[int, ...]:
-    """The layers of `family` that `part` ("all", "style only", "layout only") names."""
+    """The layers of `family` that `part` ("style only" or "layout only") names."""
     known = FAMILIES[family]
-    layers = {"all": tuple(range(known.count)), "style only": known.style, "layout only": known.layout}[part]
+    layers = {"style only": known.style, "layout only": known.layout}[part]
     if not layers:
         raise ValueError(f"It is not known which layers of {known.title} are {part!r}: use all layers.")
     return layers

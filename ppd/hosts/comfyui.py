@@ -9,44 +9,30 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
 
-import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
-import comfy.supported_models
 import torch
-from comfy.ldm.modules.attention import BasicTransformerBlock, CrossAttention
-from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from torch import Tensor, nn
 
 from ..adapter import AdapterConfig, UserAdapter, is_user_adapter
 from ..attention import Folded, fold, folded_attention, user_attention
-from ..families import FAMILIES, layers_of
+from ..families import layers_of
 from ..ip_adapter import load_ip_adapter
 from ..user_embedding import UserEmbedding
-from .comfyui_pocket import Pocket
+from .comfyui_denoisers import Place, add_layer_patches, check_model, cross_attentions, output_layer
 
 log = logging.getLogger(__name__)
 
 KEY = "ppd_user"
-MODELS = {
-    "pocket": (Pocket, comfy.model_base.BaseModel),
-    "sd15": (comfy.supported_models.SD15, comfy.model_base.BaseModel),
-    "sd2": (comfy.supported_models.SD20, comfy.model_base.BaseModel),
-    "sdxl": (comfy.supported_models.SDXL, comfy.model_base.SDXL),
-}
-"""Family to ComfyUI's classes of its configuration and its model, exactly: subclasses of them are other models."""
 SIGMA_TOLERANCE = 1e-4
 """Neighbouring timesteps lie more than 1e-3 apart in relative sigma; schedulers round sigma at 1e-7."""
-
-Block = tuple[str, int, int]
-"""Where a transformer block stands: "input", "output" or "middle", the block's id, its index in there."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +46,8 @@ class Scope:
     def layers(self, adapter: UserAdapter) -> tuple[int, ...]:
         """Numbers of the layers that the branch acts in."""
         part = adapter.default_part if self.part == "default" else self.part
+        if part == "all":
+            return tuple(range(len(adapter.config.layers)))
         return layers_of(adapter.config.family, part)
 
     def window(self, config: AdapterConfig) -> tuple[float, float]:
@@ -96,35 +84,6 @@ def manage_adapter(adapter: UserAdapter) -> comfy.model_patcher.ModelPatcher:
     )
 
 
-def cross_attentions(denoiser: UNetModel) -> dict[Block, CrossAttention]:
-    """The denoiser's cross-attention layers in adapters' order: down blocks, up blocks, middle block."""
-    found: dict[Block, CrossAttention] = {}
-    sides = (("input", denoiser.input_blocks), ("output", denoiser.output_blocks), ("middle", [denoiser.middle_block]))
-    for side, blocks in sides:
-        for number, block in enumerate(blocks):
-            transformers = [] if block is None else [m for m in block.modules() if isinstance(m, BasicTransformerBlock)]
-            found |= {(side, number, index): transformer.attn2 for index, transformer in enumerate(transformers)}
-    return found
-
-
-def check_model(model: comfy.model_patcher.ModelPatcher, adapter: UserAdapter) -> None:
-    """Refuse, in one sentence, a MODEL that `adapter` was not made for: by its classes, then by counting its layers."""
-    family = adapter.config.family
-    if family not in MODELS:
-        raise ValueError(
-            f"The user adapter is for the family {family!r}, but this version runs {', '.join(MODELS)} only: "
-            "update the node pack, or load another adapter."
-        )
-    base, config = model.model, model.model.model_config
-    denoiser = base.diffusion_model
-    if (type(config), type(base)) != MODELS[family] or type(denoiser) is not UNetModel:
-        raise ValueError(
-            f"The MODEL is {type(config).__name__} ({type(base).__name__}, {type(denoiser).__name__}), but the user "
-            f"adapter is for {FAMILIES[family].title}: load a model of that family, or an adapter made for this one."
-        )
-    adapter.check_layers([layer.heads * layer.dim_head for layer in cross_attentions(denoiser).values()])
-
-
 def apply_user(
     model: comfy.model_patcher.ModelPatcher,
     adapter: comfy.model_patcher.ModelPatcher,
@@ -151,6 +110,8 @@ def apply_user(
     if reason_to_be_off(adapter.model, people, strength, scope):
         return personal
     branch = UserBranch(adapter, tuple(people), strength, scope)
+    places = list(cross_attentions(model.model.diffusion_model))
+    add_layer_patches(personal, [places[layer] for layer in scope.layers(adapter.model)], branch.key)
     personal.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, branch.sample)
     personal.set_additional_models(KEY, [*personal.get_additional_models_with_key(KEY), adapter])
     return personal
@@ -210,6 +171,8 @@ class UserBranch:
     people: tuple[UserEmbedding, ...]
     strength: float
     scope: Scope
+    key: str = field(default_factory=lambda: f"{KEY}_{uuid4().hex}")
+    """Under it a call's options hold the branch's Call."""
 
     def sample(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         """SAMPLER_SAMPLE wrapper: hang a new UserRun into this run's own model options, all models being loaded."""
@@ -229,13 +192,21 @@ class UserBranch:
 
 @dataclass(frozen=True)
 class Call:
-    """What one call of the denoiser needs: the layers of the model called, and the rows that are personal."""
+    """One call of the denoiser: which of its rows are personal."""
 
-    layers: list[CrossAttention]
+    run: UserRun
     personal: list[tuple[slice, int]]
     """Rows, and which of the run's sides they get."""
     active: Tensor | None
-    """[rows of a chunk, 1, 1] of 1 and 0, where rows differ in being inside the adapter's window."""
+    """[rows of a slice, 1, 1] of 1 and 0, where rows differ in being inside the adapter's window."""
+
+    def add(self, place: Place, x: Tensor, out: Tensor) -> Tensor:
+        """A layer's output [B, L, out] with the user branch added; x [B, L, in] is what goes into to_q."""
+        out = out.clone()
+        for rows, side in self.personal:
+            added = self.run.attend(place, side, x[rows])
+            out[rows] += added if self.active is None else added * self.active
+        return out
 
 
 class UserRun:
@@ -245,34 +216,35 @@ class UserRun:
         model = guider.model_patcher.model
         adapter = cast(UserAdapter, branch.adapter.model)
         self.config: AdapterConfig = adapter.config
-        self.people, self.latents, self.model = branch.people, latents, model
-        self.key = f"{KEY}_{uuid4().hex}"
-        self.stash = f"{self.key}_input"
-        clones = model_options.get("multigpu_clones", {})
-        self.layers = {
-            base: list(cross_attentions(base.diffusion_model).values())
-            for base in (model, *(clone.model for clone in clones.values()))
-        }
+        self.people, self.latents, self.model, self.key = branch.people, latents, model, branch.key
+        self.stash, self.lists = f"{self.key}_input", f"{self.key}_lists"
+        if "multigpu_clones" in model_options:
+            raise ValueError(
+                "A user embedding works on one GPU only: remove the node that spreads the MODEL over several GPUs."
+            )
+        places = list(cross_attentions(model.diffusion_model).items())
         chosen = branch.scope.layers(adapter)
-        blocks = list(cross_attentions(model.diffusion_model))
-        self.index = {blocks[layer]: layer for layer in chosen}
+        self.layers = dict(places[layer] for layer in chosen)
+        """The layers it acts in, by their places."""
         self.unconditional = {conds[0]["uuid"] for name, conds in guider.conds.items() if "negative" in name and conds}
         self.known = {conds[0]["uuid"] for conds in guider.conds.values() if conds}
         self.window = branch.scope.window(self.config)
         self.high, self.low = (model.model_sampling.percent_to_sigma(percent) for percent in self.window)
         u, gain = self._embeddings(adapter, branch.strength, guider.model_patcher.load_device)
         keys_values = adapter.keys_values(u)
-        self.keys_values = {layer: (keys_values[layer][0], keys_values[layer][1] * gain) for layer in chosen}
+        self.keys_values = {
+            place: (k, v * gain) for place, (k, v) in zip(self.layers, (keys_values[i] for i in chosen), strict=True)
+        }
         # Hooks change to_q within a run, and a stored input scale may clamp the fold's probe: call the layers there
         self.plain = "registered_hooks" in model_options or any(
             getattr(linear, "input_scale", None) is not None
-            for layer in self.layers[model]
-            for linear in (layer.to_q, layer.to_out[0])
+            for layer in self.layers.values()
+            for linear in (layer.to_q, *output_layer(layer).modules())
         )
         self.folded = {} if self.plain else self._fold()
-        self.cast: dict[tuple[int, int, torch.device, torch.dtype], Folded | tuple[Tensor, Tensor]] = {}
+        self.cast: dict[tuple[Place, int, torch.device, torch.dtype], Folded | tuple[Tensor, Tensor]] = {}
         self.calls = self.active_calls = 0
-        self.reached: set[int] = set()
+        self.reached: set[Place] = set()
         if len(self.people) not in (1, latents):
             log.warning("%s", count_report(len(self.people), latents))
 
@@ -293,13 +265,14 @@ class UserRun:
             return 0
         return 1 if self.config.unconditional == "negative" else None
 
-    def _fold(self) -> dict[int, Folded]:
-        dtype, layers = self.model.get_dtype_inference(), self.layers[self.model]
-        folded = {}
-        for index, (k, v) in self.keys_values.items():
-            layer = layers[index]
-            folded[index] = fold(layer.to_q, layer.to_out, k, v, layer.heads, layer.to_q.in_features, dtype)
-        return folded
+    def _fold(self) -> dict[Place, Folded]:
+        dtype = self.model.get_dtype_inference()
+        return {
+            place: fold(
+                layer.to_q, output_layer(layer), *self.keys_values[place], layer.heads, layer.to_q.in_features, dtype
+            )
+            for place, layer in self.layers.items()
+        }
 
     def begin_evaluation(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         """CALC_COND_BATCH wrapper: which of the lists of conditions are unconditional.
@@ -314,37 +287,44 @@ class UserRun:
             for index, uuid in enumerate(firsts)
             if uuid in self.unconditional or (uuid not in self.known and index == 1)
         )
-        options = {**model_options["transformer_options"], self.key: unconditional}
+        options = {**model_options["transformer_options"], self.lists: unconditional}
         return executor(*args[:4], {**model_options, "transformer_options": options}, *args[5:], **kwargs)
 
     def begin_call(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         """APPLY_MODEL wrapper: decide once for all layers which rows of this call are personal."""
         sigma, options = args[1], args[5]
         self.calls += 1
-        chunks = options.get("cond_or_uncond") or [0]
-        unconditional = options.get(self.key, frozenset({1}))
-        rows = sigma.shape[0] // len(chunks)
-        sides = [self._side(index in unconditional) for index in chunks]
+        unconditional = options.get(self.lists, frozenset({1}))
+        sides = [self._side(index in unconditional) for index in options.get("cond_or_uncond") or [0]]
+        rows, repeats = self._layout(sigma.shape[0], len(sides))
         personal = [
-            (slice(number * rows, (number + 1) * rows), side) for number, side in enumerate(sides) if side is not None
+            (slice(number * rows, (number + 1) * rows), side)
+            for number, side in enumerate(sides * repeats)
+            if side is not None
         ]
-        layers = self.layers.get(executor.class_obj, [])  # a guider may call another model for its unconditional rows
-        inside = self._inside(sigma[:rows]) if personal and layers else [False]
+        # A guider may call another model for its unconditional rows
+        inside = self._inside(sigma[:rows]) if personal and executor.class_obj is self.model else [False]
         call = None
         if any(inside):
-            if len(self.people) > 1 and rows != self.latents:
+            if len(self.people) > 1 and (rows, repeats) != (self.latents, 1):
                 raise ValueError(
                     f"There are {len(self.people)} people for {self.latents} latents, but the model is called with "
-                    f"{rows} latents at a time: use one person, or sample without context windows."
+                    f"{rows * repeats} latents at a time: use one person, or sample without tiles and context windows."
                 )
             self.active_calls += 1
             active = None if all(inside) else torch.tensor(inside, device=sigma.device)[:, None, None]
-            call = Call(layers, personal, active)
+            call = Call(self, personal, active)
         return executor(*args[:5], {**options, self.key: call}, *args[6:], **kwargs)
+
+    def _layout(self, rows: int, chunks: int) -> tuple[int, int]:
+        """Rows of each list of conditions, and how often the lists repeat: tiled diffusion puts its tiles one after the
+        other, each with all of its lists' rows."""
+        repeats, rest = divmod(rows, chunks * self.latents)
+        return (self.latents, repeats) if repeats and not rest else (rows // chunks, 1)
 
     def keep_input(self, n: Tensor, context: Tensor, value: Tensor, extra: dict[str, Any]) -> tuple[Tensor, ...]:
         """attn2_patch: what goes into to_q, kept for `add_user` of the same block."""
-        if isinstance(extra.get(self.key), Call) and (*extra["block"], extra["block_index"]) in self.index:
+        if extra.get(self.key) is not None and (*extra["block"], extra["block_index"]) in self.layers:
             extra[self.stash] = n
         return n, context, value
 
@@ -354,17 +334,11 @@ class UserRun:
         if x is None:
             return out
         call: Call = extra[self.key]
-        index = self.index[(*extra["block"], extra["block_index"])]
-        self.reached.add(index)
-        out = out.clone()
-        for rows, side in call.personal:
-            added = self._attend(side, index, call.layers[index], x[rows])
-            out[rows] += added if call.active is None else added * call.active
-        return out
+        return call.add((*extra["block"], extra["block_index"]), x, out)
 
     def finish(self) -> None:
         """After the run: say what was active, and never let a model that went around the patches pass as personal."""
-        layers = len(self.index)
+        layers = len(self.layers)
         log.info(
             "Personalized %d of %d model calls in %d of %d cross-attention layers.",
             self.active_calls,
@@ -386,25 +360,26 @@ class UserRun:
         inside = (sigma >= self.low * (1 - SIGMA_TOLERANCE)) & (sigma <= self.high * (1 + SIGMA_TOLERANCE))
         return cast(list[bool], inside.tolist())
 
-    def _attend(self, side: int, index: int, layer: CrossAttention, x: Tensor) -> Tensor:
+    def attend(self, place: Place, side: int, x: Tensor) -> Tensor:
         """The addition to one layer's output for rows x [B, L, in]."""
-        key = (side, index, x.device, x.dtype)
+        self.reached.add(place)
+        layer, key = self.layers[place], (place, side, x.device, x.dtype)
         if key not in self.cast:
-            self.cast[key] = self._plain_rows(side, index, x) if self.plain else self._folded_rows(side, index, x)
+            self.cast[key] = self._plain_rows(place, side, x) if self.plain else self._folded_rows(place, side, x)
         held = self.cast[key]
         if isinstance(held, Folded):
             return folded_attention(x, held, layer.heads)
         k, v = held
-        attended = user_attention(layer.to_q(x), k, v, layer.heads)
-        return layer.to_out(attended) - layer.to_out(torch.zeros_like(attended[:1, :1]))
+        attended, to_out = user_attention(layer.to_q(x), k, v, layer.heads), output_layer(layer)
+        return to_out(attended) - to_out(torch.zeros_like(attended[:1, :1]))
 
-    def _folded_rows(self, side: int, index: int, x: Tensor) -> Folded:
-        folded, people = self.folded[index], self._people(side)
+    def _folded_rows(self, place: Place, side: int, x: Tensor) -> Folded:
+        folded, people = self.folded[place], self._people(side)
         offset = None if folded.offset is None else folded.offset[people]
         return Folded(folded.scores[people], folded.values[people], offset).to(x.device, x.dtype)
 
-    def _plain_rows(self, side: int, index: int, x: Tensor) -> tuple[Tensor, Tensor]:
-        k, v = self.keys_values[index]
+    def _plain_rows(self, place: Place, side: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        k, v = self.keys_values[place]
         return k[self._people(side)].to(x), v[self._people(side)].to(x)
 
     def _people(self, side: int) -> list[int]:

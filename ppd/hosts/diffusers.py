@@ -1,23 +1,32 @@
-"""diffusers' UNet2DConditionModel as host: the user branch in its plain form, for training and for sampling."""
+"""diffusers' denoisers as hosts: the user branch in its plain form, for training and for sampling.
+
+They are UNet2DConditionModel (pocket, SD1.5, SD2, SDXL) and StableCascadeUNet (Stage C).
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import StableCascadeUNet, UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
+from diffusers.models.unets.unet_stable_cascade import SDCascadeAttnBlock
 from torch import Tensor, nn
 
 from ..adapter import UNCONDITIONAL_RULES, UserAdapter
 from ..attention import user_attention
 
+Denoiser: TypeAlias = UNet2DConditionModel | StableCascadeUNet
 
-def cross_attentions(unet: UNet2DConditionModel) -> list[Attention]:
-    """The denoiser's cross-attention modules in the order of its attn_processors: down blocks, up blocks, mid block."""
+
+def cross_attentions(unet: Denoiser) -> list[Attention]:
+    """The denoiser's cross-attention modules in its own order: down blocks, up blocks, mid block."""
+    if isinstance(unet, StableCascadeUNet):
+        return [block.attention for block in unet.modules() if isinstance(block, SDCascadeAttnBlock)]
     names = (name.removesuffix(".processor") for name in unet.attn_processors)
     return [cast(Attention, unet.get_submodule(name)) for name in names if name.endswith("attn2")]
 
@@ -36,6 +45,19 @@ def guidance_rows(u: Tensor, unconditional: str, u_negative: Tensor | None = Non
     return torch.cat([u if unconditional == "same" else torch.zeros_like(u), u])
 
 
+def stage_c_ratio(percent: float) -> float:
+    """The timestep ratio, 1 to 0, that Stage C is told at `percent` of the noise schedule as ComfyUI counts it.
+
+    ComfyUI goes evenly through a cosine schedule whose log SNR is lowered by 2 log 2; the ratio is the plain one's.
+    """
+    offset, quarter = 0.008, math.pi / 2
+    signal = (
+        math.cos((1 - percent + offset) / (1 + offset) * quarter) / math.cos(offset / (1 + offset) * quarter)
+    ) ** 2
+    shifted = signal / (signal + 4 * (1 - signal))
+    return math.acos(shifted**0.5 * math.cos(offset / (1 + offset) * quarter)) / quarter * (1 + offset) - offset
+
+
 class DiffusersHost:
     """Runs a denoiser personalised by a user adapter.
 
@@ -43,11 +65,11 @@ class DiffusersHost:
     attention processors stay the denoiser's own, and outside of it nothing is patched (that is DPO's reference).
     """
 
-    def __init__(self, unet: UNet2DConditionModel, adapter: UserAdapter) -> None:
-        if not isinstance(unet, UNet2DConditionModel):
+    def __init__(self, unet: Denoiser, adapter: UserAdapter) -> None:
+        if not isinstance(unet, Denoiser):
             raise ValueError(
-                f"The denoiser is a {type(unet).__name__}, but this host runs diffusers' UNet2DConditionModel: "
-                "load a UNet, or use another host."
+                f"The denoiser is a {type(unet).__name__}, but this host runs diffusers' UNet2DConditionModel and "
+                "StableCascadeUNet: load one of those, or use another host."
             )
         self.unet = unet
         self.adapter = adapter
@@ -101,7 +123,7 @@ class _UserBranch:
     def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before a call of the denoiser: which rows are personal at this timestep, and the keys and values for them."""
         sample = args[0] if args else kwargs["sample"]
-        timestep = args[1] if len(args) > 1 else kwargs["timestep"]
+        timestep = args[1] if len(args) > 1 else kwargs.get("timestep", kwargs.get("timestep_ratio"))
         rows = sample.shape[0]
         if self.u.shape[0] not in (1, rows):
             raise ValueError(
@@ -112,7 +134,11 @@ class _UserBranch:
         self.personalised.clear()
         self.keys_values = []
         t = torch.as_tensor(timestep, device=self.u.device).float().expand(rows)
-        low, high = self.adapter.config.timesteps if self.window else (-torch.inf, torch.inf)
+        low, high = (-torch.inf, torch.inf)
+        if self.window:
+            config = self.adapter.config
+            stage_c = isinstance(module, StableCascadeUNet)
+            low, high = map(stage_c_ratio, (config.end_percent, config.start_percent)) if stage_c else config.timesteps
         active = (low <= t) & (t <= high)
         if active.any():
             # An image adapter makes tokens even of u = 0

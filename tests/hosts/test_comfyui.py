@@ -441,8 +441,8 @@ def test_other_adapters_are_refused(model, trained):
     config = replace(trained.config, layers=trained.config.layers[:-1])
     with pytest.raises(ValueError, match="7 cross-attention layers"):
         apply_user(model, manage_adapter(UserAdapter(config)), [person(trained)])
-    _, managed = variant(trained, family="stable-cascade")
-    with pytest.raises(ValueError, match="this version runs pocket, sd15, sd2, sdxl only"):
+    _, managed = variant(trained, family="flux")
+    with pytest.raises(ValueError, match="this version runs pocket, sd15, sd2, sdxl, stable_cascade only"):
         apply_user(model, managed, [person(trained)])
 
 
