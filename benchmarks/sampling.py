@@ -4,6 +4,9 @@ Random weights cost what trained ones cost. Plain runs, personal runs and, with 
 ComfyUI_IPAdapter_plus, the peer's take turns, all with one IP-Adapter in all layers. A round's ratio is of its own
 runs; figures are medians with 95 % bootstrap intervals over rounds. Preparation is what a run of no steps takes longer
 than a plain one.
+
+Two cores that others use as well do not repeat a step to 1 %. There `inside` tells what the step's difference hides in:
+the time within our patches, and within the peer's less that of the attention which it replaces.
 """
 
 from __future__ import annotations
@@ -94,6 +97,39 @@ def peers_model(checkout: Path, model: Any, file: Path, u: Any, u_negative: Any)
     )[0]
 
 
+class Stopwatch:
+    """The seconds that pass within the functions it is put around."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock, self.seconds = clock, 0.0
+
+    def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            start = self.clock()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.seconds += self.clock() - start
+
+        return timed
+
+
+def stock_attention(q: Any, k: Any, v: Any, extra: dict[str, Any]) -> Any:
+    """What ComfyUI does where nobody replaces it."""
+    from comfy.ldm.modules.attention import optimized_attention
+
+    return optimized_attention(q, k, v, extra["n_heads"])
+
+
+def replaced(model: Any, blocks: list[Any], function: Callable[[Any], Callable[..., Any]]) -> Any:
+    """A clone whose attention in `blocks` is `function` of what is there (None for ComfyUI's own)."""
+    clone = model.clone()
+    present = clone.model_options["transformer_options"].get("patches_replace", {}).get("attn2", {})
+    for block in blocks:
+        clone.set_model_attn2_replace(function(present.get(block)), *block)
+    return clone
+
+
 def median(values: list[float]) -> dict[str, float]:
     """Median with its 95 % bootstrap interval."""
     rng = np.random.default_rng(0)
@@ -107,7 +143,8 @@ def measure(family: str, size: int, steps: int, rounds: int, peer_checkout: Path
     import comfy.model_management
     import comfy.samplers
     import torch
-    from ppd_pack.ppd.hosts.comfyui import Scope, apply_user, cross_attentions, load_adapter
+    from ppd_pack.ppd.hosts.comfyui import Call, Scope, UserRun, apply_user, load_adapter
+    from ppd_pack.ppd.hosts.comfyui_denoisers import cross_attentions
     from ppd_pack.ppd.user_embedding import UserEmbedding
 
     device = comfy.model_management.get_torch_device()
@@ -121,16 +158,22 @@ def measure(family: str, size: int, steps: int, rounds: int, peer_checkout: Path
         adapter = load_adapter(file)
         config, u = adapter.model.config, torch.randn(1, 1024)
         person = UserEmbedding(u, config.encoder, config.encoder_hash, 4, "", u_negative=-u)
+        # On a CPU the processor's time, which other programs disturb less
+        clock = time.process_time if device.type == "cpu" else time.perf_counter
+        watch = Stopwatch(clock)
         models = {"plain": model, "ours": apply_user(model, adapter, [person], scope=Scope("all"))}
+        if device.type == "cpu":
+            Call.add, UserRun.keep_input = watch.around(Call.add), watch.around(UserRun.keep_input)  # type: ignore[method-assign]
         if peer_checkout is not None:
             models["peer"] = peers_model(peer_checkout, model, file, u, -u)
+            if device.type == "cpu":
+                blocks = list(models["peer"].model_options["transformer_options"]["patches_replace"]["attn2"])
+                models["peer"] = replaced(models["peer"], blocks, watch.around)
+                models["stock"] = replaced(model, blocks, lambda _: watch.around(stock_attention))
         options = {"pooled_output": torch.randn(1, 1280)}
         conditions = [[[torch.randn(1, 77, CONTEXT[family]), options]] for _ in range(2)]
         noise = torch.randn(1, 4, size // 8, size // 8)
         sampler, nothing = comfy.samplers.sampler_object("euler"), comfy.samplers.KSAMPLER(_no_steps)
-
-        # On a CPU the processor's time, which other programs disturb less
-        clock = time.process_time if device.type == "cpu" else time.perf_counter
 
         def seconds(patched: Any, sampler: Any) -> float:
             guider = comfy.samplers.CFGGuider(patched)
@@ -145,13 +188,17 @@ def measure(family: str, size: int, steps: int, rounds: int, peer_checkout: Path
 
         times: dict[str, list[float]] = {name: [] for name in models}
         before: dict[str, list[float]] = {name: [] for name in models}
+        inside: dict[str, list[float]] = {name: [] for name in models}
         for number in tqdm(range(-1, rounds), desc=f"{family}, {size} px"):  # the first round warms up
             names = list(models)
             for name in names[number % len(names) :] + names[: number % len(names)]:
-                without, run = seconds(models[name], nothing), seconds(models[name], sampler)
+                without = seconds(models[name], nothing)
+                watch.seconds = 0.0
+                run = seconds(models[name], sampler)
                 if number >= 0:
                     before[name].append(without)
                     times[name].append((run - without) / steps)
+                    inside[name].append(watch.seconds / steps)
     plain, ours = np.array(times["plain"]), np.array(times["ours"])
     preparation = np.array(before["ours"]) - np.array(before["plain"])
     name = (
@@ -164,6 +211,9 @@ def measure(family: str, size: int, steps: int, rounds: int, peer_checkout: Path
         "preparation_vs_step": median(list(preparation / plain)),
     }
     milliseconds = {"plain step": plain, "added to it": ours - plain, "preparation": preparation}
+    if device.type == "cpu":
+        report["inside_vs_step"] = median(list(np.array(inside["ours"]) / plain))
+        milliseconds["inside our patches"] = np.array(inside["ours"])
     if "peer" in times:
         theirs = np.array(times["peer"])
         report["step_vs_plain_peer"] = median(list(theirs / plain))
@@ -171,10 +221,13 @@ def measure(family: str, size: int, steps: int, rounds: int, peer_checkout: Path
         report["overhead_vs_peer"] = _ratio_of_medians(ours - plain, theirs - plain)
         milliseconds["added by the peer"] = theirs - plain
         # The peer leaves the middle block out
-        middle = sum(block[0] == "middle" for block in layers)
-        report["overhead_per_layer_vs_peer"] = float(
-            overheads[0] / len(layers) / (overheads[1] / (len(layers) - middle))
-        )
+        theirs_layers = len(layers) - sum(block[0] == "middle" for block in layers)
+        report["overhead_per_layer_vs_peer"] = float(overheads[0] / len(layers) / (overheads[1] / theirs_layers))
+        if device.type == "cpu":
+            own, peers = np.array(inside["ours"]), np.array(inside["peer"]) - np.array(inside["stock"])
+            report["inside_vs_peer"] = _ratio_of_medians(own, peers)
+            report["inside_per_layer_vs_peer"] = _ratio_of_medians(own / len(layers), peers / theirs_layers)
+            milliseconds["inside the peer's patches, less the attention they replace"] = peers
     for figure in report.values():
         if isinstance(figure, dict):
             figure["device"] = name
