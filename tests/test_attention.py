@@ -41,7 +41,7 @@ def test_literal_numbers():
 
 def test_block_diagonal_literal():
     rows = block_diagonal(torch.tensor([[[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]]]), heads=2)
-    expected = [[1.0, 2, 0, 0], [5, 6, 0, 0], [0, 0, 3, 4], [0, 0, 7, 8]]
+    expected = [[1.0, 2, 0, 0], [0, 0, 3, 4], [5, 6, 0, 0], [0, 0, 7, 8]]
     torch.testing.assert_close(rows, torch.tensor([expected]))
 
 

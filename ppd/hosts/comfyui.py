@@ -205,7 +205,7 @@ class Call:
         out = out.clone()
         for rows, side in self.personal:
             added = self.run.attend(place, side, x[rows])
-            out[rows] += added if self.active is None else added * self.active
+            out[rows].add_(added if self.active is None else added * self.active)
         return out
 
 
