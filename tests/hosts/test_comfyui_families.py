@@ -6,15 +6,15 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
-from ppd.adapter import AdapterConfig, UserAdapter
 from ppd.families import FAMILIES, layers_of
 from ppd.hosts.diffusers import DiffusersHost
 from ppd.hosts.diffusers import cross_attentions as diffusers_layers
 from ppd.ip_adapter import load_ip_adapter
 from ppd.user_embedding import UserEmbedding, null_user
+
+from .small_models import ARTISTS, CONTEXT, adapter_for, comfy_model, denoiser, draw, person
 
 pytestmark = pytest.mark.comfyui
 if find_spec("comfy"):
@@ -23,73 +23,11 @@ if find_spec("comfy"):
     import comfy.model_patcher
     import comfy.samplers
     import comfy.supported_models
-    import comfy.utils
     from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 
     from ppd.hosts.comfyui import Scope, apply_user, cross_attentions, describe, load_adapter, manage_adapter
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
-CONTEXT = 32
-ARTISTS = ("sd15", "sd2", "sdxl")
-LEVELS = {"sd15": (1, 2, 4, 4), "sd2": (1, 2, 4, 4), "sdxl": (1, 2, 4)}
-DEPTHS = {"sd15": (1, 1, 1, 0), "sd2": (1, 1, 1, 0), "sdxl": (0, 2, 10)}
-
-
-def denoiser(family):
-    """The family's denoiser in diffusers: its own blocks, a tenth of its width, random weights."""
-    width = 32 if family != "sd2" else 64
-    down = ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in DEPTHS[family]]
-    heads = {"sd15": 8, "sd2": (1, 2, 4, 4), "sdxl": (1, 1, 2)}[family]
-    settings = {
-        "sample_size": 16,
-        "block_out_channels": tuple(width * level for level in LEVELS[family]),
-        "down_block_types": tuple(down),
-        "up_block_types": tuple(name.replace("Down", "Up") for name in reversed(down)),
-        "layers_per_block": 2,
-        "cross_attention_dim": CONTEXT,
-        "attention_head_dim": heads,
-        "use_linear_projection": family != "sd15",
-    }
-    if family == "sdxl":
-        settings |= {
-            "transformer_layers_per_block": (1, 2, 10),
-            "addition_embed_type": "text_time",
-            "addition_time_embed_dim": 256,
-            "projection_class_embeddings_input_dim": 2816,
-        }
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return UNet2DConditionModel(**settings).eval().requires_grad_(False)
-
-
-def comfy_model(family, unet, weights=torch.float32, compute=None):
-    """The same denoiser as ComfyUI builds it after its own detection; weights and arithmetic in other dtypes."""
-    depths, outputs = DEPTHS[family], [depth for depth in DEPTHS[family] for _ in range(3)]
-    config = {
-        "image_size": 32,
-        "in_channels": 4,
-        "out_channels": 4,
-        "model_channels": unet.config.block_out_channels[0],
-        "num_res_blocks": [2] * len(depths),
-        "channel_mult": list(LEVELS[family]),
-        "transformer_depth": [depth for depth in depths for _ in range(2)],
-        "transformer_depth_output": outputs,
-        "transformer_depth_middle": depths[-1] or 1,
-        "use_linear_in_transformer": family != "sd15",
-        "context_dim": CONTEXT,
-        "adm_in_channels": 2816 if family == "sdxl" else None,
-        "num_classes": "sequential" if family == "sdxl" else None,
-        "use_temporal_attention": False,
-        "use_spatial_transformer": True,
-        "legacy": False,
-    }
-    kind = {"sd15": "SD15", "sd2": "SD20", "sdxl": "SDXL"}[family]
-    settings = getattr(comfy.supported_models, kind)(config)
-    settings.set_inference_dtype(weights, compute)
-    base = settings.get_model({})
-    names = comfy.utils.unet_to_diffusers(settings.unet_config)
-    base.diffusion_model.load_state_dict({names[name]: value for name, value in unet.state_dict().items()})
-    return comfy.model_patcher.ModelPatcher(base, torch.device("cpu"), torch.device("cpu"))
 
 
 @pytest.fixture(scope="module", params=ARTISTS)
@@ -97,26 +35,6 @@ def pair(request):
     """A family, its denoiser in diffusers, and the same as ComfyUI's MODEL."""
     unet = denoiser(request.param)
     return request.param, unet, comfy_model(request.param, unet)
-
-
-def adapter_for(family, unet, **changes):
-    values = {"family": family, "encoder": "some-clip", "encoder_hash": "0" * 64, "embedding_dim": 6}
-    values["layers"] = tuple(attention.inner_dim for attention in diffusers_layers(unet))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        adapter = UserAdapter(AdapterConfig(**{**values, **changes}))
-        for layer in adapter.layers:
-            torch.nn.init.normal_(layer.to_v_user.weight, std=0.3)
-    return adapter
-
-
-def person(seed=0):
-    u = torch.randn(1, 6, generator=torch.Generator().manual_seed(seed))
-    return UserEmbedding(u, "some-clip", "0" * 64, pairs=4, created="2026-01-01")
-
-
-def draw(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 X, T = draw(2, 4, 16, 16, seed=5), 700
