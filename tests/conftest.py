@@ -79,6 +79,20 @@ def comfyui_path() -> Path:
 
 
 @pytest.fixture(scope="session")
+def node_pack(comfyui_path: Path) -> Callable[..., ModuleType]:
+    """Loads a module of another pack that is installed in the ComfyUI under test, or skips the test."""
+
+    def load(module: str, afresh: bool = False) -> ModuleType:
+        path = comfyui_path / "custom_nodes" / module
+        if not path.is_file():
+            pytest.skip(f"no {path.parent.name} in ComfyUI's custom_nodes")
+        name = path.parent.name.replace("-", "_")
+        return load_module(name, path) if afresh or name not in sys.modules else sys.modules[name]
+
+    return load
+
+
+@pytest.fixture(scope="session")
 def pack(comfyui_path: Path) -> ModuleType:
     """The pack, loaded as ComfyUI does it, under the name `ppd_pack`; its nodes are registered with nothing."""
     return sys.modules.get("ppd_pack") or load_module("ppd_pack", ROOT / "__init__.py")
