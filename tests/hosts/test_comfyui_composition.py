@@ -477,7 +477,7 @@ def unbroken(monkeypatch):
 
 @pytest.fixture
 def compiled():
-    """Compiles as the stock node TorchCompileModel does, with dynamo alone; one block takes seconds, all take minutes."""
+    """Compiles as the stock node TorchCompileModel does, with dynamo alone; a block takes seconds, all take minutes."""
     torch._dynamo.reset()
     counters.clear()
 
