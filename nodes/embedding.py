@@ -122,7 +122,8 @@ def image_features(
             f"The encoder {IMAGE_ADAPTER!r} needs an IP-Adapter as user_adapter (Load User Adapter) and its ViT-H-14 "
             "as clip_vision (Load CLIP Vision): connect both, or choose another encoder."
         )
-    comfy.model_management.load_model_gpu(user_adapter)
+    if user_adapter.model.is_plus:
+        comfy.model_management.load_model_gpu(user_adapter)
 
     def look(x: Tensor) -> tuple[Tensor, Tensor]:
         seen = clip_vision.encode_image(x.movedim(1, -1))
@@ -147,8 +148,7 @@ def feature_cache() -> Path:
 
 def report_of(embedding: Embedding, prior: PopulationPrior | None, skipped: list[PreferenceError]) -> str:
     """What the encoder learned of a person, in lines for people."""
-    length = float(embedding.u.norm())
-    lines = [f"{embedding.pairs} pairs read by {embedding.encoder}: embedding of length {length:.2f}."]
+    lines = [f"{embedding.pairs} pairs read by {embedding.encoder}: {embedding.reach}."]
     if prior is not None and embedding.uncertainty is not None:
         left = embedding.uncertainty / float(prior.covariance.trace())
         lines.append(f"Still open: {left:.0%} of the variance between people.")

@@ -127,10 +127,12 @@ class UserAdapter(nn.Module):
             )
         return self.projector(u).unflatten(-1, (self.config.tokens, self.config.token_dim)).flatten(1, 2)
 
-    def keys_values(self, u: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values [B, N * tokens, inner] of each layer for user embeddings u [B, N, embedding_dim]."""
-        tokens = self.user_tokens(u)
-        return [(layer.to_k_user(tokens), layer.to_v_user(tokens)) for layer in self._layers()]
+    def keys_values(self, u: Tensor, layers: Sequence[int] | None = None) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values [B, N * tokens, inner] of each layer, or of those numbered `layers`, for user embeddings
+        u [B, N, embedding_dim]."""
+        tokens, own = self.user_tokens(u), self._layers()
+        chosen = own if layers is None else [own[number] for number in layers]
+        return [(layer.to_k_user(tokens), layer.to_v_user(tokens)) for layer in chosen]
 
     def sides(self, u: Tensor, u_negative: Tensor, strength: float) -> tuple[list[Tensor], float]:
         """The embeddings that act at `strength`: u on conditional rows, and under the rule "negative" u_negative on

@@ -110,7 +110,7 @@ def _encode(arguments: argparse.Namespace) -> dict[str, Any]:
     encoder = load_encoder(WEIGHTS)
     embedding = encoder.encode(pairs, on_bad="skip" if arguments.skip_bad else "raise")
     embedding.save(arguments.out, with_covariance=arguments.with_covariance)
-    print(f"{arguments.out}: user embedding of {embedding.pairs} pairs, length {embedding.u.norm():.2f}")
+    print(f"{arguments.out}: user embedding of {embedding.pairs} pairs, {embedding.reach}")
     return {"file": str(arguments.out), "pairs": embedding.pairs, "encoder": embedding.encoder}
 
 

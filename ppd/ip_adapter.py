@@ -74,7 +74,8 @@ class Resampler(nn.Module):
         )
 
     def forward(self, states: Tensor) -> Tensor:
-        states, latents = self.proj_in(states), self.latents.expand(len(states), -1, -1)
+        states = self.proj_in(states)
+        latents = self.latents.to(states).expand(len(states), -1, -1)
         for attention, feed_forward in cast(list[tuple[nn.Module, nn.Module]], self.layers):
             latents = attention(states, latents) + latents
             latents = feed_forward(latents) + latents

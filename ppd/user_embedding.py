@@ -67,6 +67,14 @@ class UserEmbedding:
         return self.u.shape[1]
 
     @property
+    def reach(self) -> str:
+        """How far it moves pictures, for people to read."""
+        if self.u_negative is None:
+            return f"embedding length {self.u.norm():.2f}"
+        apart = (self.u - self.u_negative).norm() / (self.u + self.u_negative).norm().clamp_min(1e-9) * 2
+        return f"liked and disliked sides {apart:.0%} of their middle's length apart"
+
+    @property
     def is_null(self) -> bool:
         """Whether this is the null user, for whom the branch is skipped."""
         return not bool(self.u.any())

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..ip_adapter import IMAGE_WIDTH, IPAdapter
+from ..ip_adapter import IMAGE_WIDTH, STATE_WIDTH, IPAdapter
 from ..pairs import PreferenceError, PreferencePair
 from ..user_embedding import UserEmbedding
 from .clip import ClipFeatures
@@ -66,7 +66,8 @@ class ImagePromptFeatures(ClipFeatures):
 
         Biases and norms differ between any two trainings, and reading a gigabyte would take longer than the answer.
         """
-        return sha256("".join(map(_small_hash, (self.visual, self.adapter.projector))).encode()).hexdigest()
+        readers = (self.visual, self.adapter.projector) if self.adapter.is_plus else (self.visual,)
+        return sha256("".join(map(_small_hash, readers)).encode()).hexdigest()
 
     @torch.no_grad()
     def image_tensor_features(self, x: Tensor, *, batch: int = 16) -> Tensor:
@@ -74,10 +75,11 @@ class ImagePromptFeatures(ClipFeatures):
         rows = []
         for part in x.split(batch):
             embeds, states = self.look(part)
-            if embeds.shape[-1] != IMAGE_WIDTH:
+            widths = embeds.shape[-1], states.shape[-1]
+            if widths != (IMAGE_WIDTH, STATE_WIDTH):
                 raise ValueError(
-                    f"The image encoder's embeddings are {embeds.shape[-1]} wide, expected ViT-H-14's {IMAGE_WIDTH}: "
-                    "load CLIP-ViT-H-14-laion2B-s32B-b79K."
+                    f"The image encoder's embeddings and states are {widths[0]} and {widths[1]} wide, expected "
+                    f"ViT-H-14's {IMAGE_WIDTH} and {STATE_WIDTH}: load CLIP-ViT-H-14-laion2B-s32B-b79K."
                 )
             row = [embeds.float().cpu()]
             if self.adapter.is_plus:

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
-from uuid import uuid4
 
 import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
 import torch
+from comfy.ldm.cascade.common import OptimizedAttention
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from torch import Tensor, nn
 
@@ -26,11 +27,14 @@ from ..attention import Folded, fold, folded_attention, user_attention
 from ..families import layers_of
 from ..ip_adapter import load_ip_adapter
 from ..user_embedding import UserEmbedding
-from .comfyui_denoisers import Place, add_layer_patches, check_model, cross_attentions, output_layer
+from .comfyui_denoisers import Place, check_model, cross_attentions, output_layer
 
 log = logging.getLogger(__name__)
 
 KEY = "ppd_user"
+FOLD_LIMIT = 2**29
+"""Bytes of folded weights above which a run keeps keys and values, heads times smaller: an SDXL plus adapter in all
+layers takes 195 MB a person in halves."""
 SIGMA_TOLERANCE = 1e-4
 """Neighbouring timesteps lie more than 1e-3 apart in relative sigma; schedulers round sigma at 1e-7."""
 
@@ -77,10 +81,19 @@ def manage_adapter(adapter: UserAdapter) -> comfy.model_patcher.ModelPatcher:
                 continue
             managed.load_state_dict(layer.state_dict(), assign=True)
             setattr(module, name, managed.requires_grad_(False))
-    return comfy.model_patcher.CoreModelPatcher(
+    managed_adapter = comfy.model_patcher.CoreModelPatcher(
         adapter,
         load_device=comfy.model_management.get_torch_device(),
         offload_device=comfy.model_management.unet_offload_device(),
+    )
+    managed_adapter.cached_patcher_init = (_refuse_several_gpus, ())  # what ComfyUI makes clones for other GPUs with
+    return managed_adapter
+
+
+def _refuse_several_gpus() -> None:
+    raise ValueError(
+        "A user embedding works on one GPU, but the MODEL is spread over several GPUs: remove the node that does so, "
+        "or the user embedding."
     )
 
 
@@ -109,9 +122,9 @@ def apply_user(
     personal = model.clone()
     if reason_to_be_off(adapter.model, people, strength, scope):
         return personal
-    branch = UserBranch(adapter, tuple(people), strength, scope)
-    places = list(cross_attentions(model.model.diffusion_model))
-    add_layer_patches(personal, [places[layer] for layer in scope.layers(adapter.model)], branch.key)
+    key = f"{KEY}_{len(personal.get_wrappers(WrappersMP.SAMPLER_SAMPLE, KEY))}"
+    layers, window = scope.layers(adapter.model), scope.window(adapter.model.config)
+    branch = UserBranch(adapter, tuple(people), strength, layers, window, key)
     personal.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, branch.sample)
     personal.set_additional_models(KEY, [*personal.get_additional_models_with_key(KEY), adapter])
     return personal
@@ -155,8 +168,7 @@ def describe(
     ]
     for number, person in enumerate(people, 1):
         name = "The person" if len(people) == 1 else f"Person {number}"
-        length = float(person.u.norm())
-        lines.append(f"{name}: {person.pairs} pairs, read by {person.encoder}, embedding length {length:.2f}.")
+        lines.append(f"{name}: {person.pairs} pairs, read by {person.encoder}, {person.reach}.")
     return "\n".join(lines)
 
 
@@ -170,9 +182,10 @@ class UserBranch:
     adapter: comfy.model_patcher.ModelPatcher
     people: tuple[UserEmbedding, ...]
     strength: float
-    scope: Scope
-    key: str = field(default_factory=lambda: f"{KEY}_{uuid4().hex}")
-    """Under it a call's options hold the branch's Call."""
+    layers: tuple[int, ...]
+    window: tuple[float, float]
+    key: str
+    """Under it a call's options hold the branch's Call: the same in each run, since compiled graphs keep the name."""
 
     def sample(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         """SAMPLER_SAMPLE wrapper: hang a new UserRun into this run's own model options, all models being loaded."""
@@ -185,7 +198,17 @@ class UserBranch:
         patches.setdefault("attn2_output_patch", []).append(run.add_user)
         add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, run.begin_evaluation, options)
         add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, run.begin_call, options)
-        result = executor(*args, **kwargs)
+        # Stage C calls no patches
+        hooks = [
+            attention.register_forward_hook(partial(run.add_behind, place), with_kwargs=True)
+            for place, attention in run.layers.items()
+            if isinstance(attention, OptimizedAttention)
+        ]
+        try:
+            result = executor(*args, **kwargs)
+        finally:
+            for hook in hooks:
+                hook.remove()
         run.finish()
         return result
 
@@ -218,29 +241,24 @@ class UserRun:
         self.config: AdapterConfig = adapter.config
         self.people, self.latents, self.model, self.key = branch.people, latents, model, branch.key
         self.stash, self.lists = f"{self.key}_input", f"{self.key}_lists"
-        if "multigpu_clones" in model_options:
-            raise ValueError(
-                "A user embedding works on one GPU only: remove the node that spreads the MODEL over several GPUs."
-            )
         places = list(cross_attentions(model.diffusion_model).items())
-        chosen = branch.scope.layers(adapter)
-        self.layers = dict(places[layer] for layer in chosen)
+        self.layers = dict(places[layer] for layer in branch.layers)
         """The layers it acts in, by their places."""
         self.unconditional = {conds[0]["uuid"] for name, conds in guider.conds.items() if "negative" in name and conds}
         self.known = {conds[0]["uuid"] for conds in guider.conds.values() if conds}
-        self.window = branch.scope.window(self.config)
-        self.high, self.low = (model.model_sampling.percent_to_sigma(percent) for percent in self.window)
+        self.always = branch.window == (0, 1)
+        self.high, self.low = (model.model_sampling.percent_to_sigma(percent) for percent in branch.window)
+        self.compiled = "torch_compile_kwargs" in model_options
         u, gain = self._embeddings(adapter, branch.strength, guider.model_patcher.load_device)
-        keys_values = adapter.keys_values(u)
-        self.keys_values = {
-            place: (k, v * gain) for place, (k, v) in zip(self.layers, (keys_values[i] for i in chosen), strict=True)
-        }
+        keys_values = adapter.keys_values(u, branch.layers)
+        self.keys_values = {place: (k, v * gain) for place, (k, v) in zip(self.layers, keys_values, strict=True)}
         # Hooks change to_q within a run, and a stored input scale may clamp the fold's probe: call the layers there
         self.plain = "registered_hooks" in model_options or any(
             getattr(linear, "input_scale", None) is not None
             for layer in self.layers.values()
             for linear in (layer.to_q, *output_layer(layer).modules())
         )
+        self.plain = self.plain or self._folded_size() > FOLD_LIMIT
         self.folded = {} if self.plain else self._fold()
         self.cast: dict[tuple[Place, int, torch.device, torch.dtype], Folded | tuple[Tensor, Tensor]] = {}
         self.calls = self.active_calls = 0
@@ -265,12 +283,20 @@ class UserRun:
             return 0
         return 1 if self.config.unconditional == "negative" else None
 
+    def _folded_size(self) -> int:
+        """Bytes that the folded form would take."""
+        values = (
+            k.shape[0] * k.shape[1] * self.layers[place].heads * 2 * k.shape[2]
+            for place, (k, _) in self.keys_values.items()
+        )
+        return sum(values) * self.model.get_dtype_inference().itemsize
+
     def _fold(self) -> dict[Place, Folded]:
         dtype = self.model.get_dtype_inference()
         return {
             place: fold(
                 layer.to_q, output_layer(layer), *self.keys_values[place], layer.heads, layer.to_q.in_features, dtype
-            )
+            ).to(dtype)
             for place, layer in self.layers.items()
         }
 
@@ -287,40 +313,42 @@ class UserRun:
             for index, uuid in enumerate(firsts)
             if uuid in self.unconditional or (uuid not in self.known and index == 1)
         )
-        options = {**model_options["transformer_options"], self.lists: unconditional}
+        options = {**model_options["transformer_options"], self.lists: (unconditional, args[2].shape[0])}
         return executor(*args[:4], {**model_options, "transformer_options": options}, *args[5:], **kwargs)
 
     def begin_call(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         """APPLY_MODEL wrapper: decide once for all layers which rows of this call are personal."""
         sigma, options = args[1], args[5]
         self.calls += 1
-        unconditional = options.get(self.lists, frozenset({1}))
-        sides = [self._side(index in unconditional) for index in options.get("cond_or_uncond") or [0]]
-        rows, repeats = self._layout(sigma.shape[0], len(sides))
+        chunks = options.get("cond_or_uncond") or [0]
+        unconditional, rows = options.get(self.lists, (frozenset({1}), sigma.shape[0] // len(chunks)))
+        sides = [self._side(index in unconditional) for index in chunks]
+        # Tiled diffusion puts its tiles one after the other, each with all of its lists' rows
+        tiles = sigma.shape[0] // (rows * len(chunks))
         personal = [
             (slice(number * rows, (number + 1) * rows), side)
-            for number, side in enumerate(sides * repeats)
+            for number, side in enumerate(sides * tiles)
             if side is not None
         ]
-        # A guider may call another model for its unconditional rows
-        inside = self._inside(sigma[:rows]) if personal and executor.class_obj is self.model else [False]
         call = None
-        if any(inside):
-            if len(self.people) > 1 and (rows, repeats) != (self.latents, 1):
-                raise ValueError(
-                    f"There are {len(self.people)} people for {self.latents} latents, but the model is called with "
-                    f"{rows * repeats} latents at a time: use one person, or sample without tiles and context windows."
-                )
-            self.active_calls += 1
-            active = None if all(inside) else torch.tensor(inside, device=sigma.device)[:, None, None]
-            call = Call(self, personal, active)
+        # A guider may call another model for its unconditional rows
+        if personal and executor.class_obj is self.model:
+            call = self._call(personal, sigma[:rows], tiles)
         return executor(*args[:5], {**options, self.key: call}, *args[6:], **kwargs)
 
-    def _layout(self, rows: int, chunks: int) -> tuple[int, int]:
-        """Rows of each list of conditions, and how often the lists repeat: tiled diffusion puts its tiles one after the
-        other, each with all of its lists' rows."""
-        repeats, rest = divmod(rows, chunks * self.latents)
-        return (self.latents, repeats) if repeats and not rest else (rows // chunks, 1)
+    def _call(self, personal: list[tuple[slice, int]], sigma: Tensor, tiles: int) -> Call | None:
+        inside, rows = self._inside(sigma), sigma.shape[0]
+        if not any(inside) and not self.compiled:
+            return None
+        if len(self.people) > 1 and (rows, tiles) != (self.latents, 1):
+            raise ValueError(
+                f"There are {len(self.people)} people for {self.latents} latents, but the model is called with "
+                f"{rows * tiles} latents at a time: use one person, or sample without tiles and context windows."
+            )
+        self.active_calls += any(inside)
+        # A compiled graph keeps what the first call branched on, so there a tensor tells, in all calls or in none
+        whole = self.always if self.compiled else all(inside)
+        return Call(self, personal, None if whole else torch.tensor(inside, device=sigma.device)[:, None, None])
 
     def keep_input(self, n: Tensor, context: Tensor, value: Tensor, extra: dict[str, Any]) -> tuple[Tensor, ...]:
         """attn2_patch: what goes into to_q, kept for `add_user` of the same block."""
@@ -335,6 +363,13 @@ class UserRun:
             return out
         call: Call = extra[self.key]
         return call.add((*extra["block"], extra["block_index"]), x, out)
+
+    def add_behind(
+        self, place: Place, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor
+    ) -> Tensor:
+        """Forward hook of Stage C's attention, which is called with its queries' input first [B, L, C]."""
+        call: Call | None = kwargs["transformer_options"].get(self.key)
+        return out if call is None else call.add(place, args[0], out)
 
     def finish(self) -> None:
         """After the run: say what was active, and never let a model that went around the patches pass as personal."""
@@ -355,7 +390,7 @@ class UserRun:
             log.warning("Only %d of %d layers were personal: another node skips blocks.", len(self.reached), layers)
 
     def _inside(self, sigma: Tensor) -> list[bool]:
-        if self.window == (0, 1):
+        if self.always:
             return [True]
         inside = (sigma >= self.low * (1 - SIGMA_TOLERANCE)) & (sigma <= self.high * (1 + SIGMA_TOLERANCE))
         return cast(list[bool], inside.tolist())
@@ -382,11 +417,12 @@ class UserRun:
         k, v = self.keys_values[place]
         return k[self._people(side)].to(x), v[self._people(side)].to(x)
 
-    def _people(self, side: int) -> list[int]:
+    def _people(self, side: int) -> slice | list[int]:
         """The embedding of each latent on one side; one person stands for all rows by broadcasting."""
         count = len(self.people)
-        people = [0] if count == 1 else [min(latent, count - 1) for latent in range(self.latents)]
-        return [side * count + person for person in people]
+        if count in (1, self.latents):
+            return slice(side * count, (side + 1) * count)  # a view, where a list would copy
+        return [side * count + min(latent, count - 1) for latent in range(self.latents)]
 
 
 def count_report(people: int, latents: int) -> str:

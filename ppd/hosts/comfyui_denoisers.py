@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import comfy.model_base
 import comfy.supported_models
@@ -13,7 +11,7 @@ from comfy.ldm.cascade.stage_c import StageC
 from comfy.ldm.modules.attention import BasicTransformerBlock, CrossAttention
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.model_patcher import ModelPatcher
-from torch import Tensor, nn
+from torch import nn
 
 from ..adapter import UserAdapter
 from ..families import FAMILIES
@@ -81,39 +79,3 @@ def check_model(model: ModelPatcher, adapter: UserAdapter) -> None:
             "model of that family, or an adapter made for this one."
         )
     adapter.check_layers([layer.to_q.out_features for layer in cross_attentions(base.diffusion_model).values()])
-
-
-def add_layer_patches(model: ModelPatcher, places: list[Place], key: str) -> None:
-    """Give Stage C, which calls no patches, one around each of its attentions; UNets call those of a run's options."""
-    if not isinstance(model.model.diffusion_model, StageC):
-        return
-    for place in places:
-        side, level, index = place
-        # Around `forward` and not the module, whose parameters LoRAs know by name
-        path = f"diffusion_model.{side}_blocks.{level}.{index}.attention.forward"
-        model.add_object_patch(path, PersonalForward(model.get_model_object(path), place, key))
-
-
-@dataclass(frozen=True)
-class PersonalForward:
-    """Stage C's Attention2D.forward, or a patch of it, and what the call under `key` of the run's options adds."""
-
-    forward: Callable[..., Tensor]
-    place: Place
-    key: str
-
-    def __call__(
-        self, x: Tensor, kv: Tensor, self_attn: bool = False, transformer_options: dict[str, Any] | None = None
-    ) -> Tensor:
-        """x and the result are [B, C, H, W]."""
-        options = transformer_options or {}
-        out = self.forward(x, kv, self_attn, transformer_options=options)
-        call = options.get(self.key)
-        if call is None:
-            return out
-        personal = call.add(self.place, _rows(x), _rows(out))
-        return personal.transpose(1, 2).reshape(out.shape)
-
-
-def _rows(x: Tensor) -> Tensor:
-    return x.flatten(2).transpose(1, 2)

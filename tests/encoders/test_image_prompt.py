@@ -142,7 +142,7 @@ def test_what_cannot_be_encoded_is_refused(tower, adapter, pairs, tmp_path):
         encode_image_prompt([], features)
     narrow = ImagePromptFeatures(tower.visual, lambda x: (x.new_zeros(len(x), 768), x), adapter, name="", size=224,
                                  mean=[0.5] * 3, std=[0.5] * 3)  # fmt: skip
-    with pytest.raises(ValueError, match="768 wide, expected ViT-H-14's 1024"):
+    with pytest.raises(ValueError, match="768 and 1280 wide, expected ViT-H-14's 1024 and 1280"):
         encode_image_prompt(pairs, narrow)
     broken = [PreferencePair("x", Picture(tmp_path / "no.png"), picture(0), id="lost")]
     with pytest.raises(ValueError, match=r"Pair 'lost', chosen: the picture 'no\.png'"):

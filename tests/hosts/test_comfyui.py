@@ -27,7 +27,8 @@ if find_spec("comfy"):
     from comfy.patcher_extension import WrappersMP
     from comfy_extras.nodes_custom_sampler import Guider_DualCFG
 
-    from ppd.hosts.comfyui import KEY, apply_user, count_report, cross_attentions, describe, manage_adapter
+    from ppd.hosts.comfyui import KEY, apply_user, count_report, describe, manage_adapter
+    from ppd.hosts.comfyui_denoisers import cross_attentions
     from ppd.hosts.comfyui_pocket import load_pocket
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
@@ -315,6 +316,15 @@ def test_plain_and_folded_forms_agree(model, trained, monkeypatch):
     for plain, other in zip(evaluate(personal), folded, strict=True):
         assert not torch.equal(plain, other)
         torch.testing.assert_close(plain, other, **CLOSE)
+
+
+def test_above_its_limit_the_fold_is_left_out(model, trained, monkeypatch):
+    personal = apply_user(model, manage_adapter(trained), [person(trained)])
+    folded = evaluate(personal)
+    monkeypatch.setattr("ppd.hosts.comfyui.FOLD_LIMIT", 0)
+    plain = evaluate(personal)
+    assert not torch.equal(folded[0], plain[0])
+    torch.testing.assert_close(folded[0], plain[0], **CLOSE)
 
 
 def lora(model, seed=0):

@@ -25,7 +25,8 @@ if find_spec("comfy"):
     import comfy.supported_models
     from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 
-    from ppd.hosts.comfyui import Scope, apply_user, cross_attentions, describe, load_adapter, manage_adapter
+    from ppd.hosts.comfyui import Scope, apply_user, describe, load_adapter, manage_adapter
+    from ppd.hosts.comfyui_denoisers import cross_attentions
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 
@@ -158,7 +159,6 @@ def test_a_part_of_the_schedule(pair, scope, active):
     assert torch.equal(found[0], comfy_predictions(model)[0]) != active
 
 
-@pytest.mark.parametrize("pair", ["sd15", "sdxl"], indirect=True)
 @pytest.mark.parametrize(("weights", "compute"), [("float16", None), ("bfloat16", None), ("float8_e4m3fn", "float32")])
 def test_folding_rounds_at_most_twice_as_much_as_the_plain_form(pair, monkeypatch, weights, compute):
     """Distance to single precision, in a checkpoint's own: measured 1.5 times for SDXL in halves, 1.0 elsewhere."""
@@ -246,20 +246,21 @@ def test_ip_adapters_give_what_they_give_in_diffusers(pair, ip_adapter_file, kin
 
 
 @pytest.mark.parametrize("pair", ["sd15"], indirect=True)
-def test_an_ip_adapters_memory_is_the_files_own(pair, ip_adapter_file):
+@pytest.mark.parametrize("kind", ["plain", "plus"])
+def test_an_ip_adapters_memory_is_the_files_own(pair, ip_adapter_file, kind):
     """Half precision stays half: ComfyUI casts layer by layer."""
     family, unet, model = pair
     widths = [attention.inner_dim for attention in diffusers_layers(unet)]
-    path = ip_adapter_file("plain", widths, FAMILIES[family].context_dim)
+    path = ip_adapter_file(kind, widths, FAMILIES[family].context_dim)
     half = path.with_name("half.safetensors")
     save_file({name: tensor.half() for name, tensor in load_file(path).items()}, half)
     managed = load_adapter(half)
     assert managed.model_size() == sum(tensor.numel() * 2 for tensor in load_file(half).values())
-    config, u = managed.model.config, draw(1, 1024)
-    someone = UserEmbedding(u, config.encoder, config.encoder_hash, 4, "2026-01-01", u_negative=-u)
-    for got, plain in zip(
-        comfy_predictions(apply_user(model, managed, [someone], scope=Scope("all"))),
-        comfy_predictions(apply_user(model, load_adapter(path), [someone], scope=Scope("all"))),
-        strict=True,
-    ):
+    predictions = []
+    for adapter in (managed, load_adapter(path)):
+        config = adapter.model.config
+        u = draw(16 if kind == "plus" else 1, config.embedding_dim)
+        someone = UserEmbedding(u, config.encoder, config.encoder_hash, 4, "2026-01-01", u_negative=-u)
+        predictions.append(comfy_predictions(apply_user(model, adapter, [someone], scope=Scope("all"))))
+    for got, plain in zip(*predictions, strict=True):
         torch.testing.assert_close(got, plain, rtol=1e-2, atol=1e-2)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 from importlib.util import find_spec
 
 import pytest
@@ -17,6 +19,7 @@ from ppd.user_embedding import UserEmbedding, null_user
 
 pytestmark = pytest.mark.comfyui
 if find_spec("comfy"):
+    import comfy.model_management
     import comfy.model_patcher
     import comfy.ops
     import comfy.samplers
@@ -55,6 +58,10 @@ def unet():
 
 @pytest.fixture
 def model(unet):
+    return comfy_model(unet)
+
+
+def comfy_model(unet):
     """The same as ComfyUI builds it after its own detection."""
     config = {
         "stable_cascade_stage": "c",
@@ -214,6 +221,37 @@ def test_nothing_is_left_in_the_model(unet, model):
         assert torch.equal(got, plain)
     for got, again in zip(first, comfy_predictions(personal), strict=True):
         assert torch.equal(got, again)
+
+
+def test_a_copy_of_the_model_runs_its_own_layers(unet, model):
+    """As ComfyUI makes one for LoRAs on conditions: the same patches around another model's weights."""
+    adapter, someone = manage_adapter(adapter_for(unet)), person()
+    personal = apply_user(model, adapter, [someone])
+    twin = comfy_model(unet)
+    with torch.no_grad():
+        for parameter in twin.model.diffusion_model.parameters():
+            parameter.mul_(1.1)
+    delegate = personal.clone(model_override=(twin.model, ({}, {}, {}, set())))
+    wanted, plain = comfy_predictions(apply_user(twin, adapter, [someone])), comfy_predictions(twin)
+    got = comfy_predictions(delegate)
+    assert torch.equal(got[0], wanted[0])
+    assert torch.equal(got[1], plain[1])
+
+
+def test_a_dropped_model_is_gone(unet):
+    """Without a cycle that would keep its layers until Python looks for one."""
+    model = comfy_model(unet)
+    layer = weakref.ref(next(iter(cross_attentions(model.model.diffusion_model).values())))
+    personal = apply_user(model, manage_adapter(adapter_for(unet)), [person()])
+    comfy_predictions(personal)
+    comfy.model_management.unload_all_models()
+    gc.collect()
+    gc.disable()
+    try:
+        del model, personal
+        assert layer() is None
+    finally:
+        gc.enable()
 
 
 def test_a_lora_is_folded_in(unet, model):

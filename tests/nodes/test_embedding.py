@@ -25,7 +25,7 @@ def test_pairs_become_an_embedding_and_a_report(run, comfy_folders):
     pairs = run("PreferencePairLoader", preference_set="example: warm").result[0]
     embedding, report = run("UserEmbeddingEncoder", pairs=pairs, encoder="pocket").result
     assert embedding.u.shape == (1, 6) and embedding.pairs == 4
-    assert report.startswith("4 pairs read by pocket-clip: embedding of length ")
+    assert report.startswith("4 pairs read by pocket-clip: embedding length ")
     assert "of the variance between people" in report
     cached = list(comfy_folders.user.rglob("*.npy"))
     assert len(cached) == 8 and all("__ppd" in str(path) for path in cached)  # not served over HTTP

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 pytestmark = pytest.mark.comfyui
 
@@ -42,10 +43,12 @@ def clip_vision(comfyui_path):
 
 @pytest.fixture(params=["plain", "plus"])
 def adapter(request, run, comfy_folders, ip_adapter_file):
-    """Loaded by the node from models/ipadapter."""
+    """Loaded by the node from models/ipadapter; the plus file in halves, as published."""
     folder = comfy_folders.models / "ipadapter"
     folder.mkdir()
-    shutil.copy(ip_adapter_file(request.param, [8] * 16, 768), folder / "ip-adapter_sd15.safetensors")
+    file = shutil.copy(ip_adapter_file(request.param, [8] * 16, 768), folder / "ip-adapter_sd15.safetensors")
+    if request.param == "plus":
+        save_file({name: tensor.half() for name, tensor in load_file(file).items()}, file)
     return run("PPD_UserAdapterLoader", user_adapter="IP-Adapter: ip-adapter_sd15.safetensors").result[0]
 
 
@@ -71,7 +74,8 @@ def test_pairs_become_an_embedding_that_its_adapter_takes(run, comfy_folders, ad
     embedding, report = run("UserEmbeddingEncoder", pairs=pairs, **connected).result
     plus = adapter.model.is_plus
     assert embedding.u.shape == embedding.u_negative.shape == ((16, 768) if plus else (1, 1024))
-    assert report.startswith(f"4 pairs read by ViT-H-14 {'tokens' if plus else 'image_embeds'}: embedding of length")
+    name = f"ViT-H-14 {'tokens' if plus else 'image_embeds'}"
+    assert report.startswith(f"4 pairs read by {name}: liked and disliked sides ")
     adapter.model.check_embedding(embedding)
     assert len(list(comfy_folders.user.rglob("*.npy"))) == 8
     again = run("UserEmbeddingEncoder", pairs=pairs, **connected).result[0]
