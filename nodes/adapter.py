@@ -44,7 +44,8 @@ def strength_input() -> io.Float.Input:
         min=0.0,
         max=3.0,
         step=0.05,
-        tooltip="How far the picture goes the person's way. 0 is exactly the model itself; with cfg the effect grows.",
+        tooltip="How far the picture goes the person's way. 0 is exactly the model itself; with cfg the effect grows. "
+        "An IP-Adapter goes at most to 2.",
     )
 
 
