@@ -14,6 +14,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ DEPTHS = {"sd15": (1, 1, 1, 0), "sdxl": (0, 2, 10)}
 CONTEXT = {"sd15": 768, "sdxl": 2048}
 
 
-def full_model(family: str, dtype: Any) -> Any:
-    """ComfyUI's MODEL of the family at full width with random weights."""
+def full_model(family: str, dtype: Any, width: int = 320) -> Any:
+    """ComfyUI's MODEL of the family with random weights, at full width unless its first level's `width` is another."""
     import comfy.model_management
     import comfy.model_patcher
     import comfy.supported_models
@@ -39,7 +40,7 @@ def full_model(family: str, dtype: Any) -> Any:
         "image_size": 32,
         "in_channels": 4,
         "out_channels": 4,
-        "model_channels": 320,
+        "model_channels": width,
         "num_res_blocks": [2] * len(depths),
         "channel_mult": [width // 320 for width in WIDTHS[family]],
         "transformer_depth": [depth for depth in depths for _ in range(2)],
@@ -124,41 +125,24 @@ def measure(family: str, size: int, steps: int, rounds: int, peer_checkout: Path
         models = {"plain": model, "ours": apply_user(model, adapter, [person], scope=Scope("all"))}
         if peer_checkout is not None:
             models["peer"] = peers_model(peer_checkout, model, file, u, -u)
-        options = {"pooled_output": torch.randn(1, 1280)}
-        conditions = [[[torch.randn(1, 77, CONTEXT[family]), options]] for _ in range(2)]
-        noise = torch.randn(1, 4, size // 8, size // 8)
-        sampler, nothing = comfy.samplers.sampler_object("euler"), comfy.samplers.KSAMPLER(_no_steps)
+        conditions, noise = random_conditions(family), torch.randn(1, 4, size // 8, size // 8)
+        sampler, nothing = comfy.samplers.sampler_object("euler"), comfy.samplers.KSAMPLER(no_steps)
 
-        # On a CPU the processor's time, which other programs disturb less
-        clock = time.process_time if device.type == "cpu" else time.perf_counter
-
-        def seconds(patched: Any, sampler: Any) -> float:
-            guider = comfy.samplers.CFGGuider(patched)
-            guider.set_conds(*conditions)
-            guider.set_cfg(4.0)
-            sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", steps)
-            _wait(device)
-            start = clock()
-            guider.sample(noise, torch.zeros_like(noise), sampler, sigmas, disable_pbar=True, seed=0)
-            _wait(device)
-            return clock() - start
+        def run_seconds(patched: Any, sampler: Any) -> float:
+            return seconds(device, sampling(patched, conditions, noise, sampler, steps))
 
         times: dict[str, list[float]] = {name: [] for name in models}
         before: dict[str, list[float]] = {name: [] for name in models}
         for number in tqdm(range(-1, rounds), desc=f"{family}, {size} px"):  # the first round warms up
             names = list(models)
             for name in names[number % len(names) :] + names[: number % len(names)]:
-                without, run = seconds(models[name], nothing), seconds(models[name], sampler)
+                without, run = run_seconds(models[name], nothing), run_seconds(models[name], sampler)
                 if number >= 0:
                     before[name].append(without)
                     times[name].append((run - without) / steps)
     plain, ours = np.array(times["plain"]), np.array(times["ours"])
     preparation = np.array(before["ours"]) - np.array(before["plain"])
-    name = (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"CPU, {torch.get_num_threads()} threads, processor time"
-    )
+    name = device_name(device)
     report: dict[str, Any] = {
         "step_vs_plain": median(list(ours / plain)),
         "preparation_vs_step": median(list(preparation / plain)),
@@ -194,8 +178,48 @@ def _ratio_of_medians(ours: Any, theirs: Any) -> dict[str, float]:
     return {"ratio": float(np.median(ours) / np.median(theirs)), "low": float(low), "high": float(high), "n": n}
 
 
-def _no_steps(model: Callable[..., Any], noise: Any, *args: Any, **kwargs: Any) -> Any:
+def no_steps(model: Callable[..., Any], noise: Any, *args: Any, **kwargs: Any) -> Any:
+    """A sampler that takes none, so that a run of it costs what comes before the first step."""
     return noise
+
+
+def random_conditions(family: str) -> list[Any]:
+    """Positive and negative conditioning."""
+    import torch
+
+    options = {"pooled_output": torch.randn(1, 1280)}
+    return [[[torch.randn(1, 77, CONTEXT[family]), options]] for _ in range(2)]
+
+
+def sampling(patched: Any, conditions: list[Any], noise: Any, sampler: Any, steps: int) -> Callable[[], Any]:
+    """A run with cfg 4, ready to go."""
+    import comfy.samplers
+    import torch
+
+    guider = comfy.samplers.CFGGuider(patched)
+    guider.set_conds(*conditions)
+    guider.set_cfg(4.0)
+    sigmas = comfy.samplers.calculate_sigmas(patched.get_model_object("model_sampling"), "normal", steps)
+    return partial(guider.sample, noise, torch.zeros_like(noise), sampler, sigmas, disable_pbar=True, seed=0)
+
+
+def seconds(device: Any, work: Callable[[], Any]) -> float:
+    """How long `work` takes; on a CPU the processor's time, which other programs disturb less."""
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
+    _wait(device)
+    start = clock()
+    work()
+    _wait(device)
+    return clock() - start
+
+
+def device_name(device: Any) -> str:
+    """What figures were measured on."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads, processor time"
 
 
 def _wait(device: Any) -> None:
