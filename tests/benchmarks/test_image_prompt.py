@@ -22,7 +22,7 @@ if find_spec("comfy"):
     from comfy.patcher_extension import WrappersMP
 
 PROMPTS = ["a quiet lake", "a red boat"]
-SETTINGS = {"seeds": 2, "size": 64, "steps": 2, "cfg": 4.0}
+SETTINGS = {"seeds": 2, "size": 64, "steps": 1, "cfg": 4.0}
 
 
 def pair(number: int, prompt: str) -> PreferencePair:
