@@ -9,7 +9,8 @@ of the two. All act in the same layers at one strength, which at 1 means the sam
 The judge is a preference fit on held-out pairs, which share no picture and no caption with the support pairs; their
 prompts are painted. Its accuracy on the support pairs says what its judgement is worth. It sees by the features that
 embeddings are made of and so favours what moves them, unless `--judge` names another image encoder. Intervals are of
-95 %, over prompts and the judge's pairs: they are about this one person. All pictures are kept for people to judge.
+95 %, over prompts and the judge's pairs, too narrow with few of them, and about this one person. All pictures are kept,
+for people to judge.
 """
 
 from __future__ import annotations
