@@ -17,6 +17,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,8 @@ DEPTHS = {"sd15": (1, 1, 1, 0), "sdxl": (0, 2, 10)}
 CONTEXT = {"sd15": 768, "sdxl": 2048}
 
 
-def full_model(family: str, dtype: Any) -> Any:
-    """ComfyUI's MODEL of the family at full width with random weights."""
+def full_model(family: str, dtype: Any, width: int = 320) -> Any:
+    """ComfyUI's MODEL of the family with random weights, at full width unless its first level's `width` is another."""
     import comfy.model_management
     import comfy.model_patcher
     import comfy.supported_models
@@ -42,7 +43,7 @@ def full_model(family: str, dtype: Any) -> Any:
         "image_size": 32,
         "in_channels": 4,
         "out_channels": 4,
-        "model_channels": 320,
+        "model_channels": width,
         "num_res_blocks": [2] * len(depths),
         "channel_mult": [width // 320 for width in WIDTHS[family]],
         "transformer_depth": [depth for depth in depths for _ in range(2)],
@@ -98,18 +99,18 @@ def peers_model(checkout: Path, model: Any, file: Path, u: Any, u_negative: Any)
 
 
 class Stopwatch:
-    """The seconds that pass within the functions it is put around."""
+    """The processor's seconds within the functions it is put around."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self.clock, self.seconds = clock, 0.0
+    def __init__(self) -> None:
+        self.seconds = 0.0
 
     def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*args: Any, **kwargs: Any) -> Any:
-            start = self.clock()
+            start = time.process_time()
             try:
                 return function(*args, **kwargs)
             finally:
-                self.seconds += self.clock() - start
+                self.seconds += time.process_time() - start
 
         return timed
 
@@ -158,9 +159,7 @@ def measure(family: str, size: int, steps: int, rounds: int, peer_checkout: Path
         adapter = load_adapter(file)
         config, u = adapter.model.config, torch.randn(1, 1024)
         person = UserEmbedding(u, config.encoder, config.encoder_hash, 4, "", u_negative=-u)
-        # On a CPU the processor's time, which other programs disturb less
-        clock = time.process_time if device.type == "cpu" else time.perf_counter
-        watch = Stopwatch(clock)
+        watch = Stopwatch()
         models = {"plain": model, "ours": apply_user(model, adapter, [person], scope=Scope("all"))}
         if device.type == "cpu":
             Call.add, UserRun.keep_input = watch.around(Call.add), watch.around(UserRun.keep_input)  # type: ignore[method-assign]
@@ -170,21 +169,11 @@ def measure(family: str, size: int, steps: int, rounds: int, peer_checkout: Path
                 blocks = list(models["peer"].model_options["transformer_options"]["patches_replace"]["attn2"])
                 models["peer"] = replaced(models["peer"], blocks, watch.around)
                 models["stock"] = replaced(model, blocks, lambda _: watch.around(stock_attention))
-        options = {"pooled_output": torch.randn(1, 1280)}
-        conditions = [[[torch.randn(1, 77, CONTEXT[family]), options]] for _ in range(2)]
-        noise = torch.randn(1, 4, size // 8, size // 8)
-        sampler, nothing = comfy.samplers.sampler_object("euler"), comfy.samplers.KSAMPLER(_no_steps)
+        conditions, noise = random_conditions(family), torch.randn(1, 4, size // 8, size // 8)
+        sampler, nothing = comfy.samplers.sampler_object("euler"), comfy.samplers.KSAMPLER(no_steps)
 
-        def seconds(patched: Any, sampler: Any) -> float:
-            guider = comfy.samplers.CFGGuider(patched)
-            guider.set_conds(*conditions)
-            guider.set_cfg(4.0)
-            sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", steps)
-            _wait(device)
-            start = clock()
-            guider.sample(noise, torch.zeros_like(noise), sampler, sigmas, disable_pbar=True, seed=0)
-            _wait(device)
-            return clock() - start
+        def run_seconds(patched: Any, sampler: Any) -> float:
+            return seconds(device, sampling(patched, conditions, noise, sampler, steps))
 
         times: dict[str, list[float]] = {name: [] for name in models}
         before: dict[str, list[float]] = {name: [] for name in models}
@@ -192,20 +181,16 @@ def measure(family: str, size: int, steps: int, rounds: int, peer_checkout: Path
         for number in tqdm(range(-1, rounds), desc=f"{family}, {size} px"):  # the first round warms up
             names = list(models)
             for name in names[number % len(names) :] + names[: number % len(names)]:
-                without = seconds(models[name], nothing)
+                without = run_seconds(models[name], nothing)
                 watch.seconds = 0.0
-                run = seconds(models[name], sampler)
+                run = run_seconds(models[name], sampler)
                 if number >= 0:
                     before[name].append(without)
                     times[name].append((run - without) / steps)
                     inside[name].append(watch.seconds / steps)
     plain, ours = np.array(times["plain"]), np.array(times["ours"])
     preparation = np.array(before["ours"]) - np.array(before["plain"])
-    name = (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"CPU, {torch.get_num_threads()} threads, processor time"
-    )
+    name = device_name(device)
     report: dict[str, Any] = {
         "step_vs_plain": median(list(ours / plain)),
         "preparation_vs_step": median(list(preparation / plain)),
@@ -247,8 +232,48 @@ def _ratio_of_medians(ours: Any, theirs: Any) -> dict[str, float]:
     return {"ratio": float(np.median(ours) / np.median(theirs)), "low": float(low), "high": float(high), "n": n}
 
 
-def _no_steps(model: Callable[..., Any], noise: Any, *args: Any, **kwargs: Any) -> Any:
+def no_steps(model: Callable[..., Any], noise: Any, *args: Any, **kwargs: Any) -> Any:
+    """A sampler that takes none, so that a run of it costs what comes before the first step."""
     return noise
+
+
+def random_conditions(family: str) -> list[Any]:
+    """Positive and negative conditioning."""
+    import torch
+
+    options = {"pooled_output": torch.randn(1, 1280)}
+    return [[[torch.randn(1, 77, CONTEXT[family]), options]] for _ in range(2)]
+
+
+def sampling(patched: Any, conditions: list[Any], noise: Any, sampler: Any, steps: int) -> Callable[[], Any]:
+    """A run with cfg 4, ready to go."""
+    import comfy.samplers
+    import torch
+
+    guider = comfy.samplers.CFGGuider(patched)
+    guider.set_conds(*conditions)
+    guider.set_cfg(4.0)
+    sigmas = comfy.samplers.calculate_sigmas(patched.get_model_object("model_sampling"), "normal", steps)
+    return partial(guider.sample, noise, torch.zeros_like(noise), sampler, sigmas, disable_pbar=True, seed=0)
+
+
+def seconds(device: Any, work: Callable[[], Any]) -> float:
+    """How long `work` takes; on a CPU the processor's time, which other programs disturb less."""
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
+    _wait(device)
+    start = clock()
+    work()
+    _wait(device)
+    return clock() - start
+
+
+def device_name(device: Any) -> str:
+    """What figures were measured on."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads, processor time"
 
 
 def _wait(device: Any) -> None:

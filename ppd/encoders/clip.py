@@ -68,7 +68,9 @@ class ClipFeatures:
             raise ValueError(f"Expected interpolation 'bicubic' or 'bilinear' for {name}, got {interpolation!r}.")
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
             raise ValueError(f"Expected three means and three positive deviations for {name}, got {mean}, {std}.")
-        self.visual = visual.eval().requires_grad_(False)
+        self.visual = visual
+        if visual.training:  # a host leaves its own in evaluation, and walking ViT-H-14 takes longer than the cache
+            visual.eval().requires_grad_(False)
         self.name = name
         self.normalize = normalize
         self.preprocess: dict[str, Any] = {

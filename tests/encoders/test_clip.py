@@ -65,6 +65,15 @@ def test_features_are_the_models_image_embedding(normalize):
     assert not features.image_tensor_features(x.requires_grad_()).requires_grad
 
 
+def test_a_tower_is_put_into_evaluation_and_frozen_and_a_hosts_is_left_as_it_is():
+    model = tiny_model().train()
+    features_of(model)
+    assert not model.visual.training and not any(x.requires_grad for x in model.visual.parameters())
+    model = tiny_model()
+    features_of(model)
+    assert not model.visual.training and all(x.requires_grad for x in model.visual.parameters())
+
+
 def test_pictures_of_any_size_share_one_batch():
     features = features_of(tiny_model())
     pictures = [picture(0, (64, 40)), picture(1, (20, 50)), picture(2)]
