@@ -32,7 +32,7 @@ from .sampling import (
     write_ip_adapter,
 )
 
-PAIRS, SIDE = 4, 512
+PAIRS, SIDE, AGAIN = 4, 512, 9
 
 
 def new_pairs(folder: Path, seed: int) -> list[Any]:
@@ -91,7 +91,7 @@ def measure(size: int | None, rounds: int) -> dict[str, Any]:
         for number in tqdm(range(-1, rounds), desc=f"SDXL, {size} px"):  # the first round warms up
             pairs = new_pairs(folder / str(number), 1 + number)
             read = partial(UserEmbeddingEncoder.execute, pairs, IMAGE_ADAPTER, False, adapter, clip_vision)
-            new, again = seconds(device, read), seconds(device, read)
+            new, again = seconds(device, read), float(np.median([seconds(device, read) for _ in range(AGAIN)]))
             before, run = (seconds(device, sampling(model, conditions, noise, s, 1)) for s in (nothing, sampler))
             if number >= 0:
                 for what, value in (("new", new), ("again", again), ("step", run - before)):
