@@ -59,6 +59,7 @@ class Server:
     url: str
     base: Path
     log: Path
+    pid: int
 
     def get(self, path: str) -> Any:
         with urllib.request.urlopen(self.url + path, timeout=60) as answer:
@@ -219,7 +220,7 @@ def server(comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=comfyui_path, env=environment, stdout=output, stderr=output)
     try:
-        running = Server(f"http://127.0.0.1:{port}", base, log)
+        running = Server(f"http://127.0.0.1:{port}", base, log, process.pid)
         end = time.monotonic() + STARTING
         while True:
             try:

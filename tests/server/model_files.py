@@ -1,0 +1,156 @@
+"""Model files of random weights for the stock loaders, each family at the narrowest that they still recognise.
+
+ComfyUI tells a family by a width of 320, the depths of its transformers and the width of its context; all layers of a
+family, which adapters count, make SD1.5 and SD2 111 million weights and SDXL 283. The state dicts are those of ComfyUI's
+own classes, laid out by what its Save Checkpoint uses, which is the published layout. A further family is one entry of
+NARROW where its denoiser is a UNetModel.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from math import prod
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ppd.adapter import AdapterConfig, UserAdapter
+from ppd.families import FAMILIES
+from ppd.user_embedding import UserEmbedding
+
+if find_spec("comfy"):
+    import comfy.clip_model
+    import comfy.clip_vision
+    import comfy.model_base
+    import comfy.ops
+    import comfy.supported_models
+    from comfy.taesd.taesd import TAESD
+
+WIDTH = 320
+"""Of all levels, and so of all cross-attention layers."""
+TEXT_TOKENS, POOLED = 77, 1280
+ENCODER, ENCODER_HASH = "some-clip", "0" * 64
+
+
+@dataclass(frozen=True)
+class Narrow:
+    """What makes a family's narrow denoiser: ComfyUI's class of its configuration, and transformer blocks a level."""
+
+    kind: str
+    depths: tuple[int, ...]
+    linear: bool = True
+    pooled: bool = False
+    """Whether it reads the pooled text states as well."""
+
+
+NARROW = {
+    "sd15": Narrow("SD15", (1, 1, 1, 0), linear=False),
+    "sd2": Narrow("SD20", (1, 1, 1, 0)),
+    "sdxl": Narrow("SDXL", (0, 2, 10), pooled=True),
+}
+
+
+def widths(family: str) -> list[int]:
+    """The widths of a narrow denoiser's cross-attention layers."""
+    return [WIDTH] * FAMILIES[family].count
+
+
+def write_checkpoint(path: Path, family: str, *, text_encoder: bool) -> None:
+    """A checkpoint: denoiser, tiny autoencoder and, where asked for, the text encoder, which has one size only."""
+    model = narrow_model(family)
+    with torch.device("meta"):
+        autoencoder = {name: x for name, x in TAESD().state_dict().items() if x.ndim}
+        text = None
+        if text_encoder:
+            text = model.model_config.clip_target({}).clip(device="meta", dtype=torch.float16).state_dict()
+    parts = model.state_dict_for_saving(model.diffusion_model.state_dict(), text, autoencoder)
+    write_random(path, parts)
+
+
+def narrow_model(family: str) -> comfy.model_base.BaseModel:
+    """ComfyUI's model of a family in half precision, without weights."""
+    narrow = NARROW[family]
+    config = {
+        "image_size": 32,
+        "in_channels": 4,
+        "out_channels": 4,
+        "model_channels": WIDTH,
+        "num_res_blocks": [2] * len(narrow.depths),
+        "channel_mult": [1] * len(narrow.depths),
+        "transformer_depth": [depth for depth in narrow.depths for _ in range(2)],
+        "transformer_depth_output": [depth for depth in narrow.depths for _ in range(3)],
+        "transformer_depth_middle": narrow.depths[-1] or 1,
+        "use_linear_in_transformer": narrow.linear,
+        "context_dim": FAMILIES[family].context_dim,
+        "adm_in_channels": 2816 if narrow.pooled else None,
+        "num_classes": "sequential" if narrow.pooled else None,
+        "use_temporal_attention": False,
+        "use_spatial_transformer": True,
+        "legacy": False,
+    }
+    settings = getattr(comfy.supported_models, narrow.kind)(config)
+    settings.set_inference_dtype(torch.float16, None)
+    return settings.get_model({}, device="meta")
+
+
+def write_clip_vision(path: Path) -> None:
+    """CLIP-ViT-H-14 at its full size, since the loader knows no smaller one by its layers."""
+    config = comfy.clip_vision.ClipVisionModel(Path(comfy.clip_vision.__file__).with_name("clip_vision_config_h.json"))
+    write_random(path, config.get_sd())
+
+
+def write_random(path: Path, like: dict[str, Tensor]) -> None:
+    """Tensors of these names and shapes, in half precision: norms that do nothing, the rest keeps its input's size."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(name: str, shape: Iterable[int]) -> Tensor:
+        x = torch.empty(tuple(shape), dtype=torch.float16)
+        if x.ndim < 2:
+            return x.fill_(float(name.endswith("weight")))
+        reach = (3 / prod(x.shape[1:])) ** 0.5
+        return x.uniform_(-reach, reach, generator=generator)
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: draw(name, x.shape) for name, x in like.items()}, path)
+
+
+def write_text_states(datasets: Path, family: str) -> dict[str, str]:
+    """Stored text states, as Save Training Dataset writes them, where the text encoder is too large; their folders."""
+    names = {}
+    for seed, side in enumerate(("positive", "negative")):
+        generator = torch.Generator().manual_seed(seed)
+        states = torch.randn(1, TEXT_TOKENS, FAMILIES[family].context_dim, generator=generator)
+        pooled = {"pooled_output": torch.randn(1, POOLED, generator=generator)} if NARROW[family].pooled else {}
+        data = {"latents": [{"samples": torch.zeros(1, 4, 8, 8)}], "conditioning": [[[states, pooled]]]}
+        names[side] = f"{family} {side}"
+        folder = datasets / names[side]
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save(data, folder / "shard_0000.pkl")
+        (folder / "metadata.json").write_text(json.dumps({"num_samples": 1, "num_shards": 1, "shard_size": 1}))
+    return names
+
+
+def write_user_adapter(path: Path, family: str) -> AdapterConfig:
+    """A user adapter that is not at its start: its values are random instead of zero."""
+    config = AdapterConfig(
+        family=family, encoder=ENCODER, encoder_hash=ENCODER_HASH, embedding_dim=6, layers=tuple(widths(family))
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        adapter = UserAdapter(config)
+        for layer in adapter.layers:
+            nn.init.normal_(layer.to_v_user.weight, std=0.3)
+    adapter.save(path)
+    return config
+
+
+def write_person(path: Path, config: AdapterConfig, seed: int = 0) -> None:
+    """A user embedding that an adapter takes, with an unconditional side for those that need one."""
+    u, negative = torch.randn(2, 1, config.embedding_dim, generator=torch.Generator().manual_seed(seed))
+    sided = negative if config.unconditional == "negative" else None
+    UserEmbedding(u, config.encoder, config.encoder_hash, 4, "2026-01-01", u_negative=sided).save(path)
