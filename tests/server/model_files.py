@@ -1,16 +1,15 @@
 """Model files of random weights for the stock loaders, each family at the narrowest that they still recognise.
 
-ComfyUI tells a family by a width of 320, the depths of its transformers and the width of its context; all layers of a
-family, which adapters count, make SD1.5 and SD2 111 million weights and SDXL 283. The state dicts are those of ComfyUI's
-own classes, laid out by what its Save Checkpoint uses, which is the published layout. A further family is one entry of
-NARROW where its denoiser is a UNetModel.
+ComfyUI tells a family by a width of 320, the depths of its transformers and the width of its context. With all of the
+layers that adapters count, SD1.5 and SD2 have 111 million weights at that width, SDXL 283 million. The state dicts are
+those of ComfyUI's own classes, laid out by what its Save Checkpoint uses, which is the published layout.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from math import prod
 from pathlib import Path
@@ -24,35 +23,16 @@ from ppd.families import FAMILIES
 from ppd.user_embedding import UserEmbedding
 
 if find_spec("comfy"):
-    import comfy.clip_model
     import comfy.clip_vision
     import comfy.model_base
-    import comfy.ops
     import comfy.supported_models
     from comfy.taesd.taesd import TAESD
 
 WIDTH = 320
 """Of all levels, and so of all cross-attention layers."""
-TEXT_TOKENS, POOLED = 77, 1280
+TOKENS, POOLED = 77, 1280
+"""Of text states."""
 ENCODER, ENCODER_HASH = "some-clip", "0" * 64
-
-
-@dataclass(frozen=True)
-class Narrow:
-    """What makes a family's narrow denoiser: ComfyUI's class of its configuration, and transformer blocks a level."""
-
-    kind: str
-    depths: tuple[int, ...]
-    linear: bool = True
-    pooled: bool = False
-    """Whether it reads the pooled text states as well."""
-
-
-NARROW = {
-    "sd15": Narrow("SD15", (1, 1, 1, 0), linear=False),
-    "sd2": Narrow("SD20", (1, 1, 1, 0)),
-    "sdxl": Narrow("SDXL", (0, 2, 10), pooled=True),
-}
 
 
 def widths(family: str) -> list[int]:
@@ -62,7 +42,7 @@ def widths(family: str) -> list[int]:
 
 def write_checkpoint(path: Path, family: str, *, text_encoder: bool) -> None:
     """A checkpoint: denoiser, tiny autoencoder and, where asked for, the text encoder, which has one size only."""
-    model = narrow_model(family)
+    model = MODELS[family]()
     with torch.device("meta"):
         autoencoder = {name: x for name, x in TAESD().state_dict().items() if x.ndim}
         text = None
@@ -72,36 +52,49 @@ def write_checkpoint(path: Path, family: str, *, text_encoder: bool) -> None:
     write_random(path, parts)
 
 
-def narrow_model(family: str) -> comfy.model_base.BaseModel:
-    """ComfyUI's model of a family in half precision, without weights."""
-    narrow = NARROW[family]
+def unet_model(
+    kind: str, depths: tuple[int, ...], context: int, *, linear: bool = True, pooled: int | None = None
+) -> comfy.model_base.BaseModel:
+    """ComfyUI's model of the configuration `kind` in half precision, without weights.
+
+    depths: transformer blocks of each level · linear: whether they project linearly, not by convolutions ·
+    pooled: width of the pooled text states and picture sizes, where the denoiser reads them.
+    """
     config = {
         "image_size": 32,
         "in_channels": 4,
         "out_channels": 4,
         "model_channels": WIDTH,
-        "num_res_blocks": [2] * len(narrow.depths),
-        "channel_mult": [1] * len(narrow.depths),
-        "transformer_depth": [depth for depth in narrow.depths for _ in range(2)],
-        "transformer_depth_output": [depth for depth in narrow.depths for _ in range(3)],
-        "transformer_depth_middle": narrow.depths[-1] or 1,
-        "use_linear_in_transformer": narrow.linear,
-        "context_dim": FAMILIES[family].context_dim,
-        "adm_in_channels": 2816 if narrow.pooled else None,
-        "num_classes": "sequential" if narrow.pooled else None,
+        "num_res_blocks": [2] * len(depths),
+        "channel_mult": [1] * len(depths),
+        "transformer_depth": [depth for depth in depths for _ in range(2)],
+        "transformer_depth_output": [depth for depth in depths for _ in range(3)],
+        "transformer_depth_middle": depths[-1] or 1,
+        "use_linear_in_transformer": linear,
+        "context_dim": context,
+        "adm_in_channels": pooled,
+        "num_classes": "sequential" if pooled else None,
         "use_temporal_attention": False,
         "use_spatial_transformer": True,
         "legacy": False,
     }
-    settings = getattr(comfy.supported_models, narrow.kind)(config)
+    settings = getattr(comfy.supported_models, kind)(config)
     settings.set_inference_dtype(torch.float16, None)
     return settings.get_model({}, device="meta")
 
 
+MODELS = {
+    "sd15": partial(unet_model, "SD15", (1, 1, 1, 0), 768, linear=False),
+    "sd2": partial(unet_model, "SD20", (1, 1, 1, 0), 1024),
+    "sdxl": partial(unet_model, "SDXL", (0, 2, 10), 2048, pooled=2816),
+}
+"""Family to what builds its narrow model."""
+
+
 def write_clip_vision(path: Path) -> None:
     """CLIP-ViT-H-14 at its full size, since the loader knows no smaller one by its layers."""
-    config = comfy.clip_vision.ClipVisionModel(Path(comfy.clip_vision.__file__).with_name("clip_vision_config_h.json"))
-    write_random(path, config.get_sd())
+    settings = Path(comfy.clip_vision.__file__).with_name("clip_vision_config_h.json")
+    write_random(path, comfy.clip_vision.ClipVisionModel(settings).get_sd())
 
 
 def write_random(path: Path, like: dict[str, Tensor]) -> None:
@@ -124,8 +117,8 @@ def write_text_states(datasets: Path, family: str) -> dict[str, str]:
     names = {}
     for seed, side in enumerate(("positive", "negative")):
         generator = torch.Generator().manual_seed(seed)
-        states = torch.randn(1, TEXT_TOKENS, FAMILIES[family].context_dim, generator=generator)
-        pooled = {"pooled_output": torch.randn(1, POOLED, generator=generator)} if NARROW[family].pooled else {}
+        states = torch.randn(1, TOKENS, FAMILIES[family].context_dim, generator=generator)
+        pooled = {"pooled_output": torch.randn(1, POOLED, generator=generator)}
         data = {"latents": [{"samples": torch.zeros(1, 4, 8, 8)}], "conditioning": [[[states, pooled]]]}
         names[side] = f"{family} {side}"
         folder = datasets / names[side]

@@ -12,7 +12,7 @@ from ppd.families import FAMILIES
 from ppd.ip_adapter import load_ip_adapter
 
 from .model_files import (
-    NARROW,
+    MODELS,
     widths,
     write_checkpoint,
     write_clip_vision,
@@ -39,6 +39,15 @@ class Files:
     adapters: dict[str, str] = field(default_factory=dict)
     people: dict[str, str] = field(default_factory=dict)
     """User embeddings, by the kind of adapter that takes them."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tidy(server):
+    """Gigabytes of random weights leave the server and the disk again."""
+    yield
+    server.post("/free", {"unload_models": True, "free_memory": True})
+    for folder in ("checkpoints", "clip_vision", "ipadapter"):
+        shutil.rmtree(server.base / "models" / folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +109,7 @@ def node(class_type, **inputs):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("family", NARROW)
+@pytest.mark.parametrize("family", MODELS)
 def test_a_checkpoint_paints_for_a_person(server, files_of, family, kind):
     files = files_of(family)
     entry = server.run(graph(files, files.adapters[kind], files.people[kind]))
