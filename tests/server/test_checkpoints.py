@@ -92,7 +92,7 @@ def graph(files, adapter, person):
             prompt[side], text[side] = node("LoadTrainingDataset", folder_name=files.text_states[side]), [side, 1]
         else:
             prompt[side], text[side] = node("CLIPTextEncode", clip=["checkpoint", 1], text=f"a {side} lake"), [side, 0]
-    sampling = {"seed": 3, "steps": 2, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
+    sampling = {"seed": 3, "steps": 1, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
     sampling |= text | {"model": checkpoint, "latent_image": ["latent", 0]}
     user = {"user_adapter": ["adapter", 0], "user_embedding": ["person", 0]}
     prompt["plain"] = node("KSampler", **sampling)
