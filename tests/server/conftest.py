@@ -59,6 +59,7 @@ class Server:
     url: str
     base: Path
     log: Path
+    pid: int
 
     def get(self, path: str) -> Any:
         with urllib.request.urlopen(self.url + path, timeout=60) as answer:
@@ -215,11 +216,12 @@ def server(comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     command += ["--base-directory", str(base), "--extra-model-paths-config", str(paths)]
     command += ["--disable-api-nodes", "--preview-method", "latent2rgb", "--database-url", "sqlite:///:memory:"]
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "HF_HUB_OFFLINE": "1"}
+    environment["MALLOC_MMAP_THRESHOLD_"] = "1048576"  # freed tensors go back to the system: memory can be measured
     log = folder / "server.log"
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=comfyui_path, env=environment, stdout=output, stderr=output)
     try:
-        running = Server(f"http://127.0.0.1:{port}", base, log)
+        running = Server(f"http://127.0.0.1:{port}", base, log, process.pid)
         end = time.monotonic() + STARTING
         while True:
             try:

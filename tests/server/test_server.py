@@ -14,6 +14,8 @@ import torch
 pytestmark = pytest.mark.comfyui
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
+POCKET = [name for name in WORKFLOWS if not name.startswith("personal picture with")]
+"""Those that run as they are; test_checkpoints.py brings the others' files."""
 FIRST, BLEND, SWEEP = "first personal picture", "blend two people", "strength sweep"
 WARM, COOL = "vivid and bold", "cool and soft"
 NODE_IDS = {
@@ -58,14 +60,14 @@ def test_help_pages_are_served(server):
 
 
 def test_workflows_are_listed_and_served_as_templates(server):
-    assert {FIRST, BLEND, SWEEP} <= set(WORKFLOWS)
+    assert {FIRST, BLEND, SWEEP} == set(POCKET) < set(WORKFLOWS)
     assert sorted(server.get("/workflow_templates")["personalized-diffusion"]) == WORKFLOWS
     for name in WORKFLOWS:
         path = f"/api/workflow_templates/personalized-diffusion/{urllib.parse.quote(name)}.json"
         assert server.get(path) == server.workflow(name)
 
 
-@pytest.mark.parametrize("name", WORKFLOWS)
+@pytest.mark.parametrize("name", POCKET)
 def test_every_workflow_runs_and_yields_pictures(server, graphs, name):
     prompt = server.prompt(name)
     pictures = server.pictures(server.run(prompt))

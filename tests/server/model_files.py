@@ -1,0 +1,149 @@
+"""Model files of random weights for the stock loaders, each family at the narrowest that they still recognise.
+
+ComfyUI tells a family by a width of 320, the depths of its transformers and the width of its context. With all of the
+layers that adapters count, SD1.5 and SD2 have 111 million weights at that width, SDXL 283 million. The state dicts are
+those of ComfyUI's own classes, laid out by what its Save Checkpoint uses, which is the published layout.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from functools import partial
+from importlib.util import find_spec
+from math import prod
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ppd.adapter import AdapterConfig, UserAdapter
+from ppd.families import FAMILIES
+from ppd.user_embedding import UserEmbedding
+
+if find_spec("comfy"):
+    import comfy.clip_vision
+    import comfy.model_base
+    import comfy.supported_models
+    from comfy.taesd.taesd import TAESD
+
+WIDTH = 320
+"""Of all levels, and so of all cross-attention layers."""
+TOKENS, POOLED = 77, 1280
+"""Of text states."""
+ENCODER, ENCODER_HASH = "some-clip", "0" * 64
+
+
+def widths(family: str) -> list[int]:
+    """The widths of a narrow denoiser's cross-attention layers."""
+    return [WIDTH] * FAMILIES[family].count
+
+
+def write_checkpoint(path: Path, family: str, *, text_encoder: bool) -> None:
+    """A checkpoint: denoiser, tiny autoencoder and, where asked for, the text encoder, which has one size only."""
+    model = MODELS[family]()
+    with torch.device("meta"):
+        autoencoder = {name: x for name, x in TAESD().state_dict().items() if x.ndim}
+        text = None
+        if text_encoder:
+            text = model.model_config.clip_target({}).clip(device="meta", dtype=torch.float16).state_dict()
+    parts = model.state_dict_for_saving(model.diffusion_model.state_dict(), text, autoencoder)
+    write_random(path, parts)
+
+
+def unet_model(
+    kind: str, depths: tuple[int, ...], context: int, *, linear: bool = True, pooled: int | None = None
+) -> comfy.model_base.BaseModel:
+    """ComfyUI's model of the configuration `kind` in half precision, without weights.
+
+    depths: transformer blocks of each level · linear: whether they project linearly, not by convolutions ·
+    pooled: width of the pooled text states and picture sizes, where the denoiser reads them.
+    """
+    config = {
+        "image_size": 32,
+        "in_channels": 4,
+        "out_channels": 4,
+        "model_channels": WIDTH,
+        "num_res_blocks": [2] * len(depths),
+        "channel_mult": [1] * len(depths),
+        "transformer_depth": [depth for depth in depths for _ in range(2)],
+        "transformer_depth_output": [depth for depth in depths for _ in range(3)],
+        "transformer_depth_middle": depths[-1] or 1,
+        "use_linear_in_transformer": linear,
+        "context_dim": context,
+        "adm_in_channels": pooled,
+        "num_classes": "sequential" if pooled else None,
+        "use_temporal_attention": False,
+        "use_spatial_transformer": True,
+        "legacy": False,
+    }
+    settings = getattr(comfy.supported_models, kind)(config)
+    settings.set_inference_dtype(torch.float16, None)
+    return settings.get_model({}, device="meta")
+
+
+MODELS = {
+    "sd15": partial(unet_model, "SD15", (1, 1, 1, 0), 768, linear=False),
+    "sd2": partial(unet_model, "SD20", (1, 1, 1, 0), 1024),
+    "sdxl": partial(unet_model, "SDXL", (0, 2, 10), 2048, pooled=2816),
+}
+"""Family to what builds its narrow model."""
+
+
+def write_clip_vision(path: Path) -> None:
+    """CLIP-ViT-H-14 at its full size, since the loader knows no smaller one by its layers."""
+    settings = Path(comfy.clip_vision.__file__).with_name("clip_vision_config_h.json")
+    write_random(path, comfy.clip_vision.ClipVisionModel(settings).get_sd())
+
+
+def write_random(path: Path, like: dict[str, Tensor]) -> None:
+    """Tensors of these names and shapes, in half precision: norms that do nothing, the rest keeps its input's size."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(name: str, shape: Iterable[int]) -> Tensor:
+        x = torch.empty(tuple(shape), dtype=torch.float16)
+        if x.ndim < 2:
+            return x.fill_(float(name.endswith("weight")))
+        reach = (3 / prod(x.shape[1:])) ** 0.5
+        return x.uniform_(-reach, reach, generator=generator)
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: draw(name, x.shape) for name, x in like.items()}, path)
+
+
+def write_text_states(datasets: Path, family: str) -> dict[str, str]:
+    """Stored text states, as Save Training Dataset writes them, where the text encoder is too large; their folders."""
+    names = {}
+    for seed, side in enumerate(("positive", "negative")):
+        generator = torch.Generator().manual_seed(seed)
+        states = torch.randn(1, TOKENS, FAMILIES[family].context_dim, generator=generator)
+        pooled = {"pooled_output": torch.randn(1, POOLED, generator=generator)}
+        data = {"latents": [{"samples": torch.zeros(1, 4, 8, 8)}], "conditioning": [[[states, pooled]]]}
+        names[side] = f"{family} {side}"
+        folder = datasets / names[side]
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save(data, folder / "shard_0000.pkl")
+        (folder / "metadata.json").write_text(json.dumps({"num_samples": 1, "num_shards": 1, "shard_size": 1}))
+    return names
+
+
+def write_user_adapter(path: Path, family: str) -> AdapterConfig:
+    """A user adapter that is not at its start: its values are random instead of zero."""
+    config = AdapterConfig(
+        family=family, encoder=ENCODER, encoder_hash=ENCODER_HASH, embedding_dim=6, layers=tuple(widths(family))
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        adapter = UserAdapter(config)
+        for layer in adapter.layers:
+            nn.init.normal_(layer.to_v_user.weight, std=0.3)
+    adapter.save(path)
+    return config
+
+
+def write_person(path: Path, config: AdapterConfig, seed: int = 0) -> None:
+    """A user embedding that an adapter takes, with an unconditional side for those that need one."""
+    u, negative = torch.randn(2, 1, config.embedding_dim, generator=torch.Generator().manual_seed(seed))
+    sided = negative if config.unconditional == "negative" else None
+    UserEmbedding(u, config.encoder, config.encoder_hash, 4, "2026-01-01", u_negative=sided).save(path)

@@ -1,0 +1,168 @@
+"""Every family in the real server: checkpoints as ordinary files, by the stock loaders, into our nodes."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from ppd.families import FAMILIES
+from ppd.ip_adapter import load_ip_adapter
+
+from .model_files import (
+    MODELS,
+    widths,
+    write_checkpoint,
+    write_clip_vision,
+    write_person,
+    write_text_states,
+    write_user_adapter,
+)
+
+pytestmark = pytest.mark.comfyui
+KINDS = ("user adapter", "IP-Adapter")
+WITH_TEXT_ENCODER = {"sd15"}
+"""Families whose text encoder is small enough to run here at its full size; the others' text states are stored."""
+TITLES = {"sd15": "SD1.5", "sdxl": "SDXL"}
+"""Families with a workflow of their own."""
+
+
+@dataclass
+class Files:
+    """A family's files in the server's folders, by the names that the loaders list."""
+
+    checkpoint: str
+    text_states: dict[str, str] = field(default_factory=dict)
+    """Folders of the stored text states of prompt and negative prompt."""
+    adapters: dict[str, str] = field(default_factory=dict)
+    people: dict[str, str] = field(default_factory=dict)
+    """User embeddings, by the kind of adapter that takes them."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tidy(server):
+    """Gigabytes of random weights leave the server and the disk again."""
+    yield
+    server.post("/free", {"unload_models": True, "free_memory": True})
+    for folder in ("checkpoints", "clip_vision", "ipadapter"):
+        shutil.rmtree(server.base / "models" / folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def files_of(server, ip_adapter_file):
+    """Gives a family's files, and writes them the first time."""
+    written: dict[str, Files] = {}
+    models = server.base / "models"
+
+    def write(family: str) -> Files:
+        name = f"narrow {family}.safetensors"
+        files = Files(name)
+        text_encoder = family in WITH_TEXT_ENCODER
+        write_checkpoint(models / "checkpoints" / name, family, text_encoder=text_encoder)
+        if not text_encoder:
+            files.text_states = write_text_states(server.base / "datasets", family)
+        (models / "ipadapter").mkdir(exist_ok=True)
+        shutil.move(ip_adapter_file("plain", widths(family), FAMILIES[family].context_dim), models / "ipadapter" / name)
+        configs = (
+            write_user_adapter(models / "user_adapters" / name, family),
+            load_ip_adapter(models / "ipadapter" / name).config,
+        )
+        for kind, adapter, config in zip(KINDS, (name, f"IP-Adapter: {name}"), configs, strict=True):
+            files.adapters[kind], files.people[kind] = adapter, f"{kind} {name}"
+            write_person(models / "user_embeddings" / files.people[kind], config)
+        return files
+
+    return lambda family: written.get(family) or written.setdefault(family, write(family))
+
+
+def graph(files, adapter, person):
+    """The stock KSampler beside ours at strength 0 and 1, each picture saved; node ids are names."""
+    checkpoint = ["checkpoint", 0]
+    prompt = {
+        "checkpoint": node("CheckpointLoaderSimple", ckpt_name=files.checkpoint),
+        "latent": node("EmptyLatentImage", width=64, height=64, batch_size=1),
+        "adapter": node("PPD_UserAdapterLoader", user_adapter=adapter),
+        "person": node("PPD_UserEmbeddingLoad", user_embedding=person),
+    }
+    text = {}
+    for side in ("positive", "negative"):
+        if files.text_states:
+            prompt[side], text[side] = node("LoadTrainingDataset", folder_name=files.text_states[side]), [side, 1]
+        else:
+            prompt[side], text[side] = node("CLIPTextEncode", clip=["checkpoint", 1], text=f"a {side} lake"), [side, 0]
+    sampling = {"seed": 3, "steps": 1, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
+    sampling |= text | {"model": checkpoint, "latent_image": ["latent", 0]}
+    user = {"user_adapter": ["adapter", 0], "user_embedding": ["person", 0]}
+    prompt["plain"] = node("KSampler", **sampling)
+    for name, strength in (("off", 0.0), ("on", 1.0)):
+        prompt[name] = node("PersonalizedDenoiser", **sampling, **user, strength=strength)
+    for name in ("plain", "off", "on"):
+        prompt[f"{name} decoded"] = node("VAEDecode", samples=[name, 0], vae=["checkpoint", 2])
+        prompt[f"{name} saved"] = node("SaveImage", images=[f"{name} decoded", 0], filename_prefix=f"families/{name}")
+    return prompt
+
+
+def node(class_type, **inputs):
+    return {"class_type": class_type, "inputs": inputs}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("family", MODELS)
+def test_a_checkpoint_paints_for_a_person(server, files_of, family, kind):
+    files = files_of(family)
+    entry = server.run(graph(files, files.adapters[kind], files.people[kind]))
+    plain, off, on = (server.pictures(entry)[f"{name} saved"] for name in ("plain", "off", "on"))
+    assert plain.shape == (1, 64, 64, 3) and plain.std() > 5
+    assert np.array_equal(off, plain)
+    assert not np.array_equal(on, plain)
+    assert entry["outputs"]["off"]["text"] == ["Personalization is off: strength is 0."]
+    count = FAMILIES[family].count
+    acting = len(FAMILIES[family].style) if kind == "IP-Adapter" else count
+    (report,) = entry["outputs"]["on"]["text"]
+    assert f"Personalization is on: family {family}, {acting} of {count} cross-attention layers." in report
+    assert "The person: 4 pairs" in report
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_adapter_for_another_family_is_refused_and_the_queue_goes_on(server, files_of, kind):
+    sd15, sd2 = files_of("sd15"), files_of("sd2")
+    wrong = server.submit(graph(sd15, sd2.adapters[kind], sd2.people[kind]))
+    right = server.submit(graph(sd15, sd15.adapters[kind], sd15.people[kind]))
+    status = server.finished(wrong)["status"]
+    (error,) = [data for kind, data in status["messages"] if kind == "execution_error"]
+    assert (error["node_type"], error["exception_type"]) == ("PersonalizedDenoiser", "ValueError")
+    assert error["exception_message"].strip() == (
+        "The MODEL is SD15 (BaseModel, UNetModel), but the user adapter is for SD2: load a model of that family, "
+        "or an adapter made for this one."
+    )
+    assert server.finished(right)["status"]["status_str"] == "success"
+
+
+@pytest.fixture(scope="module")
+def clip_vision(server):
+    """ViT-H-14 under the name that the workflows ask for."""
+    write_clip_vision(server.base / "models" / "clip_vision" / "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", TITLES)
+def test_the_familys_workflow_runs_and_yields_pictures(server, graphs, ip_adapter_file, clip_vision, family):
+    """With files under the names it asks for, text and image encoders at their full size; fewer picks and steps."""
+    prompt, models = server.prompt(f"personal picture with {TITLES[family]}"), server.base / "models"
+    files = {node["class_type"]: next(iter(node["inputs"].values())) for node in prompt.values()}
+    write_checkpoint(models / "checkpoints" / files["CheckpointLoaderSimple"], family, text_encoder=True)
+    adapter = models / "ipadapter" / files["PPD_UserAdapterLoader"].removeprefix("IP-Adapter: ")
+    adapter.parent.mkdir(exist_ok=True)
+    shutil.move(ip_adapter_file("plain", widths(family), FAMILIES[family].context_dim), adapter)
+    prompt = graphs.set_inputs(prompt, "EmptyLatentImage", width=64, height=64)
+    prompt = graphs.set_inputs(prompt, "PreferencePairLoader", limit=1)
+    for sampler in ("KSampler", "PersonalizedDenoiser"):
+        prompt = graphs.set_inputs(prompt, sampler, steps=2)
+    entry = server.run(prompt)
+    base, personal = server.pictures(entry).values()
+    assert base.shape == personal.shape == (1, 64, 64, 3)
+    assert base.std() > 5 and not np.array_equal(base, personal)
+    reports = [output["text"][0] for output in entry["outputs"].values() if "Personalization" in str(output)]
+    assert reports and all(text.startswith(f"Personalization is on: family {family}, ") for text in reports)
