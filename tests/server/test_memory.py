@@ -21,8 +21,9 @@ INPUTS = [
     for seed, model, strength, person in product(SEEDS, ("pocket", "sd15"), STRENGTHS, PEOPLE)
 ]
 """Neighbours differ in person; after six runs the model changes, which has the server load it anew."""
-TOLERANCE = 32 << 20
-"""Bytes of the allocator's noise. One leaked set of folded keys and values a run would be four times as much."""
+TOLERANCE = 64 << 20
+"""Bytes by which plain runs alone differ, at most 46 MB in three measurements. A run that left its folded keys and
+values behind was measured as well: 141 MB."""
 
 
 @pytest.fixture(scope="module")
