@@ -1,0 +1,424 @@
+"""The taste store: people, the candidate pairs they were shown, and their picks. SQLite, with the pictures beside it.
+
+Picks are only ever added: revising one adds another, undoing adds a record that takes the latest back. What a candidate
+stands at is its last pick that was not undone. An acknowledged write is on the disk: pictures are synced before the
+rows that name them, and a transaction ends in a sync of its own (synchronous=FULL).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from .pairs import Picture, PreferencePair, preference_set_digest, read_pairs, write_pairs
+
+VERSION = 1
+VERDICTS = ("first", "second", "tie", "skip")
+LONGEST_NAME = 80
+_SCHEMA = """
+CREATE TABLE people (
+    id TEXT PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE COLLATE NOCASE,
+    created TEXT NOT NULL,
+    half_life REAL
+);
+CREATE TABLE candidates (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    person TEXT NOT NULL REFERENCES people ON DELETE CASCADE,
+    key TEXT NOT NULL,
+    prompt TEXT NOT NULL,
+    first TEXT NOT NULL,
+    second TEXT NOT NULL,
+    origin TEXT NOT NULL,
+    created TEXT NOT NULL,
+    pick INTEGER,
+    verdict TEXT,
+    UNIQUE (person, key)
+);
+CREATE INDEX candidates_by_verdict ON candidates (person, verdict, id);
+CREATE INDEX candidates_by_pick ON candidates (person, pick);
+CREATE INDEX candidates_by_first ON candidates (first);
+CREATE INDEX candidates_by_second ON candidates (second);
+CREATE TABLE picks (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    candidate INTEGER NOT NULL REFERENCES candidates ON DELETE CASCADE,
+    verdict TEXT NOT NULL,
+    created TEXT NOT NULL,
+    request TEXT NOT NULL UNIQUE
+);
+CREATE INDEX picks_by_candidate ON picks (candidate, id);
+CREATE TABLE undos (
+    pick INTEGER PRIMARY KEY REFERENCES picks ON DELETE CASCADE,
+    created TEXT NOT NULL,
+    request TEXT NOT NULL UNIQUE
+);
+"""
+
+
+class StoreError(ValueError):
+    """Something asked of the store that it cannot do, as one sentence for people."""
+
+
+@dataclass(frozen=True)
+class Person:
+    """Somebody whose picks are kept; half_life is in picks, None where old picks count as much as new ones."""
+
+    id: str
+    name: str
+    created: str
+    half_life: float | None
+    picks: int
+    """Decided candidates that say something: ties are in, skips are not."""
+    open: int
+    """Candidates not decided yet."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Two pictures of one prompt, and what the person said of them: a verdict, or None so far."""
+
+    id: int
+    person: str
+    prompt: str
+    first: str
+    second: str
+    origin: dict[str, Any]
+    created: str
+    pick: int | None
+    verdict: str | None
+
+
+class TasteStore:
+    """A folder with `taste.sqlite3` and `pictures/`, that threads and processes may share. Each call is one transaction
+    and fails with StoreError or not at all."""
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        self.pictures = self.folder / "pictures"
+        self.pictures.mkdir(parents=True, exist_ok=True)
+        self._local = threading.local()
+        with self._writing() as database:
+            (version,) = database.execute("PRAGMA user_version").fetchone()
+            if version > VERSION:
+                raise StoreError(
+                    f"The taste store in {self.folder} is of version {version}, this pack reads {VERSION}: "
+                    "update the pack."
+                )
+            if version == 0:
+                for statement in _SCHEMA.split(";"):
+                    database.execute(statement)
+                database.execute(f"PRAGMA user_version = {VERSION}")
+
+    # People
+
+    def people(self) -> list[Person]:
+        """Everybody, in the order of their names."""
+        rows = self._read(
+            "SELECT id, name, created, half_life,"
+            " (SELECT count(*) FROM candidates WHERE person = people.id AND verdict IN ('first', 'second', 'tie')),"
+            " (SELECT count(*) FROM candidates WHERE person = people.id AND verdict IS NULL)"
+            " FROM people ORDER BY name COLLATE NOCASE"
+        )
+        return [Person(*row) for row in rows]
+
+    def person(self, person: str) -> Person:
+        """The person of an id."""
+        found = [one for one in self.people() if one.id == person]
+        if not found:
+            raise StoreError(f"There is no person {person!r} in the taste store: choose another, or make a new one.")
+        return found[0]
+
+    def add_person(self, name: str) -> Person:
+        """A new person without picks."""
+        person = uuid4().hex
+        with self._writing() as database:
+            self._insert_person(database, person, name)
+        return self.person(person)
+
+    def rename(self, person: str, name: str) -> None:
+        """Another name for a person."""
+        with self._writing() as database, _unique(name):
+            changed = database.execute("UPDATE people SET name = ? WHERE id = ?", (_name(name), person)).rowcount
+        if not changed:
+            self.person(person)
+
+    def set_half_life(self, person: str, picks: float | None) -> None:
+        """After how many newer picks a pick counts half; None for never."""
+        if picks is not None and not picks > 0:
+            raise StoreError(f"The half-life is {picks} picks: give a number above 0, or none.")
+        self.person(person)
+        with self._writing() as database:
+            database.execute("UPDATE people SET half_life = ? WHERE id = ?", (picks, person))
+
+    def duplicate(self, person: str, name: str) -> Person:
+        """A new person with the same candidates and the same standing picks."""
+        copy = uuid4().hex
+        source = self.person(person)
+        with self._writing() as database:
+            self._insert_person(database, copy, name)
+            database.execute("UPDATE people SET half_life = ? WHERE id = ?", (source.half_life, copy))
+            rows = database.execute(
+                "SELECT candidates.key, prompt, first, second, origin, candidates.created, picks.verdict, picks.created"
+                " FROM candidates LEFT JOIN picks ON picks.id = pick WHERE person = ?"
+                " ORDER BY pick IS NULL, pick, candidates.id",
+                (person,),
+            ).fetchall()
+            for key, prompt, first, second, origin, created, verdict, picked in rows:
+                candidate = self._insert_candidate(database, copy, key, prompt, first, second, origin, created)
+                if verdict is not None:
+                    self._insert_pick(database, candidate, verdict, picked, uuid4().hex)
+        return self.person(copy)
+
+    def delete_person(self, person: str) -> None:
+        """Erase a person's rows, and the pictures that nobody else has."""
+        self.person(person)
+        with self._writing() as database:
+            database.execute("DELETE FROM people WHERE id = ?", (person,))
+            # Within the transaction: pictures are written in one too, so that none is lost to a race
+            self._remove_orphans(database)
+        self._connection().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    # Candidates
+
+    def add_candidate(
+        self,
+        person: str,
+        prompt: str,
+        first: Picture,
+        second: Picture,
+        origin: dict[str, Any] | None = None,
+        key: str | None = None,
+    ) -> int:
+        """File two pictures of one prompt; the id of the candidate, an old one where `key` is known already.
+
+        `origin` tells how they were made. The key is by default the prompt and the pictures.
+        """
+        self.person(person)
+        with self._writing() as database:
+            hashes = [self._keep(picture) for picture in (first, second)]
+            key = key or hashlib.sha256("\0".join([prompt, *hashes]).encode()).hexdigest()
+            return self._insert_candidate(database, person, key, prompt, *hashes, json.dumps(origin or {}), _now())
+
+    def candidate(self, candidate: int) -> Candidate:
+        """The candidate of an id."""
+        found = self._candidates("WHERE id = ?", (candidate,))
+        if not found:
+            raise StoreError(f"There is no candidate pair {candidate}: it may have been erased.")
+        return found[0]
+
+    def inbox(self, person: str, before: int | None = None, limit: int = 100) -> list[Candidate]:
+        """Candidates not decided yet, the newest first; `before` pages on from an id."""
+        return self._candidates(
+            "WHERE person = ? AND verdict IS NULL AND id < ? ORDER BY id DESC LIMIT ?",
+            (person, before or 2**62, limit),
+        )
+
+    def history(self, person: str, before: int | None = None, limit: int = 100) -> list[Candidate]:
+        """Decided candidates, the latest pick first; `before` pages on from a pick's id."""
+        return self._candidates(
+            "WHERE person = ? AND pick < ? ORDER BY pick DESC LIMIT ?", (person, before or 2**62, limit)
+        )
+
+    def picture(self, digest: str) -> Path:
+        """The file of a picture by its sha256; anything else is refused."""
+        path = self.pictures / digest[:2] / digest
+        if len(digest) != 64 or set(digest) - set("0123456789abcdef") or not path.is_file() or path.is_symlink():
+            raise StoreError(f"There is no picture {digest[:64]!r} in the taste store.")
+        return path
+
+    # Picks
+
+    def pick(self, candidate: int, verdict: str, request: str) -> int:
+        """What the person says of a candidate, now or anew. A request that comes twice counts once; the pick's id."""
+        if verdict not in VERDICTS:
+            raise StoreError(f"The verdict is {verdict!r}: use one of {', '.join(VERDICTS)}.")
+        self.candidate(candidate)
+        with self._writing() as database:
+            known = database.execute("SELECT id FROM picks WHERE request = ?", (request,)).fetchone()
+            return known[0] if known else self._insert_pick(database, candidate, verdict, _now(), request)
+
+    def undo(self, person: str, request: str) -> Candidate | None:
+        """Take back the person's latest pick; the candidate as it stands then, None where nothing is left to undo."""
+        with self._writing() as database:
+            known = database.execute(
+                "SELECT candidate FROM picks JOIN undos ON pick = picks.id WHERE undos.request = ?", (request,)
+            ).fetchone()
+            if not known:
+                known = database.execute(
+                    "SELECT candidate, picks.id FROM picks JOIN candidates ON candidates.id = candidate"
+                    " WHERE person = ? AND picks.id NOT IN (SELECT pick FROM undos) ORDER BY picks.id DESC LIMIT 1",
+                    (person,),
+                ).fetchone()
+                if not known:
+                    return None
+                database.execute("INSERT INTO undos VALUES (?, ?, ?)", (known[1], _now(), request))
+                self._settle(database, known[0])
+        return self.candidate(known[0])
+
+    def pairs(self, person: str) -> list[PreferencePair]:
+        """The person's preference pairs in the order of their picks."""
+        rows = self._read(
+            "SELECT candidates.id, prompt, first, second, candidates.verdict, picks.created FROM candidates"
+            " JOIN picks ON picks.id = pick WHERE person = ? AND candidates.verdict != 'skip' ORDER BY pick",
+            (person,),
+        )
+        return [
+            PreferencePair(
+                prompt=prompt,
+                chosen=Picture(self.picture(second if verdict == "second" else first)),
+                rejected=Picture(self.picture(first if verdict == "second" else second)),
+                id=f"pick-{candidate}",
+                created=created,
+                tie=verdict == "tie",
+            )
+            for candidate, prompt, first, second, verdict, created in rows
+        ]
+
+    def fingerprint(self, person: str) -> str:
+        """Changes when the person's pairs do."""
+        rows = self._read("SELECT pick, verdict FROM candidates WHERE person = ? AND pick IS NOT NULL", (person,))
+        return hashlib.sha256(repr((person, sorted(rows))).encode()).hexdigest()
+
+    def export(self, person: str, folder: Path | str) -> None:
+        """Write the person's pairs as a preference set."""
+        write_pairs(folder, self.pairs(person))
+
+    def add_pairs(self, person: str, path: Path | str) -> int:
+        """Take over a preference set's pairs as picks; how many of them are new. A set taken over twice counts once."""
+        digest, new = preference_set_digest(path), 0
+        for number, pair in enumerate(read_pairs(path)):
+            key = f"{digest}:{number}"
+            candidate = self.candidate(self.add_candidate(person, pair.prompt, pair.chosen, pair.rejected, key=key))
+            if candidate.pick is None:
+                self.pick(candidate.id, "tie" if pair.tie else "first", f"{person}:{key}")
+                new += 1
+        return new
+
+    # What the above are made of
+
+    def _connection(self) -> sqlite3.Connection:
+        if not hasattr(self._local, "database"):
+            database = sqlite3.connect(self.folder / "taste.sqlite3", timeout=30, isolation_level=None)
+            database.execute("PRAGMA journal_mode = WAL")  # answers with another mode where that is not possible
+            database.execute("PRAGMA synchronous = FULL")
+            database.execute("PRAGMA foreign_keys = ON")
+            database.execute("PRAGMA secure_delete = ON")
+            self._local.database = database
+        return self._local.database
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        database = self._connection()
+        database.execute("BEGIN IMMEDIATE")
+        try:
+            yield database
+        except BaseException:
+            database.execute("ROLLBACK")
+            raise
+        database.execute("COMMIT")
+
+    def _read(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        return self._connection().execute(query, values).fetchall()
+
+    def _candidates(self, condition: str, values: Sequence[Any]) -> list[Candidate]:
+        rows = self._read(
+            "SELECT id, person, prompt, first, second, origin, created, pick, verdict FROM candidates " + condition,
+            values,
+        )
+        return [Candidate(*row[:5], json.loads(row[5]), *row[6:]) for row in rows]
+
+    def _insert_person(self, database: sqlite3.Connection, person: str, name: str) -> None:
+        with _unique(name):
+            database.execute("INSERT INTO people VALUES (?, ?, ?, NULL)", (person, _name(name), _now()))
+
+    def _insert_candidate(self, database: sqlite3.Connection, person: str, key: str, *values: str) -> int:
+        database.execute(
+            "INSERT INTO candidates (person, key, prompt, first, second, origin, created) VALUES (?, ?, ?, ?, ?, ?, ?)"
+            " ON CONFLICT DO NOTHING",
+            (person, key, *values),
+        )
+        row = database.execute("SELECT id FROM candidates WHERE person = ? AND key = ?", (person, key)).fetchone()
+        return int(row[0])
+
+    def _insert_pick(
+        self, database: sqlite3.Connection, candidate: int, verdict: str, created: str, request: str
+    ) -> int:
+        database.execute(
+            "INSERT INTO picks (candidate, verdict, created, request) VALUES (?, ?, ?, ?)",
+            (candidate, verdict, created, request),
+        )
+        return self._settle(database, candidate) or 0
+
+    def _settle(self, database: sqlite3.Connection, candidate: int) -> int | None:
+        """Note in the candidate where it stands: its last pick that was not undone."""
+        row = database.execute(
+            "SELECT id, verdict FROM picks WHERE candidate = ? AND id NOT IN (SELECT pick FROM undos)"
+            " ORDER BY id DESC LIMIT 1",
+            (candidate,),
+        ).fetchone()
+        pick, verdict = row or (None, None)
+        database.execute("UPDATE candidates SET pick = ?, verdict = ? WHERE id = ?", (pick, verdict, candidate))
+        return pick
+
+    def _keep(self, picture: Picture) -> str:
+        """The sha256 of a picture's file, which lies in the store and on the disk from now on."""
+        picture.check()
+        data = picture.read()
+        digest = hashlib.sha256(data).hexdigest()
+        path = self.pictures / digest[:2] / digest
+        if not path.is_file():
+            path.parent.mkdir(exist_ok=True)
+            write_synced(path, data)
+        return digest
+
+    def _remove_orphans(self, database: sqlite3.Connection) -> None:
+        for path in self.pictures.glob("*/*"):
+            digest = path.name
+            used = database.execute("SELECT 1 FROM candidates WHERE first = ? OR second = ?", (digest, digest))
+            if used.fetchone() is None:
+                path.unlink()
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    """Write a file in one step, that is on the disk afterwards."""
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.part")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    if os.name == "posix":  # Windows cannot open a folder, and syncs names with the file
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+@contextmanager
+def _unique(name: str) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.IntegrityError as error:
+        raise StoreError(f"There is a person called {name.strip()!r} already: choose another name.") from error
+
+
+def _name(name: str) -> str:
+    name = " ".join(name.split())
+    if not 0 < len(name) <= LONGEST_NAME:
+        raise StoreError(f"The name has {len(name)} characters: give 1 to {LONGEST_NAME}.")
+    return name
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,282 @@
+"""The taste store: what is kept, in which order, what survives, and what is gone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from ppd.pairs import Picture, PreferenceError, read_pairs
+from ppd.store import StoreError, TasteStore
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def picture(number):
+    return Picture.from_image(Image.new("RGB", (8, 8), (number % 256, number // 256 % 256, 7)))
+
+
+@pytest.fixture
+def store(tmp_path):
+    return TasteStore(tmp_path / "store")
+
+
+@pytest.fixture
+def aki(store):
+    return store.add_person("Aki").id
+
+
+def ask(store, person, number, prompt="a lake"):
+    return store.add_candidate(person, prompt, picture(2 * number), picture(2 * number + 1))
+
+
+def stored_pictures(store):
+    return {path.name for path in store.pictures.glob("*/*")}
+
+
+def test_people_are_named_once_and_counted(store):
+    aki, bo = store.add_person("  Aki  Ito "), store.add_person("bo")
+    assert [person.name for person in store.people()] == ["Aki Ito", "bo"]
+    with pytest.raises(StoreError, match="a person called 'aki ito' already"):
+        store.add_person("aki ito")
+    with pytest.raises(StoreError, match="a person called 'Bo' already"):
+        store.rename(aki.id, "Bo")
+    with pytest.raises(StoreError, match="The name has 0 characters"):
+        store.add_person("   ")
+    store.rename(bo.id, "Bo")
+    ask(store, aki.id, 0)
+    store.pick(ask(store, aki.id, 1), "tie", "r1")
+    store.pick(ask(store, aki.id, 2), "skip", "r2")
+    assert [(one.name, one.picks, one.open) for one in store.people()] == [("Aki Ito", 1, 1), ("Bo", 0, 0)]
+    with pytest.raises(StoreError, match="no person 'nobody'"):
+        store.rename("nobody", "x")
+
+
+def test_pairs_come_in_the_order_of_their_picks(store, aki):
+    first, second, third, fourth = (ask(store, aki, number, f"prompt {number}") for number in range(4))
+    store.pick(third, "second", "r1")
+    store.pick(first, "first", "r2")
+    store.pick(second, "skip", "r3")
+    store.pick(fourth, "tie", "r4")
+    pairs = store.pairs(aki)
+    assert [(pair.prompt, pair.tie) for pair in pairs] == [("prompt 2", False), ("prompt 0", False), ("prompt 3", True)]
+    assert pairs[0].chosen.read() == picture(5).read()
+    assert pairs[0].rejected.read() == picture(4).read()
+    assert pairs[1].chosen.read() == picture(0).read()
+
+
+def test_a_pick_is_revised_and_taken_back_step_by_step(store, aki):
+    first, second = ask(store, aki, 0), ask(store, aki, 1)
+    store.pick(first, "first", "r1")
+    store.pick(second, "first", "r2")
+    store.pick(first, "second", "r3")
+    assert [(one.id, one.verdict) for one in store.history(aki)] == [(first, "second"), (second, "first")]
+    undone = [store.undo(aki, f"u{number}") for number in range(4)]
+    assert [one and (one.id, one.verdict) for one in undone] == [(first, "first"), (second, None), (first, None), None]
+    assert store.pairs(aki) == []
+    assert [one.id for one in store.inbox(aki)] == [second, first]
+
+
+def test_a_request_that_comes_twice_counts_once(store, aki):
+    first, second = ask(store, aki, 0), ask(store, aki, 1)
+    assert store.pick(first, "first", "r1") == store.pick(first, "first", "r1")
+    store.pick(second, "first", "r2")
+    assert store.undo(aki, "u1").id == store.undo(aki, "u1").id == second
+    assert [one.id for one in store.history(aki)] == [first]
+    assert ask(store, aki, 0) == first
+    assert store.people()[0].open == 1
+
+
+def test_undo_is_the_persons_own(store, aki):
+    bo = store.add_person("Bo").id
+    store.pick(ask(store, aki, 0), "first", "r1")
+    store.pick(ask(store, bo, 0), "second", "r2")
+    store.undo(aki, "u1")
+    assert (store.pairs(aki), len(store.pairs(bo))) == ([], 1)
+
+
+def test_pages(store, aki):
+    candidates = [ask(store, aki, number) for number in range(7)]
+    page = store.inbox(aki, limit=3)
+    assert [one.id for one in page] == candidates[:3:-1]
+    assert [one.id for one in store.inbox(aki, before=page[-1].id, limit=3)] == candidates[3:0:-1]
+    for number, candidate in enumerate(candidates):
+        store.pick(candidate, "first", f"r{number}")
+    page = store.history(aki, limit=3)
+    assert [one.id for one in page] == candidates[:3:-1]
+    assert [one.id for one in store.history(aki, before=page[-1].pick, limit=9)] == candidates[3::-1]
+
+
+@pytest.mark.parametrize("verdict", ["left", "", "FIRST"])
+def test_unknown_verdicts_are_refused(store, aki, verdict):
+    with pytest.raises(StoreError, match="use one of first, second, tie, skip"):
+        store.pick(ask(store, aki, 0), verdict, "r1")
+    with pytest.raises(StoreError, match="no candidate pair 99"):
+        store.pick(99, "first", "r1")
+
+
+@pytest.mark.parametrize("digest", ["", "../../../etc/passwd", "0" * 64, "0" * 63 + "G"])
+def test_pictures_are_found_by_their_hash_only(store, digest):
+    with pytest.raises(StoreError, match="There is no picture"):
+        store.picture(digest)
+
+
+def test_a_broken_picture_is_refused_and_leaves_nothing(store, aki):
+    with pytest.raises(PreferenceError, match="cannot be decoded"):
+        store.add_candidate(aki, "a lake", picture(0), Picture(data=b"not a picture"))
+    assert store.inbox(aki) == []
+
+
+def test_exported_and_imported_pairs_are_the_same(store, aki, tmp_path):
+    for number, verdict in enumerate(["first", "second", "tie", "skip", "second"]):
+        store.pick(ask(store, aki, number, f"prompt {number}"), verdict, f"r{number}")
+    store.export(aki, tmp_path / "set")
+    bo = store.add_person("Bo").id
+    assert store.add_pairs(bo, tmp_path / "set") == 4
+    assert store.add_pairs(bo, tmp_path / "set") == 0
+
+    def content(pairs):
+        return [(pair.prompt, pair.chosen.digest, pair.rejected.digest, pair.tie) for pair in pairs]
+
+    assert content(store.pairs(bo)) == content(store.pairs(aki)) == content(read_pairs(tmp_path / "set"))
+
+
+def test_a_copy_has_the_picks_and_goes_its_own_way(store, aki):
+    for number, verdict in enumerate(["first", "second", "first"]):
+        store.pick(ask(store, aki, number), verdict, f"r{number}")
+    store.pick(store.history(aki)[-1].id, "second", "again")
+    ask(store, aki, 9)
+    store.set_half_life(aki, 20)
+    copy = store.duplicate(aki, "Aki at night")
+    assert (copy.picks, copy.open, copy.half_life) == (3, 1, 20)
+    told = [[(pair.chosen.digest, pair.rejected.digest) for pair in store.pairs(one)] for one in (aki, copy.id)]
+    assert told[0] == told[1]
+    store.undo(copy.id, "u1")
+    assert (len(store.pairs(aki)), len(store.pairs(copy.id))) == (3, 2)
+
+
+def test_deleting_a_person_erases_rows_and_pictures(store, aki):
+    bo = store.add_person("Bo").id
+    secret = "a prompt that nobody else has"
+    store.pick(ask(store, aki, 0), "first", "r1")
+    store.pick(ask(store, aki, 1, secret), "first", "r2")
+    store.pick(ask(store, bo, 0), "second", "r3")
+    store.delete_person(aki)
+    assert [person.name for person in store.people()] == ["Bo"]
+    assert stored_pictures(store) == {picture(0).digest, picture(1).digest}
+    assert len(store.pairs(bo)) == 1
+    for file in store.folder.glob("taste.sqlite3*"):
+        assert secret.encode() not in file.read_bytes()
+
+
+def test_the_fingerprint_changes_with_the_pairs_only(store, aki):
+    seen = [store.fingerprint(aki)]
+    candidate = ask(store, aki, 0)
+    assert store.fingerprint(aki) == seen[0]
+    for verdict in ("first", "second"):
+        store.pick(candidate, verdict, f"r-{verdict}")
+        seen.append(store.fingerprint(aki))
+    store.undo(aki, "u1")
+    assert store.fingerprint(aki) == seen[1]
+    assert len(set(seen)) == 3
+
+
+def test_a_store_of_a_newer_pack_is_refused(store):
+    with sqlite3.connect(store.folder / "taste.sqlite3") as database:
+        database.execute("PRAGMA user_version = 99")
+    with pytest.raises(StoreError, match="of version 99, this pack reads 1: update the pack"):
+        TasteStore(store.folder)
+
+
+def test_writes_are_synced(store):
+    database = store._connection()
+    assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert database.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+
+
+def test_threads_lose_and_double_nothing(store, aki):
+    """Two tabs that pick the same questions while a queue files new ones."""
+    candidates = [ask(store, aki, number) for number in range(12)]
+
+    def pick(tab):
+        for candidate in candidates:
+            store.pick(candidate, "first", f"{tab}-{candidate}")
+            store.pick(candidate, "first", f"{tab}-{candidate}")
+
+    def file():
+        for number in range(12, 24):
+            ask(store, aki, number)
+
+    threads = [threading.Thread(target=work, args=args) for work, args in ((pick, ("a",)), (pick, ("b",)), (file, ()))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    ((picks,),) = store._read("SELECT count(*) FROM picks")
+    assert (picks, store.person(aki).picks, store.person(aki).open) == (24, 12, 12)
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from PIL import Image
+from ppd.pairs import Picture
+from ppd.store import TasteStore
+store, start = TasteStore(sys.argv[1]), int(sys.argv[2])
+person = store.people()[0].id
+for number in range(start, start + 1000):
+    pictures = [Picture.from_image(Image.new("RGB", (8, 8), (number % 256, number // 256, side))) for side in (0, 1)]
+    candidate = store.add_candidate(person, f"prompt {number}", *pictures)
+    store.pick(candidate, "second", f"request-{number}")
+    print(number, flush=True)
+    if number % 3 == 0:
+        store.undo(person, f"undo-{number}")
+        print(-number, flush=True)
+"""
+
+
+def test_acknowledged_picks_survive_kill_9(store, aki):
+    """A writer is killed over and over, wherever it is; what it has told stands, and the store opens as before."""
+    told = set()
+    for attempt in range(6):
+        writer = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(store.folder), str(1000 * attempt + 1)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        told |= {int(writer.stdout.readline()) for _ in range(2)}
+        time.sleep(0.01 * attempt)
+        os.kill(writer.pid, signal.SIGKILL)
+        told |= {int(line) for line in writer.stdout.read().split("\n")[:-1]}
+        writer.wait()
+        reopened = TasteStore(store.folder)
+        standing = {int(pair.prompt.split()[1]) for pair in reopened.pairs(aki)}
+        assert {number for number in told if number > 0 and -number not in told and number % 3} <= standing
+        assert not {-number for number in told if number < 0} & standing
+        for pair in reopened.pairs(aki):
+            pair.check()
+        assert reopened._read("PRAGMA integrity_check") == [("ok",)]
+
+
+def test_ten_thousand_pairs_stay_fast(store, aki):
+    """Pages and counts in processor time, which other programs disturb less than the clock's."""
+    one, other = (store._keep(picture(number)) for number in (0, 1))
+    with store._writing() as database:
+        for number in range(10_000):
+            candidate = store._insert_candidate(database, aki, f"{number}", "a lake", one, other, "{}", "2026-01-01")
+            if number % 2:
+                store._insert_pick(database, candidate, "first", "2026-01-01", f"r{number}")
+    for ask_for in (store.inbox, store.history, store.person, store.fingerprint):
+        start = time.process_time()
+        ask_for(aki)
+        assert time.process_time() - start < 0.05
+    assert (store.person(aki).picks, store.person(aki).open) == (5000, 5000)
