@@ -5,12 +5,14 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .adapter import PPD_ApplyUserEmbedding, PPD_UserAdapterLoader
+from .collect import PreferenceCollector
 from .embedding import (
     PPD_UserEmbeddingBatch,
     PPD_UserEmbeddingBlend,
     PPD_UserEmbeddingLoad,
     PPD_UserEmbeddingSave,
     UserEmbeddingEncoder,
+    UserEmbeddingSample,
 )
 from .pairs import PreferencePairLoader
 from .pocket import PPD_PocketCheckpointLoader
@@ -21,7 +23,9 @@ class PersonalizationExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
             PreferencePairLoader,
+            PreferenceCollector,
             UserEmbeddingEncoder,
+            UserEmbeddingSample,
             PPD_UserEmbeddingSave,
             PPD_UserEmbeddingLoad,
             PPD_UserEmbeddingBlend,

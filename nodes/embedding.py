@@ -157,6 +157,34 @@ def report_of(embedding: Embedding, prior: PopulationPrior | None, skipped: list
     return "\n".join(lines)
 
 
+class UserEmbeddingSample(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="UserEmbeddingSample",
+            display_name="Sample User Embedding",
+            category=CATEGORY,
+            description="A taste that may be the person's: one draw from what their picks leave open.",
+            search_aliases=["thompson", "explore", "variation", "preference", "taste"],
+            inputs=[
+                UserEmbedding.Input("user_embedding", tooltip="The person, by Encode User Embedding."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0x7FFFFFFF,
+                    control_after_generate=True,
+                    tooltip="Another seed, another draw. After many picks all draws are much alike.",
+                ),
+            ],
+            outputs=[UserEmbedding.Output(display_name="user_embedding", tooltip="The draw.")],
+        )
+
+    @classmethod
+    def execute(cls, user_embedding: Embedding | tuple[Embedding, ...], seed: int) -> io.NodeOutput:
+        return io.NodeOutput(one_person(user_embedding, "draw from").draw(seed))
+
+
 class PPD_UserEmbeddingSave(io.ComfyNode):  # noqa: N801
     @classmethod
     def define_schema(cls) -> io.Schema:

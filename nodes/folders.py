@@ -11,10 +11,13 @@ from pathlib import Path
 import folder_paths
 
 from ..ppd.pairs import PAIRS_FILE
+from ..ppd.store import TasteStore
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
 POCKET = "pocket"
 """What the shipped model, encoder and adapter are called where a file of the user's could stand as well."""
+ME = "me"
+"""Who is there without having been made."""
 DEEPEST = 3
 """Folders below input and datasets that are looked into for preference sets."""
 
@@ -48,6 +51,20 @@ def shipped_file(name: str) -> Path:
 def model_file(folder: str, name: str) -> Path:
     """A file of one of ComfyUI's model folders by the name that its list shows."""
     return Path(folder_paths.get_full_path_or_raise(folder, name))
+
+
+def taste_store() -> TasteStore:
+    """The store of people and their picks, in a system user's folder, which ComfyUI does not serve over HTTP."""
+    return _store(Path(folder_paths.get_system_user_directory("ppd")) / "taste")
+
+
+_store = lru_cache(maxsize=1)(TasteStore)
+
+
+def people() -> list[str]:
+    """Names of the people in the store; somebody called "me" can always be chosen."""
+    names = [person.name for person in taste_store().people()]
+    return names if ME.casefold() in map(str.casefold, names) else [ME, *names]
 
 
 def preference_roots() -> dict[str, list[str]]:

@@ -12,9 +12,12 @@ from comfy_api.latest import io, ui
 from PIL import Image, ImageOps
 
 from ..ppd.pairs import PreferenceError, PreferencePair, preference_set_digest, read_pairs
+from ..ppd.store import Person
 from . import folders
 from .sockets import CATEGORY, PreferencePairs
 
+PERSON = "person: "
+"""What a choice begins with that is no preference set but somebody in the taste store."""
 SHOWN = 64
 SIDE = 256
 GAP = 8
@@ -32,9 +35,10 @@ class PreferencePairLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "preference_set",
-                    options=folders.preference_sets(),
+                    options=[*folders.preference_sets(), *(PERSON + name for name in folders.people())],
                     tooltip="A folder with pairs.jsonl and its pictures, or a .jsonl or .parquet file, in ComfyUI's "
-                    "input or datasets folder. The examples come with the pack.",
+                    "input or datasets folder; or a person whose picks Collect Preferences keeps. The examples come "
+                    "with the pack.",
                 ),
                 io.String.Input(
                     "user",
@@ -68,13 +72,21 @@ class PreferencePairLoader(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, preference_set: str, **constants: Any) -> str:
+        if preference_set.startswith(PERSON):
+            person = person_of(preference_set)
+            return folders.taste_store().fingerprint(person.id) if person else ""
         return preference_set_digest(folders.preference_set(preference_set))
 
     @classmethod
     def execute(cls, preference_set: str, user: str, limit: int, skip_bad: bool) -> io.NodeOutput:
-        path = folders.preference_set(preference_set)
         skipped: list[PreferenceError] = []
-        pairs: list[PreferencePair] = []
+        if preference_set.startswith(PERSON):
+            person = person_of(preference_set)
+            pairs = folders.taste_store().pairs(person.id)[-limit:] if person else []
+            report = report_of(preference_set, pairs, skipped)
+            return io.NodeOutput(pairs, contact_sheet(pairs[-SHOWN:]), report, ui=ui.PreviewText(report))
+        path = folders.preference_set(preference_set)
+        pairs = []
         for pair in islice(read_pairs(path, skip_bad=skip_bad, user=user.strip() or None, skipped=skipped), limit):
             comfy.model_management.throw_exception_if_processing_interrupted()
             pairs.append(pair)
@@ -83,6 +95,11 @@ class PreferencePairLoader(io.ComfyNode):
             raise ValueError(f"The preference set {preference_set!r} has no usable pairs{people}: choose another.")
         report = report_of(preference_set, pairs, skipped)
         return io.NodeOutput(pairs, contact_sheet(pairs[:SHOWN]), report, ui=ui.PreviewText(report))
+
+
+def person_of(choice: str) -> Person | None:
+    """The person of a choice; None where nobody has been asked anything under that name."""
+    return folders.taste_store().person_called(choice.removeprefix(PERSON))
 
 
 def report_of(name: str, pairs: list[PreferencePair], skipped: list[PreferenceError]) -> str:
@@ -96,9 +113,9 @@ def report_of(name: str, pairs: list[PreferencePair], skipped: list[PreferenceEr
 
 
 def contact_sheet(pairs: list[PreferencePair]) -> torch.Tensor:
-    """Pairs as IMAGE [n, 256, 520, 3] in 0..1, the chosen picture on the left."""
-    sheets = np.full((len(pairs), SIDE, 2 * SIDE + GAP, 3), 0.12, dtype=np.float32)
-    for sheet, pair in zip(sheets, pairs, strict=True):
+    """Pairs as IMAGE [n, 256, 520, 3] in 0..1, the chosen picture on the left; an empty one where there are none."""
+    sheets = np.full((max(1, len(pairs)), SIDE, 2 * SIDE + GAP, 3), 0.12, dtype=np.float32)
+    for sheet, pair in zip(sheets, pairs, strict=False):
         comfy.model_management.throw_exception_if_processing_interrupted()
         for left, picture in ((0, pair.chosen), (SIDE + GAP, pair.rejected)):
             fitted = ImageOps.pad(picture.open(), (SIDE, SIDE), Image.Resampling.LANCZOS, color=(31, 31, 31))

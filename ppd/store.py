@@ -138,6 +138,13 @@ class TasteStore:
             raise StoreError(f"There is no person {person!r} in the taste store: choose another, or make a new one.")
         return found[0]
 
+    def person_called(self, name: str, make: bool = False) -> Person | None:
+        """The person of a name, but for case; a new one where there is none and `make` says so."""
+        found = [one for one in self.people() if one.name.casefold() == _name(name).casefold()]
+        if found:
+            return found[0]
+        return self.add_person(name) if make else None
+
     def add_person(self, name: str) -> Person:
         """A new person without picks."""
         person = uuid4().hex

@@ -89,6 +89,17 @@ class UserEmbedding:
         """Trace of the posterior covariance: the expected squared distance from u to the true taste."""
         return None if self.covariance_factor is None else float(self.covariance_factor.double().square().sum())
 
+    def draw(self, seed: int) -> UserEmbedding:
+        """A taste that may be this person's: one draw from the posterior (Thompson 1933), without its covariance."""
+        factor = self.covariance_factor
+        if factor is None:
+            raise ValueError(
+                "This user embedding does not know how sure it is, so there is nothing to draw from: connect Encode "
+                "User Embedding's, or a file saved with its covariance."
+            )
+        z = torch.randn(factor.shape[1], len(self.u), generator=torch.Generator().manual_seed(seed))
+        return replace(self, u=self.u + (factor.cpu() @ z).T.to(self.u), covariance_factor=None)
+
     def check_encoder(self, encoder: str, encoder_hash: str, what: str = "user adapter") -> None:
         """Raise ValueError unless this embedding was made by the encoder that the other file (`what`) was made for."""
         if self.encoder_hash == encoder_hash:

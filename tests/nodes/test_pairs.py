@@ -8,6 +8,8 @@ import time
 import pytest
 import torch
 
+from ppd.pairs import Picture
+
 pytestmark = pytest.mark.comfyui
 ID = "PreferencePairLoader"
 
@@ -53,6 +55,28 @@ def test_bad_pictures_stop_it_or_are_reported(run, example):
     pairs, pictures, report = run(ID, preference_set="input: mine", skip_bad=True).result
     assert len(pairs) == len(pictures) == 3
     assert "Left out 1:" in report and "pair-1" in report
+
+
+def test_a_persons_picks_are_read_from_the_store(run, node_classes, comfy_folders):
+    node = node_classes[ID]
+    assert "person: me" in node.INPUT_TYPES()["required"]["preference_set"][1]["options"]
+    empty = run(ID, preference_set="person: me").result
+    assert (empty[0], empty[2]) == ([], "person: me: 0 pairs on 0 prompts, 0 of them ties.")
+    store = comfy_folders.module.taste_store()
+    aki = store.add_person("Aki").id
+    assert store.folder == comfy_folders.user / "__ppd" / "taste"
+    assert "person: Aki" in node.INPUT_TYPES()["required"]["preference_set"][1]["options"]
+    before = node.fingerprint_inputs("person: Aki")
+    first, second = (
+        Picture(comfy_folders.weights / "examples/warm/images" / f"0-{role}.png") for role in ("chosen", "rejected")
+    )
+    candidate = store.add_candidate(aki, "a lake", first, second)
+    assert node.fingerprint_inputs("person: Aki") == before
+    store.pick(candidate, "second", "r1")
+    assert node.fingerprint_inputs("person: Aki") != before
+    pairs, pictures, report = run(ID, preference_set="person: aki").result
+    assert [(pair.prompt, pair.chosen.digest) for pair in pairs] == [("a lake", second.digest)]
+    assert len(pictures) == 1 and "1 pairs on 1 prompts" in report
 
 
 def test_cancel_works_at_once(run):

@@ -1,0 +1,95 @@
+"""Collect Preferences, and Sample User Embedding."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+pytestmark = pytest.mark.comfyui
+ID = "PreferenceCollector"
+
+
+def images(count, seed=0):
+    return torch.rand(count, 16, 24, 3, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def collect(node_classes, comfy_folders):
+    """Runs the node with the prompt that ComfyUI hides in it."""
+
+    def execute(**inputs):
+        from comfy_api.latest import io
+
+        node = node_classes[ID]
+        hidden = io.HiddenHolder.from_dict({io.Hidden.prompt: {"1": {"class_type": "KSampler"}}})
+        clone = node.PREPARE_CLASS_CLONE({"hidden_inputs": hidden}) if False else node
+        clone.hidden = hidden
+        return clone.execute(**{"person": "me", "prompt": "a lake", **inputs})
+
+    return execute
+
+
+def test_a_batch_is_asked_about_two_by_two(collect, comfy_folders):
+    pictures = images(4)
+    out = collect(images=pictures)
+    store = comfy_folders.module.taste_store()
+    (me,) = store.people()
+    newest, oldest = store.inbox(me.id)
+    assert [one.prompt for one in (newest, oldest)] == ["a lake"] * 2
+    for candidate, start in ((oldest, 0), (newest, 2)):
+        for digest, wanted in ((candidate.first, pictures[start]), (candidate.second, pictures[start + 1])):
+            found = np.asarray(store_picture(store, digest))
+            np.testing.assert_array_equal(found, (wanted * 255).round().to(torch.uint8).numpy())
+    assert newest.origin == {"prompt": {"1": {"class_type": "KSampler"}}}
+    assert out.result == ("me: 2 questions wait, 0 are answered.",)
+    assert len(out.ui["images"]) == 2
+
+
+def store_picture(store, digest):
+    from ppd.pairs import Picture
+
+    return Picture(store.picture(digest)).open()
+
+
+def test_two_batches_are_asked_about_one_by_one(collect, comfy_folders):
+    collect(images=images(2, 1), other_images=images(2, 2), person="Aki")
+    collect(images=images(2, 1), other_images=images(2, 2), person="aki")  # the same questions again
+    store = comfy_folders.module.taste_store()
+    assert [(person.name, person.open) for person in store.people()] == [("Aki", 2)]
+
+
+def test_whom_the_pictures_were_painted_for_is_noted(collect, run, comfy_folders):
+    pairs = run("PreferencePairLoader", preference_set="example: warm").result[0]
+    embedding = run("UserEmbeddingEncoder", pairs=pairs).result[0]
+    draws = [run("UserEmbeddingSample", user_embedding=embedding, seed=seed).result[0] for seed in (1, 2)]
+    collect(images=images(2), user_embedding=draws[0], other_embedding=draws[1])
+    store = comfy_folders.module.taste_store()
+    (candidate,) = store.inbox(store.people()[0].id)
+    assert candidate.origin["first"] == {"encoder_hash": embedding.encoder_hash, "u": draws[0].u.tolist()}
+    assert candidate.origin["second"]["u"] == draws[1].u.tolist()
+
+
+def test_unequal_numbers_are_refused(collect, comfy_folders):
+    with pytest.raises(ValueError, match="3 images, but questions take two each"):
+        collect(images=images(3))
+    with pytest.raises(ValueError, match="2 images and 3 other images"):
+        collect(images=images(2), other_images=images(3))
+    assert comfy_folders.module.taste_store().people() == []
+
+
+def test_draws_scatter_as_the_posterior_does(run):
+    pairs = run("PreferencePairLoader", preference_set="example: warm").result[0]
+    embedding = run("UserEmbeddingEncoder", pairs=pairs).result[0]
+    draws = torch.cat([embedding.draw(seed).u for seed in range(4000)])
+    torch.testing.assert_close(draws.mean(0), embedding.u[0], rtol=0, atol=0.08)
+    spread = draws.T.cov().diagonal() / embedding.covariance.diagonal()
+    assert 0.9 < spread.min() and spread.max() < 1.1
+    assert torch.equal(embedding.draw(7).u, embedding.draw(7).u)
+
+
+def test_a_draw_needs_to_know_how_sure_it_is(run):
+    pairs = run("PreferencePairLoader", preference_set="example: warm").result[0]
+    drawn = run("UserEmbeddingEncoder", pairs=pairs).result[0].draw(1)
+    with pytest.raises(ValueError, match="does not know how sure it is"):
+        run("UserEmbeddingSample", user_embedding=drawn)
