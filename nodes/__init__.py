@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
+from server import PromptServer
 
+from . import routes
 from .adapter import PPD_ApplyUserEmbedding, PPD_UserAdapterLoader
 from .collect import PreferenceCollector
 from .embedding import (
@@ -20,6 +22,11 @@ from .sampling import PersonalizedDenoiser
 
 
 class PersonalizationExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        server = getattr(PromptServer, "instance", None)  # tools load packs without one
+        if server is not None:
+            routes.register(server.routes)
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
             PreferencePairLoader,

@@ -23,7 +23,7 @@ def collect(node_classes, comfy_folders):
 
         node = node_classes[ID]
         hidden = io.HiddenHolder.from_dict({io.Hidden.prompt: {"1": {"class_type": "KSampler"}}})
-        clone = node.PREPARE_CLASS_CLONE({"hidden_inputs": hidden}) if False else node
+        clone = node.PREPARE_CLASS_CLONE(None)
         clone.hidden = hidden
         return clone.execute(**{"person": "me", "prompt": "a lake", **inputs})
 
@@ -61,7 +61,7 @@ def test_two_batches_are_asked_about_one_by_one(collect, comfy_folders):
 
 def test_whom_the_pictures_were_painted_for_is_noted(collect, run, comfy_folders):
     pairs = run("PreferencePairLoader", preference_set="example: warm").result[0]
-    embedding = run("UserEmbeddingEncoder", pairs=pairs).result[0]
+    embedding = run("UserEmbeddingEncoder", pairs=pairs, encoder="pocket").result[0]
     draws = [run("UserEmbeddingSample", user_embedding=embedding, seed=seed).result[0] for seed in (1, 2)]
     collect(images=images(2), user_embedding=draws[0], other_embedding=draws[1])
     store = comfy_folders.module.taste_store()
@@ -80,7 +80,7 @@ def test_unequal_numbers_are_refused(collect, comfy_folders):
 
 def test_draws_scatter_as_the_posterior_does(run):
     pairs = run("PreferencePairLoader", preference_set="example: warm").result[0]
-    embedding = run("UserEmbeddingEncoder", pairs=pairs).result[0]
+    embedding = run("UserEmbeddingEncoder", pairs=pairs, encoder="pocket").result[0]
     draws = torch.cat([embedding.draw(seed).u for seed in range(4000)])
     torch.testing.assert_close(draws.mean(0), embedding.u[0], rtol=0, atol=0.08)
     spread = draws.T.cov().diagonal() / embedding.covariance.diagonal()
@@ -90,6 +90,6 @@ def test_draws_scatter_as_the_posterior_does(run):
 
 def test_a_draw_needs_to_know_how_sure_it_is(run):
     pairs = run("PreferencePairLoader", preference_set="example: warm").result[0]
-    drawn = run("UserEmbeddingEncoder", pairs=pairs).result[0].draw(1)
+    drawn = run("UserEmbeddingEncoder", pairs=pairs, encoder="pocket").result[0].draw(1)
     with pytest.raises(ValueError, match="does not know how sure it is"):
         run("UserEmbeddingSample", user_embedding=drawn)

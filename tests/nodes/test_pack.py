@@ -15,6 +15,8 @@ pytestmark = pytest.mark.comfyui
 ROOT = Path(__file__).resolve().parents[2]
 NODE_IDS = {
     "PreferencePairLoader",
+    "PreferenceCollector",
+    "UserEmbeddingSample",
     "UserEmbeddingEncoder",
     "PPD_UserEmbeddingSave",
     "PPD_UserEmbeddingLoad",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from itertools import combinations
 from pathlib import Path
 
@@ -37,20 +36,6 @@ FIT = """() => {
     ds.offset = [-left + 90 / ds.scale, -top + 60 / ds.scale];
     app.canvas.setDirty(true, true);
 }"""
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    """The system's chromium, driven by Playwright."""
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if not path:
-        pytest.skip("no chromium found")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,8 @@ FIRST, BLEND, SWEEP = "first personal picture", "blend two people", "strength sw
 WARM, COOL = "vivid and bold", "cool and soft"
 NODE_IDS = {
     "PreferencePairLoader",
+    "PreferenceCollector",
+    "UserEmbeddingSample",
     "UserEmbeddingEncoder",
     "PPD_UserEmbeddingSave",
     "PPD_UserEmbeddingLoad",
