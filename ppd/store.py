@@ -14,7 +14,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -342,7 +342,8 @@ class TasteStore:
             "SELECT id, person, prompt, first, second, origin, created, pick, verdict FROM candidates " + condition,
             values,
         )
-        return [Candidate(*row[:5], json.loads(row[5]), *row[6:]) for row in rows]
+        names = [item.name for item in fields(Candidate)]
+        return [Candidate(**{**dict(zip(names, row, strict=True)), "origin": json.loads(row[5])}) for row in rows]
 
     def _insert_person(self, database: sqlite3.Connection, person: str, name: str) -> None:
         with _unique(name):
