@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -93,6 +94,8 @@ class UserAdapter(nn.Module):
 
     default_part = "all"
     """The part of the layers (families.PARTS) it acts in where nothing else is asked for."""
+    farthest = math.inf
+    """Strengths above it act as it does."""
 
     def __init__(self, config: AdapterConfig) -> None:
         super().__init__()

@@ -92,6 +92,7 @@ class IPAdapter(UserAdapter):
     kind u [B, 16, token_dim] is tokens already, since `projector` is for one picture's patch states."""
 
     default_part = "style only"  # its other layers copy what the pictures show
+    farthest = FARTHEST
 
     def __init__(self, config: AdapterConfig, projector: ImageProjection | Resampler) -> None:
         super().__init__(config)
@@ -113,6 +114,11 @@ class IPAdapter(UserAdapter):
 
     def check_embedding(self, embedding: UserEmbedding) -> None:
         """Refuse embeddings of other encoders, and those without an unconditional side."""
+        if embedding.encoder_hash != self.config.encoder_hash:
+            raise ValueError(
+                f"The user embedding was made by {embedding.encoder}, but this IP-Adapter takes {self.config.encoder}: "
+                "connect the same Load User Adapter to Encode User Embedding (encoder 'image adapter') and here."
+            )
         super().check_embedding(embedding)
         if embedding.u_negative is None and not embedding.is_null:
             raise ValueError(
@@ -126,7 +132,7 @@ class IPAdapter(UserAdapter):
         Below 1 the tokens' values shrink as well, so that the effect vanishes continuously towards strength 0.
         """
         center, half = (u + u_negative) / 2, (u - u_negative) / 2
-        reach = min(strength, FARTHEST)
+        reach = min(strength, self.farthest)
         return [center + reach * half, center - reach * half], min(strength, 1.0)
 
 

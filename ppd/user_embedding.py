@@ -72,6 +72,8 @@ class UserEmbedding:
         if self.u_negative is None:
             return f"embedding length {self.u.norm():.2f}"
         apart = (self.u - self.u_negative).norm() / (self.u + self.u_negative).norm().clamp_min(1e-9) * 2
+        if apart < 0.005:
+            return "no preference found: only the common look of the pictures acts"
         return f"liked and disliked sides {apart:.0%} of their middle's length apart"
 
     @property

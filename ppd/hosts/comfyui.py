@@ -158,12 +158,14 @@ def describe(
     config = adapter.config
     if reason := reason_to_be_off(adapter, people, strength, scope):
         return f"Personalization is off: {reason}."
-    push = "" if cfg is None else f", times cfg {cfg:g} = {strength * cfg:g}"
+    used = min(strength, adapter.farthest)
+    most = "" if used == strength else f", used as {used:g} (this adapter's most)"
+    push = "" if cfg is None else f", times cfg {cfg:g} = {used * cfg:g}"
     start, end = scope.window(config)
     count = len(scope.layers(adapter))
     lines = [
         f"Personalization is on: family {config.family}, {count} of {len(config.layers)} cross-attention layers.",
-        f"Strength {strength:g}{push}; unconditional rows: {_RULES[config.unconditional]}.",
+        f"Strength {strength:g}{most}{push}; unconditional rows: {_RULES[config.unconditional]}.",
         f"Active from {start:.0%} to {end:.0%} of the noise schedule.",
     ]
     for number, person in enumerate(people, 1):

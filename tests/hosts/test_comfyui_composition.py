@@ -92,7 +92,9 @@ def small(request):
     return small_model(request.param)
 
 
-in_sd15_and_sdxl = pytest.mark.parametrize("small", ["sd15", "sdxl"], indirect=True)
+in_sd15_and_sdxl = pytest.mark.parametrize(
+    "small", ["sd15", pytest.param("sdxl", marks=pytest.mark.slow)], indirect=True
+)
 
 
 def text(seed):

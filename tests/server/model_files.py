@@ -25,7 +25,9 @@ from ppd.user_embedding import UserEmbedding
 if find_spec("comfy"):
     import comfy.clip_vision
     import comfy.model_base
+    import comfy.ops
     import comfy.supported_models
+    from comfy.ldm.cascade.stage_c import StageC
     from comfy.taesd.taesd import TAESD
 
 WIDTH = 320
@@ -91,6 +93,17 @@ MODELS = {
 """Family to what builds its narrow model."""
 
 
+def write_stage_c(path: Path) -> list[int]:
+    """Stable Cascade's Stage C lite, the smaller of the two sizes that the loader knows: a billion weights; the widths
+    of its layers."""
+    config = {"stable_cascade_stage": "c", "c_cond": 1536, "c_hidden": [1536] * 2, "nhead": [24] * 2}
+    config["blocks"] = [[4, 12], [12, 4]]
+    with torch.device("meta"):
+        weights = StageC(**config, operations=comfy.ops.disable_weight_init).state_dict()
+    write_random(path, weights)
+    return [1536] * 32
+
+
 def write_clip_vision(path: Path) -> None:
     """CLIP-ViT-H-14 at its full size, since the loader knows no smaller one by its layers."""
     settings = Path(comfy.clip_vision.__file__).with_name("clip_vision_config_h.json")
@@ -112,12 +125,12 @@ def write_random(path: Path, like: dict[str, Tensor]) -> None:
     save_file({name: draw(name, x.shape) for name, x in like.items()}, path)
 
 
-def write_text_states(datasets: Path, family: str) -> dict[str, str]:
+def write_text_states(datasets: Path, family: str, width: int | None = None) -> dict[str, str]:
     """Stored text states, as Save Training Dataset writes them, where the text encoder is too large; their folders."""
     names = {}
     for seed, side in enumerate(("positive", "negative")):
         generator = torch.Generator().manual_seed(seed)
-        states = torch.randn(1, TOKENS, FAMILIES[family].context_dim, generator=generator)
+        states = torch.randn(1, TOKENS, width or FAMILIES[family].context_dim, generator=generator)
         pooled = {"pooled_output": torch.randn(1, POOLED, generator=generator)}
         data = {"latents": [{"samples": torch.zeros(1, 4, 8, 8)}], "conditioning": [[[states, pooled]]]}
         names[side] = f"{family} {side}"
@@ -128,10 +141,14 @@ def write_text_states(datasets: Path, family: str) -> dict[str, str]:
     return names
 
 
-def write_user_adapter(path: Path, family: str) -> AdapterConfig:
+def write_user_adapter(path: Path, family: str, layers: list[int] | None = None) -> AdapterConfig:
     """A user adapter that is not at its start: its values are random instead of zero."""
     config = AdapterConfig(
-        family=family, encoder=ENCODER, encoder_hash=ENCODER_HASH, embedding_dim=6, layers=tuple(widths(family))
+        family=family,
+        encoder=ENCODER,
+        encoder_hash=ENCODER_HASH,
+        embedding_dim=6,
+        layers=tuple(layers or widths(family)),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)

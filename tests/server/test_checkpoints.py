@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from ppd.families import FAMILIES
 from ppd.ip_adapter import load_ip_adapter
@@ -17,6 +19,7 @@ from .model_files import (
     write_checkpoint,
     write_clip_vision,
     write_person,
+    write_stage_c,
     write_text_states,
     write_user_adapter,
 )
@@ -167,3 +170,38 @@ def test_the_familys_workflow_runs_and_yields_pictures(server, graphs, ip_adapte
     assert base.std() > 5 and not np.array_equal(base, personal)
     reports = [output["text"][0] for output in entry["outputs"].values() if "Personalization" in str(output)]
     assert reports and all(text.startswith(f"Personalization is on: family {family}, ") for text in reports)
+
+
+@pytest.mark.slow
+def test_stable_cascades_stage_c_paints_for_a_person(server):
+    """A billion weights in a file, by the stock UNETLoader; its latents, since Stage B is no part of ours."""
+    models, name = server.base / "models", "stage_c_lite.safetensors"
+    layers = write_stage_c(models / "diffusion_models" / name)
+    write_person(
+        models / "user_embeddings" / name, write_user_adapter(models / "user_adapters" / name, "stable_cascade", layers)
+    )
+    text = write_text_states(server.base / "datasets", "stable_cascade", width=1280)
+    prompt = {
+        "model": node("UNETLoader", unet_name=name, weight_dtype="default"),
+        "latent": node("StableCascade_EmptyLatentImage", width=256, height=256, compression=42, batch_size=1),
+        "adapter": node("PPD_UserAdapterLoader", user_adapter=name),
+        "person": node("PPD_UserEmbeddingLoad", user_embedding=name),
+    }
+    prompt |= {side: node("LoadTrainingDataset", folder_name=folder) for side, folder in text.items()}
+    sampling = {"seed": 3, "steps": 1, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
+    sampling |= {"model": ["model", 0], "latent_image": ["latent", 0]} | {side: [side, 1] for side in text}
+    user = {"user_adapter": ["adapter", 0], "user_embedding": ["person", 0]}
+    prompt["plain"] = node("KSampler", **sampling)
+    for which, strength in (("off", 0.0), ("on", 1.0)):
+        prompt[which] = node("PersonalizedDenoiser", **sampling, **user, strength=strength)
+    for which in ("plain", "off", "on"):
+        prompt[f"{which} saved"] = node("SaveLatent", samples=[which, 0], filename_prefix=f"cascade/{which}")
+    entry = server.run(prompt)
+    latents = [next((server.base / "output" / "cascade").glob(f"{which}_*.latent")) for which in ("plain", "off", "on")]
+    plain, off, on = (load_file(path)["latent_tensor"] for path in latents)
+    assert plain.shape == (1, 16, 6, 6) and plain.isfinite().all()
+    assert torch.equal(off, plain)
+    assert not torch.allclose(on, plain, rtol=1e-2, atol=1e-2)
+    (report,) = entry["outputs"]["on"]["text"]
+    assert "family stable_cascade, 32 of 32 cross-attention layers" in report
+    (models / "diffusion_models" / name).unlink()
