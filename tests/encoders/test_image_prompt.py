@@ -140,10 +140,14 @@ def test_what_cannot_be_encoded_is_refused(tower, adapter, pairs, tmp_path):
     features = ImagePromptFeatures.from_clip(tower, adapter)
     with pytest.raises(ValueError, match="there are no pairs"):
         encode_image_prompt([], features)
-    narrow = ImagePromptFeatures(tower.visual, lambda x: (x.new_zeros(len(x), 768), x), adapter, name="", size=224,
-                                 mean=[0.5] * 3, std=[0.5] * 3)  # fmt: skip
-    with pytest.raises(ValueError, match="768 and 1280 wide, expected ViT-H-14's 1024 and 1280"):
-        encode_image_prompt(pairs, narrow)
+    for widths in ((768, 1280), (1024, 1024)):  # another CLIP; DINOv2-large, whose embeddings are as wide as ViT-H-14's
+
+        def look(x, widths=widths):
+            return x.new_zeros(len(x), widths[0]), x.new_zeros(len(x), 5, widths[1])
+
+        other = ImagePromptFeatures(tower.visual, look, adapter, name="", size=224, mean=[0.5] * 3, std=[0.5] * 3)
+        with pytest.raises(ValueError, match=rf"{widths[0]} and {widths[1]} wide, expected ViT-H-14's 1024 and 1280"):
+            encode_image_prompt(pairs, other)
     broken = [PreferencePair("x", Picture(tmp_path / "no.png"), picture(0), id="lost")]
     with pytest.raises(ValueError, match=r"Pair 'lost', chosen: the picture 'no\.png'"):
         encode_image_prompt(broken, features)
@@ -154,7 +158,7 @@ def test_what_cannot_be_encoded_is_refused(tower, adapter, pairs, tmp_path):
 
 def test_an_embedding_of_another_kind_is_refused(tower, adapter, pairs):
     embedding = encode_image_prompt(pairs, ImagePromptFeatures.from_clip(tower, adapter))
-    with pytest.raises(ValueError, match="encode the pairs"):
+    with pytest.raises(ValueError, match="by pocket-clip, but this IP-Adapter takes .* same Load User Adapter"):
         adapter.check_embedding(replace(embedding, encoder="pocket-clip", encoder_hash="0" * 64))
     with pytest.raises(ValueError, match="no u_negative"):
         adapter.check_embedding(replace(embedding, u_negative=None))
