@@ -5,16 +5,19 @@ from __future__ import annotations
 import gc
 import math
 import weakref
+from functools import partial
 from importlib.util import find_spec
 
 import pytest
 import torch
 from diffusers import StableCascadeUNet
 
-from ppd.adapter import AdapterConfig, UserAdapter
 from ppd.hosts.diffusers import DiffusersHost, stage_c_ratio
 from ppd.hosts.diffusers import cross_attentions as diffusers_layers
-from ppd.user_embedding import UserEmbedding, null_user
+from ppd.user_embedding import null_user
+
+from . import small_models
+from .small_models import draw, person
 
 pytestmark = pytest.mark.comfyui
 if find_spec("comfy"):
@@ -79,24 +82,7 @@ def comfy_model(unet):
     return comfy.model_patcher.ModelPatcher(base, torch.device("cpu"), torch.device("cpu"))
 
 
-def adapter_for(unet, **changes):
-    values = {"family": "stable_cascade", "encoder": "some-clip", "encoder_hash": "0" * 64, "embedding_dim": 6}
-    values["layers"] = tuple(attention.inner_dim for attention in diffusers_layers(unet))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        adapter = UserAdapter(AdapterConfig(**{**values, **changes}))
-        for layer in adapter.layers:
-            torch.nn.init.normal_(layer.to_v_user.weight, std=0.3)
-    return adapter
-
-
-def person(seed=0):
-    u = torch.randn(1, 6, generator=torch.Generator().manual_seed(seed))
-    return UserEmbedding(u, "some-clip", "0" * 64, pairs=4, created="2026-01-01")
-
-
-def draw(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+adapter_for = partial(small_models.adapter_for, "stable_cascade")
 
 
 X = draw(2, 16, 8, 6, seed=5)
