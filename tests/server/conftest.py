@@ -242,9 +242,9 @@ def server(comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
             process.wait()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium():
-    """The system's chromium, driven by Playwright."""
+    """The system's chromium, driven by Playwright. Its event loop runs while it is open, so other modules' cannot."""
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if not path:
         pytest.skip("no chromium found")

@@ -1,0 +1,43 @@
+// What the Taste tab and the node Collect Preferences share: the server's routes, the words, the answers' keys.
+import { app } from "../../scripts/app.js";
+import { api } from "../../scripts/api.js";
+
+export const CHANGED = "ppd.taste"; // the server's message that a person's questions or picks are others now
+export const VERDICTS = { ArrowLeft: "first", ArrowRight: "second", ArrowUp: "tie", ArrowDown: "skip" };
+
+const catalogs = api.getCustomNodesI18n().then(({ en, ja }) => ({ en: en?.ppd ?? {}, ja: ja?.ppd ?? {} }));
+let words = {};
+
+// Read the words of the language that ComfyUI is set to; what a language lacks is English.
+export async function loadWords() {
+    const all = await catalogs;
+    words = { ...all.en, ...all[app.extensionManager.setting.get("Comfy.Locale")] };
+}
+
+export function t(key, values = {}) {
+    return (words[key] ?? key).replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
+}
+
+export function element(tag, properties = {}, ...children) {
+    const made = Object.assign(document.createElement(tag), properties);
+    made.append(...children);
+    return made;
+}
+
+// crypto.randomUUID is missing where ComfyUI is opened over plain HTTP from another machine
+const request = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+
+// What a route answers; with a body it is a POST, whose repetition by the network counts once.
+export async function ask(path, body) {
+    const options = body && {
+        method: "POST",
+        headers: { "Content-Type": "application/json" },
+        body: JSON.stringify({ ...body, request: request() }),
+    };
+    const answer = await api.fetchApi(`/ppd/${path}`, options);
+    if (!answer.ok) throw new Error((await answer.json().catch(() => null))?.error ?? answer.statusText);
+    return answer.json();
+}
+
+export const pictureURL = (digest) => api.apiURL(`/ppd/pictures/${digest}`);
+export const thumbnailURL = (digest) => api.apiURL(`/ppd/thumbnails/${digest}`);
