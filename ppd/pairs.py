@@ -128,7 +128,10 @@ class Picture:
 
 @dataclass(frozen=True)
 class PreferencePair:
-    """Of two pictures of one prompt, the one a person preferred; with `tie` neither, and the order means nothing."""
+    """Of two pictures of one prompt, the one a person preferred; with `tie` neither, and the order means nothing.
+
+    `weight` says how much the pair still counts, from 0 to 1; files do not hold it.
+    """
 
     prompt: str
     chosen: Picture
@@ -137,6 +140,7 @@ class PreferencePair:
     user: str | None = None
     created: str | None = None
     tie: bool = False
+    weight: float = 1.0
 
     def check(self) -> None:
         """Raise PreferenceError, naming the pair, unless both pictures decode."""

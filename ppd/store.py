@@ -8,6 +8,7 @@ rows that name them, and a transaction ends in a sync of its own (synchronous=FU
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import sqlite3
@@ -22,47 +23,51 @@ from uuid import uuid4
 
 from .pairs import Picture, PreferencePair, preference_set_digest, read_pairs, write_pairs
 
-VERSION = 1
 VERDICTS = ("first", "second", "tie", "skip")
 LONGEST_NAME = 80
-_SCHEMA = """
-CREATE TABLE people (
-    id TEXT PRIMARY KEY,
-    name TEXT NOT NULL UNIQUE COLLATE NOCASE,
-    created TEXT NOT NULL,
-    half_life REAL
-);
-CREATE TABLE candidates (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    person TEXT NOT NULL REFERENCES people ON DELETE CASCADE,
-    key TEXT NOT NULL,
-    prompt TEXT NOT NULL,
-    first TEXT NOT NULL,
-    second TEXT NOT NULL,
-    origin TEXT NOT NULL,
-    created TEXT NOT NULL,
-    pick INTEGER,
-    verdict TEXT,
-    UNIQUE (person, key)
-);
-CREATE INDEX candidates_by_verdict ON candidates (person, verdict, id);
-CREATE INDEX candidates_by_pick ON candidates (person, pick);
-CREATE INDEX candidates_by_first ON candidates (first);
-CREATE INDEX candidates_by_second ON candidates (second);
-CREATE TABLE picks (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    candidate INTEGER NOT NULL REFERENCES candidates ON DELETE CASCADE,
-    verdict TEXT NOT NULL,
-    created TEXT NOT NULL,
-    request TEXT NOT NULL UNIQUE
-);
-CREATE INDEX picks_by_candidate ON picks (candidate, id);
-CREATE TABLE undos (
-    pick INTEGER PRIMARY KEY REFERENCES picks ON DELETE CASCADE,
-    created TEXT NOT NULL,
-    request TEXT NOT NULL UNIQUE
-);
-"""
+THUMBNAIL = 192
+"""Longer side in pixels."""
+_VERSIONS = (
+    """
+    CREATE TABLE people (
+        id TEXT PRIMARY KEY,
+        name TEXT NOT NULL UNIQUE COLLATE NOCASE,
+        created TEXT NOT NULL,
+        half_life REAL
+    );
+    CREATE TABLE candidates (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        person TEXT NOT NULL REFERENCES people ON DELETE CASCADE,
+        key TEXT NOT NULL,
+        prompt TEXT NOT NULL,
+        first TEXT NOT NULL,
+        second TEXT NOT NULL,
+        origin TEXT NOT NULL,
+        created TEXT NOT NULL,
+        pick INTEGER,
+        verdict TEXT,
+        UNIQUE (person, key)
+    );
+    CREATE INDEX candidates_by_verdict ON candidates (person, verdict, id);
+    CREATE INDEX candidates_by_pick ON candidates (person, pick);
+    CREATE INDEX candidates_by_first ON candidates (first);
+    CREATE INDEX candidates_by_second ON candidates (second);
+    CREATE TABLE picks (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        candidate INTEGER NOT NULL REFERENCES candidates ON DELETE CASCADE,
+        verdict TEXT NOT NULL,
+        created TEXT NOT NULL,
+        request TEXT NOT NULL UNIQUE
+    );
+    CREATE INDEX picks_by_candidate ON picks (candidate, id);
+    CREATE TABLE undos (
+        pick INTEGER PRIMARY KEY REFERENCES picks ON DELETE CASCADE,
+        created TEXT NOT NULL,
+        request TEXT NOT NULL UNIQUE
+    );
+    """,
+)
+"""What makes a store of version n one of version n + 1; a new store starts at 0."""
 
 
 class StoreError(ValueError):
@@ -105,35 +110,31 @@ class TasteStore:
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
         self.pictures = self.folder / "pictures"
-        self.pictures.mkdir(parents=True, exist_ok=True)
+        self.thumbnails = self.folder / "thumbnails"
+        for folder in (self.pictures, self.thumbnails):
+            folder.mkdir(parents=True, exist_ok=True)
         self._local = threading.local()
         with self._writing() as database:
             (version,) = database.execute("PRAGMA user_version").fetchone()
-            if version > VERSION:
+            if version > len(_VERSIONS):
                 raise StoreError(
-                    f"The taste store in {self.folder} is of version {version}, this pack reads {VERSION}: "
+                    f"The taste store in {self.folder} is of version {version}, this pack reads {len(_VERSIONS)}: "
                     "update the pack."
                 )
-            if version == 0:
-                for statement in _SCHEMA.split(";"):
+            for script in _VERSIONS[version:]:
+                for statement in script.split(";"):
                     database.execute(statement)
-                database.execute(f"PRAGMA user_version = {VERSION}")
+            database.execute(f"PRAGMA user_version = {len(_VERSIONS)}")
 
     # People
 
     def people(self) -> list[Person]:
         """Everybody, in the order of their names."""
-        rows = self._read(
-            "SELECT id, name, created, half_life,"
-            " (SELECT count(*) FROM candidates WHERE person = people.id AND verdict IN ('first', 'second', 'tie')),"
-            " (SELECT count(*) FROM candidates WHERE person = people.id AND verdict IS NULL)"
-            " FROM people ORDER BY name COLLATE NOCASE"
-        )
-        return [Person(*row) for row in rows]
+        return self._people("ORDER BY name COLLATE NOCASE")
 
     def person(self, person: str) -> Person:
         """The person of an id."""
-        found = [one for one in self.people() if one.id == person]
+        found = self._people("WHERE id = ?", (person,))
         if not found:
             raise StoreError(f"There is no person {person!r} in the taste store: choose another, or make a new one.")
         return found[0]
@@ -186,14 +187,15 @@ class TasteStore:
                     self._insert_pick(database, candidate, verdict, picked, uuid4().hex)
         return self.person(copy)
 
-    def delete_person(self, person: str) -> None:
-        """Erase a person's rows, and the pictures that nobody else has."""
+    def delete_person(self, person: str) -> list[str]:
+        """Erase a person's rows, and the pictures that nobody else has: their hashes."""
         self.person(person)
         with self._writing() as database:
             database.execute("DELETE FROM people WHERE id = ?", (person,))
             # Within the transaction: pictures are written in one too, so that none is lost to a race
-            self._remove_orphans(database)
+            erased = self._remove_orphans(database)
         self._connection().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return erased
 
     # Candidates
 
@@ -236,11 +238,39 @@ class TasteStore:
             "WHERE person = ? AND pick < ? ORDER BY pick DESC LIMIT ?", (person, before or 2**62, limit)
         )
 
+    def pictures_of(self, person: str, after: int = 0) -> list[tuple[int, str, str]]:
+        """Ids above `after`, and both pictures' hashes, of the person's candidates in the order they were filed."""
+        return self._read(
+            "SELECT id, first, second FROM candidates WHERE person = ? AND id > ? ORDER BY id", (person, after)
+        )
+
+    def verdicts(self, person: str) -> dict[int, str]:
+        """What stands decided by candidate, skips too, in the order of the picks."""
+        return dict(
+            self._read(
+                "SELECT id, verdict FROM candidates WHERE person = ? AND verdict IS NOT NULL ORDER BY pick", (person,)
+            )
+        )
+
     def picture(self, digest: str) -> Path:
         """The file of a picture by its sha256; anything else is refused."""
         path = self.pictures / digest[:2] / digest
         if len(digest) != 64 or set(digest) - set("0123456789abcdef") or not path.is_file() or path.is_symlink():
             raise StoreError(f"There is no picture {digest[:64]!r} in the taste store.")
+        return path
+
+    def thumbnail(self, digest: str) -> Path:
+        """A small JPEG of a picture, made when it is first asked for."""
+        picture = Picture(self.picture(digest))
+        path = self.thumbnails / digest[:2] / f"{digest}.jpg"
+        if not path.is_file():
+            image, buffer = picture.open(), io.BytesIO()
+            image.thumbnail((THUMBNAIL, THUMBNAIL))
+            image.save(buffer, "JPEG", quality=85)
+            with self._writing():  # so that none is made of a picture that is erased meanwhile
+                self.picture(digest)
+                path.parent.mkdir(exist_ok=True)
+                write_synced(path, buffer.getvalue())
         return path
 
     # Picks
@@ -273,7 +303,8 @@ class TasteStore:
         return self.candidate(known[0])
 
     def pairs(self, person: str) -> list[PreferencePair]:
-        """The person's preference pairs in the order of their picks."""
+        """The person's preference pairs in the order of their picks, faded by the person's half-life."""
+        half_life = self.person(person).half_life
         rows = self._read(
             "SELECT candidates.id, prompt, first, second, candidates.verdict, picks.created FROM candidates"
             " JOIN picks ON picks.id = pick WHERE person = ? AND candidates.verdict != 'skip' ORDER BY pick",
@@ -287,21 +318,29 @@ class TasteStore:
                 id=f"pick-{candidate}",
                 created=created,
                 tie=verdict == "tie",
+                weight=weight,
             )
-            for candidate, prompt, first, second, verdict, created in rows
+            for (candidate, prompt, first, second, verdict, created), weight in zip(
+                rows, fade(len(rows), half_life), strict=True
+            )
         ]
 
     def fingerprint(self, person: str) -> str:
-        """Changes when the person's pairs do."""
+        """Changes when the person's pairs do, or how they fade."""
         rows = self._read("SELECT pick, verdict FROM candidates WHERE person = ? AND pick IS NOT NULL", (person,))
-        return hashlib.sha256(repr((person, sorted(rows))).encode()).hexdigest()
+        return hashlib.sha256(repr((person, self.person(person).half_life, sorted(rows))).encode()).hexdigest()
 
     def export(self, person: str, folder: Path | str) -> None:
         """Write the person's pairs as a preference set."""
         write_pairs(folder, self.pairs(person))
 
     def add_pairs(self, person: str, path: Path | str) -> int:
-        """Take over a preference set's pairs as picks; how many of them are new. A set taken over twice counts once."""
+        """Take over a preference set's pairs as picks; how many of them are new. A set taken over twice counts once.
+
+        Every pair is checked before the first is written, so that a bad one leaves nothing.
+        """
+        for _ in read_pairs(path):
+            pass
         digest, new = preference_set_digest(path), 0
         for number, pair in enumerate(read_pairs(path)):
             key = f"{digest}:{number}"
@@ -333,6 +372,16 @@ class TasteStore:
             database.execute("ROLLBACK")
             raise
         database.execute("COMMIT")
+
+    def _people(self, condition: str, values: Sequence[Any] = ()) -> list[Person]:
+        rows = self._read(
+            "SELECT id, name, created, half_life,"
+            " (SELECT count(*) FROM candidates WHERE person = people.id AND verdict IN ('first', 'second', 'tie')),"
+            " (SELECT count(*) FROM candidates WHERE person = people.id AND verdict IS NULL)"
+            " FROM people " + condition,
+            values,
+        )
+        return [Person(*row) for row in rows]
 
     def _read(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         return self._connection().execute(query, values).fetchall()
@@ -389,12 +438,20 @@ class TasteStore:
             write_synced(path, data)
         return digest
 
-    def _remove_orphans(self, database: sqlite3.Connection) -> None:
-        for path in self.pictures.glob("*/*"):
-            digest = path.name
+    def _remove_orphans(self, database: sqlite3.Connection) -> list[str]:
+        erased = []
+        for path in [*self.pictures.glob("*/*"), *self.thumbnails.glob("*/*")]:
+            digest = path.stem
             used = database.execute("SELECT 1 FROM candidates WHERE first = ? OR second = ?", (digest, digest))
             if used.fetchone() is None:
                 path.unlink()
+                erased.append(digest)
+        return erased
+
+
+def fade(picks: int, half_life: float | None) -> list[float]:
+    """How much each of a person's picks counts, the oldest first: 2^(-newer picks / half-life), or 1 without one."""
+    return [1.0 if half_life is None else 2 ** (-(picks - 1 - index) / half_life) for index in range(picks)]
 
 
 def write_synced(path: Path, data: bytes) -> None:

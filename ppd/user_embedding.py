@@ -26,7 +26,8 @@ class UserEmbedding:
 
     `u` [N, d] float32 · `encoder`, `encoder_hash` the encoder that made it · `pairs` how many preference pairs are
     behind it · `created` ISO date · `u_negative` [N, d] what unconditional rows get, for image adapters only ·
-    `covariance_factor` [d, r], F with posterior covariance F F'.
+    `covariance_factor` [d, r], F with posterior covariance F F' · `noise` scale of this person's pick noise as inferred
+    from contradictions, 1 the population's; it explains the covariance, and no file holds it.
     """
 
     u: Tensor
@@ -36,6 +37,7 @@ class UserEmbedding:
     created: str
     u_negative: Tensor | None = None
     covariance_factor: Tensor | None = None
+    noise: float = 1.0
 
     def __post_init__(self) -> None:
         if self.u.ndim != 2 or 0 in self.u.shape:

@@ -202,6 +202,43 @@ def test_writes_are_synced(store):
     assert database.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
 
 
+def test_thumbnails_are_small_made_once_and_erased_with_their_picture(store, aki):
+    large = Picture.from_image(Image.new("RGB", (800, 400), (250, 10, 10)))
+    store.add_candidate(aki, "a lake", large, picture(1))
+    path = store.thumbnail(large.digest)
+    with Image.open(path) as image:
+        assert (image.size, image.format) == ((192, 96), "JPEG")
+    made = path.stat().st_mtime_ns
+    assert store.thumbnail(large.digest) == path and path.stat().st_mtime_ns == made
+    with pytest.raises(StoreError, match="There is no picture"):
+        store.thumbnail("0" * 64)
+    assert set(store.delete_person(aki)) == {large.digest, picture(1).digest}
+    assert not path.exists()
+
+
+def test_picks_fade_by_the_persons_half_life(store, aki):
+    for number in range(3):
+        store.pick(ask(store, aki, number), "first", f"r{number}")
+    assert [pair.weight for pair in store.pairs(aki)] == [1, 1, 1]
+    before = store.fingerprint(aki)
+    store.set_half_life(aki, 2)
+    assert [pair.weight for pair in store.pairs(aki)] == [0.5, 0.5**0.5, 1]
+    assert store.fingerprint(aki) != before
+    with pytest.raises(StoreError, match="The half-life is 0 picks"):
+        store.set_half_life(aki, 0)
+
+
+def test_a_set_with_a_bad_picture_leaves_nothing(store, aki, tmp_path):
+    store.pick(ask(store, aki, 0), "first", "r1")
+    store.pick(ask(store, aki, 1), "first", "r2")
+    store.export(aki, tmp_path / "set")
+    (tmp_path / "set" / "images" / f"{picture(3).digest}.png").write_bytes(b"broken")
+    bo = store.add_person("Bo").id
+    with pytest.raises(PreferenceError, match="cannot be decoded"):
+        store.add_pairs(bo, tmp_path / "set")
+    assert (store.person(bo).picks, store.person(bo).open) == (0, 0)
+
+
 def test_threads_lose_and_double_nothing(store, aki):
     """Two tabs that pick the same questions while a queue files new ones."""
     candidates = [ask(store, aki, number) for number in range(12)]
@@ -275,7 +312,7 @@ def test_ten_thousand_pairs_stay_fast(store, aki):
             candidate = store._insert_candidate(database, aki, f"{number}", "a lake", one, other, "{}", "2026-01-01")
             if number % 2:
                 store._insert_pick(database, candidate, "first", "2026-01-01", f"r{number}")
-    for ask_for in (store.inbox, store.history, store.person, store.fingerprint):
+    for ask_for in (store.inbox, store.history, store.person, store.fingerprint, store.verdicts, store.pictures_of):
         start = time.process_time()
         ask_for(aki)
         assert time.process_time() - start < 0.05

@@ -32,12 +32,13 @@ BATCH = 64
 
 
 class PairFeatures(NamedTuple):
-    """What is seen of n pairs: features [n, f] of chosen and rejected pictures, outcomes [n] (1 a pick, .5 a tie), and
-    which of the pairs given they are."""
+    """What is seen of n pairs: features [n, f] of chosen and rejected pictures, outcomes [n] (1 a pick, .5 a tie),
+    weights [n], and which of the pairs given they are."""
 
     chosen: Tensor
     rejected: Tensor
     outcomes: Tensor
+    weights: Tensor
     kept: list[int]
 
 
@@ -287,7 +288,8 @@ class ClipFeatures:
             skipped.extend(errors.values())
         kept = [index for index in range(len(pairs)) if index not in errors]
         outcomes = torch.tensor([0.5 if pairs[index].tie else 1.0 for index in kept])
-        return PairFeatures(features[0::2][kept], features[1::2][kept], outcomes, kept)
+        weights = torch.tensor([pairs[index].weight for index in kept])
+        return PairFeatures(features[0::2][kept], features[1::2][kept], outcomes, weights, kept)
 
     def _fit(self, x: Tensor) -> Tensor:
         """x [n, 3, H, W] resized to the tower's square: shorter side fitted and the middle kept, or squashed."""

@@ -120,7 +120,9 @@ def encode_image_prompt(
     read = features.pair_features(pairs, on_bad=on_bad, skipped=skipped, progress=progress)
     if not read.kept:
         raise ValueError("An image adapter paints from the person's own pictures, and there are no pairs: pick some.")
-    weights, confidence = weigh(read.chosen[:, :IMAGE_WIDTH], read.rejected[:, :IMAGE_WIDTH], read.outcomes)
+    weights, confidence = weigh(
+        read.chosen[:, :IMAGE_WIDTH], read.rejected[:, :IMAGE_WIDTH], read.outcomes, read.weights
+    )
     config = features.adapter.config
     seen = slice(IMAGE_WIDTH, None) if features.adapter.is_plus else slice(IMAGE_WIDTH)
     chosen, rejected = read.chosen[:, seen], read.rejected[:, seen]
@@ -137,23 +139,26 @@ def encode_image_prompt(
     )
 
 
-def weigh(chosen: Tensor, rejected: Tensor, outcomes: Tensor) -> tuple[Tensor, float]:
+def weigh(chosen: Tensor, rejected: Tensor, outcomes: Tensor, fading: Tensor | None = None) -> tuple[Tensor, float]:
     """Weights [n] of pairs, their magnitudes adding up to 1, and the confidence in their sum, from 0 to 1.
 
-    chosen and rejected are image_embeds [n, f], outcomes [n] 1 for a pick and .5 for a tie. A weight is the dual
-    coefficient y - sigmoid(theta . d) at the posterior mean theta. Confidence is |theta| over the root of the
-    posterior's second moment along it.
+    chosen and rejected are image_embeds [n, f], outcomes [n] 1 for a pick and .5 for a tie, fading [n] scales their
+    log-likelihoods. A weight is the dual coefficient fading (y - sigmoid(theta . d)) at the posterior mean theta.
+    Confidence is |theta| over the root of the posterior's second moment along it.
     """
+    fading = torch.ones(len(outcomes)) if fading is None else fading
     differences = F.normalize(chosen.double(), dim=1) - F.normalize(rejected.double(), dim=1)
     # The prior is the same in all directions, so the posterior mean lies in the differences' span: fit it in there
     span, coordinates = torch.linalg.qr(differences.T)
     dim = span.shape[1]
     identity = torch.eye(dim, dtype=torch.float64)
-    mean, covariance = fit_posterior(coordinates.T, outcomes, identity.new_zeros(dim), identity * TASTE_SCALE**2)
-    dual = outcomes - torch.sigmoid(coordinates.T @ mean)
+    mean, covariance = fit_posterior(
+        coordinates.T, outcomes, identity.new_zeros(dim), identity * TASTE_SCALE**2, fading
+    )
+    dual = fading * (outcomes - torch.sigmoid(coordinates.T @ mean))
     length = mean.norm()
     if length < 1e-9:  # ties, or picks that undo each other
-        return torch.full((len(outcomes),), 1 / len(outcomes)), 0.0
+        return (fading / fading.sum()).float(), 0.0
     along = mean / length
     confidence = length / (length.square() + along @ covariance @ along).sqrt()
     return (dual / dual.abs().sum()).float(), float(confidence)

@@ -18,6 +18,7 @@ from ppd.encoders.posterior import (
     fit_posterior,
     fit_posteriors,
     fit_whitening,
+    fit_with_noise,
 )
 from ppd.pairs import Picture, PreferenceError, PreferencePair
 from ppd.user_embedding import UserEmbedding
@@ -300,9 +301,8 @@ def test_encode_is_the_fit_on_whitened_differences(features, prior):
     embedding = encoder.encode(pairs)
     chosen, rejected = (features.features([getattr(p, role).open() for p in pairs]) for role in ("chosen", "rejected"))
     outcomes = torch.tensor([1, 1, 1, 1, 0.5, 1, 1])
-    mean, covariance = fit_posterior(
-        prior.whiten(chosen) - prior.whiten(rejected), outcomes, prior.mean.double(), prior.covariance.double()
-    )
+    x = (prior.whiten(chosen) - prior.whiten(rejected)) / embedding.noise
+    mean, covariance = fit_posterior(x, outcomes, prior.mean.double(), prior.covariance.double())
     torch.testing.assert_close(embedding.u, mean[None].float(), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(embedding.covariance, covariance.float(), atol=1e-4, rtol=1e-4)
     assert embedding.pairs == 7 and embedding.encoder == "tiny" and embedding.encoder_hash == encoder.weight_hash
@@ -366,8 +366,48 @@ def test_bad_pictures_by_pair_id(features, prior, tmp_path):
 def test_weights_of_skipped_pairs_go_with_them(features, prior):
     encoder, good = PosteriorEncoder(features, prior), some_pairs(2)
     bad = replace(good[0], chosen=Picture(data=b"torn"))
-    mixed = encoder.encode([bad, *good], on_bad="skip", weights=torch.tensor([9.0, 0.5, 1.0]))
-    assert torch.equal(mixed.u, encoder.encode(good, weights=torch.tensor([0.5, 1.0])).u)
+    faded = [replace(good[0], weight=0.5), good[1]]
+    mixed = encoder.encode([replace(bad, weight=9.0), *faded], on_bad="skip")
+    assert torch.equal(mixed.u, encoder.encode(faded).u)
+    assert not torch.equal(mixed.u, encoder.encode(good).u)
+
+
+def test_faded_picks_leave_the_population_user(features, prior):
+    encoder, pairs = PosteriorEncoder(features, prior), some_pairs(2)
+    apart = [
+        float((encoder.encode([replace(pair, weight=weight) for pair in pairs]).u[0] - prior.mean).norm())
+        for weight in (0.0, 0.1, 1.0)
+    ]
+    assert apart[0] == 0 < 3 * apart[1] < apart[2]
+
+
+def test_contradictions_raise_the_inferred_noise_and_pull_towards_indifference():
+    """One question answered to and fro, beside answers that agree: 30 picks in 2 dimensions."""
+    mean, covariance = torch.zeros(2, dtype=torch.float64), 4 * torch.eye(2, dtype=torch.float64)
+    x = torch.tensor([[3.0, 0.5], [0.5, 3.0]], dtype=torch.float64).repeat(15, 1)
+    agreed = torch.ones(30)
+    contradicted = torch.where(torch.arange(30) % 3 == 0, 0.0, 1.0)
+    found = {name: fit_with_noise(x, y, mean, covariance) for name, y in (("all", agreed), ("some", contradicted))}
+    assert (found["all"][2], found["some"][2]) == (1.0, 1.5)
+    sure = {name: float(m @ x[0]) / noise for name, (m, _, noise) in found.items()}
+    assert 0 < sure["some"] < 0.25 * sure["all"]  # .68 against 4.99
+
+
+def test_noise_of_the_population_is_found_in_its_people():
+    """200 people in 8 dimensions with 30 picks each: which scale is inferred where the truth is 1 and 4."""
+    d, generator = 8, torch.Generator().manual_seed(0)
+    mean, covariance = torch.zeros(d, dtype=torch.float64), torch.eye(d, dtype=torch.float64)
+
+    def inferred(truth):
+        found = []
+        for _ in range(200):
+            taste, x = torch.randn(d, generator=generator), torch.randn(30, d, generator=generator)
+            y = (torch.rand(30, generator=generator) < torch.sigmoid(x @ taste / truth)).float()
+            found.append(fit_with_noise(x, y, mean, covariance)[2])
+        return torch.tensor(found)
+
+    assert (inferred(1.0) <= 1.5).float().mean() > 0.9
+    assert (inferred(4.0) > 1.0).float().mean() > 0.8
 
 
 def test_noise_makes_every_pick_tell_less(features, prior):

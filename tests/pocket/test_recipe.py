@@ -191,7 +191,7 @@ def test_finished_weights_without_their_work_need_no_autoencoder_training(finish
     again = Recipe(tmp_path, finished.weights)
     latents, scale = again.latents
     assert scale == finished.model.latent_scale
-    torch.testing.assert_close(latents, finished.latents[0], rtol=0, atol=0.02)  # half precision against single
+    torch.testing.assert_close(latents, finished.latents[0], rtol=0, atol=0.05)  # half precision against single
 
 
 def test_the_command_line_evaluates_the_weights_it_is_given(finished, tmp_path):
