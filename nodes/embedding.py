@@ -101,15 +101,21 @@ class UserEmbeddingEncoder(io.ComfyNode):
 
 
 def load_encoder() -> PosteriorEncoder:
-    """The shipped encoder, its tower on the device ComfyUI computes on; features of pictures are kept on disk."""
-    tower, prior = (folders.shipped_file(name) for name in ENCODER_FILES)
-    features = ClipFeatures.from_file(tower, cache_dir=feature_cache())
+    """The shipped encoder, its tower on the device ComfyUI computes on."""
+    encoder = read_encoder()
     patcher = comfy.model_patcher.ModelPatcher(  # not the dynamic one: open_clip's layers are not ComfyUI's
-        features.visual,
+        encoder.features.visual,
         load_device=comfy.model_management.get_torch_device(),
         offload_device=comfy.model_management.text_encoder_offload_device(),
     )
     comfy.model_management.load_model_gpu(patcher)
+    return encoder
+
+
+def read_encoder() -> PosteriorEncoder:
+    """The shipped encoder on the CPU; features of pictures are kept on disk."""
+    tower, prior = (folders.shipped_file(name) for name in ENCODER_FILES)
+    features = ClipFeatures.from_file(tower, cache_dir=folders.feature_cache())
     return PosteriorEncoder(features, PopulationPrior.load(prior))
 
 
@@ -137,13 +143,8 @@ def image_features(
         size=clip_vision.image_size,
         mean=clip_vision.image_mean,
         std=clip_vision.image_std,
-        cache_dir=feature_cache(),
+        cache_dir=folders.feature_cache(),
     )
-
-
-def feature_cache() -> Path:
-    """In a system user's folder, which ComfyUI does not serve: features reveal what pictures show."""
-    return Path(folder_paths.get_system_user_directory("ppd")) / "features"
 
 
 def report_of(embedding: Embedding, prior: PopulationPrior | None, skipped: list[PreferenceError]) -> str:
@@ -152,6 +153,8 @@ def report_of(embedding: Embedding, prior: PopulationPrior | None, skipped: list
     if prior is not None and embedding.uncertainty is not None:
         left = embedding.uncertainty / float(prior.covariance.trace())
         lines.append(f"Still open: {left:.0%} of the variance between people.")
+    if embedding.noise > 1:
+        lines.append(f"Picks contradict each other: read as {embedding.noise:g} times as noisy as most people's.")
     if skipped:
         lines += [f"Left out {len(skipped)}:", *map(str, skipped)]
     return "\n".join(lines)

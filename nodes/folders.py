@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 
@@ -53,6 +54,18 @@ def model_file(folder: str, name: str) -> Path:
     return Path(folder_paths.get_full_path_or_raise(folder, name))
 
 
+def feature_cache() -> Path:
+    """What encoders saw in pictures, in a system user's folder, which ComfyUI does not serve: it tells of them."""
+    return Path(folder_paths.get_system_user_directory("ppd")) / "features"
+
+
+def forget_features(digests: Iterable[str]) -> None:
+    """Erase what any encoder saw in the pictures of these hashes."""
+    for digest in digests:
+        for path in feature_cache().glob(f"*/{digest[:2]}/{digest}.npy"):
+            path.unlink()
+
+
 def taste_store() -> TasteStore:
     """The store of people and their picks, in a system user's folder, which ComfyUI does not serve over HTTP."""
     return _store(Path(folder_paths.get_system_user_directory("ppd")) / "taste")
@@ -96,6 +109,12 @@ def preference_set(name: str) -> Path:
         f"There is no preference set {name!r}: choose one of the list, or put a folder with {PAIRS_FILE} and its "
         "pictures into ComfyUI's input or datasets folder."
     )
+
+
+def new_preference_set(name: str) -> Path:
+    """A folder to be, of the datasets folder, named after somebody and the time."""
+    plain = "".join(letter if letter.isalnum() or letter in " -_" else "-" for letter in name).strip() or "person"
+    return Path(folder_paths.get_folder_paths("datasets")[0]) / f"{plain} {datetime.now():%Y-%m-%d %H-%M-%S}"
 
 
 def file_digest(path: Path) -> str:

@@ -1,115 +1,269 @@
-"""What the Taste panel asks of the server: questions, pictures, picks. Thin over the taste store."""
+"""What the Taste panel asks of the server: people, questions, pictures, picks. Thin over the taste store."""
 
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from comfy.cli_args import args
 
+from ..ppd.questions import Interview
 from ..ppd.store import Candidate, StoreError
 from . import folders
+from .announce import announce
+from .bodies import Body, HalfLife, Import, Named, Pick, read
+from .embedding import read_encoder
 
 PREFIX = "/ppd"
-LARGEST_BODY = 4096
-"""Bytes; a pick has about a hundred."""
+PAGE = 24
+"""Picks of a history's page."""
+LARGEST_NUMBER = 2**62
 
 
 def register(routes: web.RouteTableDef) -> None:
     """Add the panel's routes to ComfyUI's."""
+    person = f"{PREFIX}/people/{{person}}"
     routes.get(f"{PREFIX}/people")(people)
-    routes.get(f"{PREFIX}/people/{{person}}/question")(question)
+    routes.post(f"{PREFIX}/people")(add_person)
+    routes.delete(person)(delete_person)
+    routes.post(f"{person}/rename")(rename)
+    routes.post(f"{person}/duplicate")(duplicate)
+    routes.post(f"{person}/half_life")(set_half_life)
+    routes.post(f"{person}/export")(export)
+    routes.post(f"{person}/import")(import_pairs)
+    routes.get(f"{person}/question")(question)
+    routes.get(f"{person}/questions/{{candidate}}")(asked)
+    routes.get(f"{person}/history")(history)
+    routes.post(f"{person}/picks")(pick)
+    routes.post(f"{person}/undo")(undo)
     routes.get(f"{PREFIX}/pictures/{{digest}}")(picture)
-    routes.post(f"{PREFIX}/people/{{person}}/picks")(pick)
-    routes.post(f"{PREFIX}/people/{{person}}/undo")(undo)
+    routes.get(f"{PREFIX}/thumbnails/{{digest}}")(thumbnail)
+    routes.get(f"{PREFIX}/sets")(preference_sets)
+
+
+# People
 
 
 async def people(request: web.Request) -> web.Response:
-    """Everybody: id, name, picks, open."""
-    return await _answer(lambda: [asdict(person) for person in folders.taste_store().people()])
+    """Everybody, and whether all of ComfyUI's users share them."""
+
+    def work() -> Any:
+        everybody = [asdict(person) for person in folders.taste_store().people()]
+        return {"people": everybody, "shared": bool(args.multi_user)}
+
+    return await _answer(work)
+
+
+async def add_person(request: web.Request) -> web.Response:
+    """A new person by name."""
+    body = await read(request, Named)
+    return await _answer(lambda: asdict(folders.taste_store().add_person(body.name)))
+
+
+async def delete_person(request: web.Request) -> web.Response:
+    """Erase a person, the pictures nobody else has, and what was seen in them."""
+    person = request.match_info["person"]
+
+    def work() -> Any:
+        folders.forget_features(folders.taste_store().delete_person(person))
+        interview().forget(person)
+        announce(person)
+        return {}
+
+    return await _answer(work)
+
+
+async def rename(request: web.Request) -> web.Response:
+    """Another name for the person."""
+    person, body = request.match_info["person"], await read(request, Named)
+
+    def work() -> Any:
+        folders.taste_store().rename(person, body.name)
+        announce(person)
+        return asdict(folders.taste_store().person(person))
+
+    return await _answer(work)
+
+
+async def duplicate(request: web.Request) -> web.Response:
+    """A new person with the same questions and picks."""
+    person, body = request.match_info["person"], await read(request, Named)
+    return await _answer(lambda: asdict(folders.taste_store().duplicate(person, body.name)))
+
+
+async def set_half_life(request: web.Request) -> web.Response:
+    """How fast the person's picks fade; how the person stands then."""
+    person, body = request.match_info["person"], await read(request, HalfLife)
+
+    def work() -> Any:
+        folders.taste_store().set_half_life(person, body.picks)
+        return _changed(person)
+
+    return await _answer(work)
+
+
+async def export(request: web.Request) -> web.Response:
+    """Write the person's pairs as a preference set into the datasets folder: where."""
+    person = request.match_info["person"]
+    await read(request, Body)
+
+    def work() -> Any:
+        store = folders.taste_store()
+        path = folders.new_preference_set(store.person(person).name)
+        store.export(person, path)
+        return {"path": str(path)}
+
+    return await _answer(work)
+
+
+async def import_pairs(request: web.Request) -> web.Response:
+    """Take over the pairs of a preference set as picks: how many are new."""
+    person, body = request.match_info["person"], await read(request, Import)
+
+    def work() -> Any:
+        new = folders.taste_store().add_pairs(person, folders.preference_set(body.preference_set))
+        announce(person)
+        return {"new": new}
+
+    return await _answer(work)
+
+
+async def preference_sets(request: web.Request) -> web.Response:
+    """Names of the preference sets that can be taken over."""
+    return await _answer(folders.preference_sets)
+
+
+# Questions and picks
 
 
 async def question(request: web.Request) -> web.Response:
-    """The newest question of a person that has no answer, or null; and how the person stands."""
+    """How the person stands, and what to ask next or null."""
     person = request.match_info["person"]
     return await _answer(lambda: _state(person))
 
 
-async def picture(request: web.Request) -> web.StreamResponse:
-    """A picture by its sha256."""
-    try:
-        path = await asyncio.to_thread(folders.taste_store().picture, request.match_info["digest"])
-    except StoreError as error:
-        return web.json_response({"error": str(error)}, status=404)
-    headers = {"Content-Type": "image/png", "Cache-Control": "private, max-age=31536000, immutable"}
-    return web.FileResponse(path, headers=headers)
+async def asked(request: web.Request) -> web.Response:
+    """How the person stands, with one of their questions by its number, whether decided or not."""
+    person, number = request.match_info["person"], _number(request.match_info["candidate"])
+    return await _answer(lambda: _state(person, _theirs(person, number)))
 
 
-async def pick(request: web.Request) -> web.Response:
-    """Answer a question: {"candidate": number, "verdict": text, "request": text}; how the person stands then."""
-    person, body = (
-        request.match_info["person"],
-        await _body(request, {"candidate": int, "verdict": str, "request": str}),
-    )
+async def history(request: web.Request) -> web.Response:
+    """A page of decided questions, the latest pick first, `?before=` a pick's number."""
+    person, before = request.match_info["person"], _number(request.query.get("before", str(LARGEST_NUMBER)))
 
     def work() -> Any:
         store = folders.taste_store()
-        if store.candidate(body["candidate"]).person != store.person(person).id:
-            raise StoreError(f"Question {body['candidate']} was not asked of this person.")
-        store.pick(body["candidate"], body["verdict"], body["request"])
-        return _state(person)
+        page = store.history(store.person(person).id, before=before, limit=PAGE + 1)
+        return {"picks": [_shown(one) for one in page[:PAGE]], "more": len(page) > PAGE}
+
+    return await _answer(work)
+
+
+async def pick(request: web.Request) -> web.Response:
+    """Answer a question, for the first time or anew; how the person stands then."""
+    person, body = request.match_info["person"], await read(request, Pick)
+
+    def work() -> Any:
+        folders.taste_store().pick(_theirs(person, body.candidate).id, body.verdict, body.request)
+        return _changed(person)
 
     return await _answer(work)
 
 
 async def undo(request: web.Request) -> web.Response:
-    """Take back the person's latest pick: {"request": text}; how the person stands then."""
-    person, body = request.match_info["person"], await _body(request, {"request": str})
+    """Take back the person's latest pick; how the person stands then, with the question it was about."""
+    person, body = request.match_info["person"], await read(request, Body)
 
     def work() -> Any:
-        folders.taste_store().undo(folders.taste_store().person(person).id, body["request"])
-        return _state(person)
+        store = folders.taste_store()
+        undone = store.undo(store.person(person).id, body.request)
+        return _changed(person, undone)
 
     return await _answer(work)
 
 
-def _state(person: str) -> dict[str, Any]:
+# Pictures
+
+
+async def picture(request: web.Request) -> web.StreamResponse:
+    """A picture by its sha256."""
+    return await _file(lambda: folders.taste_store().picture(request.match_info["digest"]), "image/png")
+
+
+async def thumbnail(request: web.Request) -> web.StreamResponse:
+    """A small picture by the sha256 of the large one."""
+    return await _file(lambda: folders.taste_store().thumbnail(request.match_info["digest"]), "image/jpeg")
+
+
+async def _file(find: Callable[[], Path], content_type: str) -> web.StreamResponse:
+    try:
+        path = await asyncio.to_thread(find)
+    except StoreError as error:
+        return web.json_response({"error": str(error)}, status=404)
+    headers = {"Content-Type": content_type, "Cache-Control": "private, max-age=31536000, immutable"}
+    return web.FileResponse(path, headers=headers)
+
+
+# What the above are made of
+
+
+@lru_cache(maxsize=1)
+def interview() -> Interview:
+    """Asks by the shipped encoder on the CPU, so that a question waits for no model and takes none of its memory."""
+    return Interview(folders.taste_store(), read_encoder())
+
+
+def _theirs(person: str, number: int) -> Candidate:
     store = folders.taste_store()
-    somebody, inbox = store.person(person), store.inbox(person, limit=1)
-    return {"person": asdict(somebody), "question": _shown(inbox[0]) if inbox else None}
+    candidate = store.candidate(number)
+    if candidate.person != store.person(person).id:
+        raise StoreError(f"Question {number} was not asked of this person.")
+    return candidate
+
+
+def _changed(person: str, candidate: Candidate | None = None) -> dict[str, Any]:
+    announce(person)
+    return _state(person, candidate)
+
+
+def _state(person: str, candidate: Candidate | None = None) -> dict[str, Any]:
+    """How a person stands, and a question: `candidate`, or what to ask next."""
+    somebody = folders.taste_store().person(person)
+    next_one, embedding = interview().ask(person)
+    candidate = candidate or next_one
+    return {
+        "person": asdict(somebody),
+        "question": None if candidate is None else _shown(candidate),
+        "noise": embedding.noise,
+        "attributes": [],
+    }
 
 
 def _shown(candidate: Candidate) -> dict[str, Any]:
-    return {name: getattr(candidate, name) for name in ("id", "prompt", "first", "second")}
+    return {name: getattr(candidate, name) for name in ("id", "prompt", "first", "second", "verdict", "pick")}
 
 
-async def _body(request: web.Request, fields: dict[str, type]) -> dict[str, Any]:
-    """A small JSON object of exactly these fields, none longer than 200; anything else is a 400."""
-    expected = f"expected a JSON object of {', '.join(f'{name} ({kind.__name__})' for name, kind in fields.items())}"
-    if request.content_type != "application/json" or (request.content_length or LARGEST_BODY + 1) > LARGEST_BODY:
-        raise _bad(expected)
-    try:
-        body = await request.json()
-    except ValueError:
-        raise _bad(expected) from None
-    if not isinstance(body, dict) or {name: type(value) for name, value in body.items()} != fields:
-        raise _bad(expected)
-    if any(isinstance(value, str) and not 0 < len(value) <= 200 for value in body.values()):
-        raise _bad("expected texts of 1 to 200 characters")
-    if any(isinstance(value, int) and not 0 < value < 2**62 for value in body.values()):
-        raise _bad("expected a positive number")
-    return body
-
-
-def _bad(message: str) -> web.HTTPBadRequest:
-    return web.HTTPBadRequest(text=f"Bad request: {message}.")
+def _number(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or not 0 < int(text[:20]) <= LARGEST_NUMBER:
+        raise web.HTTPNotFound(text='{"error": "Expected a number."}', content_type="application/json")
+    return int(text)
 
 
 async def _answer(work: Callable[[], Any]) -> web.Response:
-    """What `work` returns, done in a thread; the store's refusals are a 404 with their sentence."""
+    """What `work` returns, done in a thread, or its refusal as one sentence: 404 for what is not there, 400 for what
+    cannot be used, 503 where the disk does not let us write."""
     try:
         return web.json_response(await asyncio.to_thread(work))
     except StoreError as error:
         return web.json_response({"error": str(error)}, status=404)
+    except ValueError as error:
+        return web.json_response({"error": str(error)}, status=400)
+    except (sqlite3.OperationalError, OSError) as error:
+        return web.json_response({"error": f"The taste store could not be used ({error})."}, status=503)

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import math
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from .encoders.posterior import PosteriorEncoder
+from .pairs import Picture, PreferenceError
+from .store import Candidate, StoreError, TasteStore, fade
+from .user_embedding import UserEmbedding
 
 LAMBDA = math.pi / 8
 """sigmoid(x) is about Phi(sqrt(LAMBDA) x) (MacKay 1992)."""
@@ -13,6 +21,8 @@ SPREAD = math.pi * math.log(2) / 2
 """H(Phi(x)) is about exp(-x^2 / (2 SPREAD)) in bits' shape: Houlsby's C squared."""
 ALIKE = 0.05
 """Differences that are apart by less than this share of their length, either way round, are one question."""
+NEWEST_EVERY = 3
+"""Each question of this number is the newest, so that what is being painted now is asked about too."""
 
 
 def information(differences: Tensor, mean: Tensor, covariance: Tensor) -> Tensor:
@@ -38,9 +48,104 @@ def asked_already(differences: Tensor, asked: Tensor) -> Tensor:
 
 def most_telling(differences: Tensor, asked: Tensor, mean: Tensor, covariance: Tensor) -> int | None:
     """The index of the candidate to ask next, None where all have been asked; of equals the first."""
-    if not len(differences):
-        return None
-    bits = information(differences, mean, covariance)
-    bits[asked_already(differences, asked)] = -math.inf
-    best = int(bits.argmax())
-    return None if bits[best] == -math.inf else best
+    order = information(differences, mean, covariance).argsort(descending=True, stable=True)
+    return _first_new(differences, order, asked)
+
+
+def newest(differences: Tensor, asked: Tensor) -> int | None:
+    """The index of the last candidate, the oldest being first, that has not been asked; None where all have."""
+    return _first_new(differences, torch.arange(len(differences)).flip(0), asked)
+
+
+def _first_new(differences: Tensor, order: Tensor, asked: Tensor) -> int | None:
+    for part in order.split(64):  # mostly the first decides, and all against all would be slow
+        new = part[~asked_already(differences[part], asked)]
+        if len(new):
+            return int(new[0])
+    return None
+
+
+@dataclass
+class _Filed:
+    """A person's readable candidates in the order they were filed: ids, their rows, phi(first) - phi(second) [n, d]."""
+
+    ids: list[int]
+    rows: dict[int, int]
+    differences: Tensor
+    seen: int = 0
+    """The last candidate that was looked at."""
+
+
+class Interview:
+    """Asks the people of a store, by what `encoder` sees in their candidates; threads may share it.
+
+    What was seen is kept in memory. A candidate with a picture that cannot be read is not asked.
+    """
+
+    def __init__(self, store: TasteStore, encoder: PosteriorEncoder) -> None:
+        self.store = store
+        self.encoder = encoder
+        self._filed: dict[str, _Filed] = {}
+        self._lock = threading.Lock()
+
+    def ask(self, person: str) -> tuple[Candidate | None, UserEmbedding]:
+        """What to ask the person next, and the user embedding behind the picks so far.
+
+        That is the most telling candidate, or each third time the newest; None where every candidate is decided, or
+        repeats one that is.
+        """
+        verdicts, filed = self.store.verdicts(person), self._read(person)
+        decided = [filed.rows[candidate] for candidate in verdicts if candidate in filed.rows]
+        is_open = torch.ones(len(filed.ids), dtype=torch.bool)
+        is_open[decided] = False
+        rows = is_open.nonzero().flatten()
+        x, asked = filed.differences[rows], filed.differences[decided]
+        embedding = self._embed(person, verdicts, filed)
+        assert embedding.covariance is not None
+        if len(verdicts) % NEWEST_EVERY == NEWEST_EVERY - 1:
+            found = newest(x, asked)
+        else:
+            found = most_telling(x / embedding.noise, asked / embedding.noise, embedding.u[0], embedding.covariance)
+        return (None if found is None else self.store.candidate(filed.ids[int(rows[found])])), embedding
+
+    def forget(self, person: str) -> None:
+        """Drop what was seen of a person's candidates."""
+        with self._lock:
+            self._filed.pop(person, None)
+
+    def _embed(self, person: str, verdicts: dict[int, str], filed: _Filed) -> UserEmbedding:
+        picks = [(filed.rows[one], what) for one, what in verdicts.items() if one in filed.rows and what != "skip"]
+        signs = torch.tensor([-1.0 if what == "second" else 1.0 for _, what in picks])
+        outcomes = torch.tensor([0.5 if what == "tie" else 1.0 for _, what in picks])
+        differences = filed.differences[[row for row, _ in picks]] * signs[:, None]
+        weights = torch.tensor(fade(len(picks), self.store.person(person).half_life))
+        return self.encoder.encode_differences(differences, outcomes, weights)
+
+    def _read(self, person: str) -> _Filed:
+        """The person's candidates, those filed since the last time looked at now."""
+        with self._lock:
+            filed = self._filed.get(person) or _Filed([], {}, torch.empty(0, self.encoder.prior.dim))
+            new = self.store.pictures_of(person, after=filed.seen)
+            if not new:
+                return filed
+            phi = self._look({digest for _, *pair in new for digest in pair})
+            kept = [(one, phi[first] - phi[second]) for one, first, second in new if {first, second} <= phi.keys()]
+            ids = filed.ids + [one for one, _ in kept]
+            differences = torch.cat([filed.differences, *(difference[None] for _, difference in kept)])
+            # Another object, not this one changed: another thread may be at work with it
+            filed = _Filed(ids, {one: row for row, one in enumerate(ids)}, differences, seen=new[-1][0])
+            self._filed[person] = filed
+            return filed
+
+    def _look(self, digests: set[str]) -> dict[str, Tensor]:
+        """phi / noise [d] of every picture that can be read, by its hash."""
+        pictures: dict[str, Picture] = {}
+        for digest in digests:
+            with suppress(StoreError):
+                pictures[digest] = Picture(self.store.picture(digest))
+        broken: dict[int, PreferenceError] = {}
+        features = self.encoder.features.picture_features(list(pictures.values()), broken=broken)
+        phi = self.encoder.prior.whiten(features) / self.encoder.prior.noise
+        return {
+            digest: row for index, (digest, row) in enumerate(zip(pictures, phi, strict=True)) if index not in broken
+        }

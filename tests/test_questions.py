@@ -7,9 +7,13 @@ import time
 
 import pytest
 import torch
+from PIL import Image
 
 from ppd.encoders.posterior import fit_posterior
-from ppd.questions import asked_already, information, most_telling
+from ppd.pairs import Picture
+from ppd.pocket.studio import load_encoder
+from ppd.questions import Interview, asked_already, information, most_telling, newest
+from ppd.store import StoreError, TasteStore
 
 
 def draw(*shape, seed=0):
@@ -82,3 +86,118 @@ def test_ten_thousand_candidates_take_no_time():
     start = time.process_time()
     most_telling(x, x[:100], torch.zeros(48), covariance)
     assert time.process_time() - start < 0.1
+
+
+def test_the_newest_that_is_no_repetition():
+    x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.01]])
+    assert newest(x, x[:0]) == 2
+    assert newest(x, x[:1]) == 1
+    assert newest(x, x) is None
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return load_encoder()
+
+
+@pytest.fixture
+def store(tmp_path):
+    return TasteStore(tmp_path / "store")
+
+
+def plain(*colour):
+    return Picture.from_image(Image.new("RGB", (64, 64), colour))
+
+
+def fill(store, person, pairs):
+    return [store.add_candidate(person, f"prompt {number}", *pair) for number, pair in enumerate(pairs)]
+
+
+PAIRS = [
+    (plain(128, 128, 128), plain(129, 128, 128)),  # tells next to nothing
+    (plain(200, 40, 40), plain(40, 40, 200)),
+    (plain(20, 20, 20), plain(230, 230, 230)),
+    (plain(40, 200, 40), plain(128, 128, 128)),
+]
+
+
+def test_an_interview_asks_everything_once_and_the_dull_pair_last(store, encoder):
+    aki = store.add_person("Aki").id
+    candidates = fill(store, aki, PAIRS)
+    interview, asked = Interview(store, encoder), []
+    while (question := interview.ask(aki)[0]) is not None:
+        asked.append(question.id)
+        store.pick(question.id, "skip" if len(asked) == 1 else "first", f"r{len(asked)}")
+    assert sorted(asked) == candidates
+    assert asked[2] == max(set(candidates) - set(asked[:2]))  # the third question is the newest
+    assert asked[3] == candidates[0]
+    assert interview.ask(aki)[1].pairs == 3
+
+
+def test_new_candidates_picks_and_undo_are_seen(store, encoder):
+    aki = store.add_person("Aki").id
+    interview = Interview(store, encoder)
+    assert interview.ask(aki)[0] is None
+    (first,) = fill(store, aki, PAIRS[1:2])
+    assert interview.ask(aki)[0].id == first
+    store.pick(first, "second", "r1")
+    assert interview.ask(aki)[0] is None
+    repeated = store.add_candidate(aki, "again", *reversed(PAIRS[1]))
+    assert interview.ask(aki)[0] is None
+    store.undo(aki, "u1")
+    assert interview.ask(aki)[0].id in (first, repeated)
+
+
+def test_an_interview_learns_what_the_encoder_does(store, encoder):
+    """The embedding behind picks, ties, revisions and fading is that of the person's pairs."""
+    aki = store.add_person("Aki").id
+    for candidate, verdict in zip(fill(store, aki, PAIRS), ("second", "tie", "skip", "first"), strict=True):
+        store.pick(candidate, verdict, f"r{candidate}")
+    store.set_half_life(aki, 2)
+    learned, encoded = Interview(store, encoder).ask(aki)[1], encoder.encode(store.pairs(aki))
+    torch.testing.assert_close(learned.u, encoded.u, rtol=0, atol=1e-5)
+    assert learned.pairs == encoded.pairs == 3
+
+
+def test_exported_and_imported_picks_make_the_same_embedding_to_the_last_bit(store, encoder, tmp_path):
+    aki, bo = (store.add_person(name).id for name in ("Aki", "Bo"))
+    for candidate, verdict in zip(fill(store, aki, PAIRS), ("second", "tie", "skip", "first"), strict=True):
+        store.pick(candidate, verdict, f"r{candidate}")
+    store.export(aki, tmp_path / "set")
+    store.add_pairs(bo, tmp_path / "set")
+    first, second = encoder.encode(store.pairs(aki)), encoder.encode(store.pairs(bo))
+    assert torch.equal(first.u, second.u) and torch.equal(first.covariance_factor, second.covariance_factor)
+
+
+def test_a_picture_that_was_lost_is_not_asked_about(store, encoder):
+    aki = store.add_person("Aki").id
+    candidates = fill(store, aki, PAIRS[1:3])
+    store.picture(PAIRS[2][0].digest).unlink()
+    assert Interview(store, encoder).ask(aki)[0].id == candidates[0]
+
+
+def test_whoever_was_deleted_is_not_asked(store, encoder):
+    aki = store.add_person("Aki").id
+    fill(store, aki, PAIRS[1:2])
+    interview = Interview(store, encoder)
+    interview.ask(aki)
+    store.delete_person(aki)
+    interview.forget(aki)
+    with pytest.raises(StoreError, match="no person"):
+        interview.ask(aki)
+
+
+def test_ten_thousand_pairs_with_a_thousand_picks_are_asked_fast(store, encoder):
+    aki = store.add_person("Aki").id
+    digests = [store._keep(plain(*colour)) for colour in torch.randint(0, 256, (200, 3)).tolist()]
+    with store._writing() as database:
+        for number in range(10_000):
+            pair = digests[number % 200], digests[(number // 200 + 3 * number + 1) % 200]
+            candidate = store._insert_candidate(database, aki, f"{number}", "p", *pair, "{}", "2026-01-01")
+            if number < 1000:
+                store._insert_pick(database, candidate, "first", "2026-01-01", f"r{number}")
+    interview = Interview(store, encoder)
+    interview.ask(aki)
+    start = time.process_time()
+    interview.ask(aki)
+    assert time.process_time() - start < 0.05

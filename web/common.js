@@ -14,8 +14,9 @@ export async function loadWords() {
     words = { ...all.en, ...all[app.extensionManager.setting.get("Comfy.Locale")] };
 }
 
-export function t(key, values = {}) {
-    return (words[key] ?? key).replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
+// Words by their key in locales/*/main.json, with {values} filled in
+export function t(key, values = {}, fallback = key) {
+    return (words[key] ?? fallback).replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
 }
 
 export function element(tag, properties = {}, ...children) {
@@ -28,12 +29,12 @@ export function element(tag, properties = {}, ...children) {
 const request = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 
 // What a route answers; with a body it is a POST, whose repetition by the network counts once.
-export async function ask(path, body) {
-    const options = body && {
-        method: "POST",
-        headers: { "Content-Type": "application/json" },
-        body: JSON.stringify({ ...body, request: request() }),
-    };
+export async function ask(path, body, method = body ? "POST" : "GET") {
+    const options = { method };
+    if (body) {
+        options.headers = { "Content-Type": "application/json" };
+        options.body = JSON.stringify({ ...body, request: request() });
+    }
     const answer = await api.fetchApi(`/ppd/${path}`, options);
     if (!answer.ok) throw new Error((await answer.json().catch(() => null))?.error ?? answer.statusText);
     return answer.json();

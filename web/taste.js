@@ -1,34 +1,11 @@
-// The sidebar tab "Taste": the newest question of a person, A beside B, answered by mouse or by key.
+// The sidebar tab "Taste": questions about pairs of pictures, what has been answered, and what was learned.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
+import { CHANGED, VERDICTS, ask, element, loadWords, t } from "./common.js";
+import * as parts from "./taste_parts.js";
 
-const KEYS = { ArrowLeft: "first", ArrowRight: "second", ArrowUp: "tie", ArrowDown: "skip" };
-const STYLE = `
-.ppd-taste { display: flex; flex-direction: column; gap: 8px; padding: 12px; height: 100%; overflow: auto; outline: none; }
-.ppd-taste .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 8px; }
-.ppd-taste button, .ppd-taste select { color: var(--input-text); background: var(--comfy-input-bg);
-  border: 1px solid var(--border-color); border-radius: 6px; padding: 6px 10px; cursor: pointer; }
-.ppd-taste button:focus-visible, .ppd-taste:focus-visible { outline: 2px solid var(--p-primary-color, #4a90d9); }
-.ppd-taste .picture { padding: 0; overflow: hidden; }
-.ppd-taste .picture img { display: block; width: 100%; }
-.ppd-taste .row { display: flex; flex-wrap: wrap; gap: 8px; }`;
-
-function element(tag, properties = {}, ...children) {
-    const made = Object.assign(document.createElement(tag), properties);
-    made.append(...children);
-    return made;
-}
-
-async function ask(path, body) {
-    const options = body && {
-        method: "POST",
-        headers: { "Content-Type": "application/json" },
-        body: JSON.stringify({ ...body, request: crypto.randomUUID() }),
-    };
-    const answer = await api.fetchApi(`/ppd/${path}`, options);
-    if (!answer.ok) throw new Error((await answer.text()).slice(0, 300));
-    return answer.json();
-}
+const TAB = "ppd-taste";
+const LAST_PERSON = "ppd.person";
 
 class Panel {
     constructor(root) {
@@ -36,119 +13,194 @@ class Panel {
         root.classList.add("ppd-taste");
         root.tabIndex = 0;
         root.setAttribute("role", "region");
-        root.setAttribute("aria-label", "Taste");
+        root.setAttribute("aria-label", t("taste"));
         root.addEventListener("keydown", (event) => this.onKey(event));
-        this.collected = () => this.refresh();
-        api.addEventListener("execution_success", this.collected);
-        this.refresh();
+        this.sections = Object.fromEntries(["header", "notice", "question", "learned", "history", "settings"].map(
+            (name) => [name, element("div", { className: name })]));
+        this.sections.notice.setAttribute("role", "status");
+        root.replaceChildren(...Object.values(this.sections));
+        this.onChanged = ({ detail }) => this.changedElsewhere(detail.person);
+        api.addEventListener(CHANGED, this.onChanged);
+        this.run(() => this.open(localStorage.getItem(LAST_PERSON)));
     }
 
     close() {
-        api.removeEventListener("execution_success", this.collected);
+        api.removeEventListener(CHANGED, this.onChanged);
     }
 
     onKey(event) {
-        if (event.ctrlKey || event.metaKey || event.altKey || event.target.tagName === "SELECT") return;
+        if (event.ctrlKey || event.metaKey || event.altKey || ["SELECT", "INPUT"].includes(event.target.tagName)) return;
         const undo = event.key.toLowerCase() === "u";
-        if (!undo && !(event.key in KEYS)) return;
+        if (!undo && !(event.key in VERDICTS)) return;
         event.preventDefault();
         event.stopPropagation(); // never the graph's
-        if (undo) this.send(() => ask(`people/${this.state.person.id}/undo`, {}));
-        else this.pick(KEYS[event.key]);
+        if (undo) this.undo();
+        else this.pick(VERDICTS[event.key]);
     }
 
-    pick(verdict) {
-        const { person, question } = this.state ?? {};
-        if (question) this.send(() => ask(`people/${person.id}/picks`, { candidate: question.id, verdict }));
-    }
-
-    // One answer at a time: a second press while the first is on its way would answer a question not yet seen
-    async send(request) {
-        if (this.busy || !this.state) return;
+    // One request at a time: a second press while the first is on its way would answer a question not yet seen
+    async run(work) {
+        if (this.busy) return;
         this.busy = true;
         try {
-            this.show(await request());
+            this.notify("");
+            await work();
         } catch (error) {
-            this.complain(error);
+            this.notify(t("failed", { error: error.message }));
         } finally {
             this.busy = false;
         }
     }
 
-    async refresh() {
-        try {
-            this.people = await ask("people");
-            const chosen = this.people.find((person) => person.id === this.state?.person.id) ?? this.people[0];
-            this.show(chosen ? await ask(`people/${chosen.id}/question`) : null);
-        } catch (error) {
-            this.complain(error);
+    notify(text) {
+        this.sections.notice.textContent = text;
+    }
+
+    // Show a person, by default the first, and what to ask next
+    async open(person) {
+        const { people, shared } = await ask("people");
+        Object.assign(this, { people, shared });
+        const chosen = people.find(({ id }) => id === person) ?? people[0];
+        this.history = { picks: [], more: false };
+        await this.show(chosen ? await ask(`people/${chosen.id}/question`) : null);
+    }
+
+    async show(state) {
+        this.state = state;
+        if (state) {
+            localStorage.setItem(LAST_PERSON, state.person.id);
+            this.people = this.people.map((person) => (person.id === state.person.id ? state.person : person));
+            this.history = await ask(`people/${state.person.id}/history`);
+        }
+        this.render();
+    }
+
+    pick(verdict) {
+        const { person, question } = this.state ?? {};
+        if (question) {
+            this.run(async () => this.show(await ask(`people/${person.id}/picks`, { candidate: question.id, verdict })));
         }
     }
 
-    complain(error) {
-        this.root.append(element("p", { role: "alert", textContent: `Not saved: ${error.message}` }));
+    undo() {
+        if (this.state) this.run(async () => this.show(await ask(`people/${this.state.person.id}/undo`, {})));
     }
 
-    show(state) {
-        this.state = state;
-        const { person, question } = state ?? {};
-        const parts = [];
-        if (person) parts.push(this.selector(person), this.progress(person));
-        if (question) parts.push(this.pair(question), element("p", { textContent: question.prompt }), this.choices());
-        else parts.push(element("p", { textContent: "No question waits. Run a workflow with the node Collect Preferences, "
-            + "and its pictures come here two by two." }));
+    revise(candidate) {
+        this.run(async () => {
+            await this.show(await ask(`people/${this.state.person.id}/questions/${candidate}`));
+            this.root.scrollTop = 0;
+        });
+    }
+
+    next() {
+        this.run(() => this.open(this.state.person.id));
+    }
+
+    async more() {
+        const before = this.history.picks.at(-1).pick;
+        this.run(async () => {
+            const page = await ask(`people/${this.state.person.id}/history?before=${before}`);
+            this.history = { picks: [...this.history.picks, ...page.picks], more: page.more };
+            this.render();
+        });
+    }
+
+    // Something was filed or answered in a workflow or in another window. The question that is being looked at stays,
+    // unless it has its answer now
+    async changedElsewhere(person) {
+        const shown = this.state?.question;
+        if (this.busy) return;
+        if (!this.state || person !== this.state.person.id) {
+            const { people } = await ask("people");
+            this.people = people;
+            if (this.state) this.render();
+            else this.run(() => this.open(person));
+            return;
+        }
+        this.run(async () => {
+            const state = shown && (await ask(`people/${person}/questions/${shown.id}`).catch(() => null));
+            if (state && state.question.verdict === shown.verdict) await this.show(state);
+            else await this.open(person);
+        });
+    }
+
+    person(action) {
+        const { person } = this.state ?? {};
+        const { dialog } = app.extensionManager;
+        const named = async (title, path, start) => {
+            const name = await dialog.prompt({ title, message: t("name"), defaultValue: start });
+            if (name?.trim()) await this.open((await ask(path, { name })).id);
+        };
+        const actions = {
+            add: () => named(t("add"), "people", ""),
+            rename: () => named(t("rename"), `people/${person.id}/rename`, person.name),
+            duplicate: () => named(t("duplicate"), `people/${person.id}/duplicate`, `${person.name} 2`),
+            export: async () => this.notify(t("exported", await ask(`people/${person.id}/export`, {}))),
+            delete: async () => {
+                const message = t("delete_message", person);
+                if (await dialog.confirm({ title: t("delete"), message, type: "delete" })) {
+                    await ask(`people/${person.id}`, undefined, "DELETE");
+                    await this.open();
+                }
+            },
+        };
+        this.run(actions[action]);
+    }
+
+    take(name) {
+        this.run(async () => {
+            const { person } = this.state;
+            const { new: count } = await ask(`people/${person.id}/import`, { preference_set: name });
+            await this.open(person.id);
+            this.notify(t("imported", { count }));
+        });
+    }
+
+    fade(picks) {
+        this.run(async () => this.show(await ask(`people/${this.state.person.id}/half_life`, { picks })));
+    }
+
+    render() {
+        const { header, question, learned, history, settings } = this.sections;
         const focused = this.root.contains(document.activeElement);
-        this.root.replaceChildren(...parts);
-        if (focused) this.root.focus();
+        header.replaceChildren(...parts.header(this));
+        question.replaceChildren(...parts.question(this));
+        learned.replaceChildren(...parts.learned(this));
+        history.replaceChildren(...parts.history(this));
+        if (!settings.contains(document.activeElement)) settings.replaceChildren(...parts.settings(this));
+        if (focused && !this.root.contains(document.activeElement)) this.root.focus();
     }
+}
 
-    selector(current) {
-        const options = this.people.map((person) => element("option", { value: person.id, textContent: person.name,
-            selected: person.id === current.id }));
-        const select = element("select", { ariaLabel: "Person" }, ...options);
-        select.addEventListener("change", () => this.send(() => ask(`people/${select.value}/question`)));
-        return select;
-    }
-
-    progress({ picks, open }) {
-        return element("p", { className: "progress", ariaLive: "polite", textContent: `${picks} picks, ${open} questions wait` });
-    }
-
-    pair({ first, second }) {
-        const sides = [["first", first, "Left"], ["second", second, "Right"]].map(([verdict, digest, name]) => {
-            const image = element("img", { src: api.apiURL(`/ppd/pictures/${digest}`), alt: `${name} picture` });
-            const button = element("button", { className: "picture", ariaLabel: `${name} is better` }, image);
-            button.addEventListener("click", () => this.pick(verdict));
-            return button;
-        });
-        return element("div", { className: "pair" }, ...sides);
-    }
-
-    choices() {
-        const buttons = [["tie", "Neither (\u2191)"], ["skip", "Skip (\u2193)"]].map(([verdict, text]) => {
-            const button = element("button", { textContent: text });
-            button.addEventListener("click", () => this.pick(verdict));
-            return button;
-        });
-        const undo = element("button", { textContent: "Undo (U)" });
-        undo.addEventListener("click", () => this.send(() => ask(`people/${this.state.person.id}/undo`, {})));
-        return element("div", { className: "row" }, ...buttons, undo);
-    }
+// The count of what waits, on the tab's icon. A string on the registered tab: a function is asked once only
+async function showBadge() {
+    const { people } = await ask("people");
+    const waiting = people.reduce((total, { open }) => total + open, 0);
+    const tab = app.extensionManager.sidebarTab.sidebarTabs.find(({ id }) => id === TAB);
+    if (tab) tab.iconBadge = waiting ? String(waiting) : null;
 }
 
 app.registerExtension({
     name: "ppd.taste",
-    setup() {
-        document.head.append(element("style", { textContent: STYLE }));
+    async setup() {
+        await loadWords();
+        document.head.append(element("link", { rel: "stylesheet", href: new URL("taste.css", import.meta.url).href }));
         let panel;
         app.extensionManager.registerSidebarTab({
-            id: "ppd-taste",
+            id: TAB,
             icon: "pi pi-heart",
-            title: "Taste",
-            tooltip: "Taste: pick the better picture",
+            title: t("taste"),
+            tooltip: t("tooltip"),
             type: "custom",
-            render: (root) => { panel = new Panel(root); },
+            render: async (root) => {
+                await loadWords();
+                panel?.close();
+                panel = new Panel(root);
+            },
             destroy: () => panel?.close(),
         });
+        api.addEventListener(CHANGED, showBadge);
+        await showBadge();
     },
 });

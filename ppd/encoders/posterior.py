@@ -31,7 +31,7 @@ VERSION = "1"
 PEOPLE_PER_BATCH = 256
 MOST_STEPS = 100
 PRIOR_SCALES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
-NOISES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+NOISES = (1.0, 1.5, 2.5, 4.0)
 """Scales of a person's pick noise, against that of the population the prior was fitted on."""
 NOISE_SPREAD = 0.5
 """Standard deviation over people of the logarithm of that scale, as assumed before any pick."""

@@ -1,10 +1,6 @@
-"""The Taste panel and its routes: a pick by mouse and by key, undo, what is refused, what never reaches the graph."""
+"""The tab Taste in the real frontend: picks by mouse and by key, what is kept, and what never reaches the graph."""
 
 from __future__ import annotations
-
-import json
-import urllib.error
-import urllib.request
 
 import pytest
 from PIL import Image
@@ -13,6 +9,7 @@ from ppd.pairs import Picture
 from ppd.store import TasteStore
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.browser]
+GRAPH = "JSON.stringify(app.graph.serialize())"
 
 
 @pytest.fixture
@@ -22,133 +19,180 @@ def store(server):
 
 @pytest.fixture
 def somebody(store, request):
-    """A new person with three questions, red against blue pictures; the newest comes first."""
+    """A new person with three questions, red against blue pictures."""
     person = store.add_person(request.node.name[:60]).id
-    colours = [((250, number, 0), (0, number, 250)) for number in range(3)]
-    asked = [
-        store.add_candidate(
-            person, f"question {number}", *(Picture.from_image(Image.new("RGB", (64, 64), c)) for c in pair)
-        )
-        for number, pair in enumerate(colours)
-    ]
-    yield person, asked[::-1]
-    store.delete_person(person)
-
-
-def call(server, path, body=None, content_type="application/json"):
-    """Status and text of an answer."""
-    data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-    request = urllib.request.Request(f"{server.url}/ppd/{path}", data, {"Content-Type": content_type})
-    try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return answer.status, answer.read()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read()
-
-
-def test_questions_are_answered_over_http(server, store, somebody):
-    person, asked = somebody
-    status, answer = call(server, f"people/{person}/question")
-    question = json.loads(answer)["question"]
-    assert (status, question["id"], question["prompt"]) == (200, asked[0], "question 2")
-    assert call(server, f"pictures/{question['first']}") == (200, store.picture(question["first"]).read_bytes())
-    for _ in range(2):  # a request that is sent twice counts once
-        body = {"candidate": asked[0], "verdict": "second", "request": "one"}
-        status, answer = call(server, f"people/{person}/picks", body)
-        assert (status, json.loads(answer)["question"]["id"]) == (200, asked[1])
-    assert [(one.id, one.verdict) for one in store.history(person)] == [(asked[0], "second")]
-    status, answer = call(server, f"people/{person}/undo", {"request": "two"})
-    assert json.loads(answer)["question"]["id"] == asked[0]
-    assert store.history(person) == []
-
-
-def test_bad_requests_are_refused_and_write_nothing(server, store, somebody):
-    person, asked = somebody
-    other = store.add_person("somebody else").id
-    good = {"candidate": asked[0], "verdict": "first", "request": "r"}
-    bodies = [
-        b"{",
-        b"[]",
-        b"x" * 5000,
-        {},
-        {**good, "more": 1},
-        {**good, "candidate": "1"},
-        {**good, "candidate": True},
-        {**good, "candidate": -1},
-        {**good, "candidate": 10**30},
-        {**good, "request": ""},
-        {**good, "request": "r" * 201},
-    ]
-    assert {call(server, f"people/{person}/picks", body)[0] for body in bodies} == {400}
-    assert call(server, f"people/{person}/picks", good, "text/plain")[0] == 400
-    refused = [
-        call(server, f"people/{person}/picks", {**good, "verdict": "left"}),
-        call(server, f"people/{person}/picks", {**good, "candidate": 10**6}),
-        call(server, f"people/{other}/picks", good),
-        call(server, "people/nobody/question"),
-        call(server, "people/nobody/undo", {"request": "r"}),
-        call(server, f"pictures/{'0' * 64}"),
-        call(server, "pictures/..%2Ftaste.sqlite3"),
-    ]
-    assert {status for status, _ in refused} == {404}
-    assert all(b"Traceback" not in text for _, text in refused)
-    assert store.history(person) == store.history(other) == []
-    store.delete_person(other)
-
-
-def test_a_foreign_page_cannot_pick(server, store, somebody):
-    """ComfyUI's own protection: a request that a browser marks as from elsewhere."""
-    person, asked = somebody
-    body = json.dumps({"candidate": asked[0], "verdict": "first", "request": "r"}).encode()
-    headers = {"Content-Type": "application/json", "Origin": "http://evil.example", "Host": "127.0.0.1"}
-    request = urllib.request.Request(f"{server.url}/ppd/people/{person}/picks", body, headers)
-    with pytest.raises(urllib.error.HTTPError) as error:
-        urllib.request.urlopen(request, timeout=30)
-    assert error.value.code == 403
-    assert store.history(person) == []
+    colours = [((250, 80 * number, 0), (0, 80 * number, 250)) for number in range(3)]
+    for number, pair in enumerate(colours):
+        pictures = (Picture.from_image(Image.new("RGB", (64, 64), colour)) for colour in pair)
+        store.add_candidate(person, f"question {number}", *pictures)
+    yield person
+    if person in {one.id for one in store.people()}:
+        store.delete_person(person)
 
 
 @pytest.fixture
-def page(server, chromium):
-    page = chromium.new_page(viewport={"width": 1400, "height": 900})
+def open_panel(server, chromium):
+    """Opens the frontend with the tab Taste and a person chosen, in a window of its own; complaints are collected."""
+    contexts = []
+
+    def open_(person, language="en"):
+        context = chromium.new_context(viewport={"width": 1400, "height": 900})
+        contexts.append(context)
+        page = context.new_page()
+        page.complaints = []
+        page.on("pageerror", lambda error: page.complaints.append(str(error)))
+        page.on(
+            "console",
+            lambda message: (
+                message.type == "error"
+                and ("ppd" in message.text or "/extensions/personalized" in message.location.get("url", ""))
+                and page.complaints.append(message.text)
+            ),
+        )
+        page.add_init_script(f"localStorage.setItem('ppd.person', '{person}')")
+        show(server, page, language)
+        return page
+
+    yield open_
+    complaints = [line for context in contexts for page in context.pages for line in page.complaints]
+    for context in contexts:
+        context.close()
+    assert not complaints
+
+
+def show(server, page, language="en"):
     page.goto(server.url, wait_until="domcontentloaded")
     page.wait_for_function("window.app?.extensionManager && window.app.canvas && window.app.graph", timeout=90_000)
     page.wait_for_function("'PreferenceCollector' in LiteGraph.registered_node_types", timeout=90_000)
     page.evaluate("app.extensionManager.setting.set('Comfy.TutorialCompleted', true)")
-    page.evaluate("app.extensionManager.sidebarTab.toggleSidebarTab('ppd-taste')")
-    page.wait_for_selector(".ppd-taste")
-    yield page
-    page.close()
+    page.evaluate(f"app.extensionManager.setting.set('Comfy.Locale', '{language}')")
+    page.wait_for_function("app.extensionManager.sidebarTab.sidebarTabs.some(tab => tab.id === 'ppd-taste')")
+    if not page.locator(".ppd-taste").count():
+        page.evaluate("app.extensionManager.sidebarTab.toggleSidebarTab('ppd-taste')")
+    page.locator(".ppd-taste .header button").first.wait_for()
 
 
-def test_the_panel_picks_by_mouse_and_key_and_leaves_the_graph_alone(server, store, somebody, page, tmp_path):
-    person, asked = somebody
-    graph = "JSON.stringify(app.graph.serialize())"
-    page.locator(".ppd-taste select").select_option(person)
-    page.get_by_text("question 2").wait_for()
-    before = page.evaluate(graph)
+def shown(page):
+    """The prompt of the question that is looked at."""
+    return page.locator(".ppd-taste .prompt").inner_text()
+
+
+def wait_for_picks(page, picks, waiting):
+    page.locator(".ppd-taste .progress").get_by_text(f"{picks} picks, {waiting} questions wait").wait_for()
+
+
+def test_picks_by_mouse_and_by_key_leave_the_graph_alone(server, store, somebody, open_panel):
+    page = open_panel(somebody)
+    wait_for_picks(page, 0, 3)
+    before, asked = page.evaluate(GRAPH), []
+    asked.append(shown(page))
     page.get_by_label("Left is better").click()
-    page.get_by_text("question 1").wait_for()
+    wait_for_picks(page, 1, 2)
     panel = page.locator(".ppd-taste")
-    panel.focus()
-    for key, shown in (("ArrowRight", "question 0"), ("ArrowUp", "No question waits"), ("u", "question 0")):
+    assert page.evaluate("document.activeElement === document.querySelector('.ppd-taste')")
+    for key, picks, waiting in (("ArrowRight", 2, 1), ("ArrowUp", 3, 0), ("u", 2, 1), ("ArrowDown", 2, 0)):
+        if waiting == 1 and key != "u" or key == "ArrowUp":
+            asked.append(shown(page))
         panel.press(key)
-        page.get_by_text(shown).wait_for()
-    page.screenshot(path=tmp_path / "panel.png")
-    standing = [(one.id, one.verdict) for one in store.history(person)]
-    assert standing == [(asked[1], "second"), (asked[0], "first")]
-    assert page.evaluate(graph) == before
-    page.reload(wait_until="domcontentloaded")
-    assert [(one.id, one.verdict) for one in store.history(person)] == standing
+        wait_for_picks(page, picks, waiting)
+        assert page.evaluate(GRAPH) == before
+    assert page.locator(".ppd-taste .empty").inner_text().startswith("No question waits.")
+    standing = [(one.prompt, one.verdict) for one in store.history(somebody)]
+    assert standing == list(zip(asked[::-1], ("skip", "second", "first"), strict=True))
+    show(server, page)  # nothing is lost by a reload
+    wait_for_picks(page, 2, 0)
+    assert page.locator(".ppd-taste .entry").count() == 3
 
 
-def test_keys_typed_elsewhere_pick_nothing(server, store, somebody, page):
-    person, _ = somebody
-    page.locator(".ppd-taste select").select_option(person)
-    page.get_by_text("question 2").wait_for()
+def test_keys_typed_elsewhere_and_the_frontends_own_pick_nothing(store, somebody, open_panel):
+    page = open_panel(somebody)
+    wait_for_picks(page, 0, 3)
     page.evaluate("document.body.append(Object.assign(document.createElement('textarea'), {id: 'elsewhere'}))")
     page.locator("#elsewhere").focus()
-    for key in ("ArrowLeft", "ArrowUp", "u", "1"):
+    for key in ("ArrowLeft", "ArrowUp", "u", "1", "2"):
         page.keyboard.press(key)
-    page.wait_for_timeout(500)
-    assert store.history(person) == []
+    page.locator(".ppd-taste select").first.focus()
+    page.keyboard.press("u")
+    page.locator(".ppd-taste").focus()
+    for key in ("Control+z", "1", "a", "Control+ArrowLeft"):
+        page.keyboard.press(key)
+    page.wait_for_timeout(300)
+    assert store.history(somebody) == []
+
+
+def test_an_old_pick_is_revised_from_the_history(store, somebody, open_panel):
+    page = open_panel(somebody)
+    wait_for_picks(page, 0, 3)
+    first = shown(page)
+    page.locator(".ppd-taste").press("ArrowLeft")
+    wait_for_picks(page, 1, 2)
+    page.get_by_label(f"You picked the left. {first}").click()
+    page.get_by_text("Answered before.").wait_for()
+    assert shown(page) == first
+    page.get_by_role("button", name="Back").click()
+    page.get_by_text("Answered before.").wait_for(state="detached")
+    page.get_by_label(f"You picked the left. {first}").click()
+    page.get_by_text("Answered before.").wait_for()
+    page.get_by_label("Right is better").click()
+    page.get_by_label(f"You picked the right. {first}").wait_for()
+    assert [(one.prompt, one.verdict) for one in store.history(somebody)] == [(first, "second")]
+
+
+def test_two_windows_show_the_same(store, somebody, open_panel):
+    one, other = open_panel(somebody), open_panel(somebody)
+    for page in (one, other):
+        wait_for_picks(page, 0, 3)
+    one.locator(".ppd-taste").press("ArrowLeft")
+    wait_for_picks(one, 1, 2)
+    wait_for_picks(other, 1, 2)  # without a touch
+    other.locator(".ppd-taste").press("ArrowRight")
+    wait_for_picks(one, 2, 1)
+    assert len(store.history(somebody)) == 2
+    looked_at = shown(one)
+    pictures = (Picture.from_image(Image.new("RGB", (64, 64), colour)) for colour in ((0, 90, 0), (90, 0, 90)))
+    store.add_candidate(somebody, "filed meanwhile", *pictures)
+    other.locator(".ppd-taste .entry").first.click()
+    other.get_by_text("Answered before.").wait_for()
+    other.get_by_role("button", name="Neither").click()
+    wait_for_picks(one, 2, 2)
+    assert shown(one) == looked_at  # what is looked at stays where it is
+
+
+def test_people_are_switched_made_and_deleted(server, store, somebody, open_panel):
+    page = open_panel(somebody)
+    wait_for_picks(page, 0, 3)
+    page.get_by_text("Manage").click()
+    page.get_by_role("button", name="New person").click()
+    page.get_by_role("dialog").get_by_role("textbox").fill("Mio")
+    page.get_by_role("dialog").get_by_role("textbox").press("Enter")
+    wait_for_picks(page, 0, 0)
+    (mio,) = [one for one in store.people() if one.name == "Mio"]
+    page.get_by_label("Person").select_option(somebody)
+    wait_for_picks(page, 0, 3)
+    page.get_by_label("Person").select_option(mio.id)
+    wait_for_picks(page, 0, 0)
+    page.get_by_text("Manage").click()
+    page.get_by_role("button", name="Delete").click()
+    page.get_by_role("dialog").get_by_text("Delete Mio for good").wait_for()
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    page.get_by_label("Person").get_by_text("Mio").wait_for(state="detached")
+    assert "Mio" not in [one.name for one in store.people()]
+    assert store.person(somebody).open == 3
+
+
+def test_the_tabs_icon_counts_what_waits(store, somebody, open_panel):
+    page = open_panel(somebody)
+    badge = "app.extensionManager.sidebarTab.sidebarTabs.find(tab => tab.id === 'ppd-taste').iconBadge"
+    waiting = sum(one.open for one in store.people())
+    page.wait_for_function(f"{badge} === '{waiting}'")
+    page.locator(".ppd-taste").press("ArrowLeft")
+    page.wait_for_function(f"({badge} ?? '0') === '{waiting - 1}'")
+
+
+def test_japanese(store, somebody, open_panel):
+    page = open_panel(somebody, language="ja")
+    page.get_by_text("選択 0 件、質問 3 件").wait_for()
+    page.get_by_label("右が良い").click()
+    page.get_by_text("選択 1 件、質問 2 件").wait_for()
+    assert page.locator(".ppd-taste h3").inner_text() == "これまでの選択"
+    page.evaluate("app.extensionManager.setting.set('Comfy.Locale', 'en')")

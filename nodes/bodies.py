@@ -1,0 +1,67 @@
+"""What the Taste panel may send: a model for every body, which is its JSON schema and its check."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Literal, TypeVar
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+LARGEST_BODY = 4096
+"""Bytes; a pick has about a hundred."""
+
+Name = Annotated[str, Field(min_length=1, max_length=80)]
+
+
+class Body(BaseModel):
+    """`request` is drawn by the sender, so that what the network repeats counts once."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    request: Annotated[str, Field(min_length=1, max_length=100)]
+
+
+class Named(Body):
+    """A person's name."""
+
+    name: Name
+
+
+class Pick(Body):
+    """An answer to a question."""
+
+    candidate: Annotated[int, Field(gt=0, lt=2**62)]
+    verdict: Literal["first", "second", "tie", "skip"]
+
+
+class HalfLife(Body):
+    """After how many newer picks a pick counts half; null for never."""
+
+    picks: Annotated[float, Field(ge=1, le=10_000)] | None
+
+
+class Import(Body):
+    """A preference set by the name that `GET /ppd/sets` lists."""
+
+    preference_set: Annotated[str, Field(min_length=1, max_length=1000)]
+
+
+Model = TypeVar("Model", bound=Body)
+
+
+async def read(request: web.Request, model: type[Model]) -> Model:
+    """The request's body; anything but a small JSON object of `model`'s fields raises HTTPBadRequest saying so."""
+    if request.content_type != "application/json" or not 0 < (request.content_length or 0) <= LARGEST_BODY:
+        raise bad(f"Expected a body of JSON and at most {LARGEST_BODY} bytes.")
+    try:
+        return model.model_validate_json(await request.read())
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the body"
+        raise bad(f"Expected a {model.__name__} body: {where}: {first['msg']}.") from None
+
+
+def bad(message: str) -> web.HTTPBadRequest:
+    """A 400 with one sentence."""
+    return web.HTTPBadRequest(text=json.dumps({"error": message}), content_type="application/json")
