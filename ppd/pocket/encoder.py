@@ -34,6 +34,9 @@ WORDS: dict[str, tuple[str, ...]] = {
     "clutter": ("empty", "sparse", "some", "busy", "crowded"),
 }
 
+PROBED = {name: (words[0], words[-1]) for name, words in WORDS.items() if name != "clutter"}
+"""Low and high word of the attributes that text probes can tell: of clutter the features know hardly anything."""
+
 
 def style_caption(caption: str, style: np.ndarray) -> str:
     """The caption with one of five words for each style attribute in `style` [7], -1..1."""
