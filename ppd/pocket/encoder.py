@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,9 @@ WORDS: dict[str, tuple[str, ...]] = {
     "clutter": ("empty", "sparse", "some", "busy", "crowded"),
 }
 
+PROBED = {name: (words[0], words[-1]) for name, words in WORDS.items() if name != "clutter"}
+"""Low and high word of the attributes that text probes can tell: of clutter the features know hardly anything."""
+
 
 def style_caption(caption: str, style: np.ndarray) -> str:
     """The caption with one of five words for each style attribute in `style` [7], -1..1."""
@@ -47,37 +52,93 @@ def build_encoder(words: int) -> CLIP:
     return CLIP(EMBED_DIM, CLIPVisionCfg(**VISION), CLIPTextCfg(**TEXT, vocab_size=words))
 
 
+def vocabulary_of_captions() -> Tensor:
+    """The tokens of all captions with all style words, start and end: what the text side knows, in order."""
+    every_word = " ".join(word for words in WORDS.values() for word in words)
+    return torch.unique(_tokenizer()([every_word, *(scene.caption for scene in scenes.SCENES)], 100))
+
+
+def tokens(texts: list[str]) -> Tensor:
+    """Texts to open_clip's token ids [n, 40]."""
+    return _tokenizer()(texts)
+
+
+@cache
+def _tokenizer() -> SimpleTokenizer:
+    return SimpleTokenizer(context_length=TEXT["context_length"])
+
+
+class _Batches:
+    """Batches of few captions, so that the style is what tells their pictures apart."""
+
+    def __init__(self, data: PictureSet, pictures: int, batch: int) -> None:
+        self.data, self.batch = data, batch
+        self.vocabulary = vocabulary_of_captions()
+        self.by_caption = [np.flatnonzero(data.captions[:pictures] == i) for i in range(len(scenes.SCENES))]
+
+    def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, Tensor]:
+        """Indices [n] of different pictures, and the words [n, 40] of their captions, as the text side counts them."""
+        chosen = rng.choice(len(self.by_caption), size=12, replace=False)
+        candidates = np.concatenate([self.by_caption[i] for i in chosen])
+        index = rng.choice(candidates, size=min(self.batch, len(candidates)), replace=False)
+        texts = [style_caption(scenes.SCENES[self.data.captions[i]].caption, self.data.styles[i]) for i in index]
+        return index, torch.searchsorted(self.vocabulary, tokens(texts))
+
+
+def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """CLIP's loss on unit features [n, f] of pictures and their texts, the softmax both ways (Radford et al. 2021)."""
+    logits = scale * image.float() @ text.float().T
+    target = torch.arange(len(image), device=image.device)
+    value = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+    return value, {"loss": value.item(), "top1": (logits.argmax(1) == target).float().mean().item()}
+
+
 def train_encoder(
     data: PictureSet, decoded: np.ndarray, checkpoint: Path, steps: int, batch: int = 128, seed: int = 3
 ) -> CLIP:
-    """CLIP's contrastive loss on `data`, each picture real or as the autoencoder returns it (`decoded` [n, ...] uint8).
-
-    A batch has few captions, so that the style is what tells its pictures apart. The softmax runs both ways.
-    """
+    """CLIP's contrastive loss on `data`, each picture real or as the autoencoder returns it (`decoded`, uint8)."""
     torch.manual_seed(seed)
-    tokenizer = SimpleTokenizer(context_length=TEXT["context_length"])
-    every_word = " ".join(word for words in WORDS.values() for word in words)
-    vocabulary = torch.unique(
-        torch.cat([tokenizer(every_word, 100), tokenizer([scene.caption for scene in scenes.SCENES], 100)])
-    )
-    model = build_encoder(len(vocabulary))
-    by_caption = [np.flatnonzero(data.captions[: len(decoded)] == i) for i in range(len(scenes.SCENES))]
+    batches = _Batches(data, len(decoded), batch)
+    model = build_encoder(len(batches.vocabulary))
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (MEAN, STD))
 
     def loss(module: CLIP, rng: np.random.Generator, step: int) -> tuple[Tensor, dict[str, float]]:
-        chosen = rng.choice(len(by_caption), size=12, replace=False)
-        candidates = np.concatenate([by_caption[i] for i in chosen])
-        index = rng.choice(candidates, size=min(batch, len(candidates)), replace=False)
+        index, words = batches.draw(rng)
         real = rng.random(len(index)) < 0.5
         pictures = np.where(real[:, None, None, None], data.pictures[index], decoded[index])
-        texts = [style_caption(scenes.SCENES[data.captions[i]].caption, data.styles[i]) for i in index]
-        words = torch.searchsorted(vocabulary, tokenizer(texts))
         device = device_of(module)
         with sdpa_kernel(SDPBackend.MATH):  # plain matrix products: their backward is several times faster on CPU
             image, text, scale = module(((to_tensor(pictures) - mean) / std).to(device), words.to(device))
-        logits = scale * image.float() @ text.float().T
-        target = torch.arange(len(index), device=device)
-        value = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-        return value, {"loss": value.item(), "top1": (logits.argmax(1) == target).float().mean().item()}
+        return contrastive_loss(image, text, scale)
 
     return fit("encoder", model, loss, steps=steps, learning_rate=1.5e-3, checkpoint=checkpoint, seed=seed, muon=True)
+
+
+def train_text_tower(
+    data: PictureSet, features: Tensor, checkpoint: Path, steps: int, batch: int = 128, seed: int = 6
+) -> Callable[[list[str]], Tensor]:
+    """A text side for an image tower that stays as it is (locked-image tuning: Zhai et al. 2022, arXiv 2111.07991).
+
+    `features` [n, f] are the tower's of the first n pictures of `data`, of length 1, so that the tower itself is not
+    run. Returns what turns texts into features [n, f], which learned the same texts as `train_encoder`'s.
+    """
+    torch.manual_seed(seed)
+    batches = _Batches(data, len(features), batch)
+    model = build_encoder(len(batches.vocabulary))
+    del model.visual
+
+    def loss(module: CLIP, rng: np.random.Generator, step: int) -> tuple[Tensor, dict[str, float]]:
+        index, words = batches.draw(rng)
+        device = device_of(module)
+        with sdpa_kernel(SDPBackend.MATH):
+            text = module.encode_text(words.to(device), normalize=True)
+        return contrastive_loss(features[index].to(device), text, module.logit_scale.exp())
+
+    fit("text tower", model, loss, steps=steps, learning_rate=1.5e-3, checkpoint=checkpoint, seed=seed, muon=True)
+
+    @torch.no_grad()
+    def encode_text(texts: list[str]) -> Tensor:
+        words = torch.searchsorted(batches.vocabulary, tokens(texts)).to(device_of(model))
+        return torch.cat([model.encode_text(part, normalize=True).cpu() for part in words.split(512)])
+
+    return encode_text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..adapter import UserAdapter
+from ..encoders.posterior import fit_posteriors
 from ..evaluation import bootstrap, correlation, micro_f1, object_counts, ridge_r2, wins
 from ..hosts.diffusers import DiffusersHost
 from . import scenes
 from .autoencoder import encode_pictures
-from .data import picture_set, to_tensor
+from .data import PictureSet, picture_set, to_tensor
 from .judge import objects_found
 from .model import SAMPLING_STEPS, generate
 from .people import TEMPERATURE, People, sample_weights
@@ -31,6 +33,10 @@ PAIRS = 4
 GUIDANCE = 4.0
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 BLENDS = (0.0, 0.25, 0.5, 0.75, 1.0)
+READER_SAMPLE = 20000
+READ_PAIRS = (4, 16, 32)
+SURE = 1.64
+"""A reading further from 0 than this many deviations is called sure: 95 % on one side."""
 
 
 class Evaluation:
@@ -157,6 +163,7 @@ def evaluate(recipe: Recipe, people: int = 200, adapter_name: str = "pocket", *,
         second = run.paint(recipe.adapter("pocket-seed2"), own_u)
         report["second_seed"] = {"wins_vs_base": against(second, base), "second_vs_first": against(second, own)}
     report["pocket"] = pocket_figures(recipe, base)
+    report["probes"] = probe_figures(recipe, run)
     report["settings"] = settings(recipe, run, adapter)
     return report
 
@@ -185,7 +192,7 @@ def steering(run: Evaluation, base: Look, own: Look) -> dict[str, float]:
     return {name: correlation(weights[:, i], shift[:, i]) for i, name in enumerate(STATISTICS)}
 
 
-def ceilings(recipe: Recipe, run: Evaluation, sample: int = 20000) -> dict[str, Any]:
+def ceilings(recipe: Recipe, run: Evaluation, sample: int = READER_SAMPLE) -> dict[str, Any]:
     """What a Bayes-optimal reader of the true statistics reaches with a painter who moves exactly where he is told.
 
     The reader's posterior mean of w is an importance-weighted mean over `sample` people of the known population; the
@@ -216,7 +223,7 @@ def _posterior_mean(recipe: Recipe, support: Support, prior: Tensor, pairs: int)
 
 def pocket_figures(recipe: Recipe, base: Look) -> dict[str, Any]:
     """How good the pocket's parts are, on pictures that were never trained on."""
-    fresh = picture_set(recipe.work / "held_out_pictures", HELD_OUT_PICTURES, first_seed=10**6)
+    fresh = held_out_pictures(recipe)
     real = to_tensor(fresh.pictures)
     latents = encode_pictures(recipe.model.vae, fresh.pictures)
     decoded = recipe.model.decode(latents * recipe.model.latent_scale)
@@ -243,6 +250,87 @@ def pocket_figures(recipe: Recipe, base: Look) -> dict[str, Any]:
         "base_named_objects_found": float(right_named[0] / right_named[2]),
         "encoder_r2": readable,
     }
+
+
+def held_out_pictures(recipe: Recipe) -> PictureSet:
+    """Rendered pictures that nothing was trained on."""
+    return picture_set(recipe.work / "held_out_pictures", HELD_OUT_PICTURES, first_seed=10**6)
+
+
+def probe_figures(recipe: Recipe, run: Evaluation) -> dict[str, Any]:
+    """How well text probes read pictures and people.
+
+    Per attribute, correlations of pictures' projection on the probe with the style that made them and with the
+    statistic of the attribute's name, among all pictures and among those of one caption, as in a pick. By pairs, the
+    correlation over people of the reading with the true weight of that statistic, and an idealised reader's; which
+    share of readings is sure, how often those have the weight's sign, and how often they should by their posterior.
+    With no pairs the reading is the population's.
+    """
+    probes, pool = recipe.probes, recipe.pool
+    columns = [STATISTICS.index(name) for name in probes.names]
+    fresh = held_out_pictures(recipe)
+    real = to_tensor(fresh.pictures)
+    projected = recipe.encoder.image_tensor_features(real) @ probes.directions.T
+    styles = fresh.styles[:, [scenes.STYLES.index(name) for name in probes.names]]
+    statistics = picture_statistics(real)[:, columns]
+    projected_painted = pool.features @ probes.directions.T
+    painted_statistics = recipe.painted["statistics"][:, columns]
+    pictures = {
+        "style": _correlations(probes.names, projected, styles),
+        "statistic": _correlations(probes.names, projected, statistics),
+        "statistic_within_captions": _correlations(
+            probes.names, _within(projected, fresh.captions), _within(statistics, fresh.captions)
+        ),
+        "painted_statistic_within_captions": _correlations(
+            probes.names, _within(projected_painted, pool.captions), _within(painted_statistics, pool.captions)
+        ),
+    }
+    everybody, _ = sample_weights(recipe.world["covariance"], np.random.default_rng(81), READER_SAMPLE)
+    truth = run.people.weights[:, columns]
+    people = {}
+    for n in READ_PAIRS:
+        mean, deviation = _read_people(recipe, run.support, n)
+        ratio = mean.abs() / deviation
+        sure, right = ratio > SURE, mean.sign() == truth.sign()
+        ideal = _posterior_mean(recipe, run.support, everybody, n)[:, columns]
+        people[str(n)] = {
+            "correlation": _correlations(probes.names, mean, truth),
+            "idealised_reader": _correlations(probes.names, ideal, truth),
+            "right": right.double().mean().item(),
+            "sure": sure.double().mean().item(),
+            "sure_and_right": (sure & right).double().sum().item() / max(1, int(sure.sum())),
+            "sure_and_right_expected": torch.special.ndtr(ratio[sure]).sum().item() / max(1, int(sure.sum())),
+        }
+    nobody = torch.tensor([a.mean for a in probes.readings(recipe.prior.mean, recipe.prior.covariance, recipe.prior)])
+    return {
+        "pictures": pictures,
+        "people": people,
+        "right_with_no_pairs": (nobody.sign() == truth.sign()).double().mean().item(),
+    }
+
+
+def _read_people(recipe: Recipe, support: Support, pairs: int) -> tuple[Tensor, Tensor]:
+    """Means and deviations [P, k] of the readings of everybody's first `pairs` picks."""
+    prior, features = recipe.prior, recipe.pool.features
+    x = prior.differences(features[support.chosen[:, :pairs]], features[support.rejected[:, :pairs]])
+    ones = torch.ones(x.shape[:2])
+    fits = zip(*fit_posteriors(x, ones, ones, prior.mean, prior.covariance), strict=True)
+    readings = [recipe.probes.readings(mean, covariance, prior) for mean, covariance in fits]
+    means, deviations = ([[getattr(a, name) for a in row] for row in readings] for name in ("mean", "deviation"))
+    return torch.tensor(means), torch.tensor(deviations)
+
+
+def _within(values: Tensor, captions: np.ndarray) -> Tensor:
+    """Values [n, k] less their mean over the pictures of the same caption."""
+    _, group = np.unique(captions, return_inverse=True)
+    member = torch.nn.functional.one_hot(torch.from_numpy(group)).to(values)
+    return values - member @ (member.T @ values / member.sum(0)[:, None])
+
+
+def _correlations(names: Sequence[str], x: Tensor, y: Tensor | np.ndarray) -> dict[str, float]:
+    """Column by column."""
+    a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    return {name: correlation(a[:, k], b[:, k]) for k, name in enumerate(names)}
 
 
 def settings(recipe: Recipe, run: Evaluation, adapter: UserAdapter) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from ..adapter import UserAdapter
 from ..encoders.clip import ClipFeatures, save_encoder
 from ..encoders.posterior import PopulationPrior, PosteriorEncoder, fit_whitening
+from ..encoders.probes import AttributeProbes
 from ..evaluation import micro_f1, object_counts
 from ..hosts.diffusers import DiffusersHost
 from ..pairs import Picture, PreferencePair, write_pairs
@@ -30,7 +31,7 @@ from .adapters import Picks, adapter_config, train_adapter
 from .autoencoder import VAE_CONFIG, PocketAutoencoder, decode_latents, encode_pictures
 from .autoencoder_training import refine_decoder, train_autoencoder
 from .data import PictureSet, picture_set, to_tensor
-from .encoder import EMBED_DIM, MEAN, STD, TEXT, VISION, train_encoder
+from .encoder import EMBED_DIM, MEAN, PROBED, STD, TEXT, VISION, train_encoder, train_text_tower
 from .judge import ObjectJudge, objects_found, train_judge
 from .model import TEXT_CONFIG, UNET_CONFIG, PocketModel, generate, train_base, vocabulary_in_use
 from .people import People, pick, population
@@ -41,7 +42,15 @@ from .taste import SUPPORT_COUNTS, Pool, draw_support, embed_people, fit_prior
 log = logging.getLogger(__name__)
 
 PICTURES, DECODED, POOL = 24000, 8000, 2000
-STEPS = {"autoencoder": 1500, "decoder": 300, "base": 2000, "encoder": 400, "judge": 800, "adapter": 240}
+STEPS = {
+    "autoencoder": 1500,
+    "decoder": 300,
+    "base": 2000,
+    "encoder": 400,
+    "text tower": 400,
+    "judge": 800,
+    "adapter": 240,
+}
 PICKS_PER_PERSON, SUPPORTS = 48, 4
 ADAPTERS = {"pocket": (True, 11), "pocket-seed2": (True, 12), "pocket-population": (False, 11)}
 ENCODER_NAME = "pocket-clip"
@@ -171,6 +180,27 @@ class Recipe:
             save_encoder(path, trained.visual, config, name=ENCODER_NAME, mean=MEAN, std=STD)
         self._claim("encoder", file_hash(path), f"that belong to another {path.name} than that of {self.weights}")
         return ClipFeatures.from_file(path, device=default_device())
+
+    @cached_property
+    def probes(self) -> AttributeProbes:
+        """What the encoder's features say in words, by a text side that is trained for this and thrown away."""
+        path = self.weights / "pocket_probes.safetensors"
+        if not path.exists():
+            encoder = self.encoder
+            features = self._once("features", lambda: {"x": _features(encoder, self.data.pictures)})["x"]
+            start = time.monotonic()
+            encode_text = train_text_tower(self.data, features, self.work / "text.pt", STEPS["text tower"])
+            captions = [scene.caption for scene in scenes.SCENES]
+            identity = {"encoder": encoder.name, "encoder_hash": encoder.weight_hash}
+            AttributeProbes.from_texts(encode_text, captions, PROBED, **identity).save(path)
+            self._note("text tower", round(time.monotonic() - start, 1))
+        probes = AttributeProbes.load(path)
+        if probes.encoder_hash != self.encoder.weight_hash:
+            raise ValueError(
+                f"{path} was made for another encoder than {self.weights / 'pocket_encoder.safetensors'}: remove it, "
+                "so that it is made again."
+            )
+        return probes
 
     @cached_property
     def judge(self) -> ObjectJudge:
@@ -393,11 +423,17 @@ class Recipe:
 
     def run(self) -> None:
         """Everything, in order."""
-        for stage in ("model", "judge", "encoder", "painted", "prior"):
+        for stage in ("model", "judge", "encoder", "probes", "painted", "prior"):
             getattr(self, stage)
         self.examples()
         for name in ADAPTERS:
             self.adapter(name)
+
+
+def _features(encoder: ClipFeatures, pictures: np.ndarray) -> Tensor:
+    """Features [n, f] of pictures [n, H, W, 3] uint8."""
+    starts = tqdm(range(0, len(pictures), 200), desc="looking at the pictures", mininterval=2.0)
+    return torch.cat([encoder.image_tensor_features(to_tensor(pictures[i : i + 200])) for i in starts])
 
 
 def _save(tensors: dict[str, Tensor], path: Path) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..adapter import UserAdapter
 from ..encoders.clip import ClipFeatures
 from ..encoders.posterior import PopulationPrior, PosteriorEncoder
+from ..encoders.probes import AttributeProbes
 from ..hosts.diffusers import DiffusersHost
 from ..user_embedding import UserEmbedding
 from .model import PocketModel, generate
@@ -23,6 +24,11 @@ def load_encoder(weights: Path = WEIGHTS) -> PosteriorEncoder:
     """The pocket's preference encoder with its population prior."""
     features = ClipFeatures.from_file(weights / "pocket_encoder.safetensors")
     return PosteriorEncoder(features, PopulationPrior.load(weights / "pocket_prior.safetensors"))
+
+
+def load_probes(weights: Path = WEIGHTS) -> AttributeProbes:
+    """The attributes by which the pocket's preference encoder tells a person's taste in words."""
+    return AttributeProbes.load(weights / "pocket_probes.safetensors")
 
 
 @dataclass

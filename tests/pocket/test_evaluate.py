@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from ppd.encoders.posterior import PopulationPrior
+from ppd.encoders.probes import AttributeProbes
+from ppd.pocket import evaluate as evaluation
 from ppd.pocket import scenes
-from ppd.pocket.evaluate import Evaluation, Look, _contrast, ceilings, evaluate, steering
+from ppd.pocket.evaluate import Evaluation, Look, _contrast, _within, ceilings, evaluate, probe_figures, steering
 from ppd.pocket.people import People
 from ppd.pocket.recipe import Recipe
-from ppd.pocket.statistics import STATISTICS
+from ppd.pocket.statistics import STATISTICS, picture_statistics
 from ppd.pocket.taste import SUPPORT_COUNTS, Pool
 
 
@@ -108,6 +113,37 @@ def test_the_contrast_of_two_people_falls_from_one_to_the_other(run):
 def test_one_person_has_nobody_to_be_compared_with(run):
     with pytest.raises(ValueError, match="at least 2 people.*got 1"):
         evaluate(run.recipe, people=1)
+
+
+def test_values_within_captions_are_less_their_captions_mean():
+    values = torch.tensor([[1.0], [5.0], [3.0], [7.0], [2.0]])
+    within = _within(values, np.array([8, 3, 8, 3, 5]))
+    assert within.flatten().tolist() == [-1.0, -1.0, 1.0, 1.0, 0.0]
+
+
+def test_probes_of_constructed_features_read_people_as_far_as_their_picks_tell(run, monkeypatch):
+    """Features that are the statistics themselves: each probe is its statistic, so that readings are true weights,
+    known better with each pick and right about as often as they say."""
+    monkeypatch.setattr(evaluation, "HELD_OUT_PICTURES", 100)
+    recipe = Recipe(run.recipe.work, run.recipe.weights)
+    pool = run.recipe.pool
+    recipe.pool, recipe.painted = pool, {"statistics": pool.statistics}
+    # Weights have length 1 among 6 and picks a temperature of .38: log-odds of variance 1 / (6 x .38^2)
+    recipe.prior = PopulationPrior(
+        torch.zeros(6), 1.15 * torch.eye(6), torch.zeros(6), torch.eye(6), "statistics", "hash"
+    )
+    recipe.probes = AttributeProbes(STATISTICS, STATISTICS, STATISTICS, torch.eye(6), "statistics", "hash")
+    recipe.encoder = SimpleNamespace(image_tensor_features=picture_statistics)
+    figures = probe_figures(recipe, run)
+    assert all(value == pytest.approx(1) for value in figures["pictures"]["statistic"].values())
+    assert all(value == pytest.approx(1) for value in figures["pictures"]["painted_statistic_within_captions"].values())
+    assert figures["pictures"]["style"]["brightness"] < 1
+    few, some, many = (figures["people"][str(n)] for n in (4, 16, 32))
+    for name in STATISTICS:
+        assert few["correlation"][name] < many["correlation"][name] > 0.8
+        assert many["idealised_reader"][name] > 0.85
+    assert few["sure"] < some["sure"] < many["sure"] and few["right"] < some["right"] < many["right"]
+    assert many["sure_and_right"] == pytest.approx(many["sure_and_right_expected"], abs=0.05)
 
 
 def test_people_can_be_cut(run):

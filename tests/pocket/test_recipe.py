@@ -26,6 +26,7 @@ FILES = {
     "pocket_encoder.safetensors",
     "pocket_judge.safetensors",
     "pocket_prior.safetensors",
+    "pocket_probes.safetensors",
     "pocket_world.safetensors",
     "adapters/pocket.safetensors",
     "adapters/pocket-seed2.safetensors",
@@ -37,7 +38,10 @@ TOY: tuple[tuple[dict, dict], ...] = (
     (model.TEXT_CONFIG, {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}),
     (encoder.VISION, {"layers": 1, "width": 32}),
     (encoder.TEXT, {"width": 32, "layers": 1}),
-    (recipe.STEPS, {"autoencoder": 30, "decoder": 2, "base": 3, "encoder": 3, "judge": 3, "adapter": 2}),
+    (
+        recipe.STEPS,
+        {"autoencoder": 30, "decoder": 2, "base": 3, "encoder": 3, "text tower": 3, "judge": 3, "adapter": 2},
+    ),
     (people.SPLITS, {"training": 16, "tuning": 4, "reporting": 4}),
 )
 
@@ -64,6 +68,7 @@ def toy_sizes():
             patch.setattr(module, "SUPPORT_COUNTS", (1, 2, 4))
         for name, value in {"PICTURES_PER_PERSON": 2, "HELD_OUT_PICTURES": 30, "STRENGTHS": (0.0, 1.0, 1.5)}.items():
             patch.setattr(evaluate, name, value)
+        patch.setattr(evaluate, "READ_PAIRS", (2, 4))
         yield
     torch.set_num_threads(threads)
 
@@ -97,7 +102,7 @@ def test_floating_point_weights_are_half_precision(finished):
 
 def test_the_time_of_every_stage_is_noted(finished):
     seconds = json.loads((finished.work.parent / "seconds.json").read_text())["seconds"]
-    trained = {"vae", "latents", "base", "judge", "encoder", "painted", "decoded_statistics"}
+    trained = {"vae", "latents", "base", "judge", "encoder", "features", "text tower", "painted", "decoded_statistics"}
     assert seconds.keys() == trained | {f"adapter {name}" for name in ADAPTERS}
 
 
@@ -124,7 +129,7 @@ def test_a_run_stopped_after_every_stage_makes_the_same_weights(finished, tmp_pa
             done = True
         except Stopped:
             pass
-    assert len(stopped_at) == 10
+    assert len(stopped_at) == 12
     for name in sorted(FILES):
         ours, theirs = (load_file(folder / name) for folder in (again.weights, finished.weights))
         assert ours.keys() == theirs.keys()
@@ -183,6 +188,22 @@ def test_a_prior_of_another_encoder_is_refused(finished, tmp_path):
     replace(finished.prior, encoder_hash="0" * 16).save(tmp_path / "weights" / "pocket_prior.safetensors")
     with pytest.raises(ValueError, match="another encoder.*fitted again"):
         again.prior  # noqa: B018
+
+
+def test_probes_of_another_encoder_are_refused(finished, tmp_path):
+    shutil.copytree(finished.weights, tmp_path / "weights")
+    again = Recipe(finished.work, tmp_path / "weights")
+    replace(finished.probes, encoder_hash="0" * 16).save(tmp_path / "weights" / "pocket_probes.safetensors")
+    with pytest.raises(ValueError, match="another encoder.*made again"):
+        again.probes  # noqa: B018
+
+
+def test_probes_leave_the_image_tower_as_it_is(finished):
+    """The text tower is trained on the tower's features, with another one's loss; nothing of it is kept."""
+    assert finished.probes.encoder_hash == finished.encoder.weight_hash
+    assert finished.probes.names == STATISTICS
+    assert finished.probes.directions.shape == (6, 96)
+    assert set(load_file(finished.weights / "pocket_probes.safetensors")) == {"directions"}
 
 
 def test_finished_weights_without_their_work_need_no_autoencoder_training(finished, tmp_path, monkeypatch):
@@ -252,6 +273,10 @@ def test_every_figure_is_measured(finished, tmp_path):
     assert [row["strength"] for row in report["strength"]] == [0.0, 1.0, 1.5]
     assert report["strength"][0]["wins_vs_base"]["mean"] == 0.5  # strength 0 is the base: all ties
     assert [row["weight"] for row in report["blend"]] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    probes = report["probes"]
+    assert all(list(row) == list(STATISTICS) for row in probes["pictures"].values()) and len(probes["pictures"]) == 4
+    assert list(probes["people"]) == ["2", "4"]
+    assert 0 <= probes["people"]["4"]["sure_and_right"] <= 1
     assert report["settings"]["sha256"].keys() == FILES
     assert report["settings"]["guidance"] == 4.0 and report["settings"]["people"] == 4
 

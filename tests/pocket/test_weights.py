@@ -15,11 +15,13 @@ from ppd import cli
 from ppd.adapter import UserAdapter
 from ppd.pairs import read_pairs
 from ppd.pocket import scenes
+from ppd.pocket.data import to_tensor
 from ppd.pocket.judge import ObjectJudge, objects_found
 from ppd.pocket.model import PocketModel, generate, unknown_words
-from ppd.pocket.studio import WEIGHTS, Studio, load_encoder
+from ppd.pocket.statistics import STATISTICS
+from ppd.pocket.studio import WEIGHTS, Studio, load_encoder, load_probes
 
-FILES = ("pocket_base", "pocket_encoder", "pocket_prior", "pocket_world", "pocket_judge")
+FILES = ("pocket_base", "pocket_encoder", "pocket_prior", "pocket_probes", "pocket_world", "pocket_judge")
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +77,45 @@ def test_the_demo_takes_less_than_a_minute(tmp_path):
     left = sheet.shape[1] - 4 * 200
     base, a, b = (sheet[40:232, left + 200 * i : left + 200 * i + 192].astype(int) for i in range(3))
     assert abs(a - base).mean() > 2 and abs(b - base).mean() > 2 and abs(a - b).mean() > 2
+
+
+@pytest.mark.parametrize("name", STATISTICS)
+def test_the_shipped_probes_order_pictures_of_low_and_high_style(name):
+    """The same caption and seed, other styles at random: the high one lies further along, nearly always furthest along
+    its own attribute."""
+    features, probes = load_encoder().features, load_probes()
+    rng = np.random.default_rng(5)
+    low, high = rendered_ends(name, rng, scenes.HELD_OUT_CAPTIONS[::3])
+    gaps = (features.image_tensor_features(high) - features.image_tensor_features(low)) @ probes.directions.T
+    own = probes.names.index(name)
+    assert (gaps[:, own] > 0).all()
+    assert (gaps.argmax(1) == own).float().mean() >= 0.9
+
+
+def test_what_is_picked_is_read_and_swapped_picks_are_read_the_other_way():
+    encoder, probes = load_encoder(), load_probes()
+    for name in STATISTICS:
+        low, high = rendered_ends(name, np.random.default_rng(6), scenes.TRAINING_CAPTIONS[:48:3])
+        ends = [encoder.features.image_tensor_features(x) for x in (high, low)]
+        own = probes.names.index(name)
+        for sign, (chosen, rejected) in ((1, ends), (-1, ends[::-1])):
+            u = encoder.encode_differences(encoder.prior.differences(chosen, rejected))
+            reading = probes.readings(u.u[0], u.covariance, encoder.prior)[own]
+            assert sign * reading.mean > 1.64 * reading.deviation, name
+            assert sign * reading.mean > sign * reading.prior_mean and reading.deviation < reading.prior_deviation
+
+
+def rendered_ends(name: str, rng: np.random.Generator, captions: list[str]) -> list[torch.Tensor]:
+    """Pictures [n, 3, 128, 128] of the captions at both ends of one style attribute, of seeds that nothing saw."""
+    styles = [scenes.random_style(rng) for _ in captions]
+    return [
+        to_tensor(
+            np.stack(
+                [
+                    scenes.render(caption, {**style, name: end}, 4 * 10**6 + i)
+                    for i, (caption, style) in enumerate(zip(captions, styles, strict=True))
+                ]
+            )
+        )
+        for end in (-1.0, 1.0)
+    ]
