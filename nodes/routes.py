@@ -13,6 +13,7 @@ from typing import Any
 from aiohttp import web
 from comfy.cli_args import args
 
+from ..ppd.encoders.probes import AttributeProbes
 from ..ppd.questions import Interview
 from ..ppd.store import Candidate, StoreError
 from . import folders
@@ -220,6 +221,12 @@ def interview() -> Interview:
     return Interview(folders.taste_store(), read_encoder())
 
 
+@lru_cache(maxsize=1)
+def probes() -> AttributeProbes:
+    """What is told of a person in words."""
+    return AttributeProbes.load(folders.shipped_file("pocket_probes.safetensors"))
+
+
 def _theirs(person: str, number: int) -> Candidate:
     store = folders.taste_store()
     candidate = store.candidate(number)
@@ -237,12 +244,14 @@ def _state(person: str, candidate: Candidate | None = None) -> dict[str, Any]:
     """How a person stands, and a question: `candidate`, or what to ask next."""
     somebody = folders.taste_store().person(person)
     next_one, embedding = interview().ask(person)
+    assert embedding.covariance is not None
+    attributes = probes().readings(embedding.u[0], embedding.covariance, interview().encoder.prior)
     candidate = candidate or next_one
     return {
         "person": asdict(somebody),
         "question": None if candidate is None else _shown(candidate),
         "noise": embedding.noise,
-        "attributes": [],
+        "attributes": [asdict(one) for one in attributes],
     }
 
 

@@ -69,7 +69,7 @@ def show(server, page, language="en"):
     page.wait_for_function("app.extensionManager.sidebarTab.sidebarTabs.some(tab => tab.id === 'ppd-taste')")
     if not page.locator(".ppd-taste").count():
         page.evaluate("app.extensionManager.sidebarTab.toggleSidebarTab('ppd-taste')")
-    page.locator(".ppd-taste .header button").first.wait_for()
+    page.locator(".ppd-taste .progress").wait_for()
 
 
 def shown(page):
