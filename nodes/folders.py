@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
@@ -59,11 +59,10 @@ def feature_cache() -> Path:
     return Path(folder_paths.get_system_user_directory("ppd")) / "features"
 
 
-def forget_features(digests: Iterable[str]) -> None:
-    """Erase what any encoder saw in the pictures of these hashes."""
-    for digest in digests:
-        for path in feature_cache().glob(f"*/{digest[:2]}/{digest}.npy"):
-            path.unlink()
+def forget_features(digest: str) -> None:
+    """Erase what any encoder saw in the picture of this hash."""
+    for path in feature_cache().glob(f"*/{digest[:2]}/{digest}.npy"):
+        path.unlink()
 
 
 def taste_store() -> TasteStore:
@@ -71,7 +70,9 @@ def taste_store() -> TasteStore:
     return _store(Path(folder_paths.get_system_user_directory("ppd")) / "taste")
 
 
-_store = lru_cache(maxsize=1)(TasteStore)
+@lru_cache(maxsize=1)
+def _store(path: Path) -> TasteStore:
+    return TasteStore(path, on_erase=forget_features)
 
 
 def people() -> list[str]:

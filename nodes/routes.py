@@ -72,7 +72,7 @@ async def delete_person(request: web.Request) -> web.Response:
     person = request.match_info["person"]
 
     def work() -> Any:
-        folders.forget_features(folders.taste_store().delete_person(person))
+        folders.taste_store().delete_person(person)
         interview().forget(person)
         announce(person)
         return {}

@@ -13,7 +13,7 @@ import json
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import datetime, timezone
@@ -105,10 +105,11 @@ class Candidate:
 
 class TasteStore:
     """A folder with `taste.sqlite3` and `pictures/`, that threads and processes may share. Each call is one transaction
-    and fails with StoreError or not at all."""
+    and fails with StoreError or not at all. `on_erase` hears the hash of every picture that is about to be erased."""
 
-    def __init__(self, folder: Path | str) -> None:
+    def __init__(self, folder: Path | str, on_erase: Callable[[str], None] = lambda digest: None) -> None:
         self.folder = Path(folder)
+        self.on_erase = on_erase
         self.pictures = self.folder / "pictures"
         self.thumbnails = self.folder / "thumbnails"
         for folder in (self.pictures, self.thumbnails):
@@ -125,6 +126,7 @@ class TasteStore:
                 for statement in script.split(";"):
                     database.execute(statement)
             database.execute(f"PRAGMA user_version = {len(_VERSIONS)}")
+        self._erase_orphans()  # where deleting somebody was cut short
 
     # People
 
@@ -187,15 +189,12 @@ class TasteStore:
                     self._insert_pick(database, candidate, verdict, picked, uuid4().hex)
         return self.person(copy)
 
-    def delete_person(self, person: str) -> list[str]:
-        """Erase a person's rows, and the pictures that nobody else has: their hashes."""
+    def delete_person(self, person: str) -> None:
+        """Erase a person's rows, and then the pictures that nobody else has."""
         self.person(person)
         with self._writing() as database:
             database.execute("DELETE FROM people WHERE id = ?", (person,))
-            # Within the transaction: pictures are written in one too, so that none is lost to a race
-            erased = self._remove_orphans(database)
-        self._connection().execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        return erased
+        self._erase_orphans()
 
     # Candidates
 
@@ -438,15 +437,15 @@ class TasteStore:
             write_synced(path, data)
         return digest
 
-    def _remove_orphans(self, database: sqlite3.Connection) -> list[str]:
-        erased = []
-        for path in [*self.pictures.glob("*/*"), *self.thumbnails.glob("*/*")]:
-            digest = path.stem
-            used = database.execute("SELECT 1 FROM candidates WHERE first = ? OR second = ?", (digest, digest))
-            if used.fetchone() is None:
-                path.unlink()
-                erased.append(digest)
-        return erased
+    def _erase_orphans(self) -> None:
+        """Erase every picture that no row names. Only after the rows are gone for good: a row must have its picture."""
+        with self._writing():  # pictures are filed in a transaction too, so that none of those is taken
+            for path in [*self.thumbnails.glob("*/*"), *self.pictures.glob("*/*")]:
+                digest = path.stem
+                if not self._read("SELECT 1 FROM candidates WHERE first = ? OR second = ? LIMIT 1", (digest, digest)):
+                    self.on_erase(digest)
+                    path.unlink()
+        self._connection().execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def fade(picks: int, half_life: float | None) -> list[float]:

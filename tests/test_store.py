@@ -212,7 +212,9 @@ def test_thumbnails_are_small_made_once_and_erased_with_their_picture(store, aki
     assert store.thumbnail(large.digest) == path and path.stat().st_mtime_ns == made
     with pytest.raises(StoreError, match="There is no picture"):
         store.thumbnail("0" * 64)
-    assert set(store.delete_person(aki)) == {large.digest, picture(1).digest}
+    erased = []
+    TasteStore(store.folder, on_erase=erased.append).delete_person(aki)
+    assert set(erased) == {large.digest, picture(1).digest}
     assert not path.exists()
 
 
@@ -259,6 +261,107 @@ def test_threads_lose_and_double_nothing(store, aki):
         thread.join()
     ((picks,),) = store._read("SELECT count(*) FROM picks")
     assert (picks, store.person(aki).picks, store.person(aki).open) == (24, 12, 12)
+
+
+def the_scenario(store):
+    """Whatever can be written, one acknowledged step after the other."""
+    aki = store.add_person("Aki").id
+    yield
+    bo = store.add_person("Bo").id
+    yield
+    asked = []
+    for number in range(2):
+        asked.append(ask(store, aki, number))
+        yield
+    store.pick(asked[0], "first", "r1")
+    yield
+    store.pick(asked[1], "second", "r2")
+    yield
+    store.pick(asked[0], "tie", "r3")
+    yield
+    store.undo(aki, "u1")
+    yield
+    store.pick(ask(store, bo, 7), "first", "r4")
+    yield
+    store.duplicate(aki, "Aki 2")
+    yield
+    store.rename(bo, "Cy")
+    yield
+    store.delete_person(bo)
+    yield
+
+
+def content(store):
+    """All that a store says, without the ids that are drawn anew each time."""
+    told = []
+    for person in store.people():
+        candidates = store.inbox(person.id) + store.history(person.id)
+        for candidate in candidates:
+            for digest in (candidate.first, candidate.second):
+                assert Picture(store.picture(digest)).digest == digest
+        told.append((person.name, [(one.prompt, one.first, one.second, one.verdict) for one in candidates]))
+    return told
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_killed_at_every_write_the_store_is_at_an_acknowledged_step_or_the_next(tmp_path):
+    """A child process is killed before its n-th write: a statement, a sync, a renaming, for every n, until one gets through."""
+    reference = TasteStore(tmp_path / "reference")
+    states = [content(reference), *(content(reference) for _ in the_scenario(reference))]
+    for kill_at in range(1, 1000):
+        folder = tmp_path / f"killed at {kill_at}"
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                play_until_killed(folder, kill_at, writing)
+            finally:
+                os._exit(1)
+        os.close(writing)
+        with os.fdopen(reading, "rb") as acknowledged:
+            steps = len(acknowledged.read())
+        _, status = os.waitpid(child, 0)
+        store = TasteStore(folder)
+        assert store._read("PRAGMA integrity_check") == [("ok",)]
+        if not os.WIFSIGNALED(status):
+            assert os.WEXITSTATUS(status) == 0 and steps == len(states) - 1
+            assert content(store) == states[-1]
+            break
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        # "Bo" picks in the same step as the question is filed, so between the two is a state of its own
+        bare = [
+            (name, [(*one[:3], None) for one in told]) if name == "Bo" else (name, told) for name, told in states[9]
+        ]
+        assert stored_pictures(store) == {digest for _, told in content(store) for one in told for digest in one[1:3]}
+        assert content(store) in [states[steps], states[min(steps + 1, len(states) - 1)]] + [bare] * (steps == 8)
+    assert kill_at > 40
+
+
+def play_until_killed(folder, kill_at, acknowledge):
+    """The scenario in this process, which kills itself at its `kill_at`-th write; exits with 0 if there is none."""
+    count = 0
+
+    def step(statement="COMMIT"):
+        nonlocal count
+        if statement.startswith(("SELECT", "PRAGMA", "BEGIN")):
+            return
+        count += 1
+        if count == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    fsync, replace = os.fsync, os.replace
+    os.fsync = lambda *arguments: (step(), fsync(*arguments))
+    os.replace = lambda *arguments: (step(), replace(*arguments))
+
+    class Traced(TasteStore):
+        def _connection(self):
+            database = super()._connection()
+            database.set_trace_callback(step)
+            return database
+
+    for _ in the_scenario(Traced(folder)):
+        os.write(acknowledge, b".")
+    os._exit(0)
 
 
 WRITER = """
