@@ -21,6 +21,7 @@ def register(routes: web.RouteTableDef) -> None:
     """Add the panel's routes to ComfyUI's."""
     routes.get(f"{PREFIX}/people")(people)
     routes.get(f"{PREFIX}/people/{{person}}/question")(question)
+    routes.get(f"{PREFIX}/people/{{person}}/questions/{{candidate:[0-9]{{1,18}}}}")(asked)
     routes.get(f"{PREFIX}/pictures/{{digest}}")(picture)
     routes.post(f"{PREFIX}/people/{{person}}/picks")(pick)
     routes.post(f"{PREFIX}/people/{{person}}/undo")(undo)
@@ -35,6 +36,21 @@ async def question(request: web.Request) -> web.Response:
     """The newest question of a person that has no answer, or null; and how the person stands."""
     person = request.match_info["person"]
     return await _answer(lambda: _state(person))
+
+
+async def asked(request: web.Request) -> web.Response:
+    """A question of the person by its number: what was shown, the verdict or null, and whether undo takes it back."""
+    person, number = request.match_info["person"], int(request.match_info["candidate"])
+
+    def work() -> Any:
+        store = folders.taste_store()
+        candidate = store.candidate(number)
+        if candidate.person != store.person(person).id:
+            raise StoreError(f"Question {number} was not asked of this person.")
+        latest = [one.id for one in store.history(person, limit=1)]
+        return {**_shown(candidate), "verdict": candidate.verdict, "latest": latest == [number]}
+
+    return await _answer(work)
 
 
 async def picture(request: web.Request) -> web.StreamResponse:
