@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
+import comfy.model_management
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 from PIL import Image
 
 from ..ppd.pairs import Picture
+from ..ppd.store import TasteStore
 from ..ppd.user_embedding import UserEmbedding as Embedding
 from . import folders
+from .announce import announce, ask_now
 from .sockets import CATEGORY, UserEmbedding, one_person
+
+LONGEST_WAIT = 3600
+"""Seconds."""
+BETWEEN_LOOKS = 0.1
+"""Seconds from one look at the store to the next, and so until an interrupt is heard."""
 
 
 class PreferenceCollector(io.ComfyNode):
@@ -21,15 +30,25 @@ class PreferenceCollector(io.ComfyNode):
             node_id="PreferenceCollector",
             display_name="Collect Preferences",
             category=CATEGORY,
-            description="Files pairs of pictures as questions for a person. Nothing waits for an answer.",
+            description="Files pairs of pictures as questions for a person and shows the newest. The queue goes on.",
             search_aliases=["preference", "taste", "pick", "compare", "duel", "choose", "rate"],
             is_output_node=True,
-            hidden=[io.Hidden.prompt],
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
             inputs=[
                 io.Image.Input("images", tooltip="Pictures of one prompt: a batch, asked about two by two."),
                 io.String.Input("person", default=folders.ME, tooltip="Whose taste is asked for; made if new."),
                 io.String.Input(
                     "prompt", default="", multiline=True, tooltip="What the pictures show, as it was asked for."
+                ),
+                io.Int.Input(
+                    "wait_seconds",
+                    default=0,
+                    min=0,
+                    max=LONGEST_WAIT,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Above 0 the queue waits here until the questions are answered, at most that long. "
+                    "Interrupting ends the wait.",
                 ),
                 io.Image.Input(
                     "other_images",
@@ -52,6 +71,7 @@ class PreferenceCollector(io.ComfyNode):
         images: torch.Tensor,
         person: str,
         prompt: str,
+        wait_seconds: int = 0,
         other_images: torch.Tensor | None = None,
         user_embedding: Embedding | tuple[Embedding, ...] | None = None,
         other_embedding: Embedding | tuple[Embedding, ...] | None = None,
@@ -65,12 +85,35 @@ class PreferenceCollector(io.ComfyNode):
         store = folders.taste_store()
         somebody = store.person_called(person, make=True)
         assert somebody is not None
-        for first, second in zip(firsts, seconds, strict=True):
+        asked = [
             store.add_candidate(somebody.id, prompt, picture(first), picture(second), origin)
+            for first, second in zip(firsts, seconds, strict=True)
+        ]
+        questions = [question(store, number) for number in dict.fromkeys(asked)]  # two pairs of a batch may be the same
+        announce(somebody.id)
+        if wait_seconds:
+            ask_now(cls.hidden.unique_id, questions)
+            wait_for_answers(store, wait_seconds, asked)
         somebody = store.person(somebody.id)
         report = f"{somebody.name}: {somebody.open} questions wait, {somebody.picks} are answered."
-        newest = torch.stack([firsts[-1], seconds[-1]])
-        return io.NodeOutput(report, ui={**ui.PreviewImage(newest, cls=cls).as_dict(), "text": (report,)})
+        if wait_seconds:
+            answered = sum(store.candidate(entry["id"]).verdict is not None for entry in questions)
+            report += f" Of this run's {len(questions)}, {answered} have an answer."
+        return io.NodeOutput(report, ui={"ppd_question": questions, "text": (report,)})
+
+
+def question(store: TasteStore, number: int) -> dict[str, Any]:
+    """What a browser needs to show a filed question: id, person, prompt, and the pictures' digests."""
+    candidate = store.candidate(number)
+    return {name: getattr(candidate, name) for name in ("id", "person", "prompt", "first", "second")}
+
+
+def wait_for_answers(store: TasteStore, seconds: float, asked: list[int]) -> None:
+    """Return once all of them have a verdict, or the time is over; interrupting the run ends it as anywhere else."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and any(store.candidate(number).verdict is None for number in asked):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        time.sleep(BETWEEN_LOOKS)
 
 
 def pairs_of(images: torch.Tensor, others: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:

@@ -144,15 +144,22 @@ async def preference_sets(request: web.Request) -> web.Response:
 
 
 async def question(request: web.Request) -> web.Response:
-    """How the person stands, and what to ask next or null."""
+    """How the person stands, and what to ask next or null; or `?candidate=` a question of theirs, decided or not."""
     person = request.match_info["person"]
-    return await _answer(lambda: _state(person))
+    wanted = _number(request.query["candidate"]) if "candidate" in request.query else None
+    return await _answer(lambda: _state(person, None if wanted is None else _theirs(person, wanted)))
 
 
 async def asked(request: web.Request) -> web.Response:
-    """How the person stands, with one of their questions by its number, whether decided or not."""
+    """A question of the person by its number, and whether it has the latest pick, which undo takes back."""
     person, number = request.match_info["person"], _number(request.match_info["candidate"])
-    return await _answer(lambda: _state(person, _theirs(person, number)))
+
+    def work() -> Any:
+        candidate = _theirs(person, number)
+        latest = [one.id for one in folders.taste_store().history(person, limit=1)]
+        return {**_shown(candidate), "latest": latest == [number]}
+
+    return await _answer(work)
 
 
 async def history(request: web.Request) -> web.Response:

@@ -88,7 +88,7 @@ class Panel {
 
     revise(candidate) {
         this.run(async () => {
-            await this.show(await ask(`people/${this.state.person.id}/questions/${candidate}`));
+            await this.show(await ask(`people/${this.state.person.id}/question?candidate=${candidate}`));
             this.root.scrollTop = 0;
         });
     }
@@ -119,7 +119,7 @@ class Panel {
             return;
         }
         this.run(async () => {
-            const state = shown && (await ask(`people/${person}/questions/${shown.id}`).catch(() => null));
+            const state = shown && (await ask(`people/${person}/question?candidate=${shown.id}`).catch(() => null));
             if (state && state.question.verdict === shown.verdict) await this.show(state);
             else await this.open(person);
         });

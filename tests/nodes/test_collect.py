@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -43,7 +46,11 @@ def test_a_batch_is_asked_about_two_by_two(collect, comfy_folders):
             np.testing.assert_array_equal(found, (wanted * 255).round().to(torch.uint8).numpy())
     assert newest.origin == {"prompt": {"1": {"class_type": "KSampler"}}}
     assert out.result == ("me: 2 questions wait, 0 are answered.",)
-    assert len(out.ui["images"]) == 2
+    assert out.ui["ppd_question"] == [
+        {"id": one.id, "person": me.id, "prompt": "a lake", "first": one.first, "second": one.second}
+        for one in (oldest, newest)
+    ]
+    assert out.ui["text"] == out.result
 
 
 def store_picture(store, digest):
@@ -76,6 +83,50 @@ def test_unequal_numbers_are_refused(collect, comfy_folders):
     with pytest.raises(ValueError, match="2 images and 3 other images"):
         collect(images=images(2), other_images=images(3))
     assert comfy_folders.module.taste_store().people() == []
+
+
+def test_the_same_pair_twice_is_one_question(collect):
+    pictures = images(2)
+    out = collect(images=torch.cat([pictures, pictures]))
+    assert len(out.ui["ppd_question"]) == 1
+
+
+def later(seconds, work, *arguments):
+    timer = threading.Timer(seconds, work, arguments)
+    timer.start()
+    return timer
+
+
+def test_waiting_ends_with_the_last_answer(collect, comfy_folders):
+    """An answer that was there before counts."""
+    store = comfy_folders.module.taste_store()
+    asked = [one["id"] for one in collect(images=images(4)).ui["ppd_question"]]
+    store.pick(asked[0], "tie", "before")
+    started = time.monotonic()
+    timer = later(0.5, store.pick, asked[1], "skip", "meanwhile")
+    (report,) = collect(images=images(4), wait_seconds=60).result
+    timer.join()
+    assert 0.4 < time.monotonic() - started < 10
+    assert report == "me: 0 questions wait, 1 are answered. Of this run's 2, 2 have an answer."
+
+
+def test_waiting_ends_with_its_time(collect):
+    started = time.monotonic()
+    (report,) = collect(images=images(2), wait_seconds=1).result
+    assert 1 <= time.monotonic() - started < 10
+    assert report == "me: 1 questions wait, 0 are answered. Of this run's 1, 0 have an answer."
+
+
+def test_interrupting_ends_the_wait_and_keeps_the_question(collect, comfy_folders):
+    import comfy.model_management as management
+
+    timer = later(0.3, management.interrupt_current_processing)
+    started = time.monotonic()
+    with pytest.raises(management.InterruptProcessingException):
+        collect(images=images(2), wait_seconds=600)
+    timer.join()
+    assert time.monotonic() - started < 2
+    assert comfy_folders.module.taste_store().people()[0].open == 1
 
 
 def test_draws_scatter_as_the_posterior_does(run):

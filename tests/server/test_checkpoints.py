@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 
 from ppd.families import FAMILIES
 from ppd.ip_adapter import load_ip_adapter
+from ppd.pairs import Picture
+from ppd.store import TasteStore
 
 from .model_files import (
     MODELS,
@@ -127,6 +129,26 @@ def test_a_checkpoint_paints_for_a_person(server, files_of, family, kind):
     (report,) = entry["outputs"]["on"]["text"]
     assert f"Personalization is on: family {family}, {acting} of {count} cross-attention layers." in report
     assert "The person: 4 pairs" in report
+
+
+@pytest.mark.parametrize("family", TITLES)
+def test_a_stock_graphs_pictures_become_a_question(server, files_of, family):
+    files = files_of(family)
+    stock = ("checkpoint", "latent", "positive", "negative", "plain", "plain decoded")
+    prompt = graph(files, files.adapters["user adapter"], files.people["user adapter"])
+    prompt = {name: entry for name, entry in prompt.items() if name in stock}
+    prompt["latent"]["inputs"]["batch_size"] = 2
+    prompt["collector"] = node("PreferenceCollector", images=["plain decoded", 0], person=family, prompt="a lake")
+    (question,) = server.run(prompt)["outputs"]["collector"]["ppd_question"]
+    store = TasteStore(server.base / "user" / "__ppd" / "taste")
+    (candidate,) = store.inbox(store.person_called(family).id)
+    assert (candidate.id, candidate.prompt) == (question["id"], "a lake")
+    first, second = (
+        np.asarray(Picture(store.picture(digest)).open()) for digest in (candidate.first, candidate.second)
+    )
+    assert first.shape == second.shape == (64, 64, 3)
+    assert not np.array_equal(first, second)
+    store.delete_person(candidate.person)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -78,8 +78,11 @@ def test_a_pick_is_looked_up_and_revised(server, store, somebody):
     page = told(server, f"people/{person}/history")
     assert [(one["id"], one["verdict"]) for one in page["picks"]] == [(asked[0], "second")] and not page["more"]
     assert told(server, f"people/{person}/history?before={page['picks'][0]['pick']}")["picks"] == []
-    shown = told(server, f"people/{person}/questions/{asked[0]}")["question"]
-    assert (shown["id"], shown["verdict"], shown["prompt"]) == (asked[0], "second", "question 0")
+    state = told(server, f"people/{person}/question?candidate={asked[0]}")
+    for shown in (state["question"], told(server, f"people/{person}/questions/{asked[0]}")):
+        assert (shown["id"], shown["verdict"], shown["prompt"]) == (asked[0], "second", "question 0")
+    assert told(server, f"people/{person}/questions/{asked[0]}")["latest"] is True
+    assert told(server, f"people/{person}/questions/{asked[1]}")["latest"] is False
     told(server, f"people/{person}/picks", {"candidate": asked[0], "verdict": "first", "request": "b"})
     assert [one.verdict for one in store.history(person)] == ["first"]
 
@@ -222,6 +225,8 @@ def test_foreign_numbers_and_paths_are_not_found(server, store, somebody):
         call(server, f"people/{person}/picks", {**good, "candidate": 10**6}),
         call(server, f"people/{other}/picks", good),
         call(server, f"people/{other}/questions/{asked[0]}"),
+        call(server, f"people/{other}/question?candidate={asked[0]}"),
+        call(server, f"people/{person}/question?candidate=x"),
         call(server, f"people/{person}/questions/x"),
         call(server, f"people/{person}/questions/{10**30}"),
         call(server, f"people/{person}/questions/-1"),

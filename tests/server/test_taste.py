@@ -53,10 +53,10 @@ def test_duels_are_filed_picked_and_read_again(server):
         entry = server.run(duel(round_))
         assert ("taste" in entry["cached"]) is False
         reports.append((entry["outputs"]["taste"]["text"][0], entry["outputs"]["collector"]["text"][0]))
-        assert len(entry["outputs"]["collector"]["images"]) == 2
         store = TasteStore(folder)
         (me,) = store.people()
         (question,) = store.inbox(me.id)
+        assert [one["id"] for one in entry["outputs"]["collector"]["ppd_question"]] == [question.id]
         assert question.prompt == PROMPT
         assert question.origin["first"]["u"] != question.origin["second"]["u"]
         assert question.origin["prompt"]["collector"]["class_type"] == "PreferenceCollector"

@@ -1,0 +1,274 @@
+"""The node Collect Preferences in the real server: its widget in both renderers, and its wait."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.request
+from uuid import uuid4
+
+import pytest
+
+from ppd.store import TasteStore
+
+from .test_checkpoints import node
+
+pytestmark = pytest.mark.comfyui
+GRAPH = "JSON.stringify(app.graph.serialize())"
+OURS = ("ppd", "personalized-diffusion")
+"""What a message of the console names if it is about this pack."""
+COLLECTOR = "app.graph.findNodesByType('PreferenceCollector')[0]"
+FRESH = iter(range(1, 1000))
+"""A colour that no picture had yet, so that nothing comes from a cache and every question is a new one."""
+
+
+@pytest.fixture(scope="module")
+def store(server):
+    return TasteStore(server.base / "user" / "__ppd" / "taste")
+
+
+@pytest.fixture
+def name(request, store):
+    """Somebody's name, who is gone after the test."""
+    name = f"{request.node.name[:40]} {uuid4().hex[:8]}"
+    yield name
+    for person in store.people():
+        if name in person.name:
+            store.delete_person(person.id)
+
+
+def graph(person, pairs=1, **collector):
+    """Plain pictures, reddish against bluish, for the collector; node ids are numbers, as the frontend wants them."""
+    number = next(FRESH)
+    size = {"width": 96, "height": 64, "batch_size": pairs}
+    inputs = {"images": ["1", 0], "other_images": ["2", 0], "person": person, "prompt": f"question {number}"}
+    return {
+        "1": node("EmptyImage", **size, color=0xC00000 + number),
+        "2": node("EmptyImage", **size, color=0x0000C0 + (number << 8)),
+        "3": node("PreferenceCollector", **(inputs | {"wait_seconds": 0} | collector)),
+    }
+
+
+def person_called(store, name):
+    for _ in range(100):
+        if person := store.person_called(name):
+            return person.id
+        time.sleep(0.1)
+    raise AssertionError(f"nobody was made for {name}")
+
+
+def open_question(store, name):
+    """Waits for a question of somebody who may not be there yet."""
+    person = person_called(store, name)
+    for _ in range(100):
+        if found := store.inbox(person):
+            return found[0]
+        time.sleep(0.1)
+    raise AssertionError(f"nothing was asked of {name}")
+
+
+def call(server, path, body=None):
+    """Status and JSON of an answer."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(f"{server.url}/ppd/{path}", data, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def test_a_question_is_read_by_its_number(server, store, name):
+    server.run(graph(name, prompt="a lake"))
+    question, stranger = open_question(store, name), store.add_person(f"not {name}").id
+    path = f"people/{question.person}/questions/{question.id}"
+    shown = {"id": question.id, "prompt": "a lake", "first": question.first, "second": question.second}
+    assert call(server, path) == (200, {**shown, "verdict": None, "latest": False})
+    call(server, f"people/{question.person}/picks", {"candidate": question.id, "verdict": "tie", "request": name})
+    assert call(server, path) == (200, {**shown, "verdict": "tie", "latest": True})
+    for refused in (f"{stranger}/questions/{question.id}", f"{question.person}/questions/999999", "nobody/questions/1"):
+        assert call(server, f"people/{refused}")[0] == 404
+    for malformed in ("x", "-1", "1" * 30):
+        assert call(server, f"people/{question.person}/questions/{malformed}")[0] == 404
+
+
+def test_a_waiting_run_goes_on_with_the_last_answer(server, store, name):
+    prompt_id = server.submit(graph(name, pairs=2, images=["1", 0], wait_seconds=300))
+    first = open_question(store, name)
+    assert not server.get(f"/history/{prompt_id}")
+    answer = {"candidate": first.id, "verdict": "first", "request": f"{name} 1"}
+    assert call(server, f"people/{first.person}/picks", answer)[0] == 200
+    started = time.monotonic()
+    entry = server.finished(prompt_id)
+    assert time.monotonic() - started < 5
+    (report,) = entry["outputs"]["3"]["text"]
+    assert report == f"{name}: 0 questions wait, 1 are answered. Of this run's 1, 1 have an answer."
+    assert [one["id"] for one in entry["outputs"]["3"]["ppd_question"]] == [first.id]
+
+
+def test_interrupting_ends_the_wait_and_the_server_goes_on(server, store, name):
+    waiting = server.submit(graph(name, wait_seconds=300))
+    question = open_question(store, name)
+    asked = time.monotonic()
+    server.post("/interrupt", {})
+    entry = server.finished(waiting)
+    assert time.monotonic() - asked < 2
+    assert "execution_interrupted" in [kind for kind, _ in entry["status"]["messages"]]
+    assert server.run(graph(name))["outputs"]["3"]["text"] == [f"{name}: 2 questions wait, 0 are answered."]
+    assert store.candidate(question.id).verdict is None
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["classic nodes", "nodes 2.0"])
+def frontend(request, server, chromium):
+    """The open frontend, and the list of what its console complained of."""
+    # Before the page opens, lest the tutorial of a first start comes over it
+    server.post("/settings", {"Comfy.VueNodes.Enabled": request.param, "Comfy.TutorialCompleted": True})
+    page = chromium.new_page(viewport={"width": 1400, "height": 1000})
+    page.set_default_timeout(10_000)
+    complaints = []
+
+    def on_console(message):
+        if message.type in ("error", "warning"):
+            complaints.append(f"{message.text} ({message.location.get('url')})")
+
+    page.on("console", on_console)
+    page.on("pageerror", lambda error: complaints.append(f"exception: {error}\n{error.stack}"))
+    page.goto(server.url, wait_until="domcontentloaded")
+    page.wait_for_function("window.app?.extensionManager && window.app.canvas && window.app.graph", timeout=90_000)
+    page.wait_for_function("'PreferenceCollector' in LiteGraph.registered_node_types", timeout=90_000)
+    yield page, complaints
+    page.close()
+
+
+@pytest.fixture
+def opened(server, frontend):
+    """Opens a graph, its collector in the middle of the page; the widget."""
+    page, complaints = frontend
+    complaints.clear()
+
+    def open_graph(prompt):
+        page.evaluate("prompt => app.loadApiJson(prompt, crypto.randomUUID())", prompt)
+        page.wait_for_function(COLLECTOR)
+        page.evaluate(
+            f"() => {{ const node = {COLLECTOR}; node.pos = [700, 100]; app.canvas.ds.scale = 1;"
+            " app.canvas.ds.offset = [-300, 50]; app.canvas.setDirty(true, true); }"
+        )
+        widget = page.locator(".ppd-collect")
+        widget.get_by_text("Run the workflow").wait_for()
+        return widget
+
+    yield open_graph
+    page.evaluate("app.graph.clear()")
+    server.post("/interrupt", {})  # what a failed test left waiting
+    assert [text for text in complaints if text.startswith("exception") or any(part in text for part in OURS)] == []
+
+
+@pytest.mark.browser
+def test_the_node_asks_and_leaves_the_graph_alone(frontend, opened, store, name):
+    page, _ = frontend
+    widget = opened(graph(name, pairs=2))
+    before = page.evaluate(GRAPH)
+    assert json.loads(before)["nodes"][-1]["widgets_values"][0] == name
+    page.evaluate("app.queuePrompt(0)")
+    widget.get_by_label("Right is better").wait_for()
+    loaded = "image => image.complete && image.naturalWidth === 96"
+    page.wait_for_function(f"[...document.querySelectorAll('.ppd-collect img')].filter({loaded}).length === 2")
+    question = open_question(store, name)
+
+    widget.get_by_label("Right is better").click()
+    widget.get_by_text("You picked the right.").wait_for()
+    assert store.candidate(question.id).verdict == "second"
+    widget.get_by_text("Undo").click()
+    widget.get_by_text("Neither (").wait_for()
+    assert store.candidate(question.id).verdict is None
+
+    widget.focus()
+    for key in ("Delete", "Backspace", "Enter", "ArrowLeft"):
+        page.keyboard.press(key)
+    widget.get_by_text("You picked the left.").wait_for()
+    assert store.candidate(question.id).verdict == "first"
+    assert page.evaluate(GRAPH) == before
+
+
+@pytest.mark.browser
+def test_keys_go_to_the_widget_with_the_focus_alone(frontend, opened, store, name):
+    page, _ = frontend
+    widget = opened(graph(name))
+    page.evaluate("app.queuePrompt(0)")
+    widget.get_by_text("Neither (").wait_for()
+    page.evaluate("document.activeElement.blur()")
+    for key in ("ArrowLeft", "ArrowUp", "u"):
+        page.keyboard.press(key)
+    page.wait_for_timeout(300)
+    assert store.history(person_called(store, name)) == []
+
+
+@pytest.mark.browser
+def test_the_wheel_zooms_the_graph_over_the_widget_too(frontend, opened, name):
+    page, _ = frontend
+    widget = opened(graph(name))
+    widget.hover()
+    page.mouse.wheel(0, 200)
+    page.wait_for_function("app.canvas.ds.scale < 1")
+
+
+@pytest.mark.browser
+def test_a_waiting_run_is_answered_in_the_node(server, frontend, opened, store, name):
+    """Both questions of a run, the newest first."""
+    page, _ = frontend
+    prompt = graph(name, pairs=2, wait_seconds=300)
+    prompt["4"] = node("EmptyImage", width=96, height=64, batch_size=1, color=0x00FF00)
+    prompt["5"] = node("ImageBatch", image1=["1", 0], image2=["4", 0])
+    prompt["6"] = node("EmptyImage", width=96, height=64, batch_size=3, color=0x808080)
+    prompt["3"]["inputs"] |= {"images": ["5", 0], "other_images": ["6", 0]}
+    widget = opened(prompt)
+    page.evaluate("app.queuePrompt(0)")
+    widget.get_by_text("Neither (").wait_for()
+    assert server.get("/queue")["queue_running"]
+    widget.focus()
+    page.keyboard.press("ArrowUp")
+    widget.get_by_text("Next (1 more)").wait_for()
+    page.keyboard.press("Enter")  # the button has the focus by now
+    widget.get_by_text("Neither (").wait_for()
+    page.keyboard.press("ArrowRight")
+    widget.get_by_text("You picked the right.").wait_for()
+    page.wait_for_function("fetch('/queue').then(answer => answer.json()).then(queue => !queue.queue_running.length)")
+    assert [one.verdict for one in store.history(person_called(store, name))] == ["second", "tie"]
+
+
+@pytest.mark.browser
+def test_an_answer_from_elsewhere_is_shown(server, frontend, opened, store, name):
+    page, _ = frontend
+    widget = opened(graph(name))
+    page.evaluate("app.queuePrompt(0)")
+    widget.get_by_text("Neither (").wait_for()
+    question = open_question(store, name)
+    store.pick(question.id, "skip", name)
+    server.run(graph(name))  # the collector tells all browsers that something is new with this person
+    widget.get_by_text("You skipped this.").wait_for()
+
+
+@pytest.mark.browser
+def test_a_workflow_that_comes_back_asks_again(frontend, opened, name):
+    """From another tab, or from the history; one that is opened anew asks nothing."""
+    page, _ = frontend
+    widget = opened(graph(name))
+    page.evaluate("app.queuePrompt(0)")
+    widget.get_by_text("Neither (").wait_for()
+    outputs = page.evaluate("app.nodeOutputs")
+    assert [*outputs] == ["3"]
+    page.evaluate("app.loadGraphData(app.graph.serialize())")
+    widget.get_by_text("Run the workflow").wait_for()
+    page.evaluate("outputs => { app.nodeOutputs = outputs; }", outputs)
+    widget.get_by_text("Neither (").wait_for()
+
+
+@pytest.mark.browser
+def test_it_asks_within_a_subgraph(frontend, opened, name):
+    page, _ = frontend
+    opened(graph(name))
+    page.evaluate(f"() => {{ app.graph.convertToSubgraph(new Set([{COLLECTOR}])); }}")
+    page.evaluate("app.queuePrompt(0)")
+    inner = "app.graph.nodes.find(node => node.subgraph).subgraph.nodes[0].widgets.at(-1).element"
+    page.wait_for_function(f"{inner}.querySelectorAll('img').length === 2")

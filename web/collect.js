@@ -1,0 +1,226 @@
+// The node Collect Preferences shows the newest question of its run, answered by mouse or by key.
+import { app } from "../../scripts/app.js";
+import { api } from "../../scripts/api.js";
+import { CHANGED, VERDICTS, ask, element, loadWords, pictureURL, t } from "./common.js";
+
+const ASKED = "ppd.question"; // the server's message that a node asks while it still runs
+const [WIDTH, HEIGHT] = [380, 260]; // the widget's least size
+const MARGIN = 10; // that the classic renderer leaves around a DOM widget
+const STYLE = `
+.ppd-collect { display: flex; flex-direction: column; gap: 6px; box-sizing: border-box; min-height: ${HEIGHT}px;
+  padding: 2px; font-size: 12px; color: var(--input-text); outline: none; }
+.ppd-collect:focus-visible, .ppd-collect button:focus-visible { outline: 2px solid var(--p-primary-color, #4a90d9); }
+.ppd-collect:focus-visible { border-radius: 6px; }
+.ppd-collect p { margin: 0; }
+.ppd-collect .empty { margin: auto; max-width: 32ch; text-align: center; color: var(--descrip-text); }
+.ppd-collect .prompt { flex: none; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; color: var(--descrip-text); }
+.ppd-collect .pair { flex: 1; min-height: 0; display: grid; grid-template-columns: 1fr 1fr; gap: 6px; }
+.ppd-collect button { font: inherit; color: var(--input-text); background: var(--comfy-input-bg); border: 1px solid var(--border-color);
+  border-radius: 6px; padding: 4px 10px; cursor: pointer; }
+.ppd-collect button:hover:enabled { border-color: var(--p-primary-color, #4a90d9); }
+.ppd-collect .picture { position: relative; padding: 0; overflow: hidden; }
+.ppd-collect .picture img { position: absolute; inset: 0; width: 100%; height: 100%; object-fit: contain; }
+.ppd-collect .picture:disabled { cursor: default; opacity: 0.4; }
+.ppd-collect .picture[aria-pressed=true] { opacity: 1; border: 2px solid var(--p-primary-color, #4a90d9); }
+.ppd-collect .row { flex: none; display: flex; align-items: center; gap: 6px; }
+.ppd-collect .row p { flex: 1; min-width: 0; }
+.ppd-collect .row button { flex: none; }
+.ppd-collect .choices button { flex: 1; }`;
+
+// What one node asks. The server tells how each question stands; here is only which of them is shown.
+class Questions {
+    constructor() {
+        this.asked = []; // the newest first
+        this.at = 0; // which of them is shown
+        this.root = element("div", { className: "ppd-collect", tabIndex: 0, role: "group" });
+        this.root.addEventListener("keydown", (event) => this.onKey(event));
+        this.root.addEventListener("wheel", (event) => this.onWheel(event));
+        this.draw();
+    }
+
+    get current() {
+        return this.asked[this.at];
+    }
+
+    // A node that waited is heard of twice, and one taken from the cache again and again: that is nothing new
+    show(asked) {
+        const newest = [...asked].reverse();
+        if (JSON.stringify(newest) !== JSON.stringify(this.asked)) Object.assign(this, { asked: newest, at: 0, question: null });
+        return this.refresh();
+    }
+
+    // Read anew how the shown question stands: it may have been answered in the tab, or in another window
+    async refresh() {
+        const { current } = this;
+        if (!current) return;
+        let question, error;
+        try {
+            question = await ask(`people/${current.person}/questions/${current.id}`);
+        } catch (failure) {
+            error = failure;
+        }
+        if (current !== this.current) return;
+        const same = JSON.stringify(question) === JSON.stringify(this.question);
+        this.question = question;
+        if (error || !same) this.draw(error?.message);
+    }
+
+    onKey(event) {
+        if (event.ctrlKey || event.metaKey || event.altKey) return;
+        event.stopPropagation(); // the graph would delete or move the node
+        const undo = event.key.toLowerCase() === "u";
+        if (!undo && !(event.key in VERDICTS)) return;
+        event.preventDefault();
+        if (event.repeat) return;
+        if (undo) this.undo();
+        else this.pick(VERDICTS[event.key]);
+    }
+
+    // The classic renderer lays the widget over the canvas, which then hears no wheel; Nodes 2.0 passes it on by itself
+    onWheel(event) {
+        if (app.extensionManager.setting.get("Comfy.VueNodes.Enabled")) return;
+        event.preventDefault();
+        app.canvas.processMouseWheel(event);
+    }
+
+    pick(verdict) {
+        const { person, id } = this.current ?? {};
+        if (this.question && !this.question.verdict) this.send(`people/${person}/picks`, { candidate: id, verdict });
+    }
+
+    undo() {
+        if (this.question?.latest) this.send(`people/${this.current.person}/undo`, {});
+    }
+
+    next() {
+        this.at += 1;
+        this.question = null;
+        return this.refresh();
+    }
+
+    // One answer at a time: a second press would answer what is not shown yet
+    async send(path, body) {
+        if (this.busy) return;
+        this.busy = true;
+        try {
+            await ask(path, body);
+            await this.refresh();
+        } catch (error) {
+            this.draw(t("failed", { error: error.message }));
+        } finally {
+            this.busy = false;
+        }
+    }
+
+    async draw(complaint) {
+        await loadWords();
+        const { question } = this;
+        this.root.ariaLabel = t("collect_label");
+        const parts = [];
+        if (question) {
+            parts.push(this.pair(question));
+            if (question.prompt) {
+                parts.push(element("p", { className: "prompt", textContent: question.prompt, title: question.prompt }));
+            }
+            parts.push(question.verdict ? this.answer(question) : this.choices());
+        } else if (!complaint) {
+            parts.push(element("p", { className: "empty", textContent: t("collect_empty") }));
+        }
+        if (complaint) parts.push(element("p", { role: "alert", textContent: complaint }));
+        const focused = this.root.contains(document.activeElement);
+        this.root.replaceChildren(...parts);
+        if (focused) (this.root.querySelector(".next") ?? this.root).focus({ preventScroll: true });
+    }
+
+    pair({ first, second, verdict }) {
+        const sides = [["first", first], ["second", second]].map(([side, digest]) => {
+            const image = element("img", { src: pictureURL(digest), alt: "", draggable: false });
+            const title = t(side === "first" ? "left_is_better" : "right_is_better");
+            const button = element("button", { className: "picture", ariaLabel: title, title, disabled: !!verdict }, image);
+            if (verdict) button.ariaPressed = String(verdict === side);
+            button.addEventListener("click", () => this.pick(side));
+            return button;
+        });
+        return element("div", { className: "pair" }, ...sides);
+    }
+
+    choices() {
+        const buttons = ["tie", "skip"].map((verdict) => this.button(t(verdict), () => this.pick(verdict)));
+        return element("div", { className: "row choices" }, ...buttons);
+    }
+
+    answer({ verdict, latest }) {
+        const row = element("div", { className: "row" },
+            element("p", { role: "status", textContent: t(`said_${verdict}`) }));
+        if (latest) row.append(this.button(t("undo"), () => this.undo()));
+        const left = this.asked.length - this.at - 1;
+        if (left) row.append(this.button(t("collect_next", { left }), () => this.next(), "next"));
+        return row;
+    }
+
+    button(textContent, onClick, className = "") {
+        const made = element("button", { textContent, className });
+        made.addEventListener("click", onClick);
+        return made;
+    }
+}
+
+const shown = new WeakMap(); // a node's questions
+
+function* collectors(graph = app.graph) {
+    for (const node of graph?.nodes ?? []) {
+        if (shown.has(node)) yield node;
+        if (node.subgraph) yield* collectors(node.subgraph);
+    }
+}
+
+// The node of an id as the server has it: inside a subgraph, the subgraph's node comes before it, as in "5:12"
+function nodeOf(id) {
+    let [graph, node] = [app.graph];
+    for (const part of String(id).split(":")) {
+        node = graph?.getNodeById(part);
+        graph = node?.subgraph;
+    }
+    return node;
+}
+
+function show(id, asked) {
+    if (asked?.length) shown.get(nodeOf(id))?.show(asked);
+}
+
+app.registerExtension({
+    name: "ppd.collect",
+    setup() {
+        document.head.append(element("style", { textContent: STYLE }));
+        api.addEventListener(ASKED, ({ detail }) => show(detail.node, detail.questions));
+        api.addEventListener("executed", ({ detail }) => show(detail.display_node ?? detail.node, detail.output?.ppd_question));
+        api.addEventListener(CHANGED, ({ detail }) => {
+            for (const node of collectors()) {
+                const questions = shown.get(node);
+                if (questions.current?.person === detail.person) questions.refresh();
+            }
+        });
+    },
+    nodeCreated(node) {
+        if (node.constructor.comfyClass !== "PreferenceCollector") return;
+        const questions = new Questions();
+        shown.set(node, questions);
+        const widget = node.addDOMWidget("ppd_question", "ppd_question", questions.root, {
+            serialize: false, // not in the graph that runs
+            hideInPanel: true, // a second place would take the element away from the node
+            selectOn: [], // picking must not change which node lies on top, which is saved
+            getMinHeight: () => HEIGHT + 2 * MARGIN,
+        });
+        widget.serialize = false; // not in the saved workflow
+        const [width, height] = node.computeSize();
+        node.setSize([Math.max(width, WIDTH), height]);
+    },
+    // A workflow comes back from another tab or from the history with what its nodes had put out
+    onNodeOutputsUpdated(outputs) {
+        for (const node of collectors()) {
+            const { graph } = node;
+            const asked = outputs[graph === app.graph ? String(node.id) : `${graph.id}:${node.id}`]?.ppd_question;
+            if (asked?.length) shown.get(node).show(asked);
+        }
+    },
+});
