@@ -95,10 +95,10 @@ class PreferenceCollector(io.ComfyNode):
             ask_now(cls.hidden.unique_id, questions)
             wait_for_answers(store, wait_seconds, asked)
         somebody = store.person(somebody.id)
-        report = f"{somebody.name}: {somebody.open} questions wait, {somebody.picks} are answered."
+        report = f"{somebody.name}: questions open {somebody.open}, answered {somebody.picks}."
         if wait_seconds:
             answered = sum(store.candidate(entry["id"]).verdict is not None for entry in questions)
-            report += f" Of this run's {len(questions)}, {answered} have an answer."
+            report += f" Of this run's {len(questions)}, answered {answered}."
         return io.NodeOutput(report, ui={"ppd_question": questions, "text": (report,)})
 
 

@@ -305,7 +305,7 @@ def content(store):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_killed_at_every_write_the_store_is_at_an_acknowledged_step_or_the_next(tmp_path):
-    """A child process is killed before its n-th write (statement, sync, renaming) for every n, until one gets through."""
+    """A child process is killed before its n-th write (statement, sync, renaming), for every n until one survives."""
     reference = TasteStore(tmp_path / "reference")
     states = [content(reference), *(content(reference) for _ in the_scenario(reference))]
     for kill_at in range(1, 1000):

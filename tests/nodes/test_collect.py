@@ -45,7 +45,7 @@ def test_a_batch_is_asked_about_two_by_two(collect, comfy_folders):
             found = np.asarray(store_picture(store, digest))
             np.testing.assert_array_equal(found, (wanted * 255).round().to(torch.uint8).numpy())
     assert newest.origin == {"prompt": {"1": {"class_type": "KSampler"}}}
-    assert out.result == ("me: 2 questions wait, 0 are answered.",)
+    assert out.result == ("me: questions open 2, answered 0.",)
     assert out.ui["ppd_question"] == [
         {"id": one.id, "person": me.id, "prompt": "a lake", "first": one.first, "second": one.second}
         for one in (oldest, newest)
@@ -107,14 +107,14 @@ def test_waiting_ends_with_the_last_answer(collect, comfy_folders):
     (report,) = collect(images=images(4), wait_seconds=60).result
     timer.join()
     assert 0.4 < time.monotonic() - started < 10
-    assert report == "me: 0 questions wait, 1 are answered. Of this run's 2, 2 have an answer."
+    assert report == "me: questions open 0, answered 1. Of this run's 2, answered 2."
 
 
 def test_waiting_ends_with_its_time(collect):
     started = time.monotonic()
     (report,) = collect(images=images(2), wait_seconds=1).result
     assert 1 <= time.monotonic() - started < 10
-    assert report == "me: 1 questions wait, 0 are answered. Of this run's 1, 0 have an answer."
+    assert report == "me: questions open 1, answered 0. Of this run's 1, answered 0."
 
 
 def test_interrupting_ends_the_wait_and_keeps_the_question(collect, comfy_folders):

@@ -79,20 +79,6 @@ def call(server, path, body=None):
         return error.code, error.read().decode()
 
 
-def test_a_question_is_read_by_its_number(server, store, name):
-    server.run(graph(name, prompt="a lake"))
-    question, stranger = open_question(store, name), store.add_person(f"not {name}").id
-    path = f"people/{question.person}/questions/{question.id}"
-    shown = {"id": question.id, "prompt": "a lake", "first": question.first, "second": question.second}
-    assert call(server, path) == (200, {**shown, "verdict": None, "latest": False})
-    call(server, f"people/{question.person}/picks", {"candidate": question.id, "verdict": "tie", "request": name})
-    assert call(server, path) == (200, {**shown, "verdict": "tie", "latest": True})
-    for refused in (f"{stranger}/questions/{question.id}", f"{question.person}/questions/999999", "nobody/questions/1"):
-        assert call(server, f"people/{refused}")[0] == 404
-    for malformed in ("x", "-1", "1" * 30):
-        assert call(server, f"people/{question.person}/questions/{malformed}")[0] == 404
-
-
 def test_a_waiting_run_goes_on_with_the_last_answer(server, store, name):
     prompt_id = server.submit(graph(name, pairs=2, images=["1", 0], wait_seconds=300))
     first = open_question(store, name)
@@ -103,7 +89,7 @@ def test_a_waiting_run_goes_on_with_the_last_answer(server, store, name):
     entry = server.finished(prompt_id)
     assert time.monotonic() - started < 5
     (report,) = entry["outputs"]["3"]["text"]
-    assert report == f"{name}: 0 questions wait, 1 are answered. Of this run's 1, 1 have an answer."
+    assert report == f"{name}: questions open 0, answered 1. Of this run's 1, answered 1."
     assert [one["id"] for one in entry["outputs"]["3"]["ppd_question"]] == [first.id]
 
 
@@ -115,7 +101,7 @@ def test_interrupting_ends_the_wait_and_the_server_goes_on(server, store, name):
     entry = server.finished(waiting)
     assert time.monotonic() - asked < 2
     assert "execution_interrupted" in [kind for kind, _ in entry["status"]["messages"]]
-    assert server.run(graph(name))["outputs"]["3"]["text"] == [f"{name}: 2 questions wait, 0 are answered."]
+    assert server.run(graph(name))["outputs"]["3"]["text"] == [f"{name}: questions open 2, answered 0."]
     assert store.candidate(question.id).verdict is None
 
 
