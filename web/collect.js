@@ -98,17 +98,18 @@ class Questions {
         return this.refresh();
     }
 
-    // One answer at a time: a second press would answer what is not shown yet
+    // One answer to a question at a time: a second press would answer what is not shown yet
     async send(path, body) {
-        if (this.busy) return;
-        this.busy = true;
+        const { current } = this;
+        if (this.sending === current) return;
+        this.sending = current;
         try {
             await ask(path, body);
             await this.refresh();
         } catch (error) {
             this.draw(t("failed", { error: error.message }));
         } finally {
-            this.busy = false;
+            if (this.sending === current) this.sending = null;
         }
     }
 
@@ -197,7 +198,8 @@ app.registerExtension({
         api.addEventListener(CHANGED, ({ detail }) => {
             for (const node of collectors()) {
                 const questions = shown.get(node);
-                if (questions.current?.person === detail.person) questions.refresh();
+                // What is on its way is shown when it has its answer, not before: then the next press counts
+                if (questions.current?.person === detail.person && !questions.sending) questions.refresh();
             }
         });
     },
