@@ -191,8 +191,8 @@ def test_the_tabs_icon_counts_what_waits(store, somebody, open_panel):
 
 def test_japanese(store, somebody, open_panel):
     page = open_panel(somebody, language="ja")
-    page.get_by_text("選択 0 件、質問 3 件").wait_for()
+    page.get_by_text("選択 0 件、未回答の質問 3 件").wait_for()
     page.get_by_label("右が良い").click()
-    page.get_by_text("選択 1 件、質問 2 件").wait_for()
+    page.get_by_text("選択 1 件、未回答の質問 2 件").wait_for()
     assert page.locator(".ppd-taste h3").inner_text() == "これまでの選択"
     page.evaluate("app.extensionManager.setting.set('Comfy.Locale', 'en')")
