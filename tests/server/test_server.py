@@ -94,9 +94,11 @@ def test_links_and_groups_of_a_workflow_hold_together(server, name):
     prompt = server.prompt(name)
     samplers = [entry["inputs"] for entry in prompt.values() if "sampler_name" in entry["inputs"]]
     assert len(samplers) >= 2
-    same = ("model", "seed", "steps", "cfg", "sampler_name", "scheduler", "positive", "negative", "latent_image")
+    same = ("model", "steps", "cfg", "sampler_name", "scheduler", "positive", "negative", "latent_image")
     for inputs in samplers[1:]:
         assert {key: inputs[key] for key in same} == {key: samplers[0][key] for key in same}
+    seeds = [str(inputs["seed"]) for inputs in samplers if isinstance(inputs["seed"], list)]
+    assert len(seeds) >= 2 and len(set(seeds)) == 1
     assert any(node["type"] == "MarkdownNote" for node in nodes.values()) and workflow["groups"]
 
 

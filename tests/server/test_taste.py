@@ -11,6 +11,7 @@ from .test_checkpoints import node
 
 pytestmark = pytest.mark.comfyui
 PROMPT = "a boat by a lake"
+WHO = "a duellist"
 
 
 def duel(round_):
@@ -24,7 +25,7 @@ def duel(round_):
         "negative": node("CLIPTextEncode", clip=["pocket", 1], text=""),
         "latent": node("EmptyLatentImage", width=128, height=128, batch_size=1),
         "adapter": node("PPD_UserAdapterLoader", user_adapter="pocket"),
-        "pairs": node("PreferencePairLoader", preference_set="person: me", user="", limit=1000, skip_bad=False),
+        "pairs": node("PreferencePairLoader", preference_set=f"person: {WHO}", user="", limit=1000, skip_bad=False),
         "taste": node("UserEmbeddingEncoder", pairs=["pairs", 0], encoder="pocket", skip_bad=False),
     }
     for side in "ab":
@@ -33,7 +34,7 @@ def duel(round_):
         )
         graph[f"latent {side}"] = node("PersonalizedDenoiser", user_embedding=[f"draw {side}", 0], **sampling)
         graph[f"picture {side}"] = node("VAEDecode", samples=[f"latent {side}", 0], vae=["pocket", 2])
-    filed = {"images": ["picture a", 0], "other_images": ["picture b", 0], "person": "me", "prompt": PROMPT}
+    filed = {"images": ["picture a", 0], "other_images": ["picture b", 0], "person": WHO, "prompt": PROMPT}
     filed |= {"user_embedding": ["draw a", 0], "other_embedding": ["draw b", 0]}
     graph["collector"] = node("PreferenceCollector", **filed)
     return graph
@@ -48,13 +49,12 @@ def warmth(store, digest):
 
 def test_duels_are_filed_picked_and_read_again(server):
     """No browser is open; the third duel knows of two picks, and its reading is of another person than the first's."""
-    folder, reports = server.base / "user" / "__ppd" / "taste", []
+    store, reports = TasteStore(server.base / "user" / "__ppd" / "taste"), []
+    me = store.add_person(WHO)
     for round_ in range(3):
         entry = server.run(duel(round_))
         assert ("taste" in entry["cached"]) is False
         reports.append((entry["outputs"]["taste"]["text"][0], entry["outputs"]["collector"]["text"][0]))
-        store = TasteStore(folder)
-        (me,) = store.people()
         (question,) = store.inbox(me.id)
         assert [one["id"] for one in entry["outputs"]["collector"]["ppd_question"]] == [question.id]
         assert question.prompt == PROMPT
@@ -63,7 +63,7 @@ def test_duels_are_filed_picked_and_read_again(server):
         warmer = warmth(store, question.first) > warmth(store, question.second)
         store.pick(question.id, "first" if warmer else "second", f"round {round_}")
     assert [taste.split(" pairs read by")[0] for taste, _ in reports] == ["0", "1", "2"]
-    assert [filed for _, filed in reports] == [f"me: questions open 1, answered {n}." for n in range(3)]
+    assert [filed for _, filed in reports] == [f"{WHO}: questions open 1, answered {n}." for n in range(3)]
     assert [warmth(store, p.chosen.digest) > warmth(store, p.rejected.digest) for p in store.pairs(me.id)] == [True] * 3
 
 
