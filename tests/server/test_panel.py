@@ -104,6 +104,36 @@ def test_picks_by_mouse_and_by_key_leave_the_graph_alone(server, store, somebody
     assert page.locator(".ppd-taste .entry").count() == 3
 
 
+def test_the_duel_workflow_fills_the_panel_while_it_is_open(server, store, somebody, open_panel):
+    """Runs it twice, picks once by mouse and once by key; the graph runs on without an answer."""
+    name, workflow = store.person(somebody).name, server.workflow("learn my taste")
+    page = open_panel(somebody)
+    wait_for_picks(page, 0, 3)
+    page.evaluate("workflow => app.loadGraphData(workflow)", workflow)
+    page.evaluate(
+        """([name]) => {
+            for (const node of app.graph.nodes) {
+                const set = (widget, value) => (node.widgets.find(one => one.name === widget).value = value);
+                if (node.type === 'PreferencePairLoader') set('preference_set', `person: ${name}`);
+                if (node.type === 'PreferenceCollector') set('person', name);
+                if (node.type === 'PersonalizedDenoiser') set('steps', 4);
+            }
+        }""",
+        [name],
+    )
+    page.evaluate("app.queuePrompt(0, 2)")
+    wait_for_picks(page, 0, 5)
+    before = page.evaluate(GRAPH)
+    page.get_by_label("Right is better").first.click()
+    wait_for_picks(page, 1, 4)
+    page.locator(".ppd-taste").press("ArrowLeft")
+    wait_for_picks(page, 2, 3)
+    assert page.evaluate(GRAPH) == before
+    painted = [one for one in store.history(somebody) + store.inbox(somebody) if one.prompt.startswith("a tree and")]
+    assert len(painted) == 2
+    assert all(one.origin["first"]["u"] != one.origin["second"]["u"] for one in painted)
+
+
 def test_keys_typed_elsewhere_and_the_frontends_own_pick_nothing(store, somebody, open_panel):
     page = open_panel(somebody)
     wait_for_picks(page, 0, 3)

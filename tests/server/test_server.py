@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
 POCKET = [name for name in WORKFLOWS if not name.startswith("personal picture with")]
 """Those that run as they are; test_checkpoints.py brings the others' files."""
-FIRST, BLEND, SWEEP = "first personal picture", "blend two people", "strength sweep"
+FIRST, BLEND, SWEEP, LEARN = "first personal picture", "blend two people", "strength sweep", "learn my taste"
 WARM, COOL = "vivid and bold", "cool and soft"
 NODE_IDS = {
     "PreferencePairLoader",
@@ -62,7 +62,7 @@ def test_help_pages_are_served(server):
 
 
 def test_workflows_are_listed_and_served_as_templates(server):
-    assert {FIRST, BLEND, SWEEP} == set(POCKET) < set(WORKFLOWS)
+    assert {FIRST, BLEND, SWEEP, LEARN} == set(POCKET) < set(WORKFLOWS)
     assert sorted(server.get("/workflow_templates")["personalized-diffusion"]) == WORKFLOWS
     for name in WORKFLOWS:
         path = f"/api/workflow_templates/personalized-diffusion/{urllib.parse.quote(name)}.json"
