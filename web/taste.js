@@ -18,6 +18,7 @@ class Panel {
         this.sections = Object.fromEntries(["header", "notice", "question", "learned", "history", "settings"].map(
             (name) => [name, element("div", { className: name })]));
         this.sections.notice.setAttribute("role", "status");
+        this.sections.question.textContent = t("loading");
         root.replaceChildren(...Object.values(this.sections));
         this.onChanged = ({ detail }) => this.changedElsewhere(detail.person);
         api.addEventListener(CHANGED, this.onChanged);
@@ -39,16 +40,19 @@ class Panel {
     }
 
     // One request at a time: a second press while the first is on its way would answer a question not yet seen
-    async run(work) {
+    async run(work, keepNotice = false) {
         if (this.busy) return;
         this.busy = true;
         try {
-            this.notify("");
+            if (!keepNotice) this.notify("");
             await work();
         } catch (error) {
             this.notify(t("failed", { error: error.message }));
         } finally {
             this.busy = false;
+            const { missed } = this;
+            this.missed = null;
+            if (missed) this.changedElsewhere(missed);
         }
     }
 
@@ -110,19 +114,22 @@ class Panel {
     // unless it has its answer now
     async changedElsewhere(person) {
         const shown = this.state?.question;
-        if (this.busy) return;
-        if (!this.state || person !== this.state.person.id) {
-            const { people } = await ask("people");
-            this.people = people;
-            if (this.state) this.render();
-            else this.run(() => this.open(person));
+        if (this.busy) {
+            this.missed = person;
             return;
         }
         this.run(async () => {
-            const state = shown && (await ask(`people/${person}/question?candidate=${shown.id}`).catch(() => null));
-            if (state && state.question.verdict === shown.verdict) await this.show(state);
-            else await this.open(person);
-        });
+            if (!this.state) {
+                await this.open(person);
+            } else if (person !== this.state.person.id) {
+                this.people = (await ask("people")).people;
+                this.render();
+            } else {
+                const state = shown && (await ask(`people/${person}/question?candidate=${shown.id}`).catch(() => null));
+                if (state && state.question.verdict === shown.verdict) await this.show(state);
+                else await this.open(person);
+            }
+        }, true);
     }
 
     person(action) {
@@ -165,7 +172,9 @@ class Panel {
         const { header, question, learned, history, settings } = this.sections;
         const focused = this.root.contains(document.activeElement);
         header.replaceChildren(...parts.header(this));
-        question.replaceChildren(...parts.question(this));
+        const asked = JSON.stringify([this.state?.question, this.state?.person.open]);
+        if (asked !== this.asked) question.replaceChildren(...parts.question(this)); // a press may have begun on it
+        this.asked = asked;
         learned.replaceChildren(...parts.learned(this));
         history.replaceChildren(...parts.history(this));
         if (!settings.contains(document.activeElement)) settings.replaceChildren(...parts.settings(this));
