@@ -61,10 +61,6 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    for item in items:  # a worker takes whole files, for their fixtures, and one worker all that need the server
-        file = item.path.relative_to(ROOT / "tests")
-        item.add_marker(pytest.mark.xdist_group("server" if file.parts[0] == "server" else str(file)))
-    items.sort(key=lambda item: "server" not in item.path.parts)  # what takes longest must not come last
     if not COMFYUI:
         for item in items:
             if item.get_closest_marker("comfyui"):

@@ -10,6 +10,7 @@ const LAST_PERSON = "ppd.person";
 class Panel {
     constructor(root) {
         this.root = root;
+        this.last = Promise.resolve();
         root.classList.add("ppd-taste");
         root.tabIndex = 0;
         root.setAttribute("role", "region");
@@ -20,7 +21,7 @@ class Panel {
         this.sections.notice.setAttribute("role", "status");
         this.sections.question.textContent = t("loading");
         root.replaceChildren(...Object.values(this.sections));
-        this.onChanged = ({ detail }) => this.changedElsewhere(detail.person);
+        this.onChanged = ({ detail }) => this.changed(detail.person);
         api.addEventListener(CHANGED, this.onChanged);
         this.run(() => this.open(localStorage.getItem(LAST_PERSON)));
     }
@@ -39,21 +40,16 @@ class Panel {
         else this.pick(VERDICTS[event.key]);
     }
 
-    // One request at a time: a second press while the first is on its way would answer a question not yet seen
-    async run(work, keepNotice = false) {
-        if (this.busy) return;
-        this.busy = true;
-        try {
-            if (!keepNotice) this.notify("");
-            await work();
-        } catch (error) {
-            this.notify(t("failed", { error: error.message }));
-        } finally {
-            this.busy = false;
-            const { missed } = this;
-            this.missed = null;
-            if (missed) this.changedElsewhere(missed);
-        }
+    // One piece of work after the other, so that none is lost
+    run(work, keepNotice = false) {
+        this.last = this.last.then(async () => {
+            try {
+                if (!keepNotice) this.notify("");
+                await work();
+            } catch (error) {
+                this.notify(t("failed", { error: error.message }));
+            }
+        });
     }
 
     notify(text) {
@@ -79,11 +75,14 @@ class Panel {
         this.render();
     }
 
+    // For the question that is seen now: a second press on it comes when another is shown, and counts for nothing
     pick(verdict) {
         const { person, question } = this.state ?? {};
-        if (question) {
-            this.run(async () => this.show(await ask(`people/${person.id}/picks`, { candidate: question.id, verdict })));
-        }
+        if (!question) return;
+        this.run(async () => {
+            if (this.state.question?.id !== question.id) return;
+            await this.show(await ask(`people/${person.id}/picks`, { candidate: question.id, verdict }));
+        });
     }
 
     undo() {
@@ -110,15 +109,14 @@ class Panel {
         });
     }
 
-    // Something was filed or answered in a workflow or in another window. The question that is being looked at stays,
-    // unless it has its answer now
-    async changedElsewhere(person) {
-        const shown = this.state?.question;
-        if (this.busy) {
-            this.missed = person;
-            return;
-        }
+    // Something was filed or answered in a workflow, in another window or here. The question that is being looked at
+    // stays, unless it has its answer now
+    changed(person) {
+        if (this.behind) return;
+        this.behind = true;
         this.run(async () => {
+            this.behind = false;
+            const shown = this.state?.question;
             if (!this.state) {
                 await this.open(person);
             } else if (person !== this.state.person.id) {
@@ -132,27 +130,28 @@ class Panel {
         }, true);
     }
 
-    person(action) {
+    async person(action) {
         const { person } = this.state ?? {};
         const { dialog } = app.extensionManager;
         const named = async (title, path, start) => {
             const name = await dialog.prompt({ title, message: t("name"), defaultValue: start });
-            if (name?.trim()) await this.open((await ask(path, { name })).id);
+            if (name?.trim()) this.run(async () => this.open((await ask(path, { name })).id));
         };
-        const actions = {
-            add: () => named(t("add"), "people", ""),
-            rename: () => named(t("rename"), `people/${person.id}/rename`, person.name),
-            duplicate: () => named(t("duplicate"), `people/${person.id}/duplicate`, `${person.name} 2`),
-            export: async () => this.notify(t("exported", await ask(`people/${person.id}/export`, {}))),
-            delete: async () => {
-                const message = t("delete_message", person);
-                if (await dialog.confirm({ title: t("delete"), message, type: "delete" })) {
+        if (action === "add") await named(t("add"), "people", "");
+        if (action === "rename") await named(t("rename"), `people/${person.id}/rename`, person.name);
+        if (action === "duplicate") await named(t("duplicate"), `people/${person.id}/duplicate`, `${person.name} 2`);
+        if (action === "export") {
+            this.run(async () => this.notify(t("exported", await ask(`people/${person.id}/export`, {}))));
+        }
+        if (action === "delete") {
+            const message = t("delete_message", person);
+            if (await dialog.confirm({ title: t("delete"), message, type: "delete" })) {
+                this.run(async () => {
                     await ask(`people/${person.id}`, undefined, "DELETE");
                     await this.open();
-                }
-            },
-        };
-        this.run(actions[action]);
+                });
+            }
+        }
     }
 
     take(name) {
