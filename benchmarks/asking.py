@@ -53,7 +53,7 @@ MOST = 20
 ARMS = {"random": 1, "most telling": 0, "as the panel asks": 3}
 """Each question of this number is the newest, 0: none. Candidates are in random order: the newest is a random one, and
 the first arm, which always asks it, asks at random."""
-PAINTED = {"random": (REFERENCE,), "most telling": (9, 10, 8, 12), "as the panel asks": (10, 12)}
+PAINTED = {"random": (REFERENCE,), "most telling": (6, 8, 9, 10, 12), "as the panel asks": (8, 9, 10, 12)}
 """The counts of picks that are painted, asked from all candidates."""
 DUELS = (4, 8, 16, 30)
 """The counts of picks at which duels are painted for."""
