@@ -215,7 +215,7 @@ async def _file(find: Callable[[], Path], content_type: str) -> web.StreamRespon
         path = await asyncio.to_thread(find)
     except StoreError as error:
         return web.json_response({"error": str(error)}, status=404)
-    headers = {"Content-Type": content_type, "Cache-Control": "private, max-age=31536000, immutable"}
+    headers = {"Content-Type": content_type, "Cache-Control": "private, no-store"}
     return web.FileResponse(path, headers=headers)
 
 
@@ -267,7 +267,7 @@ def _shown(candidate: Candidate) -> dict[str, Any]:
 
 
 def _number(text: str) -> int:
-    if not text.isascii() or not text.isdecimal() or not 0 < int(text[:20]) <= LARGEST_NUMBER:
+    if len(text) > 19 or not text.isascii() or not text.isdecimal() or not 0 < int(text) <= LARGEST_NUMBER:
         raise web.HTTPNotFound(text='{"error": "Expected a number."}', content_type="application/json")
     return int(text)
 

@@ -280,15 +280,21 @@ class TasteStore:
             raise StoreError(f"The verdict is {verdict!r}: use one of {', '.join(VERDICTS)}.")
         self.candidate(candidate)
         with self._writing() as database:
-            known = database.execute("SELECT id FROM picks WHERE request = ?", (request,)).fetchone()
+            known = database.execute("SELECT id, candidate FROM picks WHERE request = ?", (request,)).fetchone()
+            if known and known[1] != candidate:
+                raise StoreError(f"The request {request!r} has answered another question: draw a new one.")
             return known[0] if known else self._insert_pick(database, candidate, verdict, _now(), request)
 
     def undo(self, person: str, request: str) -> Candidate | None:
         """Take back the person's latest pick; the candidate as it stands then, None where nothing is left to undo."""
         with self._writing() as database:
             known = database.execute(
-                "SELECT candidate FROM picks JOIN undos ON pick = picks.id WHERE undos.request = ?", (request,)
+                "SELECT candidate, person FROM picks JOIN undos ON undos.pick = picks.id"
+                " JOIN candidates ON candidates.id = candidate WHERE undos.request = ?",
+                (request,),
             ).fetchone()
+            if known and known[1] != person:
+                raise StoreError(f"The request {request!r} has undone another person's pick: draw a new one.")
             if not known:
                 known = database.execute(
                     "SELECT candidate, picks.id FROM picks JOIN candidates ON candidates.id = candidate"
@@ -345,7 +351,7 @@ class TasteStore:
             key = f"{digest}:{number}"
             candidate = self.candidate(self.add_candidate(person, pair.prompt, pair.chosen, pair.rejected, key=key))
             if candidate.pick is None:
-                self.pick(candidate.id, "tie" if pair.tie else "first", f"{person}:{key}")
+                self.pick(candidate.id, "tie" if pair.tie else "first", uuid4().hex)
                 new += 1
         return new
 

@@ -9,18 +9,20 @@ const LAST_PERSON = "ppd.person";
 
 class Panel {
     constructor(root) {
-        this.root = root;
+        // The sidebar's own element serves other tabs too: what listens must go when this tab does
+        this.root = element("div");
+        root.replaceChildren(this.root);
         this.last = Promise.resolve();
-        root.classList.add("ppd-taste");
-        root.tabIndex = 0;
-        root.setAttribute("role", "region");
-        root.setAttribute("aria-label", t("taste"));
-        root.addEventListener("keydown", (event) => this.onKey(event));
+        this.root.classList.add("ppd-taste");
+        this.root.tabIndex = 0;
+        this.root.setAttribute("role", "region");
+        this.root.setAttribute("aria-label", t("taste"));
+        this.root.addEventListener("keydown", (event) => this.onKey(event));
         this.sections = Object.fromEntries(["header", "notice", "question", "learned", "history", "settings"].map(
             (name) => [name, element("div", { className: name })]));
         this.sections.notice.setAttribute("role", "status");
         this.sections.question.textContent = t("loading");
-        root.replaceChildren(...Object.values(this.sections));
+        this.root.replaceChildren(...Object.values(this.sections));
         this.onChanged = ({ detail }) => this.changed(detail.person);
         api.addEventListener(CHANGED, this.onChanged);
         this.run(() => this.open(localStorage.getItem(LAST_PERSON)));
@@ -36,6 +38,7 @@ class Panel {
         if (!undo && !(event.key in VERDICTS)) return;
         event.preventDefault();
         event.stopPropagation(); // never the graph's
+        if (event.repeat) return; // a held key would answer what nobody has seen
         if (undo) this.undo();
         else this.pick(VERDICTS[event.key]);
     }
@@ -112,7 +115,8 @@ class Panel {
     // Something was filed or answered in a workflow, in another window or here. The question that is being looked at
     // stays, unless it has its answer now
     changed(person) {
-        if (this.behind) return;
+        if (!this.root.isConnected) this.close(); // the frontend tells a tab not always that it is gone
+        if (this.behind || !this.root.isConnected) return;
         this.behind = true;
         this.run(async () => {
             this.behind = false;
@@ -170,8 +174,11 @@ class Panel {
     render() {
         const { header, question, learned, history, settings } = this.sections;
         const focused = this.root.contains(document.activeElement);
-        header.replaceChildren(...parts.header(this));
-        const asked = JSON.stringify([this.state?.question, this.state?.person.open]);
+        const people = JSON.stringify([this.state?.person.id, this.people.map(({ id, name }) => [id, name])]);
+        if (people !== this.listed) header.replaceChildren(...parts.header(this)); // it may have the focus
+        this.listed = people;
+        const waits = this.state?.person.open > 0;
+        const asked = JSON.stringify([this.state?.question, !this.state?.question && waits]);
         if (asked !== this.asked) question.replaceChildren(...parts.question(this)); // a press may have begun on it
         this.asked = asked;
         learned.replaceChildren(...parts.learned(this));

@@ -2,7 +2,7 @@
 import { ask, element, pictureURL, t, thumbnailURL } from "./common.js";
 
 const SIDES = [["first", "left"], ["second", "right"]];
-const SURE = 1.64; // deviations from indifference: nineteen in twenty
+const SURE = 1.64; // deviations: nine in ten lie within, and a sign that far from 0 is right nineteen times in twenty
 
 function button(text, onClick, properties = {}) {
     const made = element("button", { textContent: text, ...properties });
@@ -109,8 +109,7 @@ export function settings(panel) {
         placeholder: t("never"), ariaLabel: t("fading") });
     fading.addEventListener("change", () => panel.fade(fading.value === "" ? null : Number(fading.value)));
     const sets = element("select", { ariaLabel: t("import") }, element("option", { value: "", textContent: t("import") }));
-    sets.addEventListener("pointerdown", () => list(sets), { once: true });
-    sets.addEventListener("focus", () => list(sets), { once: true });
+    sets.addEventListener("focus", () => panel.run(() => list(sets)), { once: true });
     sets.addEventListener("change", () => sets.value && panel.take(sets.value));
     return [element("details", {}, element("summary", { textContent: t("more_settings") }),
         element("label", { className: "row" }, t("fading"), fading),
@@ -119,6 +118,5 @@ export function settings(panel) {
 }
 
 async function list(sets) {
-    if (sets.options.length > 1) return;
     sets.append(...(await ask("sets")).map((name) => element("option", { value: name, textContent: name })));
 }

@@ -150,6 +150,34 @@ def test_keys_typed_elsewhere_and_the_frontends_own_pick_nothing(store, somebody
     assert store.history(somebody) == []
 
 
+def test_a_held_key_answers_once_and_another_tab_hears_none(store, somebody, open_panel):
+    page = open_panel(somebody)
+    wait_for_picks(page, 0, 3)
+    page.locator(".ppd-taste").focus()
+    for _ in range(5):  # without a keyup between: the later ones are repetitions
+        page.keyboard.down("ArrowLeft")
+    wait_for_picks(page, 1, 2)
+    page.wait_for_timeout(500)
+    assert len(store.history(somebody)) == 1
+    page.keyboard.up("ArrowLeft")
+    page.evaluate(
+        """() => {
+            const box = Object.assign(document.createElement('textarea'), {id: 'foreign'});
+            const tab = {id: 'foreign', icon: 'pi pi-star', title: 'x', type: 'custom'};
+            app.extensionManager.registerSidebarTab({...tab, render: root => root.replaceChildren(box)});
+            app.extensionManager.sidebarTab.toggleSidebarTab('foreign');
+        }"""
+    )
+    page.locator("#foreign").focus()
+    for key in ("ArrowLeft", "u"):
+        page.keyboard.press(key)
+    page.evaluate("app.extensionManager.sidebarTab.toggleSidebarTab('ppd-taste')")
+    wait_for_picks(page, 1, 2)
+    page.locator(".ppd-taste").press("ArrowRight")
+    wait_for_picks(page, 2, 1)
+    assert [one.verdict for one in store.history(somebody)] == ["second", "first"]
+
+
 def test_an_old_pick_is_revised_from_the_history(store, somebody, open_panel):
     page = open_panel(somebody)
     wait_for_picks(page, 0, 3)

@@ -231,6 +231,7 @@ def test_foreign_numbers_and_paths_are_not_found(server, store, somebody):
         call(server, f"people/{person}/questions/{10**30}"),
         call(server, f"people/{person}/questions/-1"),
         call(server, f"people/{person}/history?before=x"),
+        call(server, f"people/{person}/history?before={'0' * 19}{10**25}"),
         call(server, "people/nobody/question"),
         call(server, "people/nobody/undo", undo),
         call(server, "people/nobody/export", undo),
