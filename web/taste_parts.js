@@ -110,7 +110,10 @@ export function settings(panel) {
     fading.addEventListener("change", () => panel.fade(fading.value === "" ? null : Number(fading.value)));
     const sets = element("select", { ariaLabel: t("import") }, element("option", { value: "", textContent: t("import") }));
     sets.addEventListener("focus", () => panel.run(() => list(sets)), { once: true });
-    sets.addEventListener("change", () => sets.value && panel.take(sets.value));
+    sets.addEventListener("change", () => {
+        if (sets.value) panel.take(sets.value);
+        sets.value = ""; // it is no setting
+    });
     return [element("details", {}, element("summary", { textContent: t("more_settings") }),
         element("label", { className: "row" }, t("fading"), fading),
         element("div", { className: "row" }, sets),
