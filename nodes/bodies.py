@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 LARGEST_BODY = 4096
 """Bytes; a pick has about a hundred."""
+LARGEST_NUMBER = 2**62
+"""Of a question or a pick: less than SQLite's largest."""
 
 Name = Annotated[str, Field(min_length=1, max_length=80)]
 
@@ -31,7 +33,7 @@ class Named(Body):
 class Pick(Body):
     """An answer to a question."""
 
-    candidate: Annotated[int, Field(gt=0, lt=2**62)]
+    candidate: Annotated[int, Field(gt=0, le=LARGEST_NUMBER)]
     verdict: Literal["first", "second", "tie", "skip"]
 
 
@@ -53,15 +55,16 @@ Model = TypeVar("Model", bound=Body)
 async def read(request: web.Request, model: type[Model]) -> Model:
     """The request's body; anything but a small JSON object of `model`'s fields raises HTTPBadRequest saying so."""
     if request.content_type != "application/json" or not 0 < (request.content_length or 0) <= LARGEST_BODY:
-        raise bad(f"Expected a body of JSON and at most {LARGEST_BODY} bytes.")
+        raise refused(web.HTTPBadRequest, f"Expected a body of JSON and at most {LARGEST_BODY} bytes.")
     try:
         return model.model_validate_json(await request.read())
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"])) or "the body"
-        raise bad(f"Expected a {model.__name__} body: {where}: {first['msg']}.") from None
+        message = f"Expected a {model.__name__} body: {where}: {first['msg']}."
+        raise refused(web.HTTPBadRequest, message) from None
 
 
-def bad(message: str) -> web.HTTPBadRequest:
-    """A 400 with one sentence."""
-    return web.HTTPBadRequest(text=json.dumps({"error": message}), content_type="application/json")
+def refused(kind: type[web.HTTPError], message: str) -> web.HTTPError:
+    """An answer of a kind, such as 400, with one sentence."""
+    return kind(text=json.dumps({"error": message}), content_type="application/json")

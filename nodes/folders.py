@@ -19,6 +19,8 @@ POCKET = "pocket"
 """What the shipped model, encoder and adapter are called where a file of the user's could stand as well."""
 ME = "me"
 """Who is there without having been made."""
+LONGEST = 60
+"""Letters of a person's name in the name of a folder, which file systems count in bytes."""
 DEEPEST = 3
 """Folders below input and datasets that are looked into for preference sets."""
 
@@ -114,7 +116,8 @@ def preference_set(name: str) -> Path:
 
 def new_preference_set(name: str) -> Path:
     """A folder to be, of the datasets folder, named after somebody and the time."""
-    plain = "".join(letter if letter.isalnum() or letter in " -_" else "-" for letter in name).strip() or "person"
+    plain = "".join(letter if letter.isalnum() or letter in " -_" else "-" for letter in name[:LONGEST])
+    plain = plain.strip() or "person"
     return Path(folder_paths.get_folder_paths("datasets")[0]) / f"{plain} {datetime.now():%Y-%m-%d %H-%M-%S}"
 
 

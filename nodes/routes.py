@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from aiohttp import web
 from comfy.cli_args import args
@@ -18,13 +18,13 @@ from ..ppd.questions import Interview
 from ..ppd.store import Candidate, StoreError
 from . import folders
 from .announce import announce
-from .bodies import Body, HalfLife, Import, Named, Pick, read
+from .bodies import LARGEST_NUMBER, Body, HalfLife, Import, Named, Pick, read, refused
 from .embedding import read_encoder
 
 PREFIX = "/ppd"
+Result = TypeVar("Result")
 PAGE = 24
 """Picks of a history's page."""
-LARGEST_NUMBER = 2**62
 
 
 def register(routes: web.RouteTableDef) -> None:
@@ -72,8 +72,13 @@ async def delete_person(request: web.Request) -> web.Response:
     person = request.match_info["person"]
 
     def work() -> Any:
-        folders.taste_store().delete_person(person)
+        store = folders.taste_store()
+        digests = {digest for _, *pair in store.pictures_of(person) for digest in pair}
+        store.delete_person(person)
         interview().forget(person)
+        for digest in digests:  # again, for one who was still looking when the pictures went
+            if not store.has_picture(digest):
+                folders.forget_features(digest)
         announce(person)
         return {}
 
@@ -211,12 +216,8 @@ async def thumbnail(request: web.Request) -> web.StreamResponse:
 
 
 async def _file(find: Callable[[], Path], content_type: str) -> web.StreamResponse:
-    try:
-        path = await asyncio.to_thread(find)
-    except StoreError as error:
-        return web.json_response({"error": str(error)}, status=404)
     headers = {"Content-Type": content_type, "Cache-Control": "private, no-store"}
-    return web.FileResponse(path, headers=headers)
+    return web.FileResponse(await _done(find), headers=headers)
 
 
 # What the above are made of
@@ -268,18 +269,22 @@ def _shown(candidate: Candidate) -> dict[str, Any]:
 
 def _number(text: str) -> int:
     if len(text) > 19 or not text.isascii() or not text.isdecimal() or not 0 < int(text) <= LARGEST_NUMBER:
-        raise web.HTTPNotFound(text='{"error": "Expected a number."}', content_type="application/json")
+        raise refused(web.HTTPNotFound, "Expected a number.")
     return int(text)
 
 
 async def _answer(work: Callable[[], Any]) -> web.Response:
+    return web.json_response(await _done(work))
+
+
+async def _done(work: Callable[[], Result]) -> Result:
     """What `work` returns, done in a thread, or its refusal as one sentence: 404 for what is not there, 400 for what
-    cannot be used, 503 where the disk does not let us write."""
+    cannot be used, 503 where the disk does not let us read or write."""
     try:
-        return web.json_response(await asyncio.to_thread(work))
+        return await asyncio.to_thread(work)
     except StoreError as error:
-        return web.json_response({"error": str(error)}, status=404)
+        raise refused(web.HTTPNotFound, str(error)) from error
     except ValueError as error:
-        return web.json_response({"error": str(error)}, status=400)
-    except (sqlite3.OperationalError, OSError) as error:
-        return web.json_response({"error": f"The taste store could not be used ({error})."}, status=503)
+        raise refused(web.HTTPBadRequest, str(error)) from error
+    except (sqlite3.Error, OSError) as error:
+        raise refused(web.HTTPServiceUnavailable, f"The taste store could not be used ({error}).") from error

@@ -109,9 +109,10 @@ class Interview:
         return (None if found is None else self.store.candidate(filed.ids[int(rows[found])])), embedding
 
     def forget(self, person: str) -> None:
-        """Drop what was seen of a person's candidates."""
+        """Drop what was seen of a person's candidates, after whoever is looking at them just now."""
         with self._lock:
             self._filed.pop(person, None)
+            self.encoder.features.drop_memory()
 
     def _embed(self, person: str, verdicts: dict[int, str], filed: _Filed) -> UserEmbedding:
         picks = [(filed.rows[one], what) for one, what in verdicts.items() if one in filed.rows and what != "skip"]

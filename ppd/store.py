@@ -13,6 +13,7 @@ import json
 import os
 import sqlite3
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from .pairs import Picture, PreferencePair, preference_set_digest, read_pairs, write_pairs
+from .pairs import Picture, PreferencePair, read_pairs, write_pairs
 
 VERDICTS = ("first", "second", "tie", "skip")
 LONGEST_NAME = 80
@@ -212,6 +213,8 @@ class TasteStore:
         `origin` tells how they were made. The key is by default the prompt and the pictures.
         """
         self.person(person)
+        for picture in (first, second):
+            picture.check()
         with self._writing() as database:
             hashes = [self._keep(picture) for picture in (first, second)]
             key = key or hashlib.sha256("\0".join([prompt, *hashes]).encode()).hexdigest()
@@ -253,10 +256,16 @@ class TasteStore:
 
     def picture(self, digest: str) -> Path:
         """The file of a picture by its sha256; anything else is refused."""
-        path = self.pictures / digest[:2] / digest
-        if len(digest) != 64 or set(digest) - set("0123456789abcdef") or not path.is_file() or path.is_symlink():
+        if not self.has_picture(digest):
             raise StoreError(f"There is no picture {digest[:64]!r} in the taste store.")
-        return path
+        return self.pictures / digest[:2] / digest
+
+    def has_picture(self, digest: str) -> bool:
+        """Whether a picture of this sha256 is kept."""
+        if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
+            return False
+        path = self.pictures / digest[:2] / digest
+        return path.is_file() and not path.is_symlink()
 
     def thumbnail(self, digest: str) -> Path:
         """A small JPEG of a picture, made when it is first asked for."""
@@ -340,19 +349,21 @@ class TasteStore:
         write_pairs(folder, self.pairs(person))
 
     def add_pairs(self, person: str, path: Path | str) -> int:
-        """Take over a preference set's pairs as picks; how many of them are new. A set taken over twice counts once.
+        """Take over a preference set's pairs as picks; how many of them are new. What the person has said already, be
+        it of this set or of their own export, counts once.
 
         Every pair is checked before the first is written, so that a bad one leaves nothing.
         """
         for _ in read_pairs(path):
             pass
-        digest, new = preference_set_digest(path), 0
-        for number, pair in enumerate(read_pairs(path)):
-            key = f"{digest}:{number}"
-            candidate = self.candidate(self.add_candidate(person, pair.prompt, pair.chosen, pair.rejected, key=key))
-            if candidate.pick is None:
-                self.pick(candidate.id, "tie" if pair.tie else "first", uuid4().hex)
-                new += 1
+        said, new = Counter(map(_said, self.pairs(person))), 0
+        for pair in read_pairs(path):
+            if said[_said(pair)]:
+                said[_said(pair)] -= 1
+                continue
+            candidate = self.add_candidate(person, pair.prompt, pair.chosen, pair.rejected, key=uuid4().hex)
+            self.pick(candidate, "tie" if pair.tie else "first", uuid4().hex)
+            new += 1
         return new
 
     # What the above are made of
@@ -434,7 +445,6 @@ class TasteStore:
 
     def _keep(self, picture: Picture) -> str:
         """The sha256 of a picture's file, which lies in the store and on the disk from now on."""
-        picture.check()
         data = picture.read()
         digest = hashlib.sha256(data).hexdigest()
         path = self.pictures / digest[:2] / digest
@@ -457,6 +467,12 @@ class TasteStore:
 def fade(picks: int, half_life: float | None) -> list[float]:
     """How much each of a person's picks counts, the oldest first: 2^(-newer picks / half-life), or 1 without one."""
     return [1.0 if half_life is None else 2 ** (-(picks - 1 - index) / half_life) for index in range(picks)]
+
+
+def _said(pair: PreferencePair) -> tuple[str, ...]:
+    """What a pair says, whatever it is called: the order of a tie's pictures means nothing."""
+    pictures = (pair.chosen.digest, pair.rejected.digest)
+    return ("tie", pair.prompt, *sorted(pictures)) if pair.tie else ("pick", pair.prompt, *pictures)
 
 
 def write_synced(path: Path, data: bytes) -> None:

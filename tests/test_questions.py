@@ -181,8 +181,10 @@ def test_whoever_was_deleted_is_not_asked(store, encoder):
     fill(store, aki, PAIRS[1:2])
     interview = Interview(store, encoder)
     interview.ask(aki)
+    assert len(encoder.features._memory) >= 2
     store.delete_person(aki)
     interview.forget(aki)
+    assert not encoder.features._memory and not interview._filed
     with pytest.raises(StoreError, match="no person"):
         interview.ask(aki)
 

@@ -117,6 +117,18 @@ def test_what_was_imported_and_undone_can_be_imported_again(store, aki, tmp_path
         store.undo(bo, str(_))
 
 
+def test_ones_own_export_brings_nothing_new(store, aki, tmp_path):
+    for number, verdict in enumerate(["first", "second", "tie"]):
+        store.pick(ask(store, aki, number), verdict, f"r{number}")
+    store.export(aki, tmp_path / "set")
+    assert store.add_pairs(aki, tmp_path / "set") == 0
+    store.pick(ask(store, aki, 9), "first", "later")
+    store.export(aki, tmp_path / "longer")
+    bo = store.add_person("Bo").id
+    assert [store.add_pairs(bo, tmp_path / name) for name in ("set", "longer")] == [3, 1]
+    assert store.person(bo).picks == 4
+
+
 def test_undo_is_the_persons_own(store, aki):
     bo = store.add_person("Bo").id
     store.pick(ask(store, aki, 0), "first", "r1")
@@ -154,7 +166,7 @@ def test_pictures_are_found_by_their_hash_only(store, digest):
 def test_a_broken_picture_is_refused_and_leaves_nothing(store, aki):
     with pytest.raises(PreferenceError, match="cannot be decoded"):
         store.add_candidate(aki, "a lake", picture(0), Picture(data=b"not a picture"))
-    assert store.inbox(aki) == []
+    assert store.inbox(aki) == [] and not stored_pictures(store)
 
 
 def test_exported_and_imported_pairs_are_the_same(store, aki, tmp_path):

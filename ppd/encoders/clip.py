@@ -259,6 +259,10 @@ class ClipFeatures:
             return torch.empty(0, self.dim)
         return torch.stack([torch.zeros(self.dim) if row is None else row for row in rows])
 
+    def drop_memory(self) -> None:
+        """Forget the features kept in memory; those in `cache_dir` stay."""
+        self._memory.clear()
+
     def pair_features(
         self,
         pairs: Sequence[PreferencePair],

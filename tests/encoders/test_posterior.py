@@ -389,6 +389,7 @@ def test_contradictions_raise_the_inferred_noise_and_pull_towards_indifference()
     contradicted = torch.where(torch.arange(30) % 3 == 0, 0.0, 1.0)
     found = {name: fit_with_noise(x, y, mean, covariance) for name, y in (("all", agreed), ("some", contradicted))}
     assert (found["all"][2], found["some"][2]) == (1.0, 1.5)
+    assert fit_with_noise(x, torch.full((30,), 0.5), mean, covariance)[2] == 1.0  # ties are none
     sure = {name: float(m @ x[0]) / noise for name, (m, _, noise) in found.items()}
     assert 0 < sure["some"] < 0.25 * sure["all"]  # .68 against 4.99
 

@@ -27,6 +27,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ppd.pairs import Picture
+from ppd.store import TasteStore
+
 ROOT = Path(__file__).resolve().parents[2]
 PACK = "personalized-diffusion"
 """The folder the pack is mounted as: a name that no Python module could have."""
@@ -240,6 +243,28 @@ def server(comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+@pytest.fixture
+def store(server: Server) -> TasteStore:
+    """The server's taste store."""
+    return TasteStore(server.base / "user" / "__ppd" / "taste")
+
+
+@pytest.fixture
+def somebody(store: TasteStore, request: pytest.FixtureRequest) -> Iterator[tuple[str, list[int]]]:
+    """A new person with three questions, red against blue pictures: the person's id, and the questions'."""
+    person = store.add_person(request.node.name[:60]).id
+    colours = [((250, 80 * number, 0), (0, 80 * number, 250)) for number in range(3)]
+    asked = [
+        store.add_candidate(
+            person, f"question {number}", *(Picture.from_image(Image.new("RGB", (64, 64), c)) for c in pair)
+        )
+        for number, pair in enumerate(colours)
+    ]
+    yield person, asked
+    if person in {one.id for one in store.people()}:
+        store.delete_person(person)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from ppd.families import FAMILIES
 from ppd.ip_adapter import load_ip_adapter
 from ppd.pairs import Picture
-from ppd.store import TasteStore
 
 from .model_files import (
     MODELS,
@@ -140,7 +139,6 @@ def test_a_stock_graphs_pictures_become_a_question(server, files_of, family):
     prompt["latent"]["inputs"]["batch_size"] = 2
     prompt["collector"] = node("PreferenceCollector", images=["plain decoded", 0], person=family, prompt="a lake")
     (question,) = server.run(prompt)["outputs"]["collector"]["ppd_question"]
-    store = TasteStore(server.base / "user" / "__ppd" / "taste")
     (candidate,) = store.inbox(store.person_called(family).id)
     assert (candidate.id, candidate.prompt) == (question["id"], "a lake")
     first, second = (

@@ -10,8 +10,6 @@ from uuid import uuid4
 
 import pytest
 
-from ppd.store import TasteStore
-
 from .test_checkpoints import node
 
 pytestmark = pytest.mark.comfyui
@@ -21,11 +19,6 @@ OURS = ("ppd", "personalized-diffusion")
 COLLECTOR = "app.graph.findNodesByType('PreferenceCollector')[0]"
 FRESH = iter(range(1, 1000))
 """A colour that no picture had yet, so that nothing comes from a cache and every question is a new one."""
-
-
-@pytest.fixture(scope="module")
-def store(server):
-    return TasteStore(server.base / "user" / "__ppd" / "taste")
 
 
 @pytest.fixture

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import struct
+import threading
+import time
 import urllib.error
 import urllib.request
 import zlib
@@ -13,30 +15,8 @@ import pytest
 from PIL import Image
 
 from ppd.pairs import Picture, read_pairs
-from ppd.store import TasteStore
 
 pytestmark = pytest.mark.comfyui
-
-
-@pytest.fixture
-def store(server):
-    return TasteStore(server.base / "user" / "__ppd" / "taste")
-
-
-@pytest.fixture
-def somebody(store, request):
-    """A new person with three questions, red against blue pictures."""
-    person = store.add_person(request.node.name[:60]).id
-    colours = [((250, 80 * number, 0), (0, 80 * number, 250)) for number in range(3)]
-    asked = [
-        store.add_candidate(
-            person, f"question {number}", *(Picture.from_image(Image.new("RGB", (64, 64), c)) for c in pair)
-        )
-        for number, pair in enumerate(colours)
-    ]
-    yield person, asked
-    if person in {one.id for one in store.people()}:
-        store.delete_person(person)
 
 
 def call(server, path, body=None, content_type="application/json", method=None):
@@ -137,6 +117,35 @@ def test_people_are_made_renamed_copied_and_erased(server, store, somebody):
     assert not features[0].exists()
     assert not [path for path in store.folder.rglob("*") if digest in path.name]
     assert {call(server, f"{kind}/{digest}")[0] for kind in ("pictures", "thumbnails")} == {404}
+
+
+def test_a_deletion_while_pictures_are_looked_at_leaves_nothing_of_them(server, store, somebody):
+    person, _ = somebody
+    digests = []
+    for number in range(60):
+        pictures = [Picture.from_image(Image.new("RGB", (64, 64), (number, side, 77))) for side in (0, 1)]
+        digests += [one.digest for one in pictures]
+        store.add_candidate(person, f"many {number}", *pictures)
+    looking = threading.Thread(target=call, args=(server, f"people/{person}/question"))
+    looking.start()
+    time.sleep(0.1)
+    told(server, f"people/{person}", method="DELETE")
+    looking.join()
+    features = (server.base / "user" / "__ppd" / "features").glob("*/*/*.npy")
+    assert not {path.stem for path in features} & set(digests)
+
+
+def test_what_cannot_be_used_is_told(server, store, somebody):
+    person, asked = somebody
+    digest = store.candidate(asked[0]).first
+    path = store.picture(digest)
+    data = path.read_bytes()
+    path.write_bytes(b"damaged")
+    status, text = call(server, f"thumbnails/{digest}")
+    path.write_bytes(data)
+    assert status == 400 and "cannot be decoded" in json.loads(text)["error"]
+    store.rename(person, "名" * 80)
+    assert told(server, f"people/{person}/export", {"request": "r"})["path"]
 
 
 def test_picks_fade_by_request(server, store, somebody):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ppd.store import TasteStore
-
 from .test_checkpoints import node
 
 pytestmark = pytest.mark.comfyui
@@ -47,9 +45,9 @@ def warmth(store, digest):
     return pixels[..., 0].mean() - pixels[..., 2].mean()
 
 
-def test_duels_are_filed_picked_and_read_again(server):
+def test_duels_are_filed_picked_and_read_again(server, store):
     """No browser is open; the third duel knows of two picks, and its reading is of another person than the first's."""
-    store, reports = TasteStore(server.base / "user" / "__ppd" / "taste"), []
+    reports = []
     me = store.add_person(WHO)
     for round_ in range(3):
         entry = server.run(duel(round_))
