@@ -131,7 +131,7 @@ def test_a_checkpoint_paints_for_a_person(server, files_of, family, kind):
 
 
 @pytest.mark.parametrize("family", TITLES)
-def test_a_stock_graphs_pictures_become_a_question(server, files_of, family):
+def test_a_stock_graphs_pictures_become_a_question(server, store, files_of, family):
     files = files_of(family)
     stock = ("checkpoint", "latent", "positive", "negative", "plain", "plain decoded")
     prompt = graph(files, files.adapters["user adapter"], files.people["user adapter"])
