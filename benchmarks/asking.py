@@ -2,8 +2,8 @@
 
 Each reporting person answers Bradley-Terry questions from a pool of candidate pairs, two pictures that the base paints
 of one training caption, and the posterior is fitted again after each answer. Three ways to ask take turns on the same
-pool and would get the same answers: at random; the most telling (BALD); and most telling with each third question the
-newest, as the panel asks. The figure is the fewest picks whose mean reaches what 16 random ones reach.
+pool and would get the same answers: at random; the most telling (BALD); and as the panel asks, each third question
+being the most telling of the newest only. The figure is the fewest picks whose mean reaches what 16 random ones reach.
 
 Two means are compared. `accuracy` is the cheap one, for all counts and pools: the share of 400 fresh pairs, none of
 them in the person's pool, of which the posterior mean prefers the picture that the person's true reward prefers.
@@ -40,9 +40,9 @@ from ppd.pocket.people import People
 from ppd.pocket.recipe import Recipe
 from ppd.pocket.studio import WEIGHTS
 from ppd.pocket.taste import Pool
-from ppd.questions import information, most_telling
+from ppd.questions import information, most_telling, next_question
 
-from .interview import FRESH, SEED, SIZE, Gallery, Painter, draw_questions, duel, interview
+from .interview import FRESH, SEED, SIZE, Ask, Gallery, Painter, draw_questions, duel, interview
 
 SIZES = (SIZE, 100, 20)
 """Candidates that are asked from: the first of everybody's."""
@@ -50,9 +50,12 @@ REFERENCE = 16
 """Random picks that asking well is compared with."""
 MOST = 20
 """Picks beyond which nobody is asked."""
-ARMS = {"random": 1, "most telling": 0, "as the panel asks": 3}
-"""Each question of this number is the newest, 0: none. Candidates are in random order: the newest is a random one, and
-the first arm, which always asks it, asks at random."""
+ARMS: dict[str, Ask] = {
+    "random": lambda number, differences, *known: 0,
+    "most telling": lambda number, *known: most_telling(*known),
+    "as the panel asks": next_question,
+}
+"""Candidates are in random order, so that the first is a random one."""
 PAINTED = {"random": (REFERENCE,), "most telling": (6, 8, 9, 10, 12), "as the panel asks": (8, 9, 10, 12)}
 """The counts of picks that are painted, asked from all candidates."""
 DUELS = (4, 8, 16, 30)
@@ -79,9 +82,9 @@ def by_accuracy(pool: Pool, people: People, prior: PopulationPrior, draws: int) 
     for draw in range(draws):
         questions = draw_questions(pool, people, prior, draw)
         for size in SIZES:
-            for arm, newest_every in ARMS.items():
+            for arm, ask in ARMS.items():
                 part = questions.of(size)
-                means, _ = interview(part, prior, newest_every, MOST)
+                means, _ = interview(part, prior, ask, MOST)
                 curve = np.stack([part.accuracy(u) for u in means], 1)
                 reached.setdefault((size, arm), []).append(curve)
         print(f"draw {draw + 1} of {draws} asked", flush=True)
@@ -202,7 +205,7 @@ def _win_rates(found: dict[str, Any], difference: str) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.asking")
     parser.add_argument("--people", type=int, default=200, help="reporting people (default and most: 200)")
-    parser.add_argument("--duel-people", type=int, default=40, help="those of them who duel (default: 40)")
+    parser.add_argument("--duel-people", type=int, default=100, help="those of them who duel (default: 100)")
     parser.add_argument("--draws", type=int, default=8, help="pools and answers of each person (default: 8)")
     parser.add_argument("--pictures", type=int, default=PICTURES_PER_PERSON, help="of each person (default: 4)")
     parser.add_argument("--steps", type=int, default=SAMPLING_STEPS, help="default: 8, as in the model card")

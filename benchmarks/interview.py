@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import count
@@ -24,12 +24,13 @@ from ppd.pocket.people import People, pick
 from ppd.pocket.recipe import Recipe, file_hash
 from ppd.pocket.statistics import CLIP, picture_statistics
 from ppd.pocket.taste import Pool
-from ppd.questions import most_telling
 
 SEED = 101
 SIZE, FRESH = 500, 400
 """Candidate pairs in a pool, and the pairs that are kept out of it."""
 DUEL_SEED = 5 * 10**6
+Ask = Callable[[int, Tensor, Tensor, Tensor, Tensor], "int | None"]
+"""A way to ask: the arguments and the answer of `ppd.questions.next_question`."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def draw_questions(pool: Pool, people: People, prior: PopulationPrior, draw: int
     return Questions(x[:, :SIZE], picked, gap[:, :SIZE].abs(), x[:, SIZE:], gap[:, SIZE:] > 0)
 
 
-def interview(questions: Questions, prior: PopulationPrior, newest_every: int, picks: int) -> tuple[Tensor, Tensor]:
+def interview(questions: Questions, prior: PopulationPrior, ask: Ask, picks: int) -> tuple[Tensor, Tensor]:
     """Posterior means [picks + 1, P, d] after 0, 1 ... answers, and which candidates were asked [P, picks]."""
     people, size, d = questions.differences.shape
     everybody = torch.arange(people)
@@ -89,13 +90,11 @@ def interview(questions: Questions, prior: PopulationPrior, newest_every: int, p
     found = [means]
     for number in range(picks):
         is_open = torch.ones(people, size, dtype=torch.bool).scatter_(1, asked, False)
-        choice = is_open.int().argmax(1)
-        if not newest_every or number % newest_every != newest_every - 1:
-            for person in everybody.tolist():
-                x = questions.differences[person]
-                best = most_telling(x, x[asked[person]], means[person], covariances[person])
-                if best is not None:  # else all that are left are like those asked
-                    choice[person] = best
+        choice = torch.empty(people, dtype=torch.long)
+        for person, x in enumerate(questions.differences):
+            rows = is_open[person].nonzero().flatten()
+            best = ask(number, x[rows], x[asked[person]], means[person], covariances[person])
+            choice[person] = rows[best or 0]  # the first where all that are left are like those asked
         asked = torch.cat([asked, choice[:, None]], 1)
         x = (questions.differences * signs)[everybody[:, None], asked]
         ones = torch.ones(asked.shape, dtype=torch.float64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import Any
 
 import comfy.model_management
@@ -11,7 +12,7 @@ from comfy_api.latest import io
 from PIL import Image
 
 from ..ppd.pairs import Picture
-from ..ppd.store import TasteStore
+from ..ppd.store import MissingError, Person, TasteStore
 from ..ppd.user_embedding import UserEmbedding as Embedding
 from . import folders
 from .announce import announce, ask_now
@@ -94,12 +95,21 @@ class PreferenceCollector(io.ComfyNode):
         if wait_seconds:
             ask_now(cls.hidden.unique_id, questions)
             wait_for_answers(store, wait_seconds, asked)
-        somebody = store.person(somebody.id)
-        report = f"{somebody.name}: questions open {somebody.open}, answered {somebody.picks}."
-        if wait_seconds:
-            answered = sum(store.candidate(entry["id"]).verdict is not None for entry in questions)
-            report += f" Of this run's {len(questions)}, answered {answered}."
+        report = report_of(store, somebody, asked if wait_seconds else [])
         return io.NodeOutput(report, ui={"ppd_question": questions, "text": (report,)})
+
+
+def report_of(store: TasteStore, person: Person, waited_for: list[int]) -> str:
+    """How many questions wait and are answered, also of those that a run has waited for."""
+    try:
+        now, verdicts = store.person(person.id), store.verdicts(person.id)
+    except MissingError:
+        return f"{person.name} was deleted while the questions waited."
+    report = f"{now.name}: questions open {now.open}, answered {now.picks}."
+    if waited_for:
+        numbers = set(waited_for)
+        report += f" Of this run's {len(numbers)}, answered {len(numbers & verdicts.keys())}."
+    return report
 
 
 def question(store: TasteStore, number: int) -> dict[str, Any]:
@@ -111,9 +121,10 @@ def question(store: TasteStore, number: int) -> dict[str, Any]:
 def wait_for_answers(store: TasteStore, seconds: float, asked: list[int]) -> None:
     """Return once all of them have a verdict, or the time is over; interrupting the run ends it as anywhere else."""
     end = time.monotonic() + seconds
-    while time.monotonic() < end and any(store.candidate(number).verdict is None for number in asked):
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        time.sleep(BETWEEN_LOOKS)
+    with suppress(MissingError):  # the person was deleted meanwhile
+        while time.monotonic() < end and any(store.candidate(number).verdict is None for number in asked):
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            time.sleep(BETWEEN_LOOKS)
 
 
 def pairs_of(images: torch.Tensor, others: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:

@@ -17,7 +17,7 @@ from ..ppd.encoders.clip import ClipFeatures
 from ..ppd.encoders.image_prompt import ImagePromptFeatures, encode_image_prompt
 from ..ppd.encoders.posterior import PopulationPrior, PosteriorEncoder
 from ..ppd.ip_adapter import IPAdapter
-from ..ppd.pairs import PreferenceError, PreferencePair
+from ..ppd.pairs import PreferenceError, PreferencePair, counted
 from ..ppd.user_embedding import UserEmbedding as Embedding
 from ..ppd.user_embedding import blend
 from . import folders
@@ -149,10 +149,11 @@ def image_features(
 
 def report_of(embedding: Embedding, prior: PopulationPrior | None, skipped: list[PreferenceError]) -> str:
     """What the encoder learned of a person, in lines for people."""
-    lines = [f"{embedding.pairs} pairs read by {embedding.encoder}: {embedding.reach}."]
+    read = f"{counted(embedding.pairs, 'pair')} read by {embedding.encoder}: {embedding.reach}."
+    lines = [read if embedding.pairs else "No picks: this is the average person."]
     if prior is not None and embedding.uncertainty is not None:
         left = embedding.uncertainty / float(prior.covariance.trace())
-        lines.append(f"Still open: {left:.0%} of the variance between people.")
+        lines.append(f"Known so far: {1 - left:.0%} of what tells people apart.")
     if embedding.noise > 1:
         lines.append(f"Picks contradict each other: read as {embedding.noise:g} times as noisy as most people's.")
     if skipped:

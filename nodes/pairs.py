@@ -11,7 +11,7 @@ import torch
 from comfy_api.latest import io, ui
 from PIL import Image, ImageOps
 
-from ..ppd.pairs import PreferenceError, PreferencePair, preference_set_digest, read_pairs
+from ..ppd.pairs import PreferenceError, PreferencePair, counted, preference_set_digest, read_pairs
 from ..ppd.store import Person
 from . import folders
 from .sockets import CATEGORY, PreferencePairs
@@ -106,7 +106,7 @@ def report_of(name: str, pairs: list[PreferencePair], skipped: list[PreferenceEr
     """What was read from a set, in lines for people."""
     ties = sum(pair.tie for pair in pairs)
     prompts = len({pair.prompt for pair in pairs})
-    lines = [f"{name}: {len(pairs)} pairs on {prompts} prompts, {ties} of them ties."]
+    lines = [f"{name}: {counted(len(pairs), 'pair')} on {counted(prompts, 'prompt')}, {counted(ties, 'tie')}."]
     if skipped:
         lines += [f"Left out {len(skipped)}:", *map(str, skipped)]
     return "\n".join(lines)

@@ -9,13 +9,14 @@ from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import uuid4
 
 from aiohttp import web
 from comfy.cli_args import args
 
 from ..ppd.encoders.probes import AttributeProbes
 from ..ppd.questions import Interview
-from ..ppd.store import Candidate, StoreError
+from ..ppd.store import Candidate, MissingError
 from . import folders
 from .announce import announce
 from .bodies import LARGEST_NUMBER, Body, HalfLife, Import, Named, Pick, read, refused
@@ -23,8 +24,8 @@ from .embedding import read_encoder
 
 PREFIX = "/ppd"
 Result = TypeVar("Result")
-PAGE = 24
-"""Picks of a history's page."""
+LONGEST_PAGE = 1000
+"""Picks of a history."""
 
 
 def register(routes: web.RouteTableDef) -> None:
@@ -43,6 +44,7 @@ def register(routes: web.RouteTableDef) -> None:
     routes.get(f"{person}/history")(history)
     routes.post(f"{person}/picks")(pick)
     routes.post(f"{person}/undo")(undo)
+    routes.post(f"{person}/skip_repeats")(skip_repeats)
     routes.get(f"{PREFIX}/pictures/{{digest}}")(picture)
     routes.get(f"{PREFIX}/thumbnails/{{digest}}")(thumbnail)
     routes.get(f"{PREFIX}/sets")(preference_sets)
@@ -64,7 +66,13 @@ async def people(request: web.Request) -> web.Response:
 async def add_person(request: web.Request) -> web.Response:
     """A new person by name."""
     body = await read(request, Named)
-    return await _answer(lambda: asdict(folders.taste_store().add_person(body.name)))
+
+    def work() -> Any:
+        made = folders.taste_store().add_person(body.name)
+        announce(made.id)
+        return asdict(made)
+
+    return await _answer(work)
 
 
 async def delete_person(request: web.Request) -> web.Response:
@@ -100,7 +108,13 @@ async def rename(request: web.Request) -> web.Response:
 async def duplicate(request: web.Request) -> web.Response:
     """A new person with the same questions and picks."""
     person, body = request.match_info["person"], await read(request, Named)
-    return await _answer(lambda: asdict(folders.taste_store().duplicate(person, body.name)))
+
+    def work() -> Any:
+        made = folders.taste_store().duplicate(person, body.name)
+        announce(made.id)
+        return asdict(made)
+
+    return await _answer(work)
 
 
 async def set_half_life(request: web.Request) -> web.Response:
@@ -168,13 +182,14 @@ async def asked(request: web.Request) -> web.Response:
 
 
 async def history(request: web.Request) -> web.Response:
-    """A page of decided questions, the latest pick first, `?before=` a pick's number."""
+    """At most `?limit=` decided questions, the latest pick first, `?before=` a pick's number."""
     person, before = request.match_info["person"], _number(request.query.get("before", str(LARGEST_NUMBER)))
+    limit = min(_number(request.query.get("limit", str(LONGEST_PAGE))), LONGEST_PAGE)
 
     def work() -> Any:
         store = folders.taste_store()
-        page = store.history(store.person(person).id, before=before, limit=PAGE + 1)
-        return {"picks": [_shown(one) for one in page[:PAGE]], "more": len(page) > PAGE}
+        page = store.history(store.person(person).id, before=before, limit=limit + 1)
+        return {"picks": [_shown(one) for one in page[:limit]], "more": len(page) > limit}
 
     return await _answer(work)
 
@@ -198,6 +213,19 @@ async def undo(request: web.Request) -> web.Response:
         store = folders.taste_store()
         undone = store.undo(store.person(person).id, body.request)
         return _changed(person, undone)
+
+    return await _answer(work)
+
+
+async def skip_repeats(request: web.Request) -> web.Response:
+    """Skip all open questions that would never be asked, mostly repetitions; how the person stands then."""
+    person = request.match_info["person"]
+    await read(request, Body)
+
+    def work() -> Any:
+        for number in interview().left_out(person):
+            folders.taste_store().pick(number, "skip", uuid4().hex)
+        return _changed(person)
 
     return await _answer(work)
 
@@ -239,7 +267,7 @@ def _theirs(person: str, number: int) -> Candidate:
     store = folders.taste_store()
     candidate = store.candidate(number)
     if candidate.person != store.person(person).id:
-        raise StoreError(f"Question {number} was not asked of this person.")
+        raise MissingError(f"Question {number} was not asked of this person.")
     return candidate
 
 
@@ -282,7 +310,7 @@ async def _done(work: Callable[[], Result]) -> Result:
     cannot be used, 503 where the disk does not let us read or write."""
     try:
         return await asyncio.to_thread(work)
-    except StoreError as error:
+    except MissingError as error:
         raise refused(web.HTTPNotFound, str(error)) from error
     except ValueError as error:
         raise refused(web.HTTPBadRequest, str(error)) from error

@@ -36,6 +36,11 @@ _checked: dict[Path, _Stamp] = {}
 _listings: dict[Path, tuple[_Stamp, list[Path]]] = {}
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things, as in "1 pair" and "2 pairs"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 class PreferenceError(ValueError):
     """A preference set, pair or picture that cannot be used; `pair_id` names the pair where there is one."""
 

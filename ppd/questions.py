@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .encoders.posterior import PosteriorEncoder
 from .pairs import Picture, PreferenceError
-from .store import Candidate, StoreError, TasteStore, fade
+from .store import Candidate, MissingError, TasteStore, fade
 from .user_embedding import UserEmbedding
 
 LAMBDA = math.pi / 8
@@ -21,8 +21,8 @@ SPREAD = math.pi * math.log(2) / 2
 """H(Phi(x)) is about exp(-x^2 / (2 SPREAD)) in bits' shape: Houlsby's C squared."""
 ALIKE = 0.05
 """Differences that are apart by less than this share of their length, either way round, are one question."""
-NEWEST_EVERY = 3
-"""Each question of this number is the newest, so that what is being painted now is asked about too."""
+NEWEST_EVERY, NEWEST = 3, 20
+"""Each question of this number is among so many of the newest, so that what is being painted now is asked about too."""
 
 
 def information(differences: Tensor, mean: Tensor, covariance: Tensor) -> Tensor:
@@ -47,22 +47,23 @@ def asked_already(differences: Tensor, asked: Tensor) -> Tensor:
 
 
 def most_telling(differences: Tensor, asked: Tensor, mean: Tensor, covariance: Tensor) -> int | None:
-    """The index of the candidate to ask next, None where all have been asked; of equals the first."""
+    """The index of the candidate that tells most, None where all have been asked; of equals the first."""
     order = information(differences, mean, covariance).argsort(descending=True, stable=True)
-    return _first_new(differences, order, asked)
-
-
-def newest(differences: Tensor, asked: Tensor) -> int | None:
-    """The index of the last candidate, the oldest being first, that has not been asked; None where all have."""
-    return _first_new(differences, torch.arange(len(differences)).flip(0), asked)
-
-
-def _first_new(differences: Tensor, order: Tensor, asked: Tensor) -> int | None:
     for part in order.split(64):  # mostly the first decides, and all against all would be slow
         new = part[~asked_already(differences[part], asked)]
         if len(new):
             return int(new[0])
     return None
+
+
+def next_question(number: int, differences: Tensor, asked: Tensor, mean: Tensor, covariance: Tensor) -> int | None:
+    """The index of what to ask after `number` questions, the oldest candidate being first: the most telling, at times
+    of the NEWEST; None where all have been asked."""
+    older = max(0, len(differences) - NEWEST) if number % NEWEST_EVERY == NEWEST_EVERY - 1 else 0
+    found = most_telling(differences[older:], asked, mean, covariance)
+    if found is None and older:
+        return most_telling(differences[:older], asked, mean, covariance)
+    return None if found is None else older + found
 
 
 @dataclass
@@ -74,6 +75,14 @@ class _Filed:
     differences: Tensor
     seen: int = 0
     """The last candidate that was looked at."""
+
+
+def _open_and_decided(filed: _Filed, verdicts: dict[int, str]) -> tuple[list[int], list[int]]:
+    """The rows of candidates without and with a verdict."""
+    decided = [filed.rows[candidate] for candidate in verdicts if candidate in filed.rows]
+    is_open = torch.ones(len(filed.ids), dtype=torch.bool)
+    is_open[decided] = False
+    return is_open.nonzero().flatten().tolist(), decided
 
 
 class Interview:
@@ -91,22 +100,32 @@ class Interview:
     def ask(self, person: str) -> tuple[Candidate | None, UserEmbedding]:
         """What to ask the person next, and the user embedding behind the picks so far.
 
-        That is the most telling candidate, or each third time the newest; None where every candidate is decided, or
-        repeats one that is.
+        None where every candidate is decided, or repeats one that is.
         """
+        while True:
+            number, embedding = self._ask(person)
+            candidate = None if number is None else self.store.candidate(number)
+            if candidate is None or candidate.verdict is None:  # else it was answered elsewhere just now
+                return candidate, embedding
+
+    def left_out(self, person: str) -> list[int]:
+        """The open candidates that are not asked: they repeat decided ones, or have a picture that cannot be read."""
+        known = [candidate for candidate, *_ in self.store.pictures_of(person)]
         verdicts, filed = self.store.verdicts(person), self._read(person)
-        decided = [filed.rows[candidate] for candidate in verdicts if candidate in filed.rows]
-        is_open = torch.ones(len(filed.ids), dtype=torch.bool)
-        is_open[decided] = False
-        rows = is_open.nonzero().flatten()
+        rows, decided = _open_and_decided(filed, verdicts)
+        repeated = asked_already(filed.differences[rows], filed.differences[decided]).tolist()
+        asked = {filed.ids[row] for row, is_repeated in zip(rows, repeated, strict=True) if not is_repeated}
+        return [candidate for candidate in known if candidate not in verdicts and candidate not in asked]
+
+    def _ask(self, person: str) -> tuple[int | None, UserEmbedding]:
+        verdicts, filed = self.store.verdicts(person), self._read(person)
+        rows, decided = _open_and_decided(filed, verdicts)
         x, asked = filed.differences[rows], filed.differences[decided]
         embedding = self._embed(person, verdicts, filed)
         assert embedding.covariance is not None
-        if len(verdicts) % NEWEST_EVERY == NEWEST_EVERY - 1:
-            found = newest(x, asked)
-        else:
-            found = most_telling(x / embedding.noise, asked / embedding.noise, embedding.u[0], embedding.covariance)
-        return (None if found is None else self.store.candidate(filed.ids[int(rows[found])])), embedding
+        x, asked = x / embedding.noise, asked / embedding.noise
+        found = next_question(len(verdicts), x, asked, embedding.u[0], embedding.covariance)
+        return (None if found is None else filed.ids[rows[found]]), embedding
 
     def forget(self, person: str) -> None:
         """Drop what was seen of a person's candidates, after whoever is looking at them just now."""
@@ -142,7 +161,7 @@ class Interview:
         """phi / noise [d] of every picture that can be read, by its hash."""
         pictures: dict[str, Picture] = {}
         for digest in digests:
-            with suppress(StoreError):
+            with suppress(MissingError):
                 pictures[digest] = Picture(self.store.picture(digest))
         broken: dict[int, PreferenceError] = {}
         features = self.encoder.features.picture_features(list(pictures.values()), broken=broken)

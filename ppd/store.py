@@ -75,6 +75,10 @@ class StoreError(ValueError):
     """Something asked of the store that it cannot do, as one sentence for people."""
 
 
+class MissingError(StoreError):
+    """Something that is not in the store, or not any more."""
+
+
 @dataclass(frozen=True)
 class Person:
     """Somebody whose picks are kept; half_life is in picks, None where old picks count as much as new ones."""
@@ -139,7 +143,7 @@ class TasteStore:
         """The person of an id."""
         found = self._people("WHERE id = ?", (person,))
         if not found:
-            raise StoreError(f"There is no person {person!r} in the taste store: choose another, or make a new one.")
+            raise MissingError(f"There is no person {person!r} in the taste store: choose another, or make a new one.")
         return found[0]
 
     def person_called(self, name: str, make: bool = False) -> Person | None:
@@ -224,7 +228,7 @@ class TasteStore:
         """The candidate of an id."""
         found = self._candidates("WHERE id = ?", (candidate,))
         if not found:
-            raise StoreError(f"There is no candidate pair {candidate}: it may have been erased.")
+            raise MissingError(f"There is no candidate pair {candidate}: it may have been erased.")
         return found[0]
 
     def inbox(self, person: str, before: int | None = None, limit: int = 100) -> list[Candidate]:
@@ -257,7 +261,7 @@ class TasteStore:
     def picture(self, digest: str) -> Path:
         """The file of a picture by its sha256; anything else is refused."""
         if not self.has_picture(digest):
-            raise StoreError(f"There is no picture {digest[:64]!r} in the taste store.")
+            raise MissingError(f"There is no picture {digest[:64]!r} in the taste store.")
         return self.pictures / digest[:2] / digest
 
     def has_picture(self, digest: str) -> bool:

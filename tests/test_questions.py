@@ -12,8 +12,8 @@ from PIL import Image
 from ppd.encoders.posterior import fit_posterior
 from ppd.pairs import Picture
 from ppd.pocket.studio import load_encoder
-from ppd.questions import Interview, asked_already, information, most_telling, newest
-from ppd.store import StoreError, TasteStore
+from ppd.questions import NEWEST, Interview, asked_already, information, most_telling, next_question
+from ppd.store import MissingError, TasteStore
 
 
 def draw(*shape, seed=0):
@@ -88,11 +88,15 @@ def test_ten_thousand_candidates_take_no_time():
     assert time.process_time() - start < 0.1
 
 
-def test_the_newest_that_is_no_repetition():
-    x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.01]])
-    assert newest(x, x[:0]) == 2
-    assert newest(x, x[:1]) == 1
-    assert newest(x, x) is None
+def test_each_third_question_is_among_the_newest():
+    x = torch.cat([torch.eye(3), 0.01 * draw(NEWEST, 3, seed=3).float()])  # the first three tell most by far
+    nothing, known = x[:0], (torch.zeros(3), torch.diag(torch.tensor([1.0, 4.0, 2.0])))
+    assert [next_question(number, x, nothing, *known) for number in (0, 1, 3)] == [1, 1, 1]
+    third = next_question(2, x, nothing, *known)
+    assert third == 3 + information(x[3:], *known).argmax()
+    assert next_question(2, x, x[3:], *known) == 1  # all of the newest repeat what was asked
+    assert next_question(2, x[:2], nothing, *known) == 1
+    assert next_question(2, x, x, *known) is None
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +133,6 @@ def test_an_interview_asks_everything_once_and_the_dull_pair_last(store, encoder
         asked.append(question.id)
         store.pick(question.id, "skip" if len(asked) == 1 else "first", f"r{len(asked)}")
     assert sorted(asked) == candidates
-    assert asked[2] == max(set(candidates) - set(asked[:2]))  # the third question is the newest
     assert asked[3] == candidates[0]
     assert interview.ask(aki)[1].pairs == 3
 
@@ -146,6 +149,34 @@ def test_new_candidates_picks_and_undo_are_seen(store, encoder):
     assert interview.ask(aki)[0] is None
     store.undo(aki, "u1")
     assert interview.ask(aki)[0].id in (first, repeated)
+
+
+def test_what_is_never_asked_can_be_skipped(store, encoder):
+    aki = store.add_person("Aki").id
+    first, _, lost = fill(store, aki, PAIRS[1:4])
+    store.pick(first, "second", "r1")
+    repeated = store.add_candidate(aki, "again", *reversed(PAIRS[1]))
+    store.picture(PAIRS[3][0].digest).unlink()
+    assert Interview(store, encoder).left_out(aki) == [lost, repeated]
+
+
+def test_what_was_answered_elsewhere_meanwhile_is_not_asked(store, encoder, monkeypatch):
+    aki = store.add_person("Aki").id
+    fill(store, aki, PAIRS[1:4])
+    interview = Interview(store, encoder)
+    found, ask = [], interview._ask
+
+    def in_between(person):
+        number, embedding = ask(person)
+        if not found:
+            store.pick(number, "first", "another window")
+        found.append(number)
+        return number, embedding
+
+    monkeypatch.setattr(interview, "_ask", in_between)
+    question, embedding = interview.ask(aki)
+    assert question.verdict is None and question.id == found[1] != found[0]
+    assert embedding.pairs == 1
 
 
 def test_an_interview_learns_what_the_encoder_does(store, encoder):
@@ -185,7 +216,7 @@ def test_whoever_was_deleted_is_not_asked(store, encoder):
     store.delete_person(aki)
     interview.forget(aki)
     assert not encoder.features._memory and not interview._filed
-    with pytest.raises(StoreError, match="no person"):
+    with pytest.raises(MissingError, match="no person"):
         interview.ask(aki)
 
 

@@ -29,13 +29,15 @@ const STYLE = `
 
 // What one node asks. The server tells how each question stands; here is only which of them is shown.
 class Questions {
-    constructor() {
+    constructor(node) {
+        this.node = node;
         this.asked = []; // the newest first
         this.at = 0; // which of them is shown
         this.root = element("div", { className: "ppd-collect", tabIndex: 0, role: "group" });
         this.root.addEventListener("keydown", (event) => this.onKey(event));
         this.root.addEventListener("wheel", (event) => this.onWheel(event));
         this.draw();
+        this.refresh();
     }
 
     get current() {
@@ -52,7 +54,7 @@ class Questions {
     // Read anew how the shown question stands: it may have been answered in the tab, or in another window
     async refresh() {
         const { current } = this;
-        if (!current) return;
+        if (!current) return this.count();
         let question, error;
         try {
             question = await ask(`people/${current.person}/questions/${current.id}`);
@@ -63,6 +65,14 @@ class Questions {
         const same = JSON.stringify(question) === JSON.stringify(this.question);
         this.question = question;
         if (error || !same) this.draw(error?.message);
+    }
+
+    // Before a run there is no question to show, but how many wait from runs before
+    async count() {
+        const { people } = await ask("people").catch(() => ({ people: [] }));
+        const name = this.node.widgets.find((widget) => widget.name === "person").value.trim().toLowerCase();
+        this.open = people.find((person) => person.name.toLowerCase() === name)?.open;
+        if (!this.current) this.draw();
     }
 
     onKey(event) {
@@ -125,7 +135,9 @@ class Questions {
             }
             parts.push(question.verdict ? this.answer(question) : this.choices());
         } else if (!complaint) {
-            parts.push(element("p", { className: "empty", textContent: t("collect_empty") }));
+            const { open } = this;
+            const text = open ? `${t("collect_empty")} ${t("collect_waiting", { open })}` : t("collect_empty");
+            parts.push(element("p", { className: "empty", textContent: text }));
         }
         if (complaint) parts.push(element("p", { role: "alert", textContent: complaint }));
         const focused = this.root.contains(document.activeElement);
@@ -199,13 +211,14 @@ app.registerExtension({
             for (const node of collectors()) {
                 const questions = shown.get(node);
                 // What is on its way is shown when it has its answer, not before: then the next press counts
-                if (questions.current?.person === detail.person && !questions.sending) questions.refresh();
+                const { current } = questions;
+                if ((!current || current.person === detail.person) && !questions.sending) questions.refresh();
             }
         });
     },
     nodeCreated(node) {
         if (node.constructor.comfyClass !== "PreferenceCollector") return;
-        const questions = new Questions();
+        const questions = new Questions(node);
         shown.set(node, questions);
         const widget = node.addDOMWidget("ppd_question", "ppd_question", questions.root, {
             serialize: false, // not in the graph that runs

@@ -6,6 +6,7 @@ import * as parts from "./taste_parts.js";
 
 const TAB = "ppd-taste";
 const LAST_PERSON = "ppd.person";
+const PAGE = 24; // answers
 
 class Panel {
     constructor(root) {
@@ -13,6 +14,9 @@ class Panel {
         this.root = element("div");
         root.replaceChildren(this.root);
         this.last = Promise.resolve();
+        this.behind = new Set(); // people who changed since the last look
+        this.unfolded = new Set();
+        this.history = { picks: [], more: false };
         this.root.classList.add("ppd-taste");
         this.root.tabIndex = 0;
         this.root.setAttribute("role", "region");
@@ -64,16 +68,17 @@ class Panel {
         const { people, shared } = await ask("people");
         Object.assign(this, { people, shared });
         const chosen = people.find(({ id }) => id === person) ?? people[0];
-        this.history = { picks: [], more: false };
         await this.show(chosen ? await ask(`people/${chosen.id}/question`) : null);
     }
 
     async show(state) {
+        const seen = state?.person.id === this.state?.person.id ? this.history.picks.length : 0;
         this.state = state;
+        this.history = { picks: [], more: false };
         if (state) {
             localStorage.setItem(LAST_PERSON, state.person.id);
             this.people = this.people.map((person) => (person.id === state.person.id ? state.person : person));
-            this.history = await ask(`people/${state.person.id}/history`);
+            this.history = await ask(`people/${state.person.id}/history?limit=${Math.max(seen, PAGE)}`);
         }
         this.render();
     }
@@ -99,6 +104,10 @@ class Panel {
         });
     }
 
+    skipRepeats() {
+        this.run(async () => this.show(await ask(`people/${this.state.person.id}/skip_repeats`, {})));
+    }
+
     next() {
         this.run(() => this.open(this.state.person.id));
     }
@@ -106,7 +115,7 @@ class Panel {
     async more() {
         const before = this.history.picks.at(-1).pick;
         this.run(async () => {
-            const page = await ask(`people/${this.state.person.id}/history?before=${before}`);
+            const page = await ask(`people/${this.state.person.id}/history?before=${before}&limit=${PAGE}`);
             this.history = { picks: [...this.history.picks, ...page.picks], more: page.more };
             this.render();
         });
@@ -116,20 +125,23 @@ class Panel {
     // stays, unless it has its answer now
     changed(person) {
         if (!this.root.isConnected) this.close(); // the frontend tells a tab not always that it is gone
-        if (this.behind || !this.root.isConnected) return;
-        this.behind = true;
+        if (!this.root.isConnected) return;
+        const isComing = this.behind.size > 0;
+        this.behind.add(person);
+        if (isComing) return;
         this.run(async () => {
-            this.behind = false;
-            const shown = this.state?.question;
+            const concerns = this.behind.has(this.state?.person.id), shown = this.state?.question;
+            this.behind.clear();
             if (!this.state) {
                 await this.open(person);
-            } else if (person !== this.state.person.id) {
+            } else if (!concerns) {
                 this.people = (await ask("people")).people;
                 this.render();
             } else {
-                const state = shown && (await ask(`people/${person}/question?candidate=${shown.id}`).catch(() => null));
+                const { id } = this.state.person;
+                const state = shown && (await ask(`people/${id}/question?candidate=${shown.id}`).catch(() => null));
                 if (state && state.question.verdict === shown.verdict) await this.show(state);
-                else await this.open(person);
+                else await this.open(id);
             }
         }, true);
     }

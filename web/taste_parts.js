@@ -10,6 +10,13 @@ function button(text, onClick, properties = {}) {
     return made;
 }
 
+// Stays as it is when the part around it is made anew
+function details(panel, title, ...children) {
+    const made = element("details", { open: panel.unfolded.has(title) }, element("summary", { textContent: title }), ...children);
+    made.addEventListener("toggle", () => panel.unfolded[made.open ? "add" : "delete"](title));
+    return made;
+}
+
 export function header(panel) {
     const current = panel.state?.person;
     const add = button(t("add"), () => panel.person("add"));
@@ -19,14 +26,17 @@ export function header(panel) {
     const select = element("select", { ariaLabel: t("person") }, ...options);
     select.addEventListener("change", () => panel.run(() => panel.open(select.value)));
     const actions = ["rename", "duplicate", "export", "delete"].map((name) => button(t(name), () => panel.person(name)));
-    const more = element("details", { className: "actions" }, element("summary", { textContent: t("manage") }),
-        element("div", { className: "row" }, add, ...actions));
-    return [element("div", { className: "row" }, select), more];
+    return [element("div", { className: "row" }, select),
+        details(panel, t("manage"), element("div", { className: "row" }, add, ...actions))];
 }
 
 export function question(panel) {
     const { person, question } = panel.state ?? {};
-    if (!question) return [element("p", { className: "empty", textContent: t(person?.open ? "empty_repeats" : "empty") })];
+    if (!question && person?.open) {
+        return [element("p", { className: "empty", textContent: t("empty_repeats") }),
+            element("div", { className: "row" }, button(t("skip_repeats"), () => panel.skipRepeats()))];
+    }
+    if (!question) return [element("p", { className: "empty", textContent: t("empty") })];
     const pictures = SIDES.map(([verdict, side]) => {
         const image = element("img", { src: pictureURL(question[verdict]), alt: t(`${side}_picture`) });
         const choice = button("", () => panel.pick(verdict), { className: "picture", ariaLabel: t(`${side}_is_better`),
@@ -39,7 +49,7 @@ export function question(panel) {
     answers.push(button(t("undo"), () => panel.undo()));
     const made = [element("div", { className: "pair" }, ...pictures),
         element("p", { className: "prompt", textContent: question.prompt }),
-        element("div", { className: "row" }, ...answers)];
+        element("div", { className: "row" }, ...answers), element("p", { className: "keys", textContent: t("keys") })];
     if (question.verdict) {
         const back = button(t("back"), () => panel.next());
         made.unshift(element("p", { textContent: `${t("revising")} ${t(`said_${question.verdict}`)}` }, " ", back));
@@ -55,7 +65,8 @@ function progress({ person, attributes, noise }) {
     const sentences = [t("picks", person)];
     const sure = attributes.filter(isSure), open = attributes.filter((one) => !isSure(one));
     if (person.picks && sure.length) sentences.push(t("sure", { words: sure.map(liked).join(t("comma")) }));
-    if (person.picks && open.length) sentences.push(t("unsure", { words: open.map(nameOf).join(t("comma")) }));
+    if (person.picks && !sure.length) sentences.push(t("unsure_of_all"));
+    else if (person.picks && open.length) sentences.push(t("unsure", { words: open.map(nameOf).join(t("comma")) }));
     if (noise > 1) sentences.push(t("contradictions"));
     return element("p", { className: "progress", ariaLive: "polite", textContent: sentences.join(" ") });
 }
@@ -95,6 +106,7 @@ export function history(panel) {
         const label = `${t(`said_${pick.verdict}`)} ${pick.prompt}`;
         const entry = button("", () => panel.revise(pick.id), { className: "entry", ariaLabel: label, title: label });
         entry.append(...images);
+        if (!images.some(({ className }) => className)) entry.append(element("span", { textContent: t(`short_${pick.verdict}`) }));
         return entry;
     });
     const parts = [element("h3", { textContent: t("history") }), element("div", { className: "entries" }, ...entries)];
@@ -114,7 +126,7 @@ export function settings(panel) {
         if (sets.value) panel.take(sets.value);
         sets.value = ""; // it is no setting
     });
-    return [element("details", {}, element("summary", { textContent: t("more_settings") }),
+    return [details(panel, t("more_settings"),
         element("label", { className: "row" }, t("fading"), fading),
         element("div", { className: "row" }, sets),
         element("p", { textContent: t(panel.shared ? "where_shared" : "where") }))];

@@ -26,6 +26,7 @@ from ..adapter import AdapterConfig, UserAdapter, is_user_adapter
 from ..attention import Folded, fold, folded_attention, user_attention
 from ..families import layers_of
 from ..ip_adapter import load_ip_adapter
+from ..pairs import counted
 from ..user_embedding import UserEmbedding
 from .comfyui_denoisers import Place, check_model, cross_attentions, output_layer
 
@@ -170,7 +171,7 @@ def describe(
     ]
     for number, person in enumerate(people, 1):
         name = "The person" if len(people) == 1 else f"Person {number}"
-        lines.append(f"{name}: {person.pairs} pairs, read by {person.encoder}, {person.reach}.")
+        lines.append(f"{name}: {counted(person.pairs, 'pair')}, read by {person.encoder}, {person.reach}.")
     return "\n".join(lines)
 
 

@@ -110,6 +110,17 @@ def test_waiting_ends_with_the_last_answer(collect, comfy_folders):
     assert report == "me: questions open 0, answered 1. Of this run's 2, answered 2."
 
 
+def test_waiting_ends_where_the_person_is_deleted(collect, comfy_folders):
+    store = comfy_folders.module.taste_store()
+    me = store.add_person("me").id
+    started = time.monotonic()
+    timer = later(0.5, store.delete_person, me)
+    (report,) = collect(images=images(2), wait_seconds=60).result
+    timer.join()
+    assert time.monotonic() - started < 10
+    assert report == "me was deleted while the questions waited."
+
+
 def test_waiting_ends_with_its_time(collect):
     started = time.monotonic()
     (report,) = collect(images=images(2), wait_seconds=1).result

@@ -26,7 +26,7 @@ def test_pairs_become_an_embedding_and_a_report(run, comfy_folders):
     embedding, report = run("UserEmbeddingEncoder", pairs=pairs, encoder="pocket").result
     assert embedding.u.shape == (1, 6) and embedding.pairs == 4
     assert report.startswith("4 pairs read by pocket-clip: embedding length ")
-    assert "of the variance between people" in report
+    assert "Known so far: " in report
     cached = list(comfy_folders.user.rglob("*.npy"))
     assert len(cached) == 8 and all("__ppd" in str(path) for path in cached)  # not served over HTTP
     again = run("UserEmbeddingEncoder", pairs=pairs, encoder="pocket").result[0]
@@ -39,7 +39,7 @@ def test_no_pairs_are_the_population_user(run, comfy_folders):
     )
     embedding, report = run("UserEmbeddingEncoder", pairs=[], encoder="pocket").result
     torch.testing.assert_close(embedding.u[0], prior.mean)
-    assert "Still open: 100% of the variance" in report
+    assert "Known so far: 0% of what tells people apart" in report
 
 
 def test_bad_pictures_stop_it_or_are_reported(run, example):

@@ -25,7 +25,7 @@ def write_rows(folder, values):
 def test_an_example_is_read_and_shown(run):
     pairs, pictures, report = run(ID, preference_set="example: warm").result
     assert [pair.id for pair in pairs] == ["pair-0", "pair-1", "pair-2", "pair-3"]
-    assert report == "example: warm: 4 pairs on 1 prompts, 0 of them ties."
+    assert report == "example: warm: 4 pairs on 1 prompt, 0 ties."
     assert pictures.shape == (4, 256, 520, 3) and pictures.dtype == torch.float32
     left, gap, right = pictures[:, :, :256], pictures[:, :, 256:264], pictures[:, :, 264:]
     assert (left[..., 0].mean() - right[..., 0].mean()) > 0.3  # the chosen ones are warm
@@ -41,7 +41,7 @@ def test_people_limit_and_ties(run, example):
     write_rows(folder, values)
     pairs, _, report = run(ID, preference_set="input: mine", user=" ann ").result
     assert [pair.id for pair in pairs] == ["pair-0", "pair-2", "pair-3"]
-    assert "3 pairs on 1 prompts, 1 of them ties" in report
+    assert "3 pairs on 1 prompt, 1 tie." in report
     assert len(run(ID, preference_set="input: mine", limit=2).result[0]) == 2
     with pytest.raises(ValueError, match="no usable pairs of the user 'eve'"):
         run(ID, preference_set="input: mine", user="eve")
@@ -61,7 +61,7 @@ def test_a_persons_picks_are_read_from_the_store(run, node_classes, comfy_folder
     node = node_classes[ID]
     assert "person: me" in node.INPUT_TYPES()["required"]["preference_set"][1]["options"]
     empty = run(ID, preference_set="person: me").result
-    assert (empty[0], empty[2]) == ([], "person: me: 0 pairs on 0 prompts, 0 of them ties.")
+    assert (empty[0], empty[2]) == ([], "person: me: 0 pairs on 0 prompts, 0 ties.")
     store = comfy_folders.module.taste_store()
     aki = store.add_person("Aki").id
     assert store.folder == comfy_folders.user / "__ppd" / "taste"
@@ -76,7 +76,7 @@ def test_a_persons_picks_are_read_from_the_store(run, node_classes, comfy_folder
     assert node.fingerprint_inputs("person: Aki") != before
     pairs, pictures, report = run(ID, preference_set="person: aki").result
     assert [(pair.prompt, pair.chosen.digest) for pair in pairs] == [("a lake", second.digest)]
-    assert len(pictures) == 1 and "1 pairs on 1 prompts" in report
+    assert len(pictures) == 1 and "1 pair on 1 prompt," in report
 
 
 def test_cancel_works_at_once(run):

@@ -230,6 +230,18 @@ def test_an_answer_from_elsewhere_is_shown(server, frontend, opened, store, name
 
 
 @pytest.mark.browser
+def test_before_a_run_the_node_tells_what_waits(server, frontend, opened, name):
+    """Of its own person alone, and anew when that changes."""
+    widget = opened(graph(name))
+    assert "Waiting" not in widget.inner_text()
+    server.run(graph(name))
+    widget.get_by_text("Waiting from before, in the tab Taste (the heart): 1.").wait_for()
+    server.run(graph(f"not {name}"))
+    server.run(graph(name))
+    widget.get_by_text("Waiting from before, in the tab Taste (the heart): 2.").wait_for()
+
+
+@pytest.mark.browser
 def test_a_workflow_that_comes_back_asks_again(frontend, opened, name):
     """From another tab, or from the history; one that is opened anew asks nothing."""
     page, _ = frontend

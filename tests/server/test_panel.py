@@ -65,7 +65,7 @@ def shown(page):
 
 
 def wait_for_picks(page, picks, waiting):
-    page.locator(".ppd-taste .progress").get_by_text(f"{picks} picks, {waiting} questions wait").wait_for()
+    page.locator(".ppd-taste .progress").get_by_text(f"Picks: {picks}. Questions waiting: {waiting}.").wait_for()
 
 
 def test_picks_by_mouse_and_by_key_leave_the_graph_alone(server, store, somebody, open_panel):
@@ -184,6 +184,45 @@ def test_an_old_pick_is_revised_from_the_history(store, somebody, open_panel):
     assert [(one.prompt, one.verdict) for one in store.history(somebody)] == [(first, "second")]
 
 
+def test_the_history_stays_unfolded_and_says_what_was_no_pick(store, somebody, open_panel):
+    for number in range(30):
+        pictures = (Picture.from_image(Image.new("RGB", (8, 8), (8 * number, side, 0))) for side in (0, 200))
+        verdict = {28: "tie", 29: "skip"}.get(number, "first")
+        store.pick(store.add_candidate(somebody, f"old {number}", *pictures), verdict, f"{somebody}-{number}")
+    page = open_panel(somebody)
+    wait_for_picks(page, 29, 3)
+    entries = page.locator(".ppd-taste .entry")
+    assert [entries.nth(n).inner_text() for n in range(3)] == ["skipped", "neither", ""]
+    assert entries.count() == 24
+    page.get_by_role("button", name="Show more").click()
+    entries.nth(29).wait_for()
+    page.locator(".ppd-taste").press("ArrowLeft")
+    wait_for_picks(page, 30, 2)
+    assert entries.count() == 30
+    assert shown(page) not in entries.first.get_attribute("title")
+
+
+def test_keys_are_explained_until_they_work(somebody, open_panel):
+    page = open_panel(somebody)
+    hint = page.get_by_text("Click here to use the keys")
+    page.evaluate("document.activeElement.blur()")
+    assert hint.is_visible()
+    hint.click()
+    assert not hint.is_visible()
+
+
+def test_repetitions_are_skipped_with_one_press(store, somebody, open_panel):
+    for one in store.inbox(somebody):
+        store.pick(one.id, "first", f"{somebody}-{one.id}")
+    store.add_candidate(somebody, "again", *(Picture(store.picture(digest)) for digest in (one.second, one.first)))
+    page = open_panel(somebody)
+    wait_for_picks(page, 3, 1)
+    page.get_by_text("What waits repeats what you have answered").wait_for()
+    page.get_by_role("button", name="Skip them").click()
+    wait_for_picks(page, 3, 0)
+    page.get_by_text("No question waits").wait_for()
+
+
 def test_two_windows_show_the_same(store, somebody, open_panel):
     one, other = open_panel(somebody), open_panel(somebody)
     for page in (one, other):
@@ -204,6 +243,17 @@ def test_two_windows_show_the_same(store, somebody, open_panel):
     assert shown(one) == looked_at  # what is looked at stays where it is
 
 
+def test_of_two_people_who_change_at_once_both_are_looked_at(store, somebody, open_panel):
+    page = open_panel(somebody)
+    wait_for_picks(page, 0, 3)
+    store.pick(store.inbox(somebody)[0].id, "first", somebody)  # nobody is told of it
+    page.evaluate(
+        "people => { for (const person of people) app.api.dispatchCustomEvent('ppd.taste', { person }); }",
+        ["somebody else", somebody, somebody],
+    )
+    wait_for_picks(page, 1, 2)
+
+
 def test_people_are_switched_made_and_deleted(server, store, somebody, open_panel):
     page = open_panel(somebody)
     wait_for_picks(page, 0, 3)
@@ -217,8 +267,7 @@ def test_people_are_switched_made_and_deleted(server, store, somebody, open_pane
     wait_for_picks(page, 0, 3)
     page.get_by_label("Person").select_option(mio.id)
     wait_for_picks(page, 0, 0)
-    page.get_by_text("Manage").click()
-    page.get_by_role("button", name="Delete").click()
+    page.get_by_role("button", name="Delete").click()  # Manage has stayed open
     page.get_by_role("dialog").get_by_text("Delete Mio for good").wait_for()
     page.get_by_role("dialog").get_by_role("button", name="Delete").click()
     page.get_by_label("Person").get_by_text("Mio").wait_for(state="detached")
@@ -240,5 +289,5 @@ def test_japanese(store, somebody, open_panel):
     page.get_by_text("選択 0 件、未回答の質問 3 件").wait_for()
     page.get_by_label("右が良い").click()
     page.get_by_text("選択 1 件、未回答の質問 2 件").wait_for()
-    assert page.locator(".ppd-taste h3").inner_text() == "これまでの選択"
+    assert page.locator(".ppd-taste h3").inner_text() == "これまでの回答"
     page.evaluate("app.extensionManager.setting.set('Comfy.Locale', 'en')")

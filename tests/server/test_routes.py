@@ -73,10 +73,28 @@ def test_a_history_comes_in_pages(server, store, somebody):
         colours = ((8 * number, 0, 0), (0, 8 * number, 9))
         pictures = (Picture.from_image(Image.new("RGB", (8, 8), colour)) for colour in colours)
         store.pick(store.add_candidate(person, f"more {number}", *pictures), "first", f"{person}-{number}")
-    page = told(server, f"people/{person}/history")
+    page = told(server, f"people/{person}/history?limit=24")
     assert (len(page["picks"]), page["more"], page["picks"][0]["prompt"]) == (24, True, "more 29")
-    page = told(server, f"people/{person}/history?before={page['picks'][-1]['pick']}")
+    page = told(server, f"people/{person}/history?limit=24&before={page['picks'][-1]['pick']}")
     assert ([one["prompt"] for one in page["picks"]], page["more"]) == ([f"more {n}" for n in range(5, -1, -1)], False)
+
+
+def test_repetitions_are_skipped_together(server, store, somebody):
+    person, asked = somebody
+    for number in asked:
+        store.pick(number, "first", f"{person}-{number}")
+    one = store.candidate(asked[0])
+    repeated = [
+        store.add_candidate(
+            person, f"again {n}", *(Picture(store.picture(digest)) for digest in (one.second, one.first))
+        )
+        for n in range(2)
+    ]
+    state = told(server, f"people/{person}/question")
+    assert (state["question"], state["person"]["open"]) == (None, 2)
+    state = told(server, f"people/{person}/skip_repeats", {"request": "r"})
+    assert (state["question"], state["person"]["open"], state["person"]["picks"]) == (None, 0, 3)
+    assert {store.verdicts(person)[number] for number in repeated} == {"skip"}
 
 
 def test_what_is_learned_comes_with_the_question(server, store, somebody):
@@ -99,7 +117,7 @@ def test_people_are_made_renamed_copied_and_erased(server, store, somebody):
     assert told(server, f"people/{made['id']}/rename", {"name": "Haru", "request": "r"})["name"] == "Haru"
     status, text = call(server, "people", {"name": "HARU", "request": "r"})
     assert (status, json.loads(text)["error"]) == (
-        404,
+        400,
         "There is a person called 'HARU' already: choose another name.",
     )
     store.pick(asked[0], "first", f"{person}-r")
@@ -208,7 +226,7 @@ def test_bad_bodies_are_refused_and_write_nothing(server, store, somebody):
     assert call(server, f"people/{person}/picks", good, "text/plain")[0] == 400
     assert call(server, f"people/{person}/picks", good, "multipart/form-data; boundary=x")[0] == 400
     for name in ("", " ", "n" * 81, 7, None, ["n"]):
-        assert call(server, "people", {"name": name, "request": "r"})[0] in (400, 404), name
+        assert call(server, "people", {"name": name, "request": "r"})[0] == 400, name
     assert store.history(person) == []
     assert {one.id for one in store.people()} >= {person}
     assert not [one for one in store.people() if not one.name.strip()]
@@ -240,10 +258,12 @@ def test_foreign_numbers_and_paths_are_not_found(server, store, somebody):
         call(server, f"people/{person}/questions/{10**30}"),
         call(server, f"people/{person}/questions/-1"),
         call(server, f"people/{person}/history?before=x"),
+        call(server, f"people/{person}/history?limit=0"),
         call(server, f"people/{person}/history?before={'0' * 19}{10**25}"),
         call(server, "people/nobody/question"),
         call(server, "people/nobody/undo", undo),
         call(server, "people/nobody/export", undo),
+        call(server, "people/nobody/skip_repeats", undo),
         call(server, "people/nobody/duplicate", {"name": "n", "request": "r"}),
         call(server, "people/nobody", method="DELETE"),
         call(server, f"people/{quote('../..', safe='')}/question"),
@@ -332,7 +352,7 @@ def test_a_foreign_page_cannot_pick(server, store, somebody):
 
 
 def test_open_browsers_are_told(server, store, somebody):
-    """By the websocket, so that a second window shows what the first has picked."""
+    """By the websocket, so that a second window shows what the first has picked, and whom it has made."""
     import asyncio
 
     import aiohttp
@@ -343,8 +363,14 @@ def test_open_browsers_are_told(server, store, somebody):
         async with aiohttp.ClientSession() as session, session.ws_connect(f"{server.url}/ws?clientId=other") as ws:
             body = {"candidate": asked[0], "verdict": "first", "request": "r"}
             await asyncio.to_thread(call, server, f"people/{person}/picks", body)
+            copy = await asyncio.to_thread(told, server, f"people/{person}/duplicate", {"name": "C", "request": "r"})
+            heard = []
             async for message in ws:
                 if message.type == aiohttp.WSMsgType.TEXT and json.loads(message.data)["type"] == "ppd.taste":
-                    return json.loads(message.data)["data"]
+                    heard.append(json.loads(message.data)["data"])
+                if len(heard) == 2:
+                    return heard, copy["id"]
 
-    assert asyncio.run(asyncio.wait_for(listen(), 30)) == {"person": person}
+    heard, copy = asyncio.run(asyncio.wait_for(listen(), 30))
+    assert heard == [{"person": person}, {"person": copy}]
+    store.delete_person(copy)
