@@ -28,8 +28,9 @@ class Attribute:
     """How much one person likes more of one attribute, in log-odds per step from `low` towards `high`.
 
     A step is one standard deviation of the pictures along the attribute: of two pictures that far apart, and otherwise
-    as such pictures are, the higher one is chosen with probability sigmoid(mean). `deviation` is the posterior's
-    standard deviation of `mean`; `prior_mean` and `prior_deviation` are what is known of anybody before any pick.
+    as such pictures are, the higher one is chosen with probability sigmoid(mean), or sigmoid(mean / noise) by whoever
+    picks `noise` times as noisily as most people. `deviation` is the posterior's standard deviation of `mean`;
+    `prior_mean` and `prior_deviation` are what is known of anybody before any pick.
     """
 
     name: str
