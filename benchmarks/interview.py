@@ -29,7 +29,7 @@ SEED = 101
 SIZE, FRESH = 500, 400
 """Candidate pairs in a pool, and the pairs that are kept out of it."""
 DUEL_SEED = 5 * 10**6
-Ask = Callable[[int, Tensor, Tensor, Tensor, Tensor], "int | None"]
+Ask = Callable[[int, Tensor, Tensor, Tensor, Tensor], int | None]
 """A way to ask: the arguments and the answer of `ppd.questions.next_question`."""
 
 
