@@ -38,9 +38,7 @@ class PreferenceCollector(io.ComfyNode):
             inputs=[
                 io.Image.Input("images", tooltip="Pictures of one prompt: a batch, asked about two by two."),
                 io.String.Input("person", default=folders.ME, tooltip="Whose taste is asked for; made if new."),
-                io.String.Input(
-                    "prompt", default="", multiline=True, tooltip="What the pictures show, as it was asked for."
-                ),
+                io.String.Input("prompt", default="", tooltip="What the pictures show, as it was asked for."),
                 io.Int.Input(
                     "wait_seconds",
                     default=0,

@@ -152,8 +152,8 @@ def report_of(embedding: Embedding, prior: PopulationPrior | None, skipped: list
     read = f"{counted(embedding.pairs, 'pair')} read by {embedding.encoder}: {embedding.reach}."
     lines = [read if embedding.pairs else "No picks: this is the average person."]
     if prior is not None and embedding.uncertainty is not None:
-        left = embedding.uncertainty / float(prior.covariance.trace())
-        lines.append(f"Known so far: {1 - left:.0%} of what tells people apart.")
+        known = max(0.0, 1 - embedding.uncertainty / float(prior.covariance.trace()))  # 0 but for rounding, not -0
+        lines.append(f"Known so far: {known:.0%} of what tells people apart.")
     if embedding.noise > 1:
         lines.append(f"Picks contradict each other: read as {embedding.noise:g} times as noisy as most people's.")
     if skipped:
