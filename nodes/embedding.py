@@ -150,7 +150,7 @@ def image_features(
 def report_of(embedding: Embedding, prior: PopulationPrior | None, skipped: list[PreferenceError]) -> str:
     """What the encoder learned of a person, in lines for people."""
     read = f"{counted(embedding.pairs, 'pair')} read by {embedding.encoder}: {embedding.reach}."
-    lines = [read if embedding.pairs else "No picks: this is the average person."]
+    lines = [read if embedding.pairs or skipped else "No picks: this is the average person."]
     if prior is not None and embedding.uncertainty is not None:
         known = max(0.0, 1 - embedding.uncertainty / float(prior.covariance.trace()))  # 0 but for rounding, not -0
         lines.append(f"Known so far: {known:.0%} of what tells people apart.")

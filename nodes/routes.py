@@ -9,7 +9,6 @@ from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
-from uuid import uuid4
 
 from aiohttp import web
 from comfy.cli_args import args
@@ -25,7 +24,7 @@ from .embedding import read_encoder
 PREFIX = "/ppd"
 Result = TypeVar("Result")
 LONGEST_PAGE = 1000
-"""Picks of a history."""
+"""Answers in one reply at most, and by default."""
 
 
 def register(routes: web.RouteTableDef) -> None:
@@ -218,13 +217,13 @@ async def undo(request: web.Request) -> web.Response:
 
 
 async def skip_repeats(request: web.Request) -> web.Response:
-    """Skip all open questions that would never be asked, mostly repetitions; how the person stands then."""
+    """Skip all open questions that repeat what has been answered; how the person stands then."""
     person = request.match_info["person"]
     await read(request, Body)
 
     def work() -> Any:
-        for number in interview().left_out(person):
-            folders.taste_store().pick(number, "skip", uuid4().hex)
+        store = folders.taste_store()
+        store.skip(store.person(person).id, interview().repeats(person))
         return _changed(person)
 
     return await _answer(work)
@@ -278,13 +277,12 @@ def _changed(person: str, candidate: Candidate | None = None) -> dict[str, Any]:
 
 def _state(person: str, candidate: Candidate | None = None) -> dict[str, Any]:
     """How a person stands, and a question: `candidate`, or what to ask next."""
-    somebody = folders.taste_store().person(person)
     next_one, embedding = interview().ask(person)
     assert embedding.covariance is not None
     attributes = probes().readings(embedding.u[0], embedding.covariance, interview().encoder.prior)
     candidate = candidate or next_one
     return {
-        "person": asdict(somebody),
+        "person": asdict(folders.taste_store().person(person)),
         "question": None if candidate is None else _shown(candidate),
         "noise": embedding.noise,
         "attributes": [asdict(one) for one in attributes],

@@ -21,8 +21,10 @@ SPREAD = math.pi * math.log(2) / 2
 """H(Phi(x)) is about exp(-x^2 / (2 SPREAD)) in bits' shape: Houlsby's C squared."""
 ALIKE = 0.05
 """Differences that are apart by less than this share of their length, either way round, are one question."""
-NEWEST_EVERY, NEWEST = 3, 20
-"""Each question of this number is among so many of the newest, so that what is being painted now is asked about too."""
+NEWEST_EVERY = 3
+"""Every third question is one of the newest, so that what is being painted now is asked about too."""
+NEWEST = 20
+"""How many candidates those are."""
 
 
 def information(differences: Tensor, mean: Tensor, covariance: Tensor) -> Tensor:
@@ -41,9 +43,11 @@ def asked_already(differences: Tensor, asked: Tensor) -> Tensor:
     """Which of the differences [n, d] repeat one of those asked [m, d], the pictures either way round: bool [n]."""
     if not len(asked):
         return torch.zeros(len(differences), dtype=torch.bool)
-    x, y = differences.double(), asked.double()
-    apart = torch.minimum(torch.cdist(x, y), torch.cdist(x, -y))
-    return (apart <= ALIKE * x.norm(dim=-1, keepdim=True)).any(-1)
+    y, found = asked.double(), []
+    for x in differences.double().split(64):  # thousands against thousands would not fit in memory
+        apart = torch.minimum(torch.cdist(x, y), torch.cdist(x, -y))
+        found.append((apart <= ALIKE * x.norm(dim=-1, keepdim=True)).any(-1))
+    return torch.cat(found)
 
 
 def most_telling(differences: Tensor, asked: Tensor, mean: Tensor, covariance: Tensor) -> int | None:
@@ -57,8 +61,8 @@ def most_telling(differences: Tensor, asked: Tensor, mean: Tensor, covariance: T
 
 
 def next_question(number: int, differences: Tensor, asked: Tensor, mean: Tensor, covariance: Tensor) -> int | None:
-    """The index of what to ask after `number` questions, the oldest candidate being first: the most telling, at times
-    of the NEWEST; None where all have been asked."""
+    """The index of what to ask after `number` questions, the oldest candidate being first: the most telling, every
+    third time of the newest; None where all have been asked."""
     older = max(0, len(differences) - NEWEST) if number % NEWEST_EVERY == NEWEST_EVERY - 1 else 0
     found = most_telling(differences[older:], asked, mean, covariance)
     if found is None and older:
@@ -108,14 +112,12 @@ class Interview:
             if candidate is None or candidate.verdict is None:  # else it was answered elsewhere just now
                 return candidate, embedding
 
-    def left_out(self, person: str) -> list[int]:
-        """The open candidates that are not asked: they repeat decided ones, or have a picture that cannot be read."""
-        known = [candidate for candidate, *_ in self.store.pictures_of(person)]
-        verdicts, filed = self.store.verdicts(person), self._read(person)
-        rows, decided = _open_and_decided(filed, verdicts)
+    def repeats(self, person: str) -> list[int]:
+        """The open candidates that are not asked, since they repeat decided ones."""
+        filed = self._read(person)
+        rows, decided = _open_and_decided(filed, self.store.verdicts(person))
         repeated = asked_already(filed.differences[rows], filed.differences[decided]).tolist()
-        asked = {filed.ids[row] for row, is_repeated in zip(rows, repeated, strict=True) if not is_repeated}
-        return [candidate for candidate in known if candidate not in verdicts and candidate not in asked]
+        return [filed.ids[row] for row, is_repeated in zip(rows, repeated, strict=True) if is_repeated]
 
     def _ask(self, person: str) -> tuple[int | None, UserEmbedding]:
         verdicts, filed = self.store.verdicts(person), self._read(person)

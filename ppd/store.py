@@ -216,10 +216,10 @@ class TasteStore:
 
         `origin` tells how they were made. The key is by default the prompt and the pictures.
         """
-        self.person(person)
         for picture in (first, second):
             picture.check()
         with self._writing() as database:
+            self.person(person)
             hashes = [self._keep(picture) for picture in (first, second)]
             key = key or hashlib.sha256("\0".join([prompt, *hashes]).encode()).hexdigest()
             return self._insert_candidate(database, person, key, prompt, *hashes, json.dumps(origin or {}), _now())
@@ -291,12 +291,22 @@ class TasteStore:
         """What the person says of a candidate, now or anew. A request that comes twice counts once; the pick's id."""
         if verdict not in VERDICTS:
             raise StoreError(f"The verdict is {verdict!r}: use one of {', '.join(VERDICTS)}.")
-        self.candidate(candidate)
         with self._writing() as database:
+            self.candidate(candidate)
             known = database.execute("SELECT id, candidate FROM picks WHERE request = ?", (request,)).fetchone()
             if known and known[1] != candidate:
                 raise StoreError(f"The request {request!r} has answered another question: draw a new one.")
             return known[0] if known else self._insert_pick(database, candidate, verdict, _now(), request)
+
+    def skip(self, person: str, candidates: Sequence[int]) -> None:
+        """Skip those of the person's candidates that are still open."""
+        with self._writing() as database:
+            for candidate in candidates:
+                found = database.execute(
+                    "SELECT id FROM candidates WHERE id = ? AND person = ? AND verdict IS NULL", (candidate, person)
+                ).fetchone()
+                if found:
+                    self._insert_pick(database, candidate, "skip", _now(), uuid4().hex)
 
     def undo(self, person: str, request: str) -> Candidate | None:
         """Take back the person's latest pick; the candidate as it stands then, None where nothing is left to undo."""

@@ -157,7 +157,28 @@ def test_what_is_never_asked_can_be_skipped(store, encoder):
     store.pick(first, "second", "r1")
     repeated = store.add_candidate(aki, "again", *reversed(PAIRS[1]))
     store.picture(PAIRS[3][0].digest).unlink()
-    assert Interview(store, encoder).left_out(aki) == [lost, repeated]
+    assert Interview(store, encoder).repeats(aki) == [repeated]
+
+
+def test_an_interview_asks_by_the_rule(store, encoder, monkeypatch):
+    """Each of its questions is what `next_question` says to the embedding and the candidates then."""
+    aki = store.add_person("Aki").id
+    colours = torch.randint(0, 256, (30, 2, 3), generator=torch.Generator().manual_seed(1)).tolist()
+    candidates = fill(store, aki, [(plain(*first), plain(*second)) for first, second in colours])
+    interview, encoded = Interview(store, encoder), encoder.encode([])
+    x, asked = interview._read(aki).differences, []
+    for number in range(6):
+        question, embedding = interview.ask(aki)
+        rows = [row for row in range(30) if row not in asked]
+        torch.testing.assert_close(embedding.u, encoded.u, rtol=0, atol=1e-5)
+        known = embedding.u[0], embedding.covariance
+        expected = rows[next_question(number, x[rows] / embedding.noise, x[asked] / embedding.noise, *known)]
+        assert question.id == candidates[expected]
+        if number % 3 == 2:
+            assert question.id in [candidates[row] for row in rows[-NEWEST:]]
+        asked.append(expected)
+        store.pick(question.id, ("first", "second")[number % 2], f"r{number}")
+        encoded = encoder.encode(store.pairs(aki))
 
 
 def test_what_was_answered_elsewhere_meanwhile_is_not_asked(store, encoder, monkeypatch):

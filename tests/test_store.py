@@ -129,6 +129,16 @@ def test_ones_own_export_brings_nothing_new(store, aki, tmp_path):
     assert store.person(bo).picks == 4
 
 
+def test_only_what_is_open_is_skipped(store, aki):
+    """Somebody may have answered meanwhile."""
+    asked = [ask(store, aki, number) for number in range(3)]
+    foreign = ask(store, store.add_person("Bo").id, 3)
+    store.pick(asked[1], "second", "r1")
+    store.skip(aki, [*asked, foreign])
+    assert store.verdicts(aki) == {asked[1]: "second", asked[0]: "skip", asked[2]: "skip"}
+    assert store.candidate(foreign).verdict is None
+
+
 def test_undo_is_the_persons_own(store, aki):
     bo = store.add_person("Bo").id
     store.pick(ask(store, aki, 0), "first", "r1")

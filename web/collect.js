@@ -29,8 +29,7 @@ const STYLE = `
 
 // What one node asks. The server tells how each question stands; here is only which of them is shown.
 class Questions {
-    constructor(node) {
-        this.node = node;
+    constructor() {
         this.asked = []; // the newest first
         this.at = 0; // which of them is shown
         this.root = element("div", { className: "ppd-collect", tabIndex: 0, role: "group" });
@@ -67,12 +66,14 @@ class Questions {
         if (error || !same) this.draw(error?.message);
     }
 
-    // Before a run there is no question to show, but how many wait from runs before
+    // Before a run there is no question to show, but how many wait in the tab, whoever is asked
     async count() {
-        const { people } = await ask("people").catch(() => ({ people: [] }));
-        const name = this.node.widgets.find((widget) => widget.name === "person").value.trim().toLowerCase();
-        this.open = people.find((person) => person.name.toLowerCase() === name)?.open;
-        if (!this.current) this.draw();
+        const answer = ask("people").catch(() => ({ people: [] }));
+        this.counting = answer;
+        const { people } = await answer;
+        if (answer !== this.counting || this.current) return;
+        this.open = people.reduce((total, { open }) => total + open, 0);
+        this.draw();
     }
 
     onKey(event) {
@@ -218,7 +219,7 @@ app.registerExtension({
     },
     nodeCreated(node) {
         if (node.constructor.comfyClass !== "PreferenceCollector") return;
-        const questions = new Questions(node);
+        const questions = new Questions();
         shown.set(node, questions);
         const widget = node.addDOMWidget("ppd_question", "ppd_question", questions.root, {
             serialize: false, // not in the graph that runs

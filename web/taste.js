@@ -7,6 +7,7 @@ import * as parts from "./taste_parts.js";
 const TAB = "ppd-taste";
 const LAST_PERSON = "ppd.person";
 const PAGE = 24; // answers
+const NONE = { picks: [], more: false };
 
 class Panel {
     constructor(root) {
@@ -16,7 +17,7 @@ class Panel {
         this.last = Promise.resolve();
         this.behind = new Set(); // people who changed since the last look
         this.unfolded = new Set();
-        this.history = { picks: [], more: false };
+        this.history = NONE;
         this.root.classList.add("ppd-taste");
         this.root.tabIndex = 0;
         this.root.setAttribute("role", "region");
@@ -72,15 +73,20 @@ class Panel {
     }
 
     async show(state) {
-        const seen = state?.person.id === this.state?.person.id ? this.history.picks.length : 0;
-        this.state = state;
-        this.history = { picks: [], more: false };
+        // State and history change together with what is seen: a press meanwhile is about the question seen till then
+        const history = state ? await ask(`people/${state.person.id}/history?limit=${this.unfoldedFor(state.person)}`) : NONE;
+        Object.assign(this, { state, history });
         if (state) {
             localStorage.setItem(LAST_PERSON, state.person.id);
             this.people = this.people.map((person) => (person.id === state.person.id ? state.person : person));
-            this.history = await ask(`people/${state.person.id}/history?limit=${Math.max(seen, PAGE)}`);
         }
         this.render();
+    }
+
+    // So many answers as are listed; where all are, with the one that may be new
+    unfoldedFor({ id }) {
+        const { picks, more } = id === this.state?.person.id ? this.history : NONE;
+        return picks.length > PAGE && !more ? picks.length + 1 : Math.max(picks.length, PAGE);
     }
 
     // For the question that is seen now: a second press on it comes when another is shown, and counts for nothing
@@ -94,7 +100,8 @@ class Panel {
     }
 
     undo() {
-        if (this.state) this.run(async () => this.show(await ask(`people/${this.state.person.id}/undo`, {})));
+        const { person } = this.state ?? {};
+        if (person) this.run(async () => this.show(await ask(`people/${person.id}/undo`, {})));
     }
 
     revise(candidate) {
@@ -105,16 +112,18 @@ class Panel {
     }
 
     skipRepeats() {
-        this.run(async () => this.show(await ask(`people/${this.state.person.id}/skip_repeats`, {})));
+        const { id } = this.state.person;
+        this.run(async () => this.show(await ask(`people/${id}/skip_repeats`, {})));
     }
 
     next() {
         this.run(() => this.open(this.state.person.id));
     }
 
-    async more() {
-        const before = this.history.picks.at(-1).pick;
+    more() {
         this.run(async () => {
+            if (!this.history.more) return; // a press before has brought the rest
+            const before = this.history.picks.at(-1).pick;
             const page = await ask(`people/${this.state.person.id}/history?before=${before}&limit=${PAGE}`);
             this.history = { picks: [...this.history.picks, ...page.picks], more: page.more };
             this.render();
@@ -132,10 +141,9 @@ class Panel {
         this.run(async () => {
             const concerns = this.behind.has(this.state?.person.id), shown = this.state?.question;
             this.behind.clear();
-            if (!this.state) {
-                await this.open(person);
-            } else if (!concerns) {
-                this.people = (await ask("people")).people;
+            if (!this.state) return this.open(person);
+            this.people = (await ask("people")).people;
+            if (!concerns) {
                 this.render();
             } else {
                 const { id } = this.state.person;

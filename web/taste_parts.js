@@ -106,7 +106,7 @@ export function history(panel) {
         const label = `${t(`said_${pick.verdict}`)} ${pick.prompt}`;
         const entry = button("", () => panel.revise(pick.id), { className: "entry", ariaLabel: label, title: label });
         entry.append(...images);
-        if (!images.some(({ className }) => className)) entry.append(element("span", { textContent: t(`short_${pick.verdict}`) }));
+        if (["tie", "skip"].includes(pick.verdict)) entry.append(element("span", { textContent: t(`short_${pick.verdict}`) }));
         return entry;
     });
     const parts = [element("h3", { textContent: t("history") }), element("div", { className: "entries" }, ...entries)];

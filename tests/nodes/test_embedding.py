@@ -42,6 +42,15 @@ def test_no_pairs_are_the_population_user(run, comfy_folders):
     assert "Known so far: 0% of what tells people apart" in report
 
 
+def test_nobody_is_known_by_nought_and_not_less(run):
+    """With the shipped prior, whose variance rounds otherwise than the posterior's."""
+    from ppd.pocket.studio import load_encoder
+
+    report_of, encoder = import_module("ppd_pack.nodes.embedding").report_of, load_encoder()
+    report = report_of(encoder.encode([]), encoder.prior, [])
+    assert report == "No picks: this is the average person.\nKnown so far: 0% of what tells people apart."
+
+
 def test_bad_pictures_stop_it_or_are_reported(run, example):
     folder = example("input")
     pairs = run("PreferencePairLoader", preference_set="input: mine").result[0]

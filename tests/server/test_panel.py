@@ -198,7 +198,7 @@ def test_the_history_stays_unfolded_and_says_what_was_no_pick(store, somebody, o
     entries.nth(29).wait_for()
     page.locator(".ppd-taste").press("ArrowLeft")
     wait_for_picks(page, 30, 2)
-    assert entries.count() == 30
+    assert entries.count() == 31
     assert shown(page) not in entries.first.get_attribute("title")
 
 
@@ -209,6 +209,8 @@ def test_keys_are_explained_until_they_work(somebody, open_panel):
     assert hint.is_visible()
     hint.click()
     assert not hint.is_visible()
+    page.get_by_label("Person").focus()
+    assert hint.is_visible()  # there arrows choose a person
 
 
 def test_repetitions_are_skipped_with_one_press(store, somebody, open_panel):
@@ -246,12 +248,35 @@ def test_two_windows_show_the_same(store, somebody, open_panel):
 def test_of_two_people_who_change_at_once_both_are_looked_at(store, somebody, open_panel):
     page = open_panel(somebody)
     wait_for_picks(page, 0, 3)
-    store.pick(store.inbox(somebody)[0].id, "first", somebody)  # nobody is told of it
+    store.pick(store.inbox(somebody)[0].id, "first", somebody)  # nobody is told of these
+    other = store.add_person("somebody new").id
     page.evaluate(
         "people => { for (const person of people) app.api.dispatchCustomEvent('ppd.taste', { person }); }",
-        ["somebody else", somebody, somebody],
+        [other, somebody, somebody],
     )
     wait_for_picks(page, 1, 2)
+    page.get_by_label("Person").locator(f"option[value='{other}']").wait_for(state="attached")
+    store.delete_person(other)
+
+
+def test_a_press_before_the_next_question_is_seen_does_not_answer_it(store, somebody, open_panel):
+    page = open_panel(somebody)
+    wait_for_picks(page, 0, 3)
+    page.evaluate(
+        """() => {
+            const fetch = app.api.fetchApi;
+            app.api.fetchApi = async function (path, ...rest) {
+                if (path.includes('/history')) await new Promise((done) => setTimeout(done, 1000));
+                return fetch.call(this, path, ...rest);
+            };
+        }"""
+    )
+    page.locator(".ppd-taste").press("ArrowLeft")
+    page.wait_for_timeout(600)  # the pick has its answer by now, the history not yet
+    page.locator(".ppd-taste").press("ArrowLeft")
+    wait_for_picks(page, 1, 2)
+    page.wait_for_timeout(1500)
+    assert len(store.history(somebody)) == 1
 
 
 def test_people_are_switched_made_and_deleted(server, store, somebody, open_panel):
