@@ -179,16 +179,17 @@ class Panel {
     }
 
     take(name) {
+        const { id } = this.state.person;
         this.run(async () => {
-            const { person } = this.state;
-            const { new: count } = await ask(`people/${person.id}/import`, { preference_set: name });
-            await this.open(person.id);
+            const { new: count } = await ask(`people/${id}/import`, { preference_set: name });
+            await this.open(id);
             this.notify(t("imported", { count }));
         });
     }
 
     fade(picks) {
-        this.run(async () => this.show(await ask(`people/${this.state.person.id}/half_life`, { picks })));
+        const { id } = this.state.person;
+        this.run(async () => this.show(await ask(`people/${id}/half_life`, { picks })));
     }
 
     render() {
