@@ -119,7 +119,9 @@ export function settings(panel) {
     if (!person) return [];
     const fading = element("input", { type: "number", min: 1, max: 10000, step: 1, value: person.half_life ?? "",
         placeholder: t("never"), ariaLabel: t("fading") });
-    fading.addEventListener("change", () => panel.fade(fading.value === "" ? null : Number(fading.value)));
+    fading.addEventListener("change", () => {
+        if (fading.reportValidity()) panel.fade(fading.value === "" ? null : Number(fading.value));
+    });
     const sets = element("select", { ariaLabel: t("import") }, element("option", { value: "", textContent: t("import") }));
     sets.addEventListener("focus", () => panel.run(() => list(sets)), { once: true });
     sets.addEventListener("change", () => {

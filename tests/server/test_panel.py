@@ -213,6 +213,19 @@ def test_keys_are_explained_until_they_work(somebody, open_panel):
     assert hint.is_visible()  # there arrows choose a person
 
 
+def test_fading_takes_whole_numbers_from_one(store, somebody, open_panel):
+    page = open_panel(somebody)
+    wait_for_picks(page, 0, 3)
+    page.get_by_text("More", exact=True).click()
+    field = page.get_by_role("spinbutton")
+    for typed, half_life in (("7", 7), ("0", 7), ("", None)):
+        field.fill(typed)
+        field.blur()
+        page.wait_for_timeout(500)
+        assert store.person(somebody).half_life == half_life
+        assert page.locator(".ppd-taste .notice").inner_text() == ""
+
+
 def test_repetitions_are_skipped_with_one_press(store, somebody, open_panel):
     for one in store.inbox(somebody):
         store.pick(one.id, "first", f"{somebody}-{one.id}")
