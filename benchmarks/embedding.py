@@ -37,7 +37,8 @@ PAIRS, SIDE, AGAIN = 4, 512, 9
 
 def new_pairs(folder: Path, seed: int) -> list[Any]:
     """A preference set that nobody has seen: smooth shapes under fine grain, as PNG."""
-    from ppd_pack.ppd.pairs import Picture, PreferencePair, read_pairs, write_pairs
+    from ppd_pack.ppd.pairs import PreferencePair, read_pairs, write_pairs
+    from ppd_pack.ppd.pictures import Picture
 
     rng = np.random.default_rng(seed)
 

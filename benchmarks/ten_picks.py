@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ppd.pairs import Picture, PreferencePair
+from ppd.pairs import PreferencePair
+from ppd.pictures import Picture
 from ppd.pocket.statistics import STATISTICS, picture_statistics
 from ppd.pocket.studio import Studio, load_encoder
 from ppd.sheet import contact_sheet

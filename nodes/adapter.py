@@ -9,6 +9,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io, ui
 
 from ..ppd.families import PARTS
+from ..ppd.files import file_digest
 from ..ppd.hosts.comfyui import Scope, apply_user, describe, load_adapter
 from ..ppd.user_embedding import UserEmbedding as Embedding
 from . import folders
@@ -95,7 +96,7 @@ class PPD_UserAdapterLoader(io.ComfyNode):  # noqa: N801
 
     @classmethod
     def fingerprint_inputs(cls, user_adapter: str) -> str:
-        return folders.file_digest(adapter_file(user_adapter))
+        return file_digest(adapter_file(user_adapter))
 
     @classmethod
     def execute(cls, user_adapter: str) -> io.NodeOutput:

@@ -11,7 +11,7 @@ import torch
 from comfy_api.latest import io
 from PIL import Image
 
-from ..ppd.pairs import Picture
+from ..ppd.pictures import Picture
 from ..ppd.store import MissingError, Person, TasteStore
 from ..ppd.user_embedding import UserEmbedding as Embedding
 from . import folders

@@ -16,8 +16,10 @@ from torch import Tensor
 from ..ppd.encoders.clip import ClipFeatures
 from ..ppd.encoders.image_prompt import ImagePromptFeatures, encode_image_prompt
 from ..ppd.encoders.posterior import PopulationPrior, PosteriorEncoder
+from ..ppd.files import file_digest
 from ..ppd.ip_adapter import IPAdapter
-from ..ppd.pairs import PreferenceError, PreferencePair, counted
+from ..ppd.pairs import PreferencePair, counted
+from ..ppd.pictures import PreferenceError
 from ..ppd.user_embedding import UserEmbedding as Embedding
 from ..ppd.user_embedding import blend
 from . import folders
@@ -71,7 +73,7 @@ class UserEmbeddingEncoder(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, **constants: Any) -> str:
-        return " ".join(folders.file_digest(folders.shipped_file(name)) for name in ENCODER_FILES)
+        return " ".join(file_digest(folders.shipped_file(name)) for name in ENCODER_FILES)
 
     @classmethod
     def execute(
@@ -251,7 +253,7 @@ class PPD_UserEmbeddingLoad(io.ComfyNode):  # noqa: N801
 
     @classmethod
     def fingerprint_inputs(cls, user_embedding: str) -> str:
-        return folders.file_digest(folders.model_file("user_embeddings", user_embedding))
+        return file_digest(folders.model_file("user_embeddings", user_embedding))
 
     @classmethod
     def execute(cls, user_embedding: str) -> io.NodeOutput:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
 from datetime import datetime
@@ -119,21 +118,6 @@ def new_preference_set(name: str) -> Path:
     plain = "".join(letter if letter.isalnum() or letter in " -_" else "-" for letter in name[:LONGEST])
     plain = plain.strip() or "person"
     return Path(folder_paths.get_folder_paths("datasets")[0]) / f"{plain} {datetime.now():%Y-%m-%d %H-%M-%S}"
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file, remembered by path, size and modification time: nodes ask at every queueing."""
-    status = path.stat()
-    return _digest(path, status.st_size, status.st_mtime_ns)
-
-
-@lru_cache(maxsize=256)
-def _digest(path: Path, size: int, modified: int) -> str:
-    total = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            total.update(block)
-    return total.hexdigest()
 
 
 def _sets_below(root: Path, depth: int = 0) -> Iterator[str]:

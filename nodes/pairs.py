@@ -11,7 +11,8 @@ import torch
 from comfy_api.latest import io, ui
 from PIL import Image, ImageOps
 
-from ..ppd.pairs import PreferenceError, PreferencePair, counted, preference_set_digest, read_pairs
+from ..ppd.pairs import PreferencePair, counted, preference_set_digest, read_pairs
+from ..ppd.pictures import PreferenceError
 from ..ppd.store import Person
 from . import folders
 from .sockets import CATEGORY, PreferencePairs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..ppd.files import file_digest
 from ..ppd.hosts.comfyui_pocket import load_pocket
 from . import folders
 from .sockets import CATEGORY
@@ -35,7 +36,7 @@ class PPD_PocketCheckpointLoader(io.ComfyNode):  # noqa: N801
 
     @classmethod
     def fingerprint_inputs(cls, checkpoint: str) -> str:
-        return folders.file_digest(folders.shipped_file(BASE_FILE))
+        return file_digest(folders.shipped_file(BASE_FILE))
 
     @classmethod
     def execute(cls, checkpoint: str) -> io.NodeOutput:

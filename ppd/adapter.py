@@ -18,7 +18,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from .user_embedding import UserEmbedding, read_tensors, write_tensors
+from .files import read_tensors, write_tensors
+from .user_embedding import UserEmbedding
 
 FORMAT = "ppd-user-adapter"
 VERSION = "1"

@@ -19,7 +19,8 @@ from torch.nn import functional as F
 
 from .adapter import AdapterConfig, UserAdapter
 from .families import FAMILIES
-from .user_embedding import UserEmbedding, read_tensors
+from .files import read_tensors
+from .user_embedding import UserEmbedding
 
 IMAGE_WIDTH, STATE_WIDTH = 1024, 1280
 """Widths of ViT-H-14's image_embeds, and of its patch states."""

@@ -7,128 +7,31 @@ A preference set is a folder with `pairs.jsonl` and its pictures, a JSONL or par
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import logging
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from .files import Stamp, write_file
+from .pictures import Picture, PreferenceError, picture_stamp, reason_of
 
 log = logging.getLogger(__name__)
 
 PAIRS_FILE = "pairs.jsonl"
-# A closed list: some of Pillow's other readers start outside programs (EPS) or read further files.
-EXTENSIONS = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "BMP": ".bmp", "GIF": ".gif", "TIFF": ".tif"}
 TRL_COLUMNS = ("prompt", "chosen", "rejected")
 PICK_A_PIC_COLUMNS = ("caption", "jpg_0", "jpg_1", "label_0", "label_1")
 _TRL_OPTIONAL = ("id", "user", "created", "tie")
 _PICK_A_PIC_OPTIONAL = ("ranking_id", "user_id", "created_at", "has_label", "are_different")
 
-_Stamp = tuple[int, int]  # size and modification time of a file
-_digests: dict[Path, tuple[_Stamp, str]] = {}
-_checked: dict[Path, _Stamp] = {}
-_listings: dict[Path, tuple[_Stamp, list[Path]]] = {}
+_listings: dict[Path, tuple[Stamp, list[Path]]] = {}
 
 
 def counted(number: int, noun: str) -> str:
     """A number of things, as in "1 pair" and "2 pairs"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-class PreferenceError(ValueError):
-    """A preference set, pair or picture that cannot be used; `pair_id` names the pair where there is one."""
-
-    def __init__(self, message: str, pair_id: str | None = None) -> None:
-        super().__init__(message)
-        self.pair_id = pair_id
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One picture: a file (`path`) or the encoded bytes of one (`data`)."""
-
-    path: Path | None = None
-    data: bytes | None = None
-
-    def __post_init__(self) -> None:
-        if (self.path is None) == (self.data is None):
-            raise PreferenceError("A picture is given by its path or by its bytes, expected exactly one of the two.")
-
-    def __repr__(self) -> str:
-        return f"Picture({str(self.path)!r})" if self.path is not None else f"Picture({len(self.data or b'')} bytes)"
-
-    @classmethod
-    def from_image(cls, image: Image.Image) -> Picture:
-        """The picture of a PIL image, losslessly (PNG)."""
-        buffer = io.BytesIO()
-        image.convert("RGB").save(buffer, "PNG", compress_level=1)
-        return cls(data=buffer.getvalue())
-
-    @property
-    def label(self) -> str:
-        """What messages call the picture: its file name."""
-        return repr(self.path.name) if self.path is not None else "stored in the file"
-
-    def read(self) -> bytes:
-        """The encoded bytes."""
-        if self.data is not None:
-            return self.data
-        assert self.path is not None
-        try:
-            return self.path.read_bytes()
-        except OSError as error:
-            raise PreferenceError(f"the picture {self.label} cannot be read ({_reason(error)})") from error
-
-    def open(self) -> Image.Image:
-        """The decoded picture, RGB, turned upright as its EXIF data say."""
-        return self._decode(check_only=False)
-
-    def check(self) -> None:
-        """Raise PreferenceError unless the whole picture decodes; a file is decoded once per change."""
-        stamp = None if self.path is None else _stamp(self.path)
-        if self.path is None or _checked.get(self.path) != stamp:
-            self._decode(check_only=True)
-        if self.path is not None and stamp is not None:
-            _checked[self.path] = stamp
-
-    @property
-    def digest(self) -> str:
-        """sha256 of the encoded bytes; for a file remembered by path, size and modification time."""
-        if self.path is None:
-            return self._data_digest
-        stamp = _stamp(self.path)
-        known = _digests.get(self.path)
-        if known is None or known[0] != stamp:
-            known = _digests[self.path] = (stamp, _file_digest(self.path))
-        return known[1]
-
-    @cached_property
-    def _data_digest(self) -> str:
-        return hashlib.sha256(self.data or b"").hexdigest()
-
-    def _decode(self, check_only: bool) -> Image.Image:
-        data = self.read()
-        try:
-            with Image.open(io.BytesIO(data), formats=list(EXTENSIONS)) as image:
-                if check_only:
-                    image.draft("RGB", (32, 32))  # JPEG: reads all the data, but skips most of the arithmetic
-                    image.load()
-                    return image
-                return ImageOps.exif_transpose(image).convert("RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise PreferenceError(f"the picture {self.label} cannot be decoded ({_reason(error)})") from error
-
-    def extension(self) -> str:
-        """File name extension of the picture's format, such as '.png'."""
-        self.check()
-        with Image.open(io.BytesIO(self.read()), formats=list(EXTENSIONS)) as image:
-            return EXTENSIONS[str(image.format)]
 
 
 @dataclass(frozen=True)
@@ -218,14 +121,14 @@ def write_pairs(folder: Path | str, pairs: Iterable[PreferencePair]) -> None:
             try:
                 name = f"images/{picture.digest}{picture.extension()}"
                 if not (folder / name).is_file() or Picture(folder / name).digest != picture.digest:
-                    _write_atomically(folder / name, picture.read())
+                    write_file(folder / name, picture.read())
             except PreferenceError as error:
                 raise pair.error(role, error) from error
             row[role] = name
         optional = {"user": pair.user, "created": pair.created, "tie": pair.tie or None}
         row.update({key: value for key, value in optional.items() if value is not None})
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-    _write_atomically(folder / PAIRS_FILE, "".join(lines).encode())
+    write_file(folder / PAIRS_FILE, "".join(lines).encode())
 
 
 def preference_set_digest(path: Path | str) -> str:
@@ -237,7 +140,7 @@ def preference_set_digest(path: Path | str) -> str:
     total = hashlib.sha256()
     for file in _files(Path(path)):
         total.update(Picture(file).digest.encode())
-        stamp = _stamp(file)
+        stamp = picture_stamp(file)
         known = _listings.get(file)
         if known is None or known[0] != stamp:
             known = _listings[file] = (stamp, list(_picture_paths(file)))
@@ -297,7 +200,7 @@ def _parquet(file: Path) -> Any:
     try:
         return pyarrow.parquet.ParquetFile(file)
     except pyarrow.ArrowException as error:
-        raise PreferenceError(f"{file.name} is not a readable parquet file ({_reason(error)}).") from error
+        raise PreferenceError(f"{file.name} is not a readable parquet file ({reason_of(error)}).") from error
 
 
 def _parquet_rows(file: Path, text_only: bool = False) -> Iterator[dict[str, Any]]:
@@ -312,7 +215,7 @@ def _parquet_rows(file: Path, text_only: bool = False) -> Iterator[dict[str, Any
                 batch = next(batches, None)
             except OSError as error:
                 raise PreferenceError(
-                    f"{file.name} is damaged ({_reason(error)}): download or write it again."
+                    f"{file.name} is damaged ({reason_of(error)}): download or write it again."
                 ) from error
             if batch is None:
                 return
@@ -431,39 +334,3 @@ def _picture_paths(file: Path) -> Iterator[Path]:
                     yield _path_inside(root, value)
                 except PreferenceError:
                     continue
-
-
-def _stamp(path: Path) -> _Stamp:
-    try:
-        status = os.stat(path)
-    except OSError as error:
-        raise PreferenceError(f"the picture {path.name!r} cannot be read ({_reason(error)})") from error
-    return status.st_size, status.st_mtime_ns
-
-
-def _file_digest(path: Path) -> str:
-    try:
-        total = hashlib.sha256()
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                total.update(block)
-        return total.hexdigest()
-    except OSError as error:
-        raise PreferenceError(f"the picture {path.name!r} cannot be read ({_reason(error)})") from error
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _reason(error: BaseException) -> str:
-    """The cause in a few words, without the paths that system errors repeat."""
-    if isinstance(error, UnidentifiedImageError):  # which names the buffer that the bytes lay in
-        return f"it is no {', '.join(EXTENSIONS)} picture"
-    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).rstrip(".")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .encoders.posterior import PosteriorEncoder
-from .pairs import Picture, PreferenceError
+from .pictures import Picture, PreferenceError
 from .store import Candidate, MissingError, TasteStore, fade
 from .user_embedding import UserEmbedding
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import sqlite3
 import threading
 from collections import Counter
@@ -22,7 +21,9 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from .pairs import Picture, PreferencePair, read_pairs, write_pairs
+from .files import write_synced
+from .pairs import PreferencePair, read_pairs, write_pairs
+from .pictures import Picture
 
 VERDICTS = ("first", "second", "tie", "skip")
 LONGEST_NAME = 80
@@ -487,22 +488,6 @@ def _said(pair: PreferencePair) -> tuple[str, ...]:
     """What a pair says, whatever it is called: the order of a tie's pictures means nothing."""
     pictures = (pair.chosen.digest, pair.rejected.digest)
     return ("tie", pair.prompt, *sorted(pictures)) if pair.tie else ("pick", pair.prompt, *pictures)
-
-
-def write_synced(path: Path, data: bytes) -> None:
-    """Write a file in one step, that is on the disk afterwards."""
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}.part")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    if os.name == "posix":  # Windows cannot open a folder, and syncs names with the file
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 @contextmanager

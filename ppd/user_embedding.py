@@ -6,15 +6,14 @@ never a picture, prompt, path or name (contract: format "ppd-user-embedding", ve
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
+
+from .files import read_tensors, write_tensors
 
 FORMAT = "ppd-user-embedding"
 VERSION = "1"
@@ -203,43 +202,3 @@ def covariance_factor(covariance: Tensor) -> Tensor:
     kept = values > 1e-12 * values[-1].clamp_min(torch.finfo(torch.float64).tiny)
     kept[-1] = True
     return vectors[:, kept] * values[kept].clamp_min(0).sqrt()
-
-
-def write_tensors(path: Path, kind: str, version: str, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file of format `kind` in one step: a reader sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(ready, str(temporary), metadata={"format": kind, "version": version, **metadata})
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def read_tensors(
-    path: Path, kind: str | None, version: str, tensors: tuple[str, ...], metadata: tuple[str, ...], what: str
-) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file; ValueError unless its format is `kind` and the named ones are there.
-
-    With `kind` None the format is not asked for: what a file holds says what it is.
-    """
-    if not path.is_file():
-        raise ValueError(f"There is no {what} file at {path}.")
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping, keys() only)
-            texts = dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path.name} is not a readable safetensors file ({error}): expected a {what}.") from error
-    if kind is not None and texts.get("format") != kind:
-        raise ValueError(f"{path.name} is no {what}: expected format {kind!r}, got {texts.get('format')!r}.")
-    if kind is not None and texts.get("version") != version:
-        raise ValueError(
-            f"{path.name} is a {what} of version {texts.get('version')!r}, expected {version!r}: update this software, "
-            "or make the file again."
-        )
-    missing = [name for name in tensors if name not in found] + [name for name in metadata if not texts.get(name)]
-    if missing:
-        raise ValueError(f"{path.name} is an incomplete {what}, it lacks {', '.join(missing)}: make the file again.")
-    return found, texts

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from ppd.encoders.posterior import fit_posterior
-from ppd.pairs import Picture
+from ppd.pictures import Picture
 from ppd.pocket.studio import load_encoder
 from ppd.questions import NEWEST, Interview, asked_already, information, most_telling, next_question
 from ppd.store import MissingError, TasteStore

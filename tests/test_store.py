@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ppd.pairs import Picture, PreferenceError, read_pairs
+from ppd.pairs import read_pairs
+from ppd.pictures import Picture, PreferenceError
 from ppd.store import StoreError, TasteStore
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -419,7 +420,7 @@ WRITER = """
 import sys
 from pathlib import Path
 from PIL import Image
-from ppd.pairs import Picture
+from ppd.pictures import Picture
 from ppd.store import TasteStore
 store, start = TasteStore(sys.argv[1]), int(sys.argv[2])
 person = store.people()[0].id

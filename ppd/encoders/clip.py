@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -21,8 +20,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..pairs import Picture, PreferenceError, PreferencePair
-from ..user_embedding import read_tensors, write_tensors
+from ..files import read_tensors, replacing, write_tensors
+from ..pairs import PreferencePair
+from ..pictures import Picture, PreferenceError
 
 log = logging.getLogger(__name__)
 
@@ -336,10 +336,8 @@ class ClipFeatures:
         file = self._cache_file(digest)
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
-            temporary = file.with_name(f".{file.name}.{os.getpid()}.part")
-            with temporary.open("wb") as stream:
+            with replacing(file) as temporary, temporary.open("wb") as stream:
                 np.save(stream, row.numpy(), allow_pickle=False)
-            os.replace(temporary, file)
 
     def _keep(self, digest: str, row: Tensor) -> None:
         self._memory[digest] = row

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..ip_adapter import IMAGE_WIDTH, STATE_WIDTH, IPAdapter
-from ..pairs import PreferenceError, PreferencePair
+from ..pairs import PreferencePair
+from ..pictures import PreferenceError
 from ..user_embedding import UserEmbedding
 from .clip import ClipFeatures
 from .posterior import fit_posterior

@@ -20,8 +20,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..pairs import PreferenceError, PreferencePair
-from ..user_embedding import UserEmbedding, covariance_factor, read_tensors, write_tensors
+from ..files import read_tensors, write_tensors
+from ..pairs import PreferencePair
+from ..pictures import PreferenceError
+from ..user_embedding import UserEmbedding, covariance_factor
 from .clip import ClipFeatures
 
 log = logging.getLogger(__name__)

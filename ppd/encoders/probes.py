@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..user_embedding import read_tensors, write_tensors
+from ..files import read_tensors, write_tensors
 from .posterior import PopulationPrior
 
 FORMAT = "ppd-attribute-probes"

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..user_embedding import read_tensors, write_tensors
+from ..files import read_tensors, write_tensors
 
 FORMAT = "ppd-pocket-base"
 VERSION = "2"

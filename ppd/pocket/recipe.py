@@ -24,7 +24,8 @@ from ..encoders.posterior import PopulationPrior, PosteriorEncoder, fit_whitenin
 from ..encoders.probes import AttributeProbes
 from ..evaluation import micro_f1, object_counts
 from ..hosts.diffusers import DiffusersHost
-from ..pairs import Picture, PreferencePair, write_pairs
+from ..pairs import PreferencePair, write_pairs
+from ..pictures import Picture
 from ..training import default_device
 from . import scenes
 from .adapters import Picks, adapter_config, train_adapter

@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 from benchmarks.image_prompt import PEERS_LAYERS, judge, keep, our_models, paint, peers_models, pixel_distance
-from ppd.pairs import Picture, PreferencePair
+from ppd.pairs import PreferencePair
+from ppd.pictures import Picture
 
 pytestmark = pytest.mark.comfyui
 if find_spec("comfy"):

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from benchmarks.preference_judge import fit_judges, scores, split, win_rate
-from ppd.pairs import Picture, PreferencePair
+from ppd.pairs import PreferencePair
+from ppd.pictures import Picture
 
 
 def picture(shade: int) -> Picture:

@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from ppd.encoders.clip import ClipFeatures, save_encoder
-from ppd.pairs import Picture, PreferenceError
+from ppd.pictures import Picture, PreferenceError
 
 open_clip = pytest.importorskip("open_clip")
 

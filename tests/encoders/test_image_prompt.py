@@ -12,7 +12,8 @@ from scipy.optimize import minimize
 from ppd.encoders.clip import ClipFeatures, _build_tower
 from ppd.encoders.image_prompt import TASTE_SCALE, ImagePromptFeatures, encode_image_prompt, weigh
 from ppd.ip_adapter import load_ip_adapter
-from ppd.pairs import Picture, PreferencePair
+from ppd.pairs import PreferencePair
+from ppd.pictures import Picture
 
 TOWER = {"embed_dim": 1024, "vision_cfg": {"layers": 3, "width": 1280, "head_width": 80, "patch_size": 56}}
 TOWER["vision_cfg"]["image_size"] = 224

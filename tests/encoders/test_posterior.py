@@ -20,7 +20,8 @@ from ppd.encoders.posterior import (
     fit_whitening,
     fit_with_noise,
 )
-from ppd.pairs import Picture, PreferenceError, PreferencePair
+from ppd.pairs import PreferencePair
+from ppd.pictures import Picture, PreferenceError
 from ppd.user_embedding import UserEmbedding
 
 

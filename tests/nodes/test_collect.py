@@ -54,7 +54,7 @@ def test_a_batch_is_asked_about_two_by_two(collect, comfy_folders):
 
 
 def store_picture(store, digest):
-    from ppd.pairs import Picture
+    from ppd.pictures import Picture
 
     return Picture(store.picture(digest)).open()
 

@@ -49,15 +49,6 @@ def test_a_missing_shipped_file_is_named(comfy_folders, monkeypatch, tmp_path):
         comfy_folders.module.shipped_file("pocket_base.safetensors")
 
 
-def test_digests_follow_the_content(comfy_folders, tmp_path):
-    file = tmp_path / "x"
-    file.write_text("one")
-    first = comfy_folders.module.file_digest(file)
-    assert comfy_folders.module.file_digest(file) == first
-    file.write_text("three")
-    assert comfy_folders.module.file_digest(file) != first
-
-
 def test_model_folders_are_registered_with_their_extension(pack, comfyui_path):
     import folder_paths
 

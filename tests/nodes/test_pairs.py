@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from ppd.pairs import Picture
+from ppd.pictures import Picture
 
 pytestmark = pytest.mark.comfyui
 ID = "PreferencePairLoader"

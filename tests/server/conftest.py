@@ -27,7 +27,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ppd.pairs import Picture
+from ppd.pictures import Picture
 from ppd.store import TasteStore
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from ppd.families import FAMILIES
 from ppd.ip_adapter import load_ip_adapter
-from ppd.pairs import Picture
+from ppd.pictures import Picture
 
 from .model_files import (
     MODELS,

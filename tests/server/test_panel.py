@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from ppd.pairs import Picture
+from ppd.pictures import Picture
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.browser]
 GRAPH = "JSON.stringify(app.graph.serialize())"

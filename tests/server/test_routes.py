@@ -14,7 +14,8 @@ from urllib.parse import quote
 import pytest
 from PIL import Image
 
-from ppd.pairs import Picture, read_pairs
+from ppd.pairs import read_pairs
+from ppd.pictures import Picture
 
 pytestmark = pytest.mark.comfyui
 

@@ -39,7 +39,7 @@ def duel(round_):
 
 
 def warmth(store, digest):
-    from ppd.pairs import Picture
+    from ppd.pictures import Picture
 
     pixels = np.asarray(Picture(store.picture(digest)).open(), dtype=float)
     return pixels[..., 0].mean() - pixels[..., 2].mean()
