@@ -16,7 +16,8 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from .files import Stamp, write_file
-from .pictures import Picture, PreferenceError, picture_stamp, reason_of
+from .messages import reason_of
+from .pictures import Picture, PreferenceError, picture_stamp
 
 log = logging.getLogger(__name__)
 
