@@ -76,6 +76,8 @@ def decode(data: bytes, longest_side: int | None = None) -> Image.Image:
         return _decode(signature, data, longest_side)
     except NoPictureError:
         raise
+    except Image.DecompressionBombError as error:  # where a reader asks by itself, before it tells the size
+        raise NoPictureError(f"it has more than {MOST_PIXELS:,} pixels: make it smaller") from error
     except Exception as error:  # Pillow's readers raise whatever their parsing stumbles over, struct.error to KeyError
         raise NoPictureError(reason_of(error)) from error
 
