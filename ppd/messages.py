@@ -19,7 +19,7 @@ def quoted(value: Any, longest: int = QUOTED) -> str:
 
 def shortened(text: str, longest: int = QUOTED) -> str:
     """The text in one line of at most `longest` letters."""
-    line = " ".join(text[: 4 * longest].split())
+    line = " ".join(text[: 4 * longest].split()).encode(errors="replace").decode()
     return line if len(line) <= longest else line[: longest - 1] + "…"
 
 
