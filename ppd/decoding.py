@@ -150,7 +150,8 @@ def _png_essentials(data: bytes) -> tuple[bytes, bytes | None]:
 
     Pillow refuses whole pictures for long texts and profiles, by limits that are the process's and not ours to move.
     """
-    kept, profile, at, name = [data[:8]], None, 8, b""
+    kept: list[bytes | memoryview] = [data[:8]]
+    profile, at, name = None, 8, b""
     view = memoryview(data)
     while at + 8 <= len(data) and name != b"IEND":
         length, name = struct.unpack_from(">I4s", data, at)
@@ -181,7 +182,7 @@ def _brightest(image: Image.Image, signature: str) -> float:
     holds it. Floats of 0 to 1 may have lights far above, which are cut as viewers do."""
     if image.mode not in ("I", "F") or signature == "PNG":
         return 65535
-    low, high = image.getextrema()
+    low, high = np.asarray(image.getextrema(), dtype=float).tolist()
     if not (math.isfinite(low) and math.isfinite(high)):
         raise NoPictureError("it holds values that are no numbers")
     ranges = ((16, 1), (255, 255), (65535, 65535)) if image.mode == "F" else ((255, 255), (65535, 65535))
