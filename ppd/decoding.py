@@ -114,7 +114,7 @@ def to_rgb(image: Image.Image, longest_side: int | None = None, convert: Convert
     width, height = image.size
     check_size(width, height)
     if convert is None:
-        convert = _conversion(image, None, 65535)
+        convert = _conversion(image, None, _brightest(image))
     times = 1 if longest_side is None else max(1, max(width, height) // (2 * longest_side))
     rows = max(1, _STRIP // width // times) * times
     result = Image.new("RGB", (math.ceil(width / times), math.ceil(height / times)))
@@ -177,7 +177,7 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _brightest(image: Image.Image, signature: str) -> float:
+def _brightest(image: Image.Image, signature: str = "") -> float:
     """What is white in a picture of large integers or of floats, which files do not say: the least usual range that
     holds it. Floats of 0 to 1 may have lights far above, which are cut as viewers do."""
     if image.mode not in ("I", "F") or signature == "PNG":
