@@ -82,23 +82,19 @@ class PreferenceCollector(io.ComfyNode):
     ) -> io.NodeOutput:
         pairs = pairs_of(images, other_images)
         store = folders.taste_store()
-        asked: dict[Person, list[int]] = {}
-        left_out: Counter[str] = Counter()
         people = {name: store.person_called(name, make=True) for name in dict.fromkeys(person)}
+        asked: dict[Person, list[int]] = {somebody: [] for somebody in people.values() if somebody is not None}
+        left_out: Counter[str] = Counter()
         for index, first, second in pairs:
             somebody = people[at(person, index)]
             assert somebody is not None
-            numbers = asked.setdefault(somebody, [])
+            origin = {"prompt": cls.hidden.prompt, **painted_for(index, first=user_embedding, second=other_embedding)}
             try:
-                origin = {
-                    "prompt": cls.hidden.prompt,
-                    **painted_for(index, first=user_embedding, second=other_embedding),
-                }
-                numbers.append(
-                    store.add_candidate(somebody.id, at(prompt, index), *two_pictures(first, second), origin)
-                )
+                number = store.add_candidate(somebody.id, at(prompt, index), *two_pictures(first, second), origin)
             except PreferenceError as error:
                 left_out[str(error)] += 1
+            else:
+                asked[somebody].append(number)
         everything = [number for numbers in asked.values() for number in numbers]
         questions = [question(store, number) for number in dict.fromkeys(everything)]  # two pairs may be the same
         for somebody in asked:
