@@ -119,9 +119,9 @@ class ManagedTower:
         """f, the width of one feature vector."""
         return self.tower.dim
 
-    def prepare(self, image: Image.Image) -> Tensor:
+    def prepare(self, picture: Image.Image) -> Tensor:
         """One picture as the tower takes it."""
-        return self.tower.prepare(image)
+        return self.tower.prepare(picture)
 
     def features(self, prepared: Sequence[Tensor]) -> Tensor:
         """Features [n, f], float32 on the CPU."""
@@ -244,9 +244,9 @@ class TextEncoderTower:
         """d, the width of the model's states."""
         return int(self.reader.transformer.get_input_embeddings().weight.shape[1])
 
-    def prepare(self, image: Image.Image) -> Tensor:
+    def prepare(self, picture: Image.Image) -> Tensor:
         """One picture in bytes [3, h, w], of no more than `pixels`."""
-        return to_bytes(within(image, self.pixels))
+        return to_bytes(within(picture, self.pixels))
 
     def features(self, prepared: Sequence[Tensor]) -> Tensor:
         """Features [n, d], float32 on the CPU, each picture read alone."""

@@ -88,7 +88,7 @@ class RememberedTower:
     def __init__(self, name: str, weight_hash: str, dim: int) -> None:
         self.name, self.weight_hash, self.dim = name, weight_hash, dim
 
-    def prepare(self, image: Image.Image) -> Tensor:
+    def prepare(self, picture: Image.Image) -> Tensor:
         """Raises PreferenceError: there is nothing here to look with."""
         raise PreferenceError(
             f"a picture that {self.name} never looked at, and it works in ComfyUI's queue only: run a workflow with "

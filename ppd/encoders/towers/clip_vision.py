@@ -66,9 +66,9 @@ class ClipVisionTower:
         """f, the width of one feature vector."""
         return self.features([self.prepare(Image.new("RGB", (64, 64)))]).shape[1]
 
-    def prepare(self, image: Image.Image) -> Tensor:
+    def prepare(self, picture: Image.Image) -> Tensor:
         """One picture [3, h, w] at the model's size, in bytes: the model's own preprocessing rounds to them."""
-        return (self.fit(to_tensor(image).movedim(0, -1)[None])[0] * 255).round().to(torch.uint8)
+        return (self.fit(to_tensor(picture).movedim(0, -1)[None])[0] * 255).round().to(torch.uint8)
 
     @torch.no_grad()
     def features(self, prepared: Sequence[Tensor]) -> Tensor:

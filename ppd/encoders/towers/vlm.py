@@ -157,9 +157,9 @@ class TransformersVLMTower:
         """d, the width of the model's states."""
         return int(self.vlm.model.config.get_text_config().hidden_size)
 
-    def prepare(self, image: Image.Image) -> Tensor:
+    def prepare(self, picture: Image.Image) -> Tensor:
         """One picture in bytes [3, h, w], of no more than `pixels`."""
-        return to_bytes(within(image, self.pixels))
+        return to_bytes(within(picture, self.pixels))
 
     def features(self, prepared: Sequence[Tensor]) -> Tensor:
         """Features [n, d], float32 on the CPU, each picture read alone."""
