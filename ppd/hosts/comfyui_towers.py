@@ -173,7 +173,9 @@ def clip_vision_tower(
 def load_text_encoder(name: str, kind: str) -> comfy.sd.CLIP:
     """A text encoder by its name in models/text_encoders and Load CLIP's type."""
     if kind.upper() not in comfy.sd.CLIPType.__members__:
-        raise ValueError(f"Load CLIP knows no type {kind!r}: make the taste encoder again in this ComfyUI, or update it.")
+        raise ValueError(
+            f"Load CLIP knows no type {kind!r}: make the taste encoder again in this ComfyUI, or update it."
+        )
     path = folder_paths.get_full_path("text_encoders", name)
     if path is None:
         raise ValueError(
@@ -187,8 +189,9 @@ def load_text_encoder(name: str, kind: str) -> comfy.sd.CLIP:
 
 def text_encoder_reference(clip: comfy.sd.CLIP) -> dict[str, Any]:
     """The reference, without hash, of a CLIP that Load CLIP made."""
-    loader, arguments = (clip.patcher.cached_patcher_init or (None, ()))[:2]
-    paths = arguments[0] if loader is comfy.sd.load_clip_model_patcher else []
+    made: Any = clip.patcher.cached_patcher_init
+    arguments = made[1] if made is not None and made[0] is comfy.sd.load_clip_model_patcher else ([],)
+    paths = arguments[0]
     names = {
         folder_paths.get_full_path("text_encoders", name): name
         for name in folder_paths.get_filename_list("text_encoders")
@@ -227,9 +230,7 @@ class TextEncoderTower:
         self.reader: Any = getattr(clip.cond_stage_model, self.key)
         self.layer = max(1, self.reader.num_layers // 2) if layer is None else layer
         if not 1 <= self.layer <= self.reader.num_layers:
-            raise ValueError(
-                f"{name} has layers 1 to {self.reader.num_layers}, got layer {layer}: choose one of them."
-            )
+            raise ValueError(f"{name} has layers 1 to {self.reader.num_layers}, got layer {layer}: choose one of them.")
 
     @cached_property
     def weight_hash(self) -> str:

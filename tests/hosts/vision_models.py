@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any
@@ -48,7 +48,7 @@ def vision_model(kind: str, seed: int = 0) -> Any:
 
 
 def text_encoder(kind: str, monkeypatch: Any, seed: int = 0) -> Any:
-    """A CLIP: "qwen25" is Qwen-Image's, "qwen3vl" and "krea2" are Qwen3-VL 4B, read at one layer or at a list of them."""
+    """A CLIP: "qwen25" is Qwen-Image's, "qwen3vl" and "krea2" are Qwen3-VL 4B, read at one layer or several at once."""
     options: dict[str, Any] = {"dtype": torch.float32}
     if kind == "qwen25":
         eyes = partial(
@@ -74,12 +74,22 @@ def text_encoder(kind: str, monkeypatch: Any, seed: int = 0) -> Any:
             target = krea2.te(), krea2.Krea2Tokenizer
         else:
             qwen = comfy.text_encoders.qwen3vl
-            target = qwen.te(model_type="qwen3vl_4b"), qwen.tokenizer("qwen3vl_4b")
-    clip = comfy.sd.CLIP(
-        SimpleNamespace(params={}, clip=target[0], tokenizer=target[1]), model_options=options, disable_dynamic=True
-    )
+            target = qwen.te(model_type="qwen3vl_4b"), _qwen3vl_words
+    words = _tokenizer(target[1])
+    made = SimpleNamespace(params={}, clip=target[0], tokenizer=lambda **_: words)
+    clip = comfy.sd.CLIP(made, model_options=options, disable_dynamic=True)
     draw(clip.cond_stage_model, seed)
     return clip
+
+
+def _qwen3vl_words() -> Any:
+    return comfy.text_encoders.qwen3vl.tokenizer("qwen3vl_4b")()
+
+
+@cache
+def _tokenizer(make: Any) -> Any:
+    """Made once: reading 150,000 words takes seconds."""
+    return make()
 
 
 def small_eyes(eyes: type, *, hidden_size: int, intermediate_size: int, **settings: Any) -> Any:
@@ -93,5 +103,7 @@ def draw(module: torch.nn.Module, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
+            if name.endswith("logit_scale"):  # not in the files
+                continue
             noise = torch.randn(parameter.shape, generator=generator) * 0.15
             parameter.copy_(1 + noise if "norm" in name and name.endswith("weight") else noise)

@@ -31,7 +31,7 @@ TOWER_FILE = "tower.safetensors"
 """A tower inside a taste encoder's folder, in the format of towers/open_clip.py."""
 
 Find = Callable[[str, str], Path]
-"""A model folder's name ("open_clip", "vlm") and a name in it, to the file or folder; ValueError where there is none."""
+"""A model folder ("open_clip", "vlm") and a name in it, to the file or folder; ValueError where there is none."""
 
 
 def open_tower(

@@ -1,4 +1,4 @@
-"""ComfyUI's CLIP_VISION as a tower: CLIP, SigLIP, SigLIP2, DINOv2 and DINOv3, as IP-Adapter and Redux users have them."""
+"""ComfyUI's CLIP_VISION as a tower: CLIP, SigLIP, SigLIP2, DINOv2, DINOv3, which IP-Adapter and Redux users have."""
 
 from __future__ import annotations
 

@@ -84,9 +84,7 @@ def _model(kind: str, words: Any, layers: int) -> Any:
         vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 32}
         vision |= {"deepstack_visual_indexes": [0], "num_position_embeddings": 64}
         rope = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}}
-        config = hf.Qwen3VLConfig(
-            text_config=text | rope | {"head_dim": 16}, vision_config=vision, **_ids(kind, words)
-        )
+        config = hf.Qwen3VLConfig(text_config=text | rope | {"head_dim": 16}, vision_config=vision, **_ids(kind, words))
         return hf.Qwen3VLForConditionalGeneration(config)
     vision = {"model_type": "siglip_vision_model", "hidden_size": 32, "intermediate_size": 48, "patch_size": 14}
     vision |= {"image_size": 28, "num_hidden_layers": 2, "num_attention_heads": 2, "vision_use_head": False}
