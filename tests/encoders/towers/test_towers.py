@@ -73,9 +73,7 @@ def test_a_tags_weights_are_never_fetched_unasked(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(open_clip.factory, "download_pretrained", lambda *args, **more: asked.append(args) or "")
     reference = {"kind": "open_clip", "model": "ViT-B-32", "pretrained": "laion2b_s34b_b79k"}
-    with pytest.raises(
-        ValueError, match="laion2b_s34b_b79k of ViT-B-32 are not on this computer, and nothing"
-    ):
+    with pytest.raises(ValueError, match="laion2b_s34b_b79k of ViT-B-32 are not on this computer, and nothing"):
         open_tower(reference)
     with pytest.raises(ValueError, match="weights never_trained of ViT-B-32 are not on this computer"):
         open_tower({**reference, "pretrained": "never_trained"})
