@@ -217,7 +217,7 @@ def _weigh(apart: Tensor, square: Tensor, y: Tensor, w: Tensor) -> _Weighed:
     fits = [_laplace(subsets, x, y, w, effect) for x in map(design, UNTOLD) for effect in EFFECTS]
     evidence, mean, covariance = (torch.stack([fit[part] for fit in fits]) for part in range(3))
     none = evidence[:, sizes == 0].squeeze(1)
-    poorer = evidence[:, sizes == 1].sort(1).values[:, : max(1, k // 2)]  # whose subsets were not reached
+    poorer = evidence[:, sizes == 1].sort(1).values[:, : max(1, k - REACHED[0])]  # whose subsets were not reached
     gain = poorer.logsumexp(1) - math.log(poorer.shape[1]) - none
     left = [shares[m] * (1 - int((sizes == m).sum()) / math.comb(k, m)) for m in range(len(shares))]
     unseen = torch.stack([none + m * gain + math.log(max(1e-300, share)) for m, share in enumerate(left)], 1)

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from ..adapter import UserAdapter
 from ..encoders.clip import ClipFeatures, save_encoder
+from ..encoders.looks import Looks
 from ..encoders.posterior import PopulationPrior, PosteriorEncoder, fit_whitening
 from ..encoders.probes import AttributeProbes
 from ..evaluation import micro_f1, object_counts
@@ -34,6 +35,7 @@ from .autoencoder_training import refine_decoder, train_autoencoder
 from .data import PictureSet, picture_set, to_tensor
 from .encoder import EMBED_DIM, MEAN, PROBED, STD, TEXT, VISION, train_encoder, train_text_tower
 from .judge import ObjectJudge, objects_found, train_judge
+from .looks import make_looks
 from .model import TEXT_CONFIG, UNET_CONFIG, PocketModel, generate, train_base, vocabulary_in_use
 from .people import People, pick, population
 from .statistics import STATISTICS, Whitening, picture_statistics, reward_statistics
@@ -284,6 +286,17 @@ class Recipe:
         return prior
 
     @cached_property
+    def looks(self) -> Looks:
+        """What is said of people, in words."""
+        path = self.weights / "pocket_looks.safetensors"
+        encoder = PosteriorEncoder(self.encoder, self.prior)
+        if not path.exists():
+            start = time.monotonic()
+            make_looks(self.encoder, self.vae, self.prior).save(path, encoder.name, encoder.weight_hash)
+            self._note("looks", round(time.monotonic() - start, 1))
+        return Looks.load(path, encoder.weight_hash)
+
+    @cached_property
     def picks(self) -> Picks:
         """Training people's query picks on rendered pictures, and their u from several supports of several sizes."""
         latents, _ = self.latents
@@ -424,7 +437,7 @@ class Recipe:
 
     def run(self) -> None:
         """Everything, in order."""
-        for stage in ("model", "judge", "encoder", "probes", "painted", "prior"):
+        for stage in ("model", "judge", "encoder", "probes", "painted", "prior", "looks"):
             getattr(self, stage)
         self.examples()
         for name in ADAPTERS:

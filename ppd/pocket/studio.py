@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..adapter import UserAdapter
 from ..encoders.clip import ClipFeatures
+from ..encoders.looks import Looks
 from ..encoders.posterior import PopulationPrior, PosteriorEncoder
 from ..encoders.probes import AttributeProbes
 from ..hosts.diffusers import DiffusersHost
@@ -24,6 +25,11 @@ def load_encoder(weights: Path = WEIGHTS) -> PosteriorEncoder:
     """The pocket's preference encoder with its population prior."""
     features = ClipFeatures.from_file(weights / "pocket_encoder.safetensors")
     return PosteriorEncoder(features, PopulationPrior.load(weights / "pocket_prior.safetensors"))
+
+
+def load_looks(encoder: PosteriorEncoder, weights: Path = WEIGHTS) -> Looks:
+    """The looks in which the pocket's preference encoder, `load_encoder`'s, tells a person's taste."""
+    return Looks.load(weights / "pocket_looks.safetensors", encoder.weight_hash)
 
 
 def load_probes(weights: Path = WEIGHTS) -> AttributeProbes:
