@@ -76,7 +76,9 @@ def test_a_file_returns_what_was_saved_and_refuses_another_encoder(tmp_path):
         assert torch.equal(getattr(read, name), getattr(looks, name))
     assert (read.names, read.low, read.high) == (looks.names, looks.low, looks.high)
     assert (read.japanese, read.measured) == (looks.japanese, "studies")
-    with pytest.raises(ValueError, match=r"holds looks of encoder tower \(aaaaaaaaaaaa\), got \(bbbb\): make them again"):
+    with pytest.raises(
+        ValueError, match=r"holds looks of encoder tower \(aaaaaaaaaaaa\), got \(bbbb\): make them again"
+    ):
         Looks.load(tmp_path / "looks.safetensors", "bbbb")
 
 
@@ -111,7 +113,7 @@ def test_tensors_that_are_no_looks_are_named():
     with pytest.raises(ValueError, match="lack look_steps"):
         Looks.from_tensors({k: v for k, v in tensors.items() if k != "look_steps"}, lists)
     for change, message in (
-        ({"low": "b"}, "a list of words as low, got \"b\""),
+        ({"low": "b"}, 'a list of words as low, got "b"'),
         ({"high": [1]}, "a list of words as high"),
         ({"japanese": [["a"]]}, "two words of each look"),
     ):
