@@ -73,7 +73,9 @@ def files(folder):
 
 def test_pictures_are_what_the_stock_nodes_paint_of_the_words_and_the_seed(paint, pocket, comfy_folders):
     studies, sheets, report = paint(negative="red")
-    assert "mine: 2 pairs of 2 looks on 2 prompts, 4 pictures.\nPainted now: 4 pictures in " in report
+    assert report.startswith("mine: 2 pairs of 2 looks on 2 prompts, 4 pictures.\nPainted by Pocket with the weights ")
+    assert "width 64, height 64, steps 2, cfg 3.0, sampler_name euler" in report
+    assert "\nPainted now: 4 pictures in " in report
     assert sheets.shape == (2, 256, 520, 3)
     assert studies.folder == comfy_folders.datasets / "mine"
     assert studies.model["class"] == "Pocket" and studies.sampling["negative"] == "red"

@@ -31,6 +31,8 @@ NODE_IDS = {
     "PPD_ApplyUserEmbedding",
     "PersonalizedDenoiser",
     "PPD_PocketCheckpointLoader",
+    "PPD_PaintStudies",
+    "PPD_AddStudies",
 }
 BATCH = 4
 """Latents that a person's direction is looked for in: single pictures are noisy."""
