@@ -391,8 +391,8 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def _picture(row: dict[str, Any], number: int, folder: Path, looks: dict[str, Look]) -> StudyPicture:
     if row["look"] not in looks:
         raise ValueError(
-            f"Line {number} of {folder.name}/{ROWS_FILE} shows the look {row['look'][:60]!r}, which {STUDIES_FILE} does "
-            "not describe: remove that line."
+            f"Line {number} of {folder.name}/{ROWS_FILE} shows the look {row['look'][:60]!r}, which {STUDIES_FILE} "
+            "does not describe: remove that line."
         )
     seed, latent = row.get("seed"), row.get("latent")
     return StudyPicture(
