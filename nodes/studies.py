@@ -390,4 +390,6 @@ def duration(seconds: float) -> str:
 
 
 def gigabytes(size: float) -> str:
+    """A size on the disk; small ones in megabytes."""
+    size = max(size, 1e5)
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

@@ -233,8 +233,8 @@ def test_a_full_disk_is_told_before_anything_is_painted(paint, monkeypatch):
     import shutil
 
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
-    with pytest.raises(ValueError, match="4 pictures need about 0.0 MB, and the disk of 'mine' has 0.0 MB free"):
-        paint()
+    with pytest.raises(ValueError, match="200 pictures need about 1.6 MB, and the disk of 'mine' has 0.1 MB free"):
+        paint(count=100)
 
 
 def test_a_set_is_no_preference_set_and_its_change_is_seen(paint, node_classes, comfy_folders):
