@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ppd.encoders.posterior import PopulationPrior
+from ppd.encoders.population import PopulationPrior
 from ppd.evaluation import Array, bootstrap
 from ppd.pocket.evaluate import GUIDANCE, PICTURES_PER_PERSON
 from ppd.pocket.model import SAMPLING_STEPS

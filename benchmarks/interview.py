@@ -14,7 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ppd.encoders.posterior import PopulationPrior, PosteriorEncoder, fit_posteriors
+from ppd.encoders.encoder import PosteriorEncoder
+from ppd.encoders.features import PictureFeatures
+from ppd.encoders.population import PopulationPrior
+from ppd.encoders.posterior import fit_posteriors
 from ppd.evaluation import Array, wins
 from ppd.hosts.diffusers import DiffusersHost
 from ppd.pocket import scenes
@@ -181,7 +184,7 @@ def duel(gallery: Gallery, *, two_seeds: bool = False) -> Iterator[tuple[Tensor,
     """Round after round, with one seed for both pictures or with two: posterior means [P, d] after the pick, the picks'
     differences phi(chosen) - phi(rejected) so far [P, n, d], and how far apart the pair's true rewards are [P]."""
     recipe, people = gallery.painter.recipe, len(gallery.people.weights)
-    encoder = PosteriorEncoder(recipe.encoder, recipe.prior)
+    encoder = PosteriorEncoder(PictureFeatures(recipe.encoder), recipe.prior)
     rng = np.random.default_rng([SEED, 7, two_seeds])
     embeddings = [encoder.encode([])] * people
     differences = torch.empty(people, 0, recipe.prior.dim)

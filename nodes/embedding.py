@@ -13,9 +13,9 @@ import folder_paths
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..ppd.encoders.clip import ClipFeatures
-from ..ppd.encoders.image_prompt import ImagePromptFeatures, encode_image_prompt
-from ..ppd.encoders.posterior import PopulationPrior, PosteriorEncoder
+from ..ppd.encoders.features import PictureFeatures
+from ..ppd.encoders.image_prompt import ImagePromptTower, encode_image_prompt
+from ..ppd.encoders.population import PopulationPrior
 from ..ppd.files import file_digest
 from ..ppd.ip_adapter import IPAdapter
 from ..ppd.messages import listed
@@ -24,10 +24,10 @@ from ..ppd.pictures import PreferenceError
 from ..ppd.user_embedding import UserEmbedding as Embedding
 from ..ppd.user_embedding import blend
 from . import folders
+from .encoders import encoder_digest, load_encoder, taste_encoders
 from .sockets import CATEGORY, PreferencePairs, UserAdapter, UserEmbedding, one_person, people_of
 
 IMAGE_ADAPTER = "image adapter"
-ENCODER_FILES = ("pocket_encoder.safetensors", "pocket_prior.safetensors")
 
 
 class UserEmbeddingEncoder(io.ComfyNode):
@@ -44,7 +44,7 @@ class UserEmbeddingEncoder(io.ComfyNode):
                 PreferencePairs.Input("pairs", tooltip="The person's picks. Four pairs already tell a good part."),
                 io.Combo.Input(
                     "encoder",
-                    options=[folders.POCKET, IMAGE_ADAPTER],
+                    options=[*taste_encoders(), IMAGE_ADAPTER],
                     tooltip="What looks at the pictures. Embeddings and adapters fit if made for one encoder. For an "
                     "IP-Adapter choose 'image adapter', and connect it and its CLIP vision model.",
                 ),
@@ -73,8 +73,8 @@ class UserEmbeddingEncoder(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, **constants: Any) -> str:
-        return " ".join(file_digest(folders.shipped_file(name)) for name in ENCODER_FILES)
+    def fingerprint_inputs(cls, encoder: str, **constants: Any) -> str:
+        return "" if encoder == IMAGE_ADAPTER else encoder_digest(encoder)
 
     @classmethod
     def execute(
@@ -97,34 +97,15 @@ class UserEmbeddingEncoder(io.ComfyNode):
         if encoder == IMAGE_ADAPTER:
             embedding = encode_image_prompt(pairs, image_features(user_adapter, clip_vision), **reading)
         else:
-            reader = load_encoder()
+            reader = load_encoder(encoder)
             embedding, prior = reader.encode(pairs, **reading), reader.prior
         report = report_of(embedding, prior, skipped)
         return io.NodeOutput(embedding, report, ui=ui.PreviewText(report))
 
 
-def load_encoder() -> PosteriorEncoder:
-    """The shipped encoder, its tower on the device ComfyUI computes on."""
-    encoder = read_encoder()
-    patcher = comfy.model_patcher.ModelPatcher(  # not the dynamic one: open_clip's layers are not ComfyUI's
-        encoder.features.visual,
-        load_device=comfy.model_management.get_torch_device(),
-        offload_device=comfy.model_management.text_encoder_offload_device(),
-    )
-    comfy.model_management.load_model_gpu(patcher)
-    return encoder
-
-
-def read_encoder() -> PosteriorEncoder:
-    """The shipped encoder on the CPU; features of pictures are kept on disk."""
-    tower, prior = (folders.shipped_file(name) for name in ENCODER_FILES)
-    features = ClipFeatures.from_file(tower, cache_dir=folders.feature_cache())
-    return PosteriorEncoder(features, PopulationPrior.load(prior))
-
-
 def image_features(
     user_adapter: comfy.model_patcher.ModelPatcher | None, clip_vision: comfy.clip_vision.ClipVisionModel | None
-) -> ImagePromptFeatures:
+) -> PictureFeatures:
     """What an IP-Adapter sees, by ComfyUI's CLIP vision model; kept on disk as well."""
     if user_adapter is None or not isinstance(user_adapter.model, IPAdapter) or clip_vision is None:
         raise ValueError(
@@ -138,7 +119,7 @@ def image_features(
         seen = clip_vision.encode_image(x.movedim(1, -1))
         return seen["image_embeds"], seen["penultimate_hidden_states"]
 
-    return ImagePromptFeatures(
+    tower = ImagePromptTower(
         clip_vision.model,
         look,
         user_adapter.model,
@@ -146,8 +127,8 @@ def image_features(
         size=clip_vision.image_size,
         mean=clip_vision.image_mean,
         std=clip_vision.image_std,
-        cache_dir=folders.feature_cache(),
     )
+    return PictureFeatures(tower, cache_dir=folders.feature_cache())
 
 
 def report_of(embedding: Embedding, prior: PopulationPrior | None, skipped: list[PreferenceError]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import lru_cache
@@ -13,13 +12,14 @@ from typing import Any, TypeVar
 from aiohttp import web
 from comfy.cli_args import args
 
+from ..ppd.encoders.encoder import TasteEncoder
 from ..ppd.encoders.probes import AttributeProbes
 from ..ppd.questions import Interview
-from ..ppd.store import Candidate, MissingError
+from ..ppd.store import Candidate, MissingError, UnusableError
 from . import folders
 from .announce import announce
 from .bodies import LARGEST_NUMBER, Body, HalfLife, Import, Named, Pick, read, refused
-from .embedding import read_encoder
+from .encoders import encoder_folder, read_encoder
 
 PREFIX = "/ppd"
 Result = TypeVar("Result")
@@ -253,13 +253,15 @@ async def _file(find: Callable[[], Path], content_type: str) -> web.StreamRespon
 @lru_cache(maxsize=1)
 def interview() -> Interview:
     """Asks by the shipped encoder on the CPU, so that a question waits for no model and takes none of its memory."""
-    return Interview(folders.taste_store(), read_encoder())
+    return Interview(folders.taste_store(), read_encoder(folders.POCKET))
 
 
 @lru_cache(maxsize=1)
 def probes() -> AttributeProbes:
     """What is told of a person in words."""
-    return AttributeProbes.load(folders.shipped_file("pocket_probes.safetensors"))
+    looks = TasteEncoder.load(encoder_folder(folders.POCKET)).looks
+    assert looks is not None
+    return looks
 
 
 def _theirs(person: str, number: int) -> Candidate:
@@ -310,7 +312,9 @@ async def _done(work: Callable[[], Result]) -> Result:
         return await asyncio.to_thread(work)
     except MissingError as error:
         raise refused(web.HTTPNotFound, str(error)) from error
+    except UnusableError as error:
+        raise refused(web.HTTPServiceUnavailable, str(error)) from error
     except ValueError as error:
         raise refused(web.HTTPBadRequest, str(error)) from error
-    except (sqlite3.Error, OSError) as error:
-        raise refused(web.HTTPServiceUnavailable, f"The taste store could not be used ({error}).") from error
+    except OSError as error:
+        raise refused(web.HTTPServiceUnavailable, f"A file could not be read or written ({error}).") from error

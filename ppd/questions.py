@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .encoders.posterior import PosteriorEncoder
+from .encoders.encoder import PosteriorEncoder
 from .pictures import Picture, PreferenceError
 from .store import Candidate, MissingError, TasteStore, fade
 from .user_embedding import UserEmbedding

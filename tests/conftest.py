@@ -182,9 +182,13 @@ def weights(pocket_base_file: Path, tmp_path_factory: pytest.TempPathFactory) ->
     from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
     from ppd.adapter import AdapterConfig, UserAdapter
-    from ppd.encoders.clip import save_encoder
-    from ppd.encoders.posterior import PopulationPrior, PosteriorEncoder
+    from ppd.encoders.encoder import PosteriorEncoder, TasteEncoder
+    from ppd.encoders.features import PictureFeatures
+    from ppd.encoders.population import PopulationPrior
+    from ppd.encoders.probes import AttributeProbes
+    from ppd.encoders.towers.open_clip import save_encoder
     from ppd.pocket.base_file import read_base
+    from ppd.pocket.studio import ENCODER
 
     folder = pocket_base_file.parent
     vision = {"layers": 1, "width": 32, "head_width": 16, "patch_size": 16, "image_size": 64}
@@ -193,8 +197,9 @@ def weights(pocket_base_file: Path, tmp_path_factory: pytest.TempPathFactory) ->
         tower = CLIP(
             16, CLIPVisionCfg(**vision), CLIPTextCfg(context_length=4, vocab_size=8, width=8, heads=1, layers=1)
         )
+        (folder / ENCODER).mkdir(parents=True)
         features = save_encoder(
-            folder / "pocket_encoder.safetensors",
+            folder / ENCODER / "tower.safetensors",
             tower.visual,
             {"embed_dim": 16, "vision_cfg": vision},
             name="pocket-clip",
@@ -209,7 +214,12 @@ def weights(pocket_base_file: Path, tmp_path_factory: pytest.TempPathFactory) ->
             encoder=features.name,
             encoder_hash=features.weight_hash,
         )
-        prior.save(folder / "pocket_prior.safetensors")
+        identity = {"encoder": features.name, "encoder_hash": features.weight_hash}
+        looks = AttributeProbes(
+            ("warmth", "detail"), ("cold", "plain"), ("warm", "rich"), torch.randn(2, 16), **identity
+        )
+        reference = {"kind": "folder", "name": features.name, "hash": features.weight_hash}
+        TasteEncoder(reference, prior, looks).save(folder / ENCODER)
         base = read_base(pocket_base_file)
         queries = [name for name in base.unet if name.endswith("attn2.to_q.weight")]
         order = sorted(queries, key=lambda name: ("down", "up_b", "mid_").index(name[:4]))
@@ -217,7 +227,7 @@ def weights(pocket_base_file: Path, tmp_path_factory: pytest.TempPathFactory) ->
             AdapterConfig(
                 family="pocket",
                 encoder=features.name,
-                encoder_hash=PosteriorEncoder(features, prior).weight_hash,
+                encoder_hash=PosteriorEncoder(PictureFeatures(features), prior).weight_hash,
                 embedding_dim=6,
                 layers=tuple(base.unet[name].shape[0] for name in order),
                 tokens=3,

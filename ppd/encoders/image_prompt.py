@@ -12,7 +12,6 @@ from datetime import date
 from functools import cached_property
 from hashlib import sha256
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +21,10 @@ from ..ip_adapter import IMAGE_WIDTH, STATE_WIDTH, IPAdapter
 from ..pairs import PreferencePair
 from ..pictures import PreferenceError
 from ..user_embedding import UserEmbedding
-from .clip import ClipFeatures
+from .features import PictureFeatures
+from .fingerprint import fingerprint
 from .posterior import fit_posterior
+from .towers.open_clip import OpenClipTower
 
 TASTE_SCALE = 3.0
 """Prior standard deviation of taste along any direction of unit features, the pick noise being 1. Where two
@@ -33,7 +34,7 @@ Look = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Pictures [n, 3, 224, 224] in 0..1 to image_embeds [n, 1024] and the last but one layer's states [n, 257, 1280]."""
 
 
-class ImagePromptFeatures(ClipFeatures):
+class ImagePromptTower(OpenClipTower):
     """What an image adapter sees in pictures: image_embeds [1024], then for a plus adapter its tokens, flat."""
 
     def __init__(self, visual: nn.Module, look: Look, adapter: IPAdapter, **settings: Any) -> None:
@@ -41,8 +42,8 @@ class ImagePromptFeatures(ClipFeatures):
         self.look, self.adapter = look, adapter
 
     @classmethod
-    def from_clip(cls, tower: ClipFeatures, adapter: IPAdapter) -> ImagePromptFeatures:
-        """With open_clip's ViT-H-14 (`ClipFeatures.from_open_clip("ViT-H-14", file)`)."""
+    def from_clip(cls, tower: OpenClipTower, adapter: IPAdapter) -> ImagePromptTower:
+        """With open_clip's ViT-H-14 (`OpenClipTower.from_open_clip("ViT-H-14", file)`)."""
         mean, std = (torch.tensor(tower.preprocess[key]).view(3, 1, 1) for key in ("mean", "std"))
         visual: Any = tower.visual
         last_but_one = len(visual.transformer.resblocks) - 2
@@ -63,12 +64,9 @@ class ImagePromptFeatures(ClipFeatures):
 
     @cached_property
     def weight_hash(self) -> str:
-        """sha256 that tells towers and projectors apart, for the cache: of all shapes and of the small tensors.
-
-        Biases and norms differ between any two trainings, and reading a gigabyte would take longer than the answer.
-        """
+        """sha256 that tells towers and projectors apart (fingerprint.py), for the cache."""
         readers = (self.visual, self.adapter.projector) if self.adapter.is_plus else (self.visual,)
-        return sha256("".join(map(_small_hash, readers)).encode()).hexdigest()
+        return sha256("".join(map(fingerprint, readers)).encode()).hexdigest()
 
     @torch.no_grad()
     def image_tensor_features(self, x: Tensor, *, batch: int = 16) -> Tensor:
@@ -90,24 +88,9 @@ class ImagePromptFeatures(ClipFeatures):
         return torch.cat(rows)
 
 
-_hashes: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
-
-
-def _small_hash(module: nn.Module) -> str:
-    """Remembered as long as the module lives."""
-    if module not in _hashes:
-        total = sha256()
-        for name, tensor in module.state_dict().items():
-            total.update(f"{name} {list(tensor.shape)}".encode())
-            if tensor.numel() <= 1 << 16:
-                total.update(tensor.float().cpu().numpy().tobytes())
-        _hashes[module] = total.hexdigest()
-    return _hashes[module]
-
-
 def encode_image_prompt(
     pairs: Sequence[PreferencePair],
-    features: ImagePromptFeatures,
+    features: PictureFeatures,
     *,
     on_bad: str = "raise",
     skipped: list[PreferenceError] | None = None,
@@ -116,16 +99,18 @@ def encode_image_prompt(
     """The user embedding behind `pairs` for the features' adapter: u [1, 1024], or [16, token_dim] for a plus adapter.
 
     u and u_negative lie on both sides of the pictures' middle, farther apart the surer we are; with ties alone both are
-    the middle. Unreadable pictures are treated as `ClipFeatures.pair_features` does; no pairs at all raise ValueError.
+    the middle. Unreadable pictures are treated as in `PictureFeatures.pair_features`; no pairs at all raise ValueError.
     """
+    tower = features.tower
+    assert isinstance(tower, ImagePromptTower)
     read = features.pair_features(pairs, on_bad=on_bad, skipped=skipped, progress=progress)
     if not read.kept:
         raise ValueError("An image adapter paints from the person's own pictures, and there are no pairs: pick some.")
     weights, confidence = weigh(
         read.chosen[:, :IMAGE_WIDTH], read.rejected[:, :IMAGE_WIDTH], read.outcomes, read.weights
     )
-    config = features.adapter.config
-    seen = slice(IMAGE_WIDTH, None) if features.adapter.is_plus else slice(IMAGE_WIDTH)
+    config = tower.adapter.config
+    seen = slice(IMAGE_WIDTH, None) if tower.adapter.is_plus else slice(IMAGE_WIDTH)
     chosen, rejected = read.chosen[:, seen], read.rejected[:, seen]
     center = weights.abs() @ (chosen + rejected) / 2
     shift = confidence * (weights @ (chosen - rejected)) / 2

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..files import read_tensors, write_tensors
-from .posterior import PopulationPrior
+from .population import PopulationPrior
 
 FORMAT = "ppd-attribute-probes"
 VERSION = "1"

@@ -19,9 +19,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..adapter import UserAdapter
-from ..encoders.clip import ClipFeatures, save_encoder
-from ..encoders.posterior import PopulationPrior, PosteriorEncoder, fit_whitening
+from ..encoders.encoder import JSON_FILE, PosteriorEncoder, TasteEncoder
+from ..encoders.features import PictureFeatures
+from ..encoders.population import PopulationPrior, fit_whitening
 from ..encoders.probes import AttributeProbes
+from ..encoders.towers import TOWER_FILE
+from ..encoders.towers.open_clip import OpenClipTower, save_encoder
 from ..evaluation import micro_f1, object_counts
 from ..hosts.diffusers import DiffusersHost
 from ..pairs import PreferencePair, write_pairs
@@ -37,7 +40,7 @@ from .judge import ObjectJudge, objects_found, train_judge
 from .model import TEXT_CONFIG, UNET_CONFIG, PocketModel, generate, train_base, vocabulary_in_use
 from .people import People, pick, population
 from .statistics import STATISTICS, Whitening, picture_statistics, reward_statistics
-from .studio import to_images
+from .studio import ENCODER, to_images
 from .taste import SUPPORT_COUNTS, Pool, draw_support, embed_people, fit_prior
 
 log = logging.getLogger(__name__)
@@ -171,8 +174,8 @@ class Recipe:
         return PocketModel.load(self._base).to(default_device())
 
     @cached_property
-    def encoder(self) -> ClipFeatures:
-        path = self.weights / "pocket_encoder.safetensors"
+    def encoder(self) -> OpenClipTower:
+        path = self.weights / ENCODER / TOWER_FILE
         if not path.exists():
             start = time.monotonic()
             trained = train_encoder(self.data, self.decoded, self.work / "encoder.pt", STEPS["encoder"])
@@ -180,28 +183,50 @@ class Recipe:
             config = {"embed_dim": EMBED_DIM, "vision_cfg": VISION}
             save_encoder(path, trained.visual, config, name=ENCODER_NAME, mean=MEAN, std=STD)
         self._claim("encoder", file_hash(path), f"that belong to another {path.name} than that of {self.weights}")
-        return ClipFeatures.from_file(path, device=default_device())
+        return OpenClipTower.from_file(path, device=default_device())
 
     @cached_property
-    def probes(self) -> AttributeProbes:
-        """What the encoder's features say in words, by a text side that is trained for this and thrown away."""
-        path = self.weights / "pocket_probes.safetensors"
-        if not path.exists():
-            encoder = self.encoder
-            features = self._once("features", lambda: {"x": _features(encoder, self.data.pictures)})["x"]
-            start = time.monotonic()
-            encode_text = train_text_tower(self.data, features, self.work / "text.pt", STEPS["text tower"])
-            captions = [scene.caption for scene in scenes.SCENES]
-            identity = {"encoder": encoder.name, "encoder_hash": encoder.weight_hash}
-            AttributeProbes.from_texts(encode_text, captions, PROBED, **identity).save(path)
-            self._note("text tower", round(time.monotonic() - start, 1))
-        probes = AttributeProbes.load(path)
-        if probes.encoder_hash != self.encoder.weight_hash:
+    def taste_encoder(self) -> TasteEncoder:
+        """Whitening, prior, and what the features say in words, beside the tower in its folder."""
+        folder = self.weights / ENCODER
+        if not (folder / JSON_FILE).exists():
+            center, basis = fit_whitening(self.pool.features, dims=32)
+            support = draw_support(self.pool, self.people["training"], max(SUPPORT_COUNTS), np.random.default_rng(41))
+            identity = {"encoder": self.encoder.name, "encoder_hash": self.encoder.weight_hash}
+            tower = {"kind": "folder", "name": self.encoder.name, "hash": self.encoder.weight_hash}
+            made = {
+                "people": len(self.people["training"].weights),
+                "kind": "simulated",
+                "pictures": POOL,
+            }
+            prior = fit_prior(self.pool, support, center, basis, **identity)
+            TasteEncoder(tower, prior, self._probes(**identity), made).save(folder)
+        encoder = TasteEncoder.load(folder)
+        if encoder.tower["hash"] != self.encoder.weight_hash:
             raise ValueError(
-                f"{path} was made for another encoder than {self.weights / 'pocket_encoder.safetensors'}: remove it, "
-                "so that it is made again."
+                f"{folder / JSON_FILE} was made for another tower than {folder / TOWER_FILE}: remove it, so that it is "
+                "made again."
             )
-        return probes
+        return encoder
+
+    def _probes(self, encoder: str, encoder_hash: str) -> AttributeProbes:
+        """Directions by a text side that is trained for this and thrown away."""
+        tower = self.encoder
+        features = self._once("features", lambda: {"x": _features(tower, self.data.pictures)})["x"]
+        start = time.monotonic()
+        encode_text = train_text_tower(self.data, features, self.work / "text.pt", STEPS["text tower"])
+        self._note("text tower", round(time.monotonic() - start, 1))
+        captions = [scene.caption for scene in scenes.SCENES]
+        return AttributeProbes.from_texts(encode_text, captions, PROBED, encoder=encoder, encoder_hash=encoder_hash)
+
+    @property
+    def prior(self) -> PopulationPrior:
+        return self.taste_encoder.prior
+
+    @property
+    def probes(self) -> AttributeProbes:
+        assert self.taste_encoder.looks is not None
+        return self.taste_encoder.looks
 
     @cached_property
     def judge(self) -> ObjectJudge:
@@ -266,22 +291,6 @@ class Recipe:
         painted = self.painted
         scored = reward_statistics(self.whitening, painted["statistics"])
         return Pool(painted["captions"].numpy(), scored, painted["features"])
-
-    @cached_property
-    def prior(self) -> PopulationPrior:
-        path = self.weights / "pocket_prior.safetensors"
-        if not path.exists():
-            center, basis = fit_whitening(self.pool.features, dims=32)
-            support = draw_support(self.pool, self.people["training"], max(SUPPORT_COUNTS), np.random.default_rng(41))
-            prior = fit_prior(self.pool, support, center, basis, self.encoder.name, self.encoder.weight_hash)
-            prior.save(path)
-        prior = PopulationPrior.load(path)
-        if prior.encoder_hash != self.encoder.weight_hash:
-            raise ValueError(
-                f"{path} was fitted on another encoder than {self.weights / 'pocket_encoder.safetensors'}: "
-                "remove it, so that it is fitted again."
-            )
-        return prior
 
     @cached_property
     def picks(self) -> Picks:
@@ -368,7 +377,7 @@ class Recipe:
         personal, seed = ADAPTERS[name]
         # The baseline reads nobody's u: it stands apart, so that no node offers it
         path = self.weights / ("adapters" if personal else "baselines") / f"{name}.safetensors"
-        posterior = PosteriorEncoder(self.encoder, self.prior)
+        posterior = PosteriorEncoder(PictureFeatures(self.encoder), self.prior)
         if not path.exists():
             config = adapter_config(self.model, posterior.name, posterior.weight_hash, self.prior.dim)
             start = time.monotonic()
@@ -386,7 +395,7 @@ class Recipe:
             tuned = self.tuned(trained, personal)
             tuned.save(path, torch.float16)
         adapter = UserAdapter.load(path, family="pocket")
-        adapter.check_embedding(posterior.encode([]))
+        adapter.config.check_embedding(posterior.encode([]))
         return adapter
 
     def tuned(self, adapter: UserAdapter, personal: bool) -> UserAdapter:
@@ -424,14 +433,14 @@ class Recipe:
 
     def run(self) -> None:
         """Everything, in order."""
-        for stage in ("model", "judge", "encoder", "probes", "painted", "prior"):
+        for stage in ("model", "judge", "encoder", "painted", "taste_encoder"):
             getattr(self, stage)
         self.examples()
         for name in ADAPTERS:
             self.adapter(name)
 
 
-def _features(encoder: ClipFeatures, pictures: np.ndarray) -> Tensor:
+def _features(encoder: OpenClipTower, pictures: np.ndarray) -> Tensor:
     """Features [n, f] of pictures [n, H, W, 3] uint8."""
     starts = tqdm(range(0, len(pictures), 200), desc="looking at the pictures", mininterval=2.0)
     return torch.cat([encoder.image_tensor_features(to_tensor(pictures[i : i + 200])) for i in starts])

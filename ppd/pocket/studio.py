@@ -10,25 +10,34 @@ from PIL import Image
 from torch import Tensor
 
 from ..adapter import UserAdapter
-from ..encoders.clip import ClipFeatures
-from ..encoders.posterior import PopulationPrior, PosteriorEncoder
+from ..encoders.encoder import PosteriorEncoder, TasteEncoder
 from ..encoders.probes import AttributeProbes
+from ..encoders.towers import open_tower
 from ..hosts.diffusers import DiffusersHost
 from ..user_embedding import UserEmbedding
 from .model import PocketModel, generate
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
+ENCODER = Path("taste_encoders") / "pocket"
 
 
 def load_encoder(weights: Path = WEIGHTS) -> PosteriorEncoder:
-    """The pocket's preference encoder with its population prior."""
-    features = ClipFeatures.from_file(weights / "pocket_encoder.safetensors")
-    return PosteriorEncoder(features, PopulationPrior.load(weights / "pocket_prior.safetensors"))
+    """The pocket's taste encoder."""
+    folder = weights / ENCODER
+    encoder = TasteEncoder.load(folder)
+    return encoder.open(open_tower(encoder.tower, folder))
+
+
+def load_looks(encoder: PosteriorEncoder, weights: Path = WEIGHTS) -> Looks:
+    """The looks in which the pocket's preference encoder, `load_encoder`'s, tells a person's taste."""
+    return Looks.load(weights / "pocket_looks.safetensors", encoder.weight_hash)
 
 
 def load_probes(weights: Path = WEIGHTS) -> AttributeProbes:
     """The attributes by which the pocket's preference encoder tells a person's taste in words."""
-    return AttributeProbes.load(weights / "pocket_probes.safetensors")
+    looks = TasteEncoder.load(weights / ENCODER).looks
+    assert looks is not None
+    return looks
 
 
 @dataclass
@@ -58,7 +67,7 @@ class Studio:
         """The same prompt and seed for each user (None paints the base), each at its strength (1 by default)."""
         for user in users:
             if user is not None:
-                self.host.adapter.check_embedding(user)
+                self.host.adapter.config.check_embedding(user)
         null = torch.zeros(1, self.host.adapter.config.embedding_dim)
         strengths = strengths or [1.0] * len(users)
         latents = torch.cat(

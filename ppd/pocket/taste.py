@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..encoders.posterior import PopulationPrior, fit_population, fit_posteriors
+from ..encoders.population import PopulationPrior, fit_population
+from ..encoders.posterior import fit_posteriors
 from .people import People, pick
 
 SUPPORT_COUNTS = (1, 2, 4, 8, 16, 32)

@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 from scipy.optimize import minimize
 
-from ppd.encoders.clip import ClipFeatures, _build_tower
-from ppd.encoders.image_prompt import TASTE_SCALE, ImagePromptFeatures, encode_image_prompt, weigh
+from ppd.encoders.features import PictureFeatures
+from ppd.encoders.image_prompt import TASTE_SCALE, ImagePromptTower, encode_image_prompt, weigh
+from ppd.encoders.towers.open_clip import OpenClipTower, _build_tower
 from ppd.ip_adapter import load_ip_adapter
 from ppd.pairs import PreferencePair
 from ppd.pictures import Picture
@@ -29,7 +30,7 @@ def tower():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         visual = _build_tower(TOWER)
-    return ClipFeatures(visual, name="ViT-H-14/random", size=224, mean=[0.5] * 3, std=[0.25] * 3)
+    return OpenClipTower(visual, name="ViT-H-14/random", size=224, mean=[0.5] * 3, std=[0.25] * 3)
 
 
 @pytest.fixture(scope="module", params=["plain", "plus"])
@@ -86,7 +87,7 @@ def test_agreement_makes_sure_and_contradiction_unsure():
 
 
 def test_states_are_those_of_the_last_but_one_layer(tower, adapter):
-    features, x = ImagePromptFeatures.from_clip(tower, adapter), draw(2, 3, 224, 224, seed=5).sigmoid()
+    features, x = ImagePromptTower.from_clip(tower, adapter), draw(2, 3, 224, 224, seed=5).sigmoid()
     kept = []
     handle = tower.visual.transformer.resblocks[-2].register_forward_hook(lambda *call: kept.append(call[2]))
     embeds, states = features.look(x)
@@ -97,7 +98,7 @@ def test_states_are_those_of_the_last_but_one_layer(tower, adapter):
 
 
 def test_both_sides_lie_around_the_weighted_middle(tower, adapter, pairs):
-    features = ImagePromptFeatures.from_clip(tower, adapter)
+    features = PictureFeatures(ImagePromptTower.from_clip(tower, adapter))
     embedding = encode_image_prompt(pairs, features)
     rows = features.picture_features([p for pair in pairs for p in (pair.chosen, pair.rejected)])
     weights, confidence = weigh(rows[0::2, :1024], rows[1::2, :1024], torch.tensor([1.0, 1.0, 0.5, 1.0]))
@@ -112,7 +113,7 @@ def test_both_sides_lie_around_the_weighted_middle(tower, adapter, pairs):
 
 
 def test_swapped_picks_swap_the_sides(tower, adapter, pairs):
-    features = ImagePromptFeatures.from_clip(tower, adapter)
+    features = PictureFeatures(ImagePromptTower.from_clip(tower, adapter))
     one = encode_image_prompt(pairs, features)
     swapped = [PreferencePair(p.prompt, p.rejected, p.chosen, tie=p.tie, id=p.id) for p in pairs]
     other = encode_image_prompt(swapped, features)
@@ -122,10 +123,10 @@ def test_swapped_picks_swap_the_sides(tower, adapter, pairs):
 
 def test_a_pair_more_costs_a_pair_and_a_new_start_none(tower, adapter, pairs, tmp_path):
     def features():
-        counted = ImagePromptFeatures.from_clip(tower, adapter)
-        counted.cache_dir, look = tmp_path, counted.look
+        counted = ImagePromptTower.from_clip(tower, adapter)
+        look = counted.look
         counted.look = lambda x: (seen.append(len(x)), look(x))[1]
-        return counted
+        return PictureFeatures(counted, cache_dir=tmp_path)
 
     seen = []
     first = features()
@@ -138,7 +139,7 @@ def test_a_pair_more_costs_a_pair_and_a_new_start_none(tower, adapter, pairs, tm
 
 
 def test_what_cannot_be_encoded_is_refused(tower, adapter, pairs, tmp_path):
-    features = ImagePromptFeatures.from_clip(tower, adapter)
+    features = PictureFeatures(ImagePromptTower.from_clip(tower, adapter))
     with pytest.raises(ValueError, match="there are no pairs"):
         encode_image_prompt([], features)
     for widths in ((768, 1280), (1024, 1024)):  # another CLIP; DINOv2-large, whose embeddings are as wide as ViT-H-14's
@@ -146,9 +147,9 @@ def test_what_cannot_be_encoded_is_refused(tower, adapter, pairs, tmp_path):
         def look(x, widths=widths):
             return x.new_zeros(len(x), widths[0]), x.new_zeros(len(x), 5, widths[1])
 
-        other = ImagePromptFeatures(tower.visual, look, adapter, name="", size=224, mean=[0.5] * 3, std=[0.5] * 3)
+        other = ImagePromptTower(tower.visual, look, adapter, name="", size=224, mean=[0.5] * 3, std=[0.5] * 3)
         with pytest.raises(ValueError, match=rf"{widths[0]} and {widths[1]} wide, expected ViT-H-14's 1024 and 1280"):
-            encode_image_prompt(pairs, other)
+            encode_image_prompt(pairs, PictureFeatures(other))
     broken = [PreferencePair("x", Picture(tmp_path / "no.png"), picture(0), id="lost")]
     with pytest.raises(ValueError, match=r"Pair 'lost', chosen: the picture 'no\.png'"):
         encode_image_prompt(broken, features)
@@ -158,7 +159,7 @@ def test_what_cannot_be_encoded_is_refused(tower, adapter, pairs, tmp_path):
 
 
 def test_an_embedding_of_another_kind_is_refused(tower, adapter, pairs):
-    embedding = encode_image_prompt(pairs, ImagePromptFeatures.from_clip(tower, adapter))
+    embedding = encode_image_prompt(pairs, PictureFeatures(ImagePromptTower.from_clip(tower, adapter)))
     with pytest.raises(ValueError, match="by pocket-clip, but this IP-Adapter takes .* same Load User Adapter"):
         adapter.check_embedding(replace(embedding, encoder="pocket-clip", encoder_hash="0" * 64))
     with pytest.raises(ValueError, match="no u_negative"):

@@ -10,16 +10,11 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from ppd.encoders.clip import ClipFeatures
-from ppd.encoders.posterior import (
-    PopulationPrior,
-    PosteriorEncoder,
-    fit_population,
-    fit_posterior,
-    fit_posteriors,
-    fit_whitening,
-    fit_with_noise,
-)
+from ppd.encoders.encoder import PosteriorEncoder
+from ppd.encoders.features import PictureFeatures
+from ppd.encoders.population import PopulationPrior, fit_population, fit_whitening
+from ppd.encoders.posterior import fit_posterior, fit_posteriors, fit_with_noise
+from ppd.encoders.towers.open_clip import OpenClipTower
 from ppd.pairs import PreferencePair
 from ppd.pictures import Picture, PreferenceError
 from ppd.user_embedding import UserEmbedding
@@ -274,12 +269,12 @@ def features():
     vision = open_clip.model.CLIPVisionCfg(layers=1, width=32, head_width=16, patch_size=8, image_size=32)
     text = open_clip.model.CLIPTextCfg(context_length=8, vocab_size=20, width=16, heads=2, layers=1)
     tower = open_clip.model.CLIP(12, vision, text).visual
-    return ClipFeatures(tower, name="tiny", size=32, mean=[0.5] * 3, std=[0.25] * 3, normalize=True)
+    return PictureFeatures(OpenClipTower(tower, name="tiny", size=32, mean=[0.5] * 3, std=[0.25] * 3, normalize=True))
 
 
 @pytest.fixture(scope="module")
 def prior(features):
-    center, basis = fit_whitening(features.features([picture(seed).open() for seed in range(60)]), 6)
+    center, basis = fit_whitening(features.picture_features([picture(seed) for seed in range(60)]), 6)
     mean, covariance = random_prior(6)
     return PopulationPrior(mean, covariance, center, basis, features.name, features.weight_hash)
 
@@ -300,7 +295,7 @@ def test_encode_is_the_fit_on_whitened_differences(features, prior):
     pairs = some_pairs(7)
     encoder = PosteriorEncoder(features, prior)
     embedding = encoder.encode(pairs)
-    chosen, rejected = (features.features([getattr(p, role).open() for p in pairs]) for role in ("chosen", "rejected"))
+    chosen, rejected = (features.picture_features([getattr(p, role) for p in pairs]) for role in ("chosen", "rejected"))
     outcomes = torch.tensor([1, 1, 1, 1, 0.5, 1, 1])
     x = (prior.whiten(chosen) - prior.whiten(rejected)) / embedding.noise
     mean, covariance = fit_posterior(x, outcomes, prior.mean.double(), prior.covariance.double())
@@ -341,7 +336,7 @@ def test_adding_a_pair_costs_one_pair(features, prior):
     encoder, seen = PosteriorEncoder(features, prior), []
     pairs = some_pairs(12, start=5000)
     encoder.encode(pairs[:11])
-    hook = features.visual.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    hook = features.tower.visual.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
     encoder.encode(pairs)
     hook.remove()
     assert seen == [2]

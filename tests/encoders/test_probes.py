@@ -9,7 +9,8 @@ from open_clip.tokenizer import SimpleTokenizer
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from ppd.encoders.posterior import PopulationPrior, fit_posterior, fit_whitening
+from ppd.encoders.population import PopulationPrior, fit_whitening
+from ppd.encoders.posterior import fit_posterior
 from ppd.encoders.probes import Attribute, AttributeProbes
 
 SPACE = {"lake": (0.0, 0.0, 1.0), "hill": (0.0, 1.0, 1.0), "dark": (-1.0, 0.0, 0.0), "bright": (2.0, 0.0, 0.0)}

@@ -34,9 +34,8 @@ def test_pairs_become_an_embedding_and_a_report(run, comfy_folders):
 
 
 def test_no_pairs_are_the_population_user(run, comfy_folders):
-    prior = import_module("ppd_pack.ppd.encoders.posterior").PopulationPrior.load(
-        comfy_folders.weights / "pocket_prior.safetensors"
-    )
+    folder = comfy_folders.weights / "taste_encoders" / "pocket"
+    prior = import_module("ppd_pack.ppd.encoders.encoder").TasteEncoder.load(folder).prior
     embedding, report = run("UserEmbeddingEncoder", pairs=[], encoder="pocket").result
     torch.testing.assert_close(embedding.u[0], prior.mean)
     assert "Known so far: 0% of what tells people apart" in report

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ppd.encoders.probes import AttributeProbes
+from ppd.encoders.encoder import TasteEncoder
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCALES = ROOT / "locales"
@@ -81,7 +81,7 @@ def placeholders(text: str) -> list[str]:
 
 
 def test_every_attribute_and_word_of_the_probes_is_there():
-    probes = AttributeProbes.load(ROOT / "weights" / "pocket_probes.safetensors")
+    probes = TasteEncoder.load(ROOT / "weights" / "taste_encoders" / "pocket").looks
     assert {key for key in read("en", "main.json")["ppd"] if key.startswith("attribute_")} == {
         f"attribute_{name}" for name in probes.names
     }

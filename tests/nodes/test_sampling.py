@@ -157,7 +157,8 @@ def test_adapters_of_the_user_are_listed_and_loaded(run, node_classes, comfy_fol
         run("PPD_UserAdapterLoader", user_adapter="../secret.safetensors")
     with pytest.raises(ValueError, match="The pack has no"):
         run("PPD_UserAdapterLoader", user_adapter="../../secret")
-    (folder / "mine.safetensors").write_bytes((comfy_folders.weights / "pocket_prior.safetensors").read_bytes())
+    other = comfy_folders.weights / "taste_encoders" / "pocket" / "encoder.safetensors"
+    (folder / "mine.safetensors").write_bytes(other.read_bytes())
     with pytest.raises(ValueError, match="mine.safetensors is neither a user adapter nor"):
         run("PPD_UserAdapterLoader", user_adapter="mine.safetensors")
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ppd.encoders.posterior import PopulationPrior
+from ppd.encoders.population import PopulationPrior
 from ppd.encoders.probes import AttributeProbes
 from ppd.pocket import evaluate as evaluation
 from ppd.pocket import scenes

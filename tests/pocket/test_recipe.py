@@ -23,11 +23,11 @@ from ppd.pocket.taste import draw_support, embed_people
 
 FILES = {
     "pocket_base.safetensors",
-    "pocket_encoder.safetensors",
     "pocket_judge.safetensors",
-    "pocket_prior.safetensors",
-    "pocket_probes.safetensors",
     "pocket_world.safetensors",
+    "taste_encoders/pocket/encoder.json",
+    "taste_encoders/pocket/encoder.safetensors",
+    "taste_encoders/pocket/tower.safetensors",
     "adapters/pocket.safetensors",
     "adapters/pocket-seed2.safetensors",
     "baselines/pocket-population.safetensors",
@@ -95,7 +95,7 @@ def test_every_file_is_made(finished):
 
 
 def test_floating_point_weights_are_half_precision(finished):
-    for name in ("pocket_base", "pocket_encoder", "pocket_judge", "adapters/pocket"):
+    for name in ("pocket_base", "taste_encoders/pocket/tower", "pocket_judge", "adapters/pocket"):
         tensors = load_file(finished.weights / f"{name}.safetensors").values()
         assert {tensor.dtype for tensor in tensors if tensor.is_floating_point()} == {torch.float16}, name
 
@@ -157,7 +157,7 @@ def test_work_made_with_other_settings_is_refused(finished, tmp_path, monkeypatc
         Recipe(finished.weights, finished.weights)
 
 
-@pytest.mark.parametrize(("file", "stage"), [("pocket_base", "model"), ("pocket_encoder", "encoder")])
+@pytest.mark.parametrize(("file", "stage"), [("pocket_base", "model"), ("taste_encoders/pocket/tower", "encoder")])
 def test_work_of_other_weights_is_refused(finished, tmp_path, file, stage):
     """What the base painted, and how the encoder saw it, says nothing of another base or encoder."""
     weights = tmp_path / "weights"
@@ -168,7 +168,7 @@ def test_work_of_other_weights_is_refused(finished, tmp_path, file, stage):
     tensors = load_file(path)
     name = next(name for name, tensor in tensors.items() if tensor.is_floating_point())
     save_file({**tensors, name: tensors[name] * 2}, path, metadata)
-    with pytest.raises(ValueError, match=rf"another {file}.safetensors than that of .*name another with --work"):
+    with pytest.raises(ValueError, match=rf"another {path.name} than that of .*name another with --work"):
         getattr(Recipe(finished.work, weights), stage)
 
 
@@ -182,20 +182,13 @@ def test_an_adapter_of_another_encoder_is_refused(finished, tmp_path):
         Recipe(finished.work, weights).adapter("pocket")
 
 
-def test_a_prior_of_another_encoder_is_refused(finished, tmp_path):
+def test_a_taste_encoder_of_another_tower_is_refused(finished, tmp_path):
     shutil.copytree(finished.weights, tmp_path / "weights")
     again = Recipe(finished.work, tmp_path / "weights")
-    replace(finished.prior, encoder_hash="0" * 16).save(tmp_path / "weights" / "pocket_prior.safetensors")
-    with pytest.raises(ValueError, match="another encoder.*fitted again"):
+    other = {**finished.taste_encoder.tower, "hash": "0" * 64}
+    replace(finished.taste_encoder, tower=other).save(tmp_path / "weights" / "taste_encoders" / "pocket")
+    with pytest.raises(ValueError, match="another tower.*made again"):
         again.prior  # noqa: B018
-
-
-def test_probes_of_another_encoder_are_refused(finished, tmp_path):
-    shutil.copytree(finished.weights, tmp_path / "weights")
-    again = Recipe(finished.work, tmp_path / "weights")
-    replace(finished.probes, encoder_hash="0" * 16).save(tmp_path / "weights" / "pocket_probes.safetensors")
-    with pytest.raises(ValueError, match="another encoder.*made again"):
-        again.probes  # noqa: B018
 
 
 def test_probes_leave_the_image_tower_as_it_is(finished):
@@ -203,7 +196,8 @@ def test_probes_leave_the_image_tower_as_it_is(finished):
     assert finished.probes.encoder_hash == finished.encoder.weight_hash
     assert finished.probes.names == STATISTICS
     assert finished.probes.directions.shape == (6, 96)
-    assert set(load_file(finished.weights / "pocket_probes.safetensors")) == {"directions"}
+    kept = load_file(finished.weights / "taste_encoders" / "pocket" / "encoder.safetensors")
+    assert set(kept) == {"mean", "covariance", "center", "basis", "looks"}
 
 
 def test_finished_weights_without_their_work_need_no_autoencoder_training(finished, tmp_path, monkeypatch):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from ppd.encoders.posterior import PopulationPrior, fit_posterior
+from ppd.encoders.population import PopulationPrior
+from ppd.encoders.posterior import fit_posterior
 from ppd.pocket.people import population
 from ppd.pocket.taste import SUPPORT_COUNTS, Pool, draw_support, embed_people, fit_prior
 

@@ -21,7 +21,7 @@ from ppd.pocket.model import PocketModel, generate, unknown_words
 from ppd.pocket.statistics import STATISTICS
 from ppd.pocket.studio import WEIGHTS, Studio, load_encoder, load_probes
 
-FILES = ("pocket_base", "pocket_encoder", "pocket_prior", "pocket_probes", "pocket_world", "pocket_judge")
+FILES = ("pocket_base", "taste_encoders/pocket/tower", "taste_encoders/pocket/encoder", "pocket_world", "pocket_judge")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_all_adapters_fit_the_base_and_the_encoder():
     embedding = encoder.encode([])
     for path in sorted([*(WEIGHTS / "adapters").iterdir(), *(WEIGHTS / "baselines").iterdir()]):
         studio = Studio.open(path)
-        studio.host.adapter.check_embedding(embedding)
+        studio.host.adapter.config.check_embedding(embedding)
         assert UserAdapter.load(path).config.layers == tuple(a.inner_dim for a in studio.host.attentions)
     assert all(unknown_words(scene.caption, base.vocabulary) == [] for scene in scenes.SCENES)
 
@@ -86,7 +86,9 @@ def test_the_shipped_probes_order_pictures_of_low_and_high_style(name):
     features, probes = load_encoder().features, load_probes()
     rng = np.random.default_rng(5)
     low, high = rendered_ends(name, rng, scenes.HELD_OUT_CAPTIONS[::3])
-    gaps = (features.image_tensor_features(high) - features.image_tensor_features(low)) @ probes.directions.T
+    gaps = (
+        features.tower.image_tensor_features(high) - features.tower.image_tensor_features(low)
+    ) @ probes.directions.T
     own = probes.names.index(name)
     assert (gaps[:, own] > 0).all()
     assert (gaps.argmax(1) == own).float().mean() >= 0.9
@@ -96,7 +98,7 @@ def test_what_is_picked_is_read_and_swapped_picks_are_read_the_other_way():
     encoder, probes = load_encoder(), load_probes()
     for name in STATISTICS:
         low, high = rendered_ends(name, np.random.default_rng(6), scenes.TRAINING_CAPTIONS[:48:3])
-        ends = [encoder.features.image_tensor_features(x) for x in (high, low)]
+        ends = [encoder.features.tower.image_tensor_features(x) for x in (high, low)]
         own = probes.names.index(name)
         for sign, (chosen, rejected) in ((1, ends), (-1, ends[::-1])):
             u = encoder.encode_differences(encoder.prior.differences(chosen, rejected))

@@ -1,0 +1,67 @@
+"""The taste encoders that can be chosen: the shipped one, and folders of ComfyUI's models/taste_encoders."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+
+import folder_paths
+
+from ..ppd.encoders.encoder import JSON_FILE, TENSOR_FILE, PosteriorEncoder, TasteEncoder
+from ..ppd.encoders.features import Tower
+from ..ppd.files import file_digest
+from ..ppd.hosts.comfyui_towers import open_tower
+from . import folders
+
+FOLDER = "taste_encoders"
+
+folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER))
+
+
+def taste_encoders() -> list[str]:
+    """Names of all taste encoders, the shipped ones first."""
+    shipped = sorted(path.parent.name for path in (folders.WEIGHTS / FOLDER).glob(f"*/{JSON_FILE}"))
+    roots = map(Path, folder_paths.get_folder_paths(FOLDER))
+    own = {path.parent.name for root in roots for path in root.glob(f"*/{JSON_FILE}")}
+    return [*shipped, *sorted(own - set(shipped))]
+
+
+def encoder_folder(name: str) -> Path:
+    """The folder of a taste encoder by the name that the list shows."""
+    if name in taste_encoders():
+        for root in (folders.WEIGHTS / FOLDER, *map(Path, folder_paths.get_folder_paths(FOLDER))):
+            if (root / name / JSON_FILE).is_file():
+                return root / name
+    raise ValueError(
+        f"There is no taste encoder {name!r}: choose one of the list ({', '.join(taste_encoders())}), or make it."
+    )
+
+
+def encoder_digest(name: str) -> str:
+    """Changes when the taste encoder does."""
+    folder = encoder_folder(name)
+    return " ".join(file_digest(folder / file) for file in (JSON_FILE, TENSOR_FILE))
+
+
+def read_encoder(name: str) -> PosteriorEncoder:
+    """A taste encoder on the CPU, out of ComfyUI's sight, so that it waits for no model and disturbs none; features of
+    pictures are kept on disk, and of a vision-language model there are those alone.
+    """
+    folder = encoder_folder(name)
+    encoder = TasteEncoder.load(folder)
+    tower = open_tower(encoder.tower, folder, on_cpu=True, dim=encoder.prior.center.numel())
+    return encoder.open(tower, folders.feature_cache())
+
+
+def load_encoder(name: str) -> PosteriorEncoder:
+    """The same with its tower on the device ComfyUI computes on, and in its memory management."""
+    encoder = TasteEncoder.load(encoder_folder(name))
+    return encoder.open(_tower(name, encoder_digest(name)), folders.feature_cache())
+
+
+@lru_cache(maxsize=1)
+def _tower(name: str, _digest: str) -> Tower:
+    """The tower used last stays: a vision-language model takes half a minute to open."""
+    folder = encoder_folder(name)
+    return open_tower(TasteEncoder.load(folder).tower, folder)

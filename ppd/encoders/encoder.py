@@ -1,0 +1,185 @@
+"""The taste encoder, preference pairs to user embedding, and its folder: a tower or a reference to one, the whitening,
+the population prior, and the looks it can name.
+
+    models/taste_encoders/<name>/encoder.json           the tower's reference, the looks' words, how it was made
+                                 encoder.safetensors    whitening, prior, and the looks' directions
+                                 tower.safetensors      the tower itself, where the reference's kind is "folder"
+
+What gives u its coordinates is the tower and the whitening; refitting the prior moves people within the same space.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..files import read_tensors, write_file, write_tensors
+from ..pairs import PreferencePair
+from ..pictures import PreferenceError
+from ..user_embedding import UserEmbedding, covariance_factor
+from .features import PictureFeatures, Tower
+from .population import PopulationPrior
+from .posterior import fit_with_noise
+from .probes import AttributeProbes
+
+FORMAT = "ppd-taste-encoder"
+VERSION = "1"
+JSON_FILE, TENSOR_FILE = "encoder.json", "encoder.safetensors"
+PRIOR_TENSORS = ("mean", "covariance", "center", "basis")
+
+
+def embedding_hash(prior: PopulationPrior) -> str:
+    """sha256 of what gives u's coordinates their meaning: the features' hash, the whitening basis and the noise scale.
+
+    The prior's mean and covariance are left out: refitting them moves people within the same space.
+    """
+    basis = prior.basis.contiguous().numpy().tobytes()
+    return sha256(prior.encoder_hash.encode() + basis + repr(prior.noise).encode()).hexdigest()
+
+
+class PosteriorEncoder:
+    """Preference pairs to user embedding: `features` reads the pictures, `prior` says what people are like."""
+
+    def __init__(self, features: PictureFeatures, prior: PopulationPrior) -> None:
+        if prior.encoder_hash != features.weight_hash:
+            raise ValueError(
+                f"The population prior was fitted on features of {prior.encoder} ({prior.encoder_hash[:12]}), got "
+                f"{features.name} ({features.weight_hash[:12]}): use that encoder, or fit a prior for this one."
+            )
+        self.features = features
+        self.prior = prior
+
+    @property
+    def name(self) -> str:
+        """The encoder's name, as user embeddings and adapters carry it."""
+        return self.features.name
+
+    @cached_property
+    def weight_hash(self) -> str:
+        """What gives u's coordinates their meaning."""
+        return embedding_hash(self.prior)
+
+    def encode(
+        self,
+        pairs: Sequence[PreferencePair],
+        *,
+        on_bad: str = "raise",
+        skipped: list[PreferenceError] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> UserEmbedding:
+        """The user embedding [1, d] behind `pairs`, covariance kept; with no pairs the population user.
+
+        A picture that cannot be read raises PreferenceError naming its pair, or with `on_bad="skip"` is logged, put in
+        `skipped`, and its pair left out. `progress(pictures done, of)` may raise to cancel.
+        """
+        read = self.features.pair_features(pairs, on_bad=on_bad, skipped=skipped, progress=progress)
+        return self.encode_differences(self.prior.differences(read.chosen, read.rejected), read.outcomes, read.weights)
+
+    def encode_differences(
+        self, differences: Tensor, outcomes: Tensor | None = None, weights: Tensor | None = None
+    ) -> UserEmbedding:
+        """The user embedding behind differences [n, d] as `prior.differences` makes them; outcomes default to picks."""
+        outcomes = torch.ones(len(differences)) if outcomes is None else outcomes
+        mean, covariance, noise = fit_with_noise(
+            differences, outcomes, self.prior.mean.double(), self.prior.covariance.double(), weights
+        )
+        return UserEmbedding(
+            u=mean[None].float(),
+            encoder=self.name,
+            encoder_hash=self.weight_hash,
+            pairs=len(differences),
+            created=date.today().isoformat(),
+            covariance_factor=covariance_factor(covariance).float(),
+            noise=noise,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class TasteEncoder:
+    """What a taste encoder's folder holds.
+
+    `tower` is the reference: "kind" (of `encoders.towers.open_tower`), "name" and "hash" of the features, and what the
+    kind needs to find them · `prior` has the whitening too · `looks` is None where none were measured · `made` tells
+    people how it was made: how many pictures, people (simulated or real), looks that were dropped.
+    """
+
+    tower: dict[str, Any]
+    prior: PopulationPrior
+    looks: AttributeProbes | None = None
+    made: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def weight_hash(self) -> str:
+        """What user embeddings of this encoder carry, known without its tower."""
+        return embedding_hash(self.prior)
+
+    def save(self, folder: Path | str) -> None:
+        """Write the folder; encoder.json comes last, so that a folder without it is unfinished."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: getattr(self.prior, name) for name in PRIOR_TENSORS}
+        values: dict[str, Any] = {"format": FORMAT, "version": VERSION, "tower": self.tower, "noise": self.prior.noise}
+        if self.looks is not None:
+            tensors["looks"] = self.looks.directions
+            values["looks"] = {name: list(getattr(self.looks, name)) for name in ("names", "low", "high")}
+        write_tensors(folder / TENSOR_FILE, FORMAT, VERSION, tensors, {"hash": self.tower["hash"]})
+        values["made"] = self.made
+        write_file(folder / JSON_FILE, (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode())
+
+    @classmethod
+    def load(cls, folder: Path | str) -> TasteEncoder:
+        """Read a folder; one that is no taste encoder, or damaged, raises ValueError saying so."""
+        folder = Path(folder)
+        values = _read_json(folder)
+        tensors, metadata = read_tensors(
+            folder / TENSOR_FILE, FORMAT, VERSION, PRIOR_TENSORS, ("hash",), "taste encoder"
+        )
+        try:
+            tower, words = values["tower"], values.get("looks")
+            if metadata["hash"] != tower["hash"]:
+                raise ValueError(f"{JSON_FILE} and {TENSOR_FILE} belong to different towers")
+            name, tower_hash = str(tower["name"]), str(tower["hash"])
+            mean, covariance, center, basis = (tensors[item] for item in PRIOR_TENSORS)
+            prior = PopulationPrior(mean, covariance, center, basis, name, tower_hash, float(values["noise"]))
+            looks = None
+            if words is not None:
+                names, low, high = (tuple(map(str, words[item])) for item in ("names", "low", "high"))
+                looks = AttributeProbes(names, low, high, tensors["looks"], name, tower_hash)
+            return cls(tower, prior, looks, values.get("made", {}))
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
+            raise ValueError(
+                f"The taste encoder {folder.name!r} is damaged ({reason}): make or download it again."
+            ) from error
+
+    def open(self, tower: Tower, cache_dir: Path | str | None = None) -> PosteriorEncoder:
+        """The encoder with the tower that its reference names; another one raises ValueError."""
+        return PosteriorEncoder(PictureFeatures(tower, cache_dir=cache_dir), self.prior)
+
+
+def _read_json(folder: Path) -> dict[str, Any]:
+    """What encoder.json says, if it is of this format and version."""
+    try:
+        values = json.loads((folder / JSON_FILE).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"There is no taste encoder at {folder}: expected a folder with {JSON_FILE}.") from error
+    except ValueError as error:
+        raise ValueError(f"{JSON_FILE} of the taste encoder {folder.name!r} is no JSON: make it again.") from error
+    found = values.get("format") if isinstance(values, dict) else None
+    if found != FORMAT:
+        raise ValueError(f"{folder.name}/{JSON_FILE} is no taste encoder: expected format {FORMAT!r}, got {found!r}.")
+    if values.get("version") != VERSION:
+        raise ValueError(
+            f"The taste encoder {folder.name!r} is of version {values.get('version')!r}, expected {VERSION!r}: update "
+            "this software, or make it again."
+        )
+    return values

@@ -1,0 +1,156 @@
+"""What is known of a person before any pick: whitened coordinates, and the population prior in them, fitted by EM."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..files import read_tensors, write_tensors
+from .posterior import PEOPLE_PER_BATCH, checked, laplace, root_of
+
+FORMAT = "ppd-population-prior"
+VERSION = "1"
+PRIOR_SCALES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+
+
+@dataclass(frozen=True, eq=False)
+class PopulationPrior:
+    """What is known of a person before any pick, and the coordinates it is known in.
+
+    `mean` [d], `covariance` [d, d] of theta over people · whitening phi(x) = (x - center) @ basis with `center` [f],
+    `basis` [f, d] · `encoder`, `encoder_hash` name and weight hash of the features x · `noise` scale of pick noise, by
+    which differences are divided: a larger one makes every pick tell less.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+    center: Tensor
+    basis: Tensor
+    encoder: str
+    encoder_hash: str
+    noise: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "covariance", "center", "basis"):
+            tensor = getattr(self, name).detach().cpu().to(torch.float32)
+            if not torch.isfinite(tensor).all():
+                raise ValueError(f"The population prior's {name} holds values that are not finite: fit it again.")
+            object.__setattr__(self, name, tensor)
+        shapes = [tuple(getattr(self, name).shape) for name in ("mean", "covariance", "center", "basis")]
+        d, f = self.mean.numel(), self.center.numel()
+        if shapes != [(d,), (d, d), (f,), (f, d)]:
+            raise ValueError(f"Expected mean [d], covariance [d, d], center [f], basis [f, d], got {shapes}.")
+        if not self.noise > 0:
+            raise ValueError(f"Expected a pick noise above 0, got {self.noise}.")
+
+    @property
+    def dim(self) -> int:
+        """d, the width of the user embedding."""
+        return self.mean.numel()
+
+    def whiten(self, features: Tensor) -> Tensor:
+        """phi: features [..., f] to [..., d]."""
+        return (features - self.center.to(features)) @ self.basis.to(features)
+
+    def differences(self, chosen: Tensor, rejected: Tensor) -> Tensor:
+        """What one pick tells: (phi(chosen) - phi(rejected)) / noise, features [..., f] to [..., d]."""
+        return (chosen - rejected) @ self.basis.to(chosen) / self.noise
+
+    def save(self, path: Path | str) -> None:
+        """Write the prior as safetensors (format "ppd-population-prior", version "1")."""
+        tensors = {name: getattr(self, name) for name in ("mean", "covariance", "center", "basis")}
+        metadata = {"encoder": self.encoder, "encoder_hash": self.encoder_hash, "noise": repr(self.noise)}
+        write_tensors(Path(path), FORMAT, VERSION, tensors, metadata)
+
+    @classmethod
+    def load(cls, path: Path | str) -> PopulationPrior:
+        """Read a prior; a file that is none raises ValueError saying so."""
+        path = Path(path)
+        names = ("mean", "covariance", "center", "basis")
+        tensors, metadata = read_tensors(
+            path, FORMAT, VERSION, names, ("encoder", "encoder_hash", "noise"), "population prior"
+        )
+        try:
+            noise = float(metadata["noise"])
+        except ValueError:
+            raise ValueError(f"{path.name}: expected a number as noise, got {metadata['noise']!r}.") from None
+        try:
+            chosen = {name: tensors[name] for name in names}
+            return cls(**chosen, encoder=metadata["encoder"], encoder_hash=metadata["encoder_hash"], noise=noise)
+        except ValueError as error:
+            raise ValueError(f"{path.name}: {error}") from error
+
+
+def fit_population(people: Sequence[tuple[Tensor, Tensor]], rounds: int = 50) -> tuple[Tensor, Tensor]:
+    """Mean [d] and covariance [d, d] of theta over people, by EM with Laplace's approximation as its E-step.
+
+    `people` holds each person's (differences [n, d], outcomes [n]), any n. The start is the mean of 0 and the isotropic
+    covariance of largest approximate evidence. EM is slow where each person tells little: on 1,000 simulated people,
+    16 pairs each in 48 dimensions, 8 rounds gave away 5 to 7 points of accuracy against 40. Returned in float64.
+    """
+    if not people:
+        raise ValueError("Expected at least one person to fit a population prior, got none.")
+    d = people[0][0].shape[-1]
+    batches = [_pad(part, d) for part in _by_size(people)]
+    mean = torch.zeros(d, dtype=torch.float64)
+    identity = torch.eye(d, dtype=torch.float64)
+    evidence = {
+        scale: sum(float(laplace(*batch, mean, identity * scale**0.5)[2].sum()) for batch in batches)
+        for scale in PRIOR_SCALES
+    }
+    covariance = identity * max(evidence, key=lambda scale: evidence[scale])
+    for _ in range(rounds):
+        root = root_of(covariance)
+        fits = [laplace(*batch, mean, root) for batch in batches]
+        means = torch.cat([fit[0] for fit in fits])
+        mean = means.mean(0)
+        covariance = sum((fit[1].sum(0) for fit in fits), torch.zeros_like(identity)) / len(people)
+        covariance = covariance + (means - mean).T @ (means - mean) / len(people)
+    return mean, covariance
+
+
+def fit_whitening(features: Tensor, dims: int = 48) -> tuple[Tensor, Tensor]:
+    """`center` [f] and `basis` [f, d] so that (features - center) @ basis has unit variances and no correlation.
+
+    PCA of features [n, f] cut to its d <= `dims` strongest directions; directions without variance are left out. The
+    sign of each is fixed by its largest entry, so that one set of features always gives one basis.
+    """
+    x = features.double()
+    if x.ndim != 2 or len(x) < 2:
+        raise ValueError(f"Expected features of shape [n, f] with n of at least 2, got {list(features.shape)}.")
+    center = x.mean(0)
+    values, vectors = torch.linalg.eigh((x - center).T @ (x - center) / (len(x) - 1))
+    values, vectors = values.flip(0)[:dims], vectors.flip(1)[:, :dims]
+    kept = values > 1e-9 * values[0]
+    if not bool(kept.any()):
+        raise ValueError("The features are all alike: give features of different pictures to whiten by.")
+    basis = vectors[:, kept] / values[kept].sqrt()
+    largest = basis.gather(0, basis.abs().argmax(0, keepdim=True))
+    return center.to(features), (basis * largest.sign()).to(features)
+
+
+def _by_size(people: Sequence[tuple[Tensor, Tensor]]) -> list[list[tuple[Tensor, Tensor]]]:
+    """People in batches of similar numbers of pairs, so that one with many pairs does not pad the others."""
+    ordered = sorted(people, key=lambda person: len(person[0]))
+    return [ordered[start : start + PEOPLE_PER_BATCH] for start in range(0, len(ordered), PEOPLE_PER_BATCH)]
+
+
+def _pad(people: Sequence[tuple[Tensor, Tensor]], d: int) -> tuple[Tensor, Tensor, Tensor]:
+    longest = max(len(differences) for differences, _ in people)
+    x = torch.zeros(len(people), longest, d, dtype=torch.float64)
+    y = torch.full((len(people), longest), 0.5, dtype=torch.float64)
+    w = torch.zeros(len(people), longest, dtype=torch.float64)
+    for index, (differences, outcomes) in enumerate(people):
+        n = len(differences)
+        if differences.shape != (n, d) or outcomes.shape != (n,):
+            raise ValueError(
+                f"Expected differences [n, {d}] and outcomes [n] of each person, got {list(differences.shape)} and "
+                f"{list(outcomes.shape)}."
+            )
+        x[index, :n], y[index, :n], w[index, :n] = differences, outcomes, 1.0
+    x, y, w, _ = checked(x, y, w, torch.zeros(d))
+    return x, y, w
