@@ -97,12 +97,14 @@ class TasteStore(Candidates):
     def pairs(self, person: str, skipped: list[PreferenceError] | None = None) -> list[PreferencePair]:
         """The person's preference pairs in the order of their picks, faded by the person's half-life.
 
-        A pair whose picture is lost raises PreferenceError; with `skipped` it is left out and its error appended there.
+        One picture twice is no pair, whatever was said of it. A pair whose picture is lost raises PreferenceError; with
+        `skipped` it is left out and its error appended there.
         """
         half_life = self.person(person).half_life
         rows = self.database.read(
             "SELECT candidates.id, prompt, first, second, candidates.verdict, picks.created FROM candidates"
-            " JOIN picks ON picks.id = pick WHERE person = ? AND candidates.verdict != 'skip' ORDER BY pick",
+            " JOIN picks ON picks.id = pick WHERE person = ? AND candidates.verdict != 'skip' AND first != second"
+            " ORDER BY pick",
             (person,),
             (int, str, str, str, str, str),
         )
