@@ -106,7 +106,7 @@ class ManagedTower:
         self.name: str = tower.name
         self.batch: int = tower.batch
         self.patcher = comfy.model_patcher.ModelPatcher(  # not the dynamic one: these layers are not ComfyUI's
-            module,
+            nn.Sequential(module),  # it sets attributes such as `device`, which transformers' models let nobody set
             load_device=comfy.model_management.get_torch_device(),
             offload_device=comfy.model_management.text_encoder_offload_device(),
         )
