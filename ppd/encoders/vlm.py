@@ -186,7 +186,7 @@ class ProfileEncoder:
     def _readable(self, pair: PreferencePair, on_bad: str, skipped: list[PreferenceError] | None) -> bool:
         for role, picture in (("chosen", pair.chosen), ("rejected", pair.rejected)):
             try:
-                within(picture.open(), self.pixels)
+                picture.open()
             except PreferenceError as error:
                 bad = pair.error(role, error)
                 if on_bad == "raise":
