@@ -302,8 +302,8 @@ def test_painted_and_finished_studies_share_a_set(paint, run):
     ("inputs", "said"),
     [
         ({"high": batch(0.7, 3)}, "There are 2 low and 3 high pictures"),
-        ({"high": batch(0.2)}, "Both pictures of pair 1 are the same"),
-        ({"low": batch(float("nan"))}, "A picture of pair 1 is no numbers"),
+        ({"high": batch(0.2)}, "Pair 1 cannot be filed: its two pictures are the same"),
+        ({"low": batch(float("nan"))}, "Pair 1 cannot be filed: a picture holds values that are no numbers"),
         ({"look": "own names"}, "Expected two names of an own look, got '' and ''"),
         ({"look": "own names", "low_name": "a", "high_name": " a"}, "got 'a' and 'a'"),
     ],
