@@ -23,7 +23,7 @@ class FullDriveError(UnusableError):
     """A store that cannot be written since its drive is full."""
 
 
-def explained(error: sqlite3.Error | OSError, path: Path) -> UnusableError:
+def explained(error: sqlite3.Error | OSError | UnicodeDecodeError, path: Path) -> UnusableError:
     """What an error of SQLite or of the system means for the store's database at `path`."""
     reason = str(error).lower()  # SQLite's error codes are in Python since 3.11 only; its texts have not changed
     code = error.errno if isinstance(error, OSError) else None
