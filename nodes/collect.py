@@ -14,7 +14,7 @@ from PIL import Image
 from ..ppd.pictures import Picture
 from ..ppd.store import MissingError, Person, TasteStore
 from ..ppd.user_embedding import UserEmbedding as Embedding
-from . import folders
+from . import folders, people
 from .announce import announce, ask_now
 from .sockets import CATEGORY, UserEmbedding, one_person
 
@@ -37,7 +37,13 @@ class PreferenceCollector(io.ComfyNode):
             hidden=[io.Hidden.prompt, io.Hidden.unique_id],
             inputs=[
                 io.Image.Input("images", tooltip="Pictures of one prompt: a batch, asked about two by two."),
-                io.String.Input("person", default=folders.ME, tooltip="Whose taste is asked for; made if new."),
+                io.String.Input(
+                    "person",
+                    default=people.ME,
+                    tooltip="Whose taste is asked for. The workflow keeps an id in place of the name. New people are "
+                    "made in the tab Taste; a name that is new is made as well.",
+                    extra_dict={"widgetType": people.WIDGET},
+                ),
                 io.String.Input("prompt", default="", tooltip="What the pictures show, as it was asked for."),
                 io.Int.Input(
                     "wait_seconds",
@@ -81,8 +87,7 @@ class PreferenceCollector(io.ComfyNode):
             if value is not None:
                 embedding = one_person(value, "note whom a picture was painted for")
                 origin[name] = {"encoder_hash": embedding.encoder_hash, "u": embedding.u.tolist()}
-        store = folders.taste_store()
-        somebody = store.person_called(person, make=True)
+        store, somebody = folders.taste_store(), people.find(person, make=True)
         assert somebody is not None
         asked = [
             store.add_candidate(somebody.id, prompt, picture(first), picture(second), origin)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sqlite3
 from pathlib import Path
 
@@ -33,6 +34,8 @@ def explained(error: sqlite3.Error | OSError | UnicodeDecodeError, path: Path) -
         )
     if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "full" in reason:
         return FullDriveError(f"The drive of the taste store {path} is full: free some space on it and try again.")
+    if "readonly" in reason and os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
+        return damaged(path)  # the file says of itself that it may be read only
     if code in (errno.EACCES, errno.EPERM, errno.EROFS) or "readonly" in reason:
         return UnusableError(
             f"The taste store {path} may not be written: give yourself the right to write to its folder and the files "

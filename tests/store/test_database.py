@@ -44,7 +44,7 @@ def check_the_answer(error, folder):
     assert not any(word in message.lower() for word in SQLITES_WORDS), message
     assert "\n" not in message and message.endswith("."), message
     if isinstance(error, UnusableError):
-        assert str(folder) in message and ("move" in message or "update" in message), message
+        assert str(folder) in message and any(word in message for word in ("move", "update", "right to write")), message
 
 
 def mutated(original, folder, number):
@@ -92,8 +92,8 @@ def test_mutated_stores_answer_in_our_words(tmp_path, version):
         store.people()
         store.database.close()
         (original / "taste.sqlite3.v1").unlink()
-    refused, used = answers_to_mutations(original, tmp_path / "mutated", 150)
-    assert refused > 20 and used > 20
+    refused, used = answers_to_mutations(original, tmp_path / "mutated", 60)
+    assert refused > 10 and used > 10
 
 
 def test_good_stores_stay_good(tmp_path):
