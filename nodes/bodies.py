@@ -47,6 +47,8 @@ class Import(Body):
     """A preference set by the name that `GET /ppd/sets` lists."""
 
     preference_set: Annotated[str, Field(min_length=1, max_length=1000)]
+    skip_bad: bool = False
+    """Leave out what cannot be used, instead of taking nothing over."""
 
 
 Model = TypeVar("Model", bound=Body)

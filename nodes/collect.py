@@ -16,7 +16,7 @@ from ..ppd.pairs import counted
 from ..ppd.pictures import Picture, PreferenceError
 from ..ppd.store import MissingError, Person, TasteStore
 from ..ppd.user_embedding import UserEmbedding as Embedding
-from . import folders
+from . import folders, people
 from .announce import announce, ask_now
 from .sockets import CATEGORY, UserEmbedding, one_person
 
@@ -42,7 +42,13 @@ class PreferenceCollector(io.ComfyNode):
             hidden=[io.Hidden.prompt, io.Hidden.unique_id],
             inputs=[
                 io.Image.Input("images", tooltip="Pictures of one prompt: a batch or a list, asked about two by two."),
-                io.String.Input("person", default=folders.ME, tooltip="Whose taste is asked for; made if new."),
+                io.String.Input(
+                    "person",
+                    default=people.ME,
+                    tooltip="Whose taste is asked for. The workflow keeps an id in place of the name. New people are "
+                    "made in the tab Taste; a name that is new is made as well.",
+                    extra_dict={"widgetType": people.WIDGET},
+                ),
                 io.String.Input("prompt", default="", tooltip="What the pictures show, as it was asked for."),
                 io.Int.Input(
                     "wait_seconds",
@@ -82,11 +88,11 @@ class PreferenceCollector(io.ComfyNode):
     ) -> io.NodeOutput:
         pairs = pairs_of(images, other_images)
         store = folders.taste_store()
-        people = {name: store.person_called(name, make=True) for name in dict.fromkeys(person)}
-        asked: dict[Person, list[int]] = {somebody: [] for somebody in people.values() if somebody is not None}
+        named = {name: people.find(name, make=True) for name in dict.fromkeys(person)}
+        asked: dict[Person, list[int]] = {somebody: [] for somebody in named.values() if somebody is not None}
         left_out: Counter[str] = Counter()
         for index, first, second in pairs:
-            somebody = people[at(person, index)]
+            somebody = named[at(person, index)]
             assert somebody is not None
             origin = {"prompt": cls.hidden.prompt, **painted_for(index, first=user_embedding, second=other_embedding)}
             try:

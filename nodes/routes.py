@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import lru_cache
@@ -14,12 +15,14 @@ from comfy.cli_args import args
 
 from ..ppd.encoders.encoder import TasteEncoder
 from ..ppd.encoders.probes import AttributeProbes
+from ..ppd.pictures import PreferenceError
 from ..ppd.questions import Interview
 from ..ppd.store import Candidate, MissingError, UnusableError
 from . import folders
 from .announce import announce
 from .bodies import LARGEST_NUMBER, Body, HalfLife, Import, Named, Pick, read, refused
 from .encoders import encoder_folder, read_encoder
+from .people import ME
 
 PREFIX = "/ppd"
 Result = TypeVar("Result")
@@ -53,11 +56,13 @@ def register(routes: web.RouteTableDef) -> None:
 
 
 async def people(request: web.Request) -> web.Response:
-    """Everybody, and whether all of ComfyUI's users share them."""
+    """Everybody, whose id stands behind "me" in workflows, and whether all of ComfyUI's users share them."""
 
     def work() -> Any:
-        everybody = [asdict(person) for person in folders.taste_store().people()]
-        return {"people": everybody, "shared": bool(args.multi_user)}
+        store = folders.taste_store()
+        me = store.person_called(ME)
+        everybody = [asdict(person) for person in store.people()]
+        return {"people": everybody, "me": me and me.id, "shared": bool(args.multi_user)}
 
     return await _answer(work)
 
@@ -135,7 +140,11 @@ async def export(request: web.Request) -> web.Response:
     def work() -> Any:
         store = folders.taste_store()
         path = folders.new_preference_set(store.person(person).name)
-        store.export(person, path)
+        try:
+            store.export(person, path)
+        except BaseException:
+            shutil.rmtree(path, ignore_errors=True)  # a set without all of its pairs is none
+            raise
         return {"path": str(path)}
 
     return await _answer(work)
@@ -146,9 +155,11 @@ async def import_pairs(request: web.Request) -> web.Response:
     person, body = request.match_info["person"], await read(request, Import)
 
     def work() -> Any:
-        new = folders.taste_store().add_pairs(person, folders.preference_set(body.preference_set))
+        skipped: list[PreferenceError] = []
+        path = folders.preference_set(body.preference_set)
+        new = folders.taste_store().add_pairs(person, path, skip_bad=body.skip_bad, skipped=skipped)
         announce(person)
-        return {"new": new}
+        return {"new": new, "left_out": [str(error) for error in skipped]}
 
     return await _answer(work)
 

@@ -193,7 +193,7 @@ def test_picks_are_exported_and_taken_over(server, store, somebody):
     name = next(name for name in told(server, "sets") if name.endswith(path.rsplit("/", 1)[1]))
     other = told(server, "people", {"name": f"took over {person[:8]}", "request": "r"})["id"]
     for new in (3, 0):
-        assert told(server, f"people/{other}/import", {"preference_set": name, "request": "r"}) == {"new": new}
+        assert told(server, f"people/{other}/import", {"preference_set": name, "request": "r"})["new"] == new
     contents = [[(p.prompt, p.chosen.digest, p.tie) for p in store.pairs(one)] for one in (person, other)]
     assert contents[0] == contents[1] == [(p.prompt, p.chosen.digest, p.tie) for p in read_pairs(path)]
     store.delete_person(other)
