@@ -11,6 +11,7 @@ from pathlib import Path
 import folder_paths
 
 from ..ppd.pairs import PAIRS_FILE
+from ..ppd.pictures import EXTENSIONS, Picture
 from ..ppd.store import TasteStore
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
@@ -22,6 +23,9 @@ LONGEST = 60
 """Letters of a person's name in the name of a folder, which file systems count in bytes."""
 DEEPEST = 3
 """Folders below input and datasets that are looked into for preference sets."""
+
+
+PICTURE_ENDINGS = (*EXTENSIONS.values(), ".jpeg", ".tiff")
 
 
 def register_folder(name: str) -> None:
@@ -118,6 +122,38 @@ def new_preference_set(name: str) -> Path:
     plain = "".join(letter if letter.isalnum() or letter in " -_" else "-" for letter in name[:LONGEST])
     plain = plain.strip() or "person"
     return Path(folder_paths.get_folder_paths("datasets")[0]) / f"{plain} {datetime.now():%Y-%m-%d %H-%M-%S}"
+
+
+def picture_folders() -> list[str]:
+    """Names of folders of pictures: ComfyUI's output and input, and those of datasets, such as "datasets: studies"."""
+    found = set()
+    for root in folder_paths.get_folder_paths("datasets"):
+        if os.path.isdir(root):
+            with os.scandir(root) as entries:
+                found |= {entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")}
+    return ["output", "input", *(f"datasets: {name}" for name in sorted(found))]
+
+
+def pictures_in(name: str, most: int) -> list[Picture]:
+    """The pictures in a folder that `picture_folders` names and below it, by their paths; `most` of them, evenly."""
+    word, _, folder = name.partition(": ")
+    if word == "datasets":
+        roots = [(root, os.path.join(root, folder)) for root in folder_paths.get_folder_paths("datasets")]
+    else:
+        root = folder_paths.get_output_directory() if word == "output" else folder_paths.get_input_directory()
+        roots = [(root, root)]
+    if name not in picture_folders():
+        raise ValueError(f"There is no folder of pictures {name!r}: choose one of the list (R renews it).")
+    paths = sorted(
+        os.path.join(place, file)
+        for root, top in roots
+        if folder_paths.is_within_directory(root, top)
+        for place, _, files in os.walk(top)
+        for file in files
+        if file.lower().endswith(PICTURE_ENDINGS)
+    )
+    step = max(1.0, len(paths) / most)
+    return [Picture(Path(paths[int(index * step)])) for index in range(min(most, len(paths)))]
 
 
 def _sets_below(root: Path, depth: int = 0) -> Iterator[str]:
