@@ -1,4 +1,5 @@
-"""The ComfyUI nodes, one file per stage: preference pairs, user embedding, user adapter, sampling; the pocket model."""
+"""The ComfyUI nodes, one file per stage: preference pairs, user embedding, user adapter, sampling; the pocket model;
+studies."""
 
 from __future__ import annotations
 
@@ -20,6 +21,7 @@ from .ip_adapter import PPD_IPAdapterLoader
 from .pairs import PreferencePairLoader
 from .pocket import PPD_PocketCheckpointLoader
 from .sampling import PersonalizedDenoiser
+from .studies import PPD_AddStudies, PPD_PaintStudies
 
 
 class PersonalizationExtension(ComfyExtension):
@@ -43,4 +45,6 @@ class PersonalizationExtension(ComfyExtension):
             PPD_ApplyUserEmbedding,
             PersonalizedDenoiser,
             PPD_PocketCheckpointLoader,
+            PPD_PaintStudies,
+            PPD_AddStudies,
         ]

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from hashlib import sha256
 from math import prod
-from weakref import WeakKeyDictionary
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -17,6 +14,8 @@ from ..ip_adapter import IMAGE_WIDTH, STATE_WIDTH, IPAdapter, TasteIPAdapter
 from ..pictures import Picture, PreferenceError
 from .encoder import PosteriorEncoder
 from .features import PictureFeatures
+from .fingerprint import fingerprint, hash_with
+from .towers.pixels import to_tensor
 
 FEWEST = 64
 """Pictures that a covariance is fitted to, at least. A taste along which pictures differ by the share s of all their
@@ -46,17 +45,13 @@ class ImagePromptTower:
 
     @cached_property
     def weight_hash(self) -> str:
-        """sha256 that tells vision models and projectors apart, for the cache: of all shapes and of the small tensors.
-
-        Biases and norms differ between any two trainings, and reading a gigabyte would take longer than the answer.
-        """
+        """sha256 that tells vision models and projectors apart (fingerprint.py), for the cache."""
         readers = (self.visual, self.adapter.projector) if self.adapter.is_plus else (self.visual,)
-        return sha256("".join([self.name, *map(_small_hash, readers)]).encode()).hexdigest()
+        return hash_with({"seen": self.name}, *map(fingerprint, readers))
 
     def prepare(self, picture: Image.Image) -> Tensor:
         """One picture [3, 224, 224] in bytes, to which the vision model's own preprocessing rounds."""
-        pixels = torch.from_numpy(np.array(picture.convert("RGB"))).float().div(255)
-        return self.fit(pixels[None])[0].mul(255).round().to(torch.uint8)
+        return self.fit(to_tensor(picture).movedim(0, -1)[None])[0].mul(255).round().to(torch.uint8)
 
     @torch.no_grad()
     def features(self, prepared: Sequence[Tensor]) -> Tensor:
@@ -72,21 +67,6 @@ class ImagePromptTower:
             return embeds.float().cpu()
         device = next(self.adapter.projector.parameters()).device
         return self.adapter.projector(states.float().to(device)).float().flatten(1).cpu()
-
-
-_hashes: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
-
-
-def _small_hash(module: nn.Module) -> str:
-    """Remembered as long as the module lives."""
-    if module not in _hashes:
-        total = sha256()
-        for name, tensor in module.state_dict().items():
-            total.update(f"{name} {list(tensor.shape)}".encode())
-            if tensor.numel() <= 1 << 16:
-                total.update(tensor.float().cpu().numpy().tobytes())
-        _hashes[module] = total.hexdigest()
-    return _hashes[module]
 
 
 def fit_to_taste(
