@@ -52,7 +52,8 @@ class PPD_IPAdapterLoader(io.ComfyNode):  # noqa: N801
                 io.Combo.Input(
                     "pictures",
                     options=folders.picture_folders(),
-                    tooltip="At least 64 pictures like those that you paint: your studies, or ComfyUI's output folder. "
+                    tooltip="Pictures like those that you paint: your studies, or ComfyUI's output folder. 32 at "
+                    "least, hundreds are better. "
                     f"What varies in them is what taste can change. Of more than {MOST} as many are taken, evenly.",
                 ),
                 io.ClipVision.Input(

@@ -17,9 +17,9 @@ from .features import PictureFeatures
 from .fingerprint import fingerprint, hash_with
 from .towers.pixels import to_tensor
 
-FEWEST = 64
+FEWEST = 32
 """Pictures that a covariance is fitted to, at least. A taste along which pictures differ by the share s of all their
-variance is then met with a cosine of about (1 + 1 / (64 s)) ** -.5."""
+variance is then met with a cosine of about (1 + 1 / (32 s)) ** -.5: more are better."""
 MOST = 512
 
 Look = Callable[[Tensor], tuple[Tensor, Tensor]]

@@ -131,8 +131,8 @@ def test_too_few_and_unreadable_pictures(published, encoder, pictures, tmp_path)
     lost = [Picture(tmp_path / f"{number}.png") for number in range(10)]
     adapter = fit_to_taste(published, encoder, seen_by(published), [*pictures, *lost])
     torch.testing.assert_close(adapter.center, fit_to_taste(published, encoder, seen_by(published), pictures).center)
-    with pytest.raises(ValueError, match=f"takes at least {FEWEST} pictures, got 63: choose a folder with more"):
-        fit_to_taste(published, encoder, seen_by(published), [*pictures[:63], *lost])
+    with pytest.raises(ValueError, match=f"takes at least {FEWEST} pictures, got 31: choose a folder with more"):
+        fit_to_taste(published, encoder, seen_by(published), [*pictures[:31], *lost])
 
 
 def test_other_vision_models_are_refused(published, pictures):

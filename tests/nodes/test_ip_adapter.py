@@ -124,7 +124,7 @@ def test_own_pictures_and_again(run, comfy_folders, file, output, clip_vision):
 
 
 def test_too_few_pictures(run, file, output, clip_vision):
-    for path in sorted(output.rglob("*.png"))[:10]:
+    for path in sorted(output.rglob("*.png"))[:40]:
         path.unlink()
-    with pytest.raises(ValueError, match="takes at least 64 pictures, got 60: choose a folder with more"):
+    with pytest.raises(ValueError, match="takes at least 32 pictures, got 30: choose a folder with more"):
         load(run, clip_vision)
