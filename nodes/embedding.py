@@ -12,6 +12,7 @@ from comfy_api.latest import io, ui
 
 from ..ppd.encoders.population import PopulationPrior
 from ..ppd.files import file_digest
+from ..ppd.messages import listed
 from ..ppd.pairs import PreferencePair, counted
 from ..ppd.pictures import PreferenceError
 from ..ppd.user_embedding import UserEmbedding as Embedding
@@ -87,7 +88,7 @@ def report_of(embedding: Embedding, prior: PopulationPrior, skipped: list[Prefer
     if embedding.noise > 1:
         lines.append(f"Picks contradict each other: read as {embedding.noise:g} times as noisy as most people's.")
     if skipped:
-        lines += [f"Left out {len(skipped)}:", *map(str, skipped)]
+        lines += [f"Left out {len(skipped)}:", *listed(skipped)]
     return "\n".join(lines)
 
 

@@ -12,7 +12,7 @@ import folder_paths
 
 from ..ppd.files import stamp
 from ..ppd.pairs import PAIRS_FILE
-from ..ppd.pictures import EXTENSIONS, Picture
+from ..ppd.pictures import Picture
 from ..ppd.store import TasteStore
 from ..ppd.studies import ROWS_FILE, STUDIES_FILE
 
@@ -29,7 +29,7 @@ LEXICON_ENDING = ".looks.json"
 """Of an artist's own lexicon."""
 
 
-PICTURE_ENDINGS = (*EXTENSIONS.values(), ".jpeg", ".tiff")
+PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 def register_folder(name: str) -> None:
@@ -41,6 +41,10 @@ def register_folder(name: str) -> None:
 
 register_folder("user_adapters")
 register_folder("user_embeddings")
+register_folder("open_clip")
+# Folders of whole vision-language models; LLM is where other packs keep theirs
+for _name in ("vlm", "LLM"):
+    folder_paths.add_model_folder_path("vlm", os.path.join(folder_paths.models_dir, _name))
 
 
 # Another pack's folder as well: its endings stay as they are
