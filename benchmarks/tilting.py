@@ -64,7 +64,7 @@ def pixel_statistics(pictures: list[Image.Image]) -> Tensor:
     """Standardised statistics [n, 8] of pixels: what people look at."""
     rows = []
     for picture in pictures:
-        x = torch.from_numpy(np.asarray(picture.resize((128, 128)))).float().div(255)
+        x = torch.from_numpy(np.array(picture.resize((128, 128)))).float().div(255)
         luma = x @ torch.tensor([0.299, 0.587, 0.114])
         coarse = F.avg_pool2d(luma[None], 8)[0]
         edges = (luma[1:, :-1] - luma[:-1, :-1]).abs() + (luma[:-1, 1:] - luma[:-1, :-1]).abs()
