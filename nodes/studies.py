@@ -26,6 +26,7 @@ from PIL import Image, ImageOps
 from ..ppd.hosts.comfyui_studies import Painter, Sampling, model_signature
 from ..ppd.lexicon import OWN, Look, LookSide, prompt_lines, read_lexicon
 from ..ppd.pairs import counted
+from ..ppd.pictures import Picture
 from ..ppd.studies import (
     Cell,
     StudySet,
@@ -37,7 +38,6 @@ from ..ppd.studies import (
 )
 from . import folders
 from .announce import say
-from .collect import picture
 from .sockets import CATEGORY, Studies
 
 log = logging.getLogger(__name__)
@@ -273,7 +273,7 @@ class PPD_AddStudies(io.ComfyNode):  # noqa: N801
         writer = continue_studies(folder, [chosen])
         added = 0
         for first, second in zip(low, high, strict=True):
-            added += writer.add_finished(chosen, prompt, seed, picture(first), picture(second))
+            added += writer.add_finished(chosen, prompt, seed, Picture.from_tensor(first), Picture.from_tensor(second))
         there = f"; {len(low) - added} were there." if added < len(low) else "."
         return shown(open_studies(folder), f"Added now: {counted(added, 'pair')}{there}")
 
@@ -318,7 +318,7 @@ def paint_all(painter: Painter, writer: StudyWriter, todo: list[tuple[Cell, list
         painter.read(chain.from_iterable((text, negative) for _, _, text, negative in block))
         for cell, side, text, negative in block:
             image, latent, noise = painter.paint(text, negative, cell.seed, progress.step)
-            writer.add(cell, side, picture(image), latent, noise)
+            writer.add(cell, side, Picture.from_tensor(image), latent, noise)
             progress.painted()
 
 
