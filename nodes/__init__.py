@@ -17,6 +17,7 @@ from .embedding import (
     UserEmbeddingEncoder,
     UserEmbeddingSample,
 )
+from .ip_adapter import PPD_IPAdapterLoader
 from .pairs import PreferencePairLoader
 from .pocket import PPD_PocketCheckpointLoader
 from .sampling import PersonalizedDenoiser
@@ -40,6 +41,7 @@ class PersonalizationExtension(ComfyExtension):
             PPD_UserEmbeddingBlend,
             PPD_UserEmbeddingBatch,
             PPD_UserAdapterLoader,
+            PPD_IPAdapterLoader,
             PPD_ApplyUserEmbedding,
             PersonalizedDenoiser,
             PPD_PocketCheckpointLoader,

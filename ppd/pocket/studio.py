@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..adapter import UserAdapter
 from ..encoders.encoder import PosteriorEncoder, TasteEncoder
+from ..encoders.looks import Looks
 from ..encoders.probes import AttributeProbes
 from ..encoders.towers import open_tower
 from ..hosts.diffusers import DiffusersHost
