@@ -1,4 +1,5 @@
-"""The ComfyUI nodes, one file per stage: preference pairs, user embedding, user adapter, sampling; the pocket model."""
+"""The ComfyUI nodes, one file per stage: preference pairs, user embedding, user adapter, sampling; the pocket model;
+studies."""
 
 from __future__ import annotations
 
@@ -19,6 +20,7 @@ from .embedding import (
 from .pairs import PreferencePairLoader
 from .pocket import PPD_PocketCheckpointLoader
 from .sampling import PersonalizedDenoiser
+from .studies import PPD_AddStudies, PPD_PaintStudies
 
 
 class PersonalizationExtension(ComfyExtension):
@@ -41,4 +43,6 @@ class PersonalizationExtension(ComfyExtension):
             PPD_ApplyUserEmbedding,
             PersonalizedDenoiser,
             PPD_PocketCheckpointLoader,
+            PPD_PaintStudies,
+            PPD_AddStudies,
         ]

@@ -8,9 +8,10 @@ import folder_paths
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io, ui
 
+from ..ppd.branch import Scope, describe
 from ..ppd.families import PARTS
 from ..ppd.files import file_digest
-from ..ppd.hosts.comfyui import Scope, apply_user, describe, load_adapter
+from ..ppd.hosts.comfyui import apply_user, load_adapter
 from ..ppd.user_embedding import UserEmbedding as Embedding
 from . import folders
 from .sockets import CATEGORY, UserAdapter, UserEmbedding, people_of

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
 CHANGED = "ppd.taste"
@@ -22,3 +23,10 @@ def ask_now(node: str, questions: list[dict[str, Any]]) -> None:
     server = getattr(PromptServer, "instance", None)
     if server is not None and server.client_id is not None:
         server.send_sync(ASKED, {"node": node, "questions": questions}, server.client_id)
+
+
+def say(text: str) -> None:
+    """To all browsers: a line on the node that is running."""
+    server, context = getattr(PromptServer, "instance", None), get_executing_context()
+    if server is not None and context is not None:
+        server.send_progress_text(text, context.node_id)

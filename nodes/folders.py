@@ -10,8 +10,10 @@ from pathlib import Path
 
 import folder_paths
 
+from ..ppd.files import stamp
 from ..ppd.pairs import PAIRS_FILE
 from ..ppd.store import TasteStore
+from ..ppd.studies import ROWS_FILE, STUDIES_FILE
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
 POCKET = "pocket"
@@ -22,6 +24,8 @@ LONGEST = 60
 """Letters of a person's name in the name of a folder, which file systems count in bytes."""
 DEEPEST = 3
 """Folders below input and datasets that are looked into for preference sets."""
+LEXICON_ENDING = ".looks.json"
+"""Of an artist's own lexicon."""
 
 
 def register_folder(name: str) -> None:
@@ -127,6 +131,8 @@ def _sets_below(root: Path, depth: int = 0) -> Iterator[str]:
     with os.scandir(root) as listing:
         entries = sorted(listing, key=lambda entry: entry.name)
     names = {entry.name for entry in entries}
+    if STUDIES_FILE in names:
+        return
     if depth and (PAIRS_FILE in names or any(name.endswith(".parquet") for name in names)):
         yield "."
         return
@@ -137,3 +143,56 @@ def _sets_below(root: Path, depth: int = 0) -> Iterator[str]:
             yield from (os.path.normpath(f"{entry.name}/{name}") for name in _sets_below(root / entry.name, depth + 1))
         elif entry.name.endswith((".jsonl", ".parquet")) and entry.is_file():
             yield entry.name
+
+
+def studies_folder(name: str) -> Path:
+    """The folder of a set of studies, which need not be there yet; ValueError unless it is inside datasets."""
+    name = name.strip()
+    roots = folder_paths.get_folder_paths("datasets")
+    paths = [os.path.join(root, name) for root in roots]
+    if not name or any(
+        not folder_paths.is_within_directory(root, path) or os.path.realpath(root) == os.path.realpath(path)
+        for root, path in zip(roots, paths, strict=True)
+    ):
+        raise ValueError(f"Expected the name of a folder in ComfyUI's datasets folder for the studies, got {name!r}.")
+    return Path(next((path for path in paths if os.path.exists(path)), paths[0]))
+
+
+def studies_stamp(folder: Path) -> str:
+    """What tells whether a set of studies has changed; empty where there is none."""
+    rows = folder / ROWS_FILE
+    return repr(stamp(rows)) if rows.is_file() else ""
+
+
+def study_sets() -> list[str]:
+    """Names of all sets of studies."""
+    roots = map(Path, folder_paths.get_folder_paths("datasets"))
+    return sorted({path.parent.name for root in roots for path in root.glob(f"*/{STUDIES_FILE}")})
+
+
+def lexicons() -> list[str]:
+    """Names of the artist's own lexicons, such as "input: mine.looks.json"."""
+    return [
+        f"{word}: {path.name}"
+        for word, roots in lexicon_roots().items()
+        for root in roots
+        for path in sorted(Path(root).glob(f"*{LEXICON_ENDING}"))
+    ]
+
+
+def lexicon_file(name: str) -> Path:
+    """The file of an own lexicon by its name."""
+    word, _, file = name.partition(": ")
+    for root in lexicon_roots().get(word, []):
+        path = os.path.join(root, file)
+        if file.endswith(LEXICON_ENDING) and folder_paths.is_within_directory(root, path) and os.path.isfile(path):
+            return Path(path)
+    raise ValueError(
+        f"There is no lexicon {name!r}: choose one of the list, or put a file that ends in {LEXICON_ENDING} into "
+        "ComfyUI's input or datasets folder."
+    )
+
+
+def lexicon_roots() -> dict[str, list[str]]:
+    """Where own lexicons may lie, by the word that their names begin with."""
+    return {name: roots for name, roots in preference_roots().items() if name in ("input", "datasets")}

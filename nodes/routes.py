@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import lru_cache
@@ -16,7 +15,7 @@ from comfy.cli_args import args
 from ..ppd.encoders.encoder import TasteEncoder
 from ..ppd.encoders.probes import AttributeProbes
 from ..ppd.questions import Interview
-from ..ppd.store import Candidate, MissingError
+from ..ppd.store import Candidate, MissingError, UnusableError
 from . import folders
 from .announce import announce
 from .bodies import LARGEST_NUMBER, Body, HalfLife, Import, Named, Pick, read, refused
@@ -313,7 +312,9 @@ async def _done(work: Callable[[], Result]) -> Result:
         return await asyncio.to_thread(work)
     except MissingError as error:
         raise refused(web.HTTPNotFound, str(error)) from error
+    except UnusableError as error:
+        raise refused(web.HTTPServiceUnavailable, str(error)) from error
     except ValueError as error:
         raise refused(web.HTTPBadRequest, str(error)) from error
-    except (sqlite3.Error, OSError) as error:
-        raise refused(web.HTTPServiceUnavailable, f"The taste store could not be used ({error}).") from error
+    except OSError as error:
+        raise refused(web.HTTPServiceUnavailable, f"A file could not be read or written ({error}).") from error

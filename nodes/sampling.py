@@ -9,7 +9,8 @@ import nodes
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io, ui
 
-from ..ppd.hosts.comfyui import Scope, apply_user, count_report, describe
+from ..ppd.branch import Scope, describe
+from ..ppd.hosts.comfyui import apply_user, count_report
 from ..ppd.hosts.comfyui_pocket import UNKNOWN_WORDS, Pocket
 from ..ppd.user_embedding import UserEmbedding as Embedding
 from .adapter import scope_inputs, strength_input

@@ -1,7 +1,7 @@
 """The types on our nodes' sockets.
 
 PREFERENCE_PAIRS is a list of PreferencePair · USER_EMBEDDING a UserEmbedding, or a tuple of them, one for each latent ·
-USER_ADAPTER a ModelPatcher whose model is a UserAdapter.
+USER_ADAPTER a ModelPatcher whose model is a UserAdapter · STUDIES a StudySet.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from ..ppd.user_embedding import UserEmbedding as Embedding
 PreferencePairs = io.Custom("PREFERENCE_PAIRS")
 UserEmbedding = io.Custom("USER_EMBEDDING")
 UserAdapter = io.Custom("USER_ADAPTER")
+Studies = io.Custom("STUDIES")
 
 CATEGORY = "personalization"
 

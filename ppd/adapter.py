@@ -34,7 +34,7 @@ class AdapterConfig:
     start_percent, end_percent: part of the noise schedule in which the branch acts, as ComfyUI counts: timesteps
         (1 - end_percent) * 999 <= t <= (1 - start_percent) * 999.
     unconditional: what guidance's unconditional rows get: "none" (no user branch), "same" (the same user) or
-        "negative" (the user's u_negative).
+        "negative" (the opposite taste's, -u).
     training: summary of the training, for people to read.
     """
 
@@ -71,6 +71,23 @@ class AdapterConfig:
         values = {item.name: getattr(self, item.name) for item in fields(self)}
         return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
 
+    def check_layers(self, widths: Sequence[int]) -> None:
+        """Refuse a denoiser whose cross-attention layers (query widths, in diffusers' order) are not the adapter's."""
+        if tuple(widths) != self.layers:
+            raise ValueError(
+                f"This denoiser has {_layout(widths)}, but the user adapter is for the family {self.family!r} "
+                f"with {_layout(self.layers)}: load a model of that family, or an adapter for this model."
+            )
+
+    def check_embedding(self, embedding: UserEmbedding) -> None:
+        """Refuse a user embedding that another encoder made, saying which file is wrong and what would fit."""
+        embedding.check_encoder(self.encoder, self.encoder_hash)
+        if embedding.dim != self.embedding_dim:
+            raise ValueError(
+                f"The user embedding has {embedding.dim} dimensions, but the user adapter takes {self.embedding_dim}:"
+                f" encode the preference pairs again with {self.encoder!r} and its own prior."
+            )
+
     @classmethod
     def from_metadata(cls, metadata: dict[str, str]) -> AdapterConfig:
         """The configuration that `metadata` wrote."""
@@ -94,9 +111,8 @@ class UserAdapter(nn.Module):
     """PPD's user conditioning (arXiv 2501.06655): a projector makes user tokens, each layer keys and values of them."""
 
     default_part = "all"
-    """The part of the layers (families.PARTS) it acts in where nothing else is asked for."""
-    farthest = math.inf
-    """Strengths above it act as it does."""
+    max_strength = math.inf
+    groups = 1
 
     def __init__(self, config: AdapterConfig) -> None:
         super().__init__()
@@ -131,17 +147,14 @@ class UserAdapter(nn.Module):
             )
         return self.projector(u).unflatten(-1, (self.config.tokens, self.config.token_dim)).flatten(1, 2)
 
-    def keys_values(self, u: Tensor, layers: Sequence[int] | None = None) -> list[tuple[Tensor, Tensor]]:
+    def keys_values(
+        self, u: Tensor, layers: Sequence[int] | None = None, strength: float = 1.0
+    ) -> list[tuple[Tensor, Tensor]]:
         """Keys and values [B, N * tokens, inner] of each layer, or of those numbered `layers`, for user embeddings
-        u [B, N, embedding_dim]."""
+        u [B, N, embedding_dim]; `strength` scales the values."""
         tokens, own = self.user_tokens(u), self._layers()
         chosen = own if layers is None else [own[number] for number in layers]
-        return [(layer.to_k_user(tokens), layer.to_v_user(tokens)) for layer in chosen]
-
-    def sides(self, u: Tensor, u_negative: Tensor, strength: float) -> tuple[list[Tensor], float]:
-        """The embeddings that act at `strength`: u on conditional rows, and under the rule "negative" u_negative on
-        unconditional rows; and the gain on their values."""
-        return [u, u_negative] if self.config.unconditional == "negative" else [u], strength
+        return [(layer.to_k_user(tokens), layer.to_v_user(tokens) * strength) for layer in chosen]
 
     def scaled(self, gain: float) -> UserAdapter:
         """A copy whose effect at strength 1 is this one's at strength `gain`."""
@@ -150,24 +163,6 @@ class UserAdapter(nn.Module):
             for layer in adapter._layers():
                 layer.to_v_user.weight.mul_(gain)
         return adapter
-
-    def check_layers(self, widths: Sequence[int]) -> None:
-        """Refuse a denoiser whose cross-attention layers (query widths, in diffusers' order) are not this adapter's."""
-        if tuple(widths) != self.config.layers:
-            raise ValueError(
-                f"This denoiser has {_layout(widths)}, but the user adapter is for the family {self.config.family!r} "
-                f"with {_layout(self.config.layers)}: load a model of that family, or an adapter for this model."
-            )
-
-    def check_embedding(self, embedding: UserEmbedding) -> None:
-        """Refuse a user embedding that another encoder made, saying which file is wrong and what would fit."""
-        config = self.config
-        embedding.check_encoder(config.encoder, config.encoder_hash)
-        if embedding.dim != config.embedding_dim:
-            raise ValueError(
-                f"The user embedding has {embedding.dim} dimensions, but the user adapter takes {config.embedding_dim}:"
-                f" encode the preference pairs again with {config.encoder!r} and its own prior."
-            )
 
     def save(self, path: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write the adapter as safetensors in one step, its weights in `dtype` (their own by default)."""

@@ -1,15 +1,14 @@
-"""Published IP-Adapter weights (arXiv 2308.06721) as user adapters: taste on day one, before any is trained.
+"""Published IP-Adapter weights (arXiv 2308.06721) as adapters of the user embedding: taste without any training.
 
-Their user embedding is made of the person's own pictures (encoders/image_prompt.py). Unlike our adapters', their
-projectors have biases and end in a norm: confidence cannot live in the length of u, and u = 0 is no base. So a person
-is a centre and a displacement, conditional rows get the one side and unconditional rows the other, and strength says
-how far apart they lie.
+Exponential tilting p(x|u) ~ p(x) exp(u . phi(x)) moves the mean of any picture features y by Cov(y, phi) u, to first
+order. An IP-Adapter paints what it is shown, so it is shown the mean picture moved by that, and the mean picture itself
+is subtracted: its projectors have biases and end in a norm, and what they make of no taste is not nothing.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -17,18 +16,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .adapter import AdapterConfig, UserAdapter
+from .adapter import AdapterConfig, UserLayer
 from .families import FAMILIES
 from .files import read_tensors
-from .user_embedding import UserEmbedding
 
 IMAGE_WIDTH, STATE_WIDTH = 1024, 1280
 """Widths of ViT-H-14's image_embeds, and of its patch states."""
 
 PLAIN_TOKENS = 4
 HEAD_WIDTH = 64
-FARTHEST = 2.0
-"""Strengths above it displace no farther."""
+MAX_STRENGTH = 2.0
+RULE = "negative"
+"""Unconditional rows are shown the opposite taste, so that guidance runs from one to the other."""
 
 
 class ImageProjection(nn.Module):
@@ -88,16 +87,17 @@ def _feed_forward(width: int, inner: int) -> nn.Sequential:
     return nn.Sequential(nn.LayerNorm(width), first, nn.GELU(), second)
 
 
-class IPAdapter(UserAdapter):
-    """An IP-Adapter as a user adapter. In the plain kind the projector turns u [B, 1, 1024] into tokens; in the plus
-    kind u [B, 16, token_dim] is tokens already, since `projector` is for one picture's patch states."""
+class IPAdapter(nn.Module):
+    """An IP-Adapter as its file has it: `projector` makes tokens [n, T, token_dim] of what it sees in pictures (rows
+    [n, 1024] of image_embeds, or in the plus kind patch states [n, S, 1280]), `layers` keys and values of them."""
 
-    default_part = "style only"  # its other layers copy what the pictures show
-    farthest = FARTHEST
-
-    def __init__(self, config: AdapterConfig, projector: ImageProjection | Resampler) -> None:
-        super().__init__(config)
-        self.projector: ImageProjection | Resampler = projector  # type: ignore[assignment]
+    def __init__(self, family: str, projector: ImageProjection | Resampler, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.family = family
+        self.projector = projector
+        last = projector.norm if isinstance(projector, ImageProjection) else projector.norm_out
+        self.token_dim = last.normalized_shape[0]
+        self.layers = nn.ModuleList(UserLayer(self.token_dim, width) for width in widths)
 
     @property
     def is_plus(self) -> bool:
@@ -105,36 +105,83 @@ class IPAdapter(UserAdapter):
         return isinstance(self.projector, Resampler)
 
     @property
-    def tokens_per_picture(self) -> int:
-        """User tokens, whatever their number of embeddings."""
-        return self.projector.latents.shape[1] if isinstance(self.projector, Resampler) else PLAIN_TOKENS
+    def seen_shape(self) -> tuple[int, int]:
+        """Shape [N, width] of what is averaged over pictures: the image_embeds, or in the plus kind the tokens."""
+        if isinstance(self.projector, Resampler):
+            return self.projector.latents.shape[1], self.token_dim
+        return 1, self.projector.proj.in_features
 
-    def user_tokens(self, u: Tensor) -> Tensor:
-        """u and u_negative [B, N, embedding_dim] -> user tokens [B, tokens, token_dim]."""
-        return u if self.is_plus else self.projector(u).flatten(1, 2)
 
-    def check_embedding(self, embedding: UserEmbedding) -> None:
-        """Refuse embeddings of other encoders, and those without an unconditional side."""
-        if embedding.encoder_hash != self.config.encoder_hash:
+class TasteIPAdapter(nn.Module):
+    """An IP-Adapter as an adapter of u [B, 1, d], the coordinates of one taste encoder.
+
+    `center` [N, width] is what it sees in the mean picture (`IPAdapter.seen_shape`), `directions` [d, N, width] how
+    that moves with u: the covariance of phi with it. `start` [N, width] is what is moved: the center by default, or the
+    mean of somebody's own pictures. The modules of `published` become this adapter's.
+    """
+
+    default_part = "style only"  # its other layers copy what the pictures show
+    max_strength = MAX_STRENGTH
+    groups = 2
+
+    def __init__(
+        self,
+        published: IPAdapter,
+        encoder: str,
+        encoder_hash: str,
+        center: Tensor,
+        directions: Tensor,
+        start: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        shape = published.seen_shape
+        start = center if start is None else start
+        if (center.shape, start.shape, directions.shape[1:]) != (shape, shape, shape):
             raise ValueError(
-                f"The user embedding was made by {embedding.encoder}, but this IP-Adapter takes {self.config.encoder}: "
-                "connect the same Load User Adapter to Encode User Embedding (encoder 'image adapter') and here."
+                f"This IP-Adapter takes features of shape {list(shape)}, got a center of {list(center.shape)}, a start "
+                f"of {list(start.shape)} and directions of {list(directions.shape)}: fit them to this adapter."
             )
-        super().check_embedding(embedding)
-        if embedding.u_negative is None and not embedding.is_null:
+        self.config = AdapterConfig(
+            family=published.family,
+            encoder=encoder,
+            encoder_hash=encoder_hash,
+            embedding_dim=len(directions),
+            layers=tuple(layer.to_k_user.out_features for layer in cast(list[UserLayer], published.layers)),
+            tokens=shape[0] if published.is_plus else PLAIN_TOKENS,
+            token_dim=published.token_dim,
+            unconditional=RULE,
+        )
+        self.projector = nn.Identity() if published.is_plus else published.projector
+        self.layers = published.layers
+        for name, tensor in (("center", center), ("start", start), ("directions", directions)):
+            self.register_buffer(name, tensor.detach().float())
+
+    def user_tokens(self, u: Tensor, strength: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Tokens [B, T, token_dim] that u [B, 1, d] is shown as, and [1, T, token_dim] those of the mean picture."""
+        if u.ndim != 3 or u.shape[1:] != (1, self.config.embedding_dim):
             raise ValueError(
-                "The user embedding has no u_negative, which an IP-Adapter needs: encode the preference pairs again "
-                "with this adapter."
+                f"The user embedding has shape {list(u.shape)}, but this user adapter takes [B, 1, "
+                f"{self.config.embedding_dim}]: use an embedding made by the encoder {self.config.encoder!r}."
             )
+        center, start, directions = (x.to(u) for x in (self.center, self.start, self.directions))
+        moved = torch.lerp(center, start, min(strength, 1.0))
+        moved = moved + strength * torch.einsum("bd,dnw->bnw", u[:, 0], directions)
+        return self._tokens(moved), self._tokens(center[None])
 
-    def sides(self, u: Tensor, u_negative: Tensor, strength: float) -> tuple[list[Tensor], float]:
-        """u and u_negative moved from their middle to `strength` times their distance, at most twice.
+    def keys_values(
+        self, u: Tensor, layers: Sequence[int] | None = None, strength: float = 1.0
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values [B, 2 T, inner] of the layers: those of the moved picture, and of the mean one subtracted."""
+        moved, center = self.user_tokens(u, strength)
+        tokens = torch.cat([moved, center.expand_as(moved)], 1)
+        sign = torch.ones_like(tokens[:1, :, :1])
+        sign[:, moved.shape[1] :] = -1
+        own = cast(list[UserLayer], list(self.layers))
+        chosen = own if layers is None else [own[number] for number in layers]
+        return [(layer.to_k_user(tokens), layer.to_v_user(tokens) * sign) for layer in chosen]
 
-        Below 1 the tokens' values shrink as well, so that the effect vanishes continuously towards strength 0.
-        """
-        center, half = (u + u_negative) / 2, (u - u_negative) / 2
-        reach = min(strength, self.farthest)
-        return [center + reach * half, center - reach * half], min(strength, 1.0)
+    def _tokens(self, seen: Tensor) -> Tensor:
+        return seen if isinstance(self.projector, nn.Identity) else self.projector(seen).flatten(1, 2)
 
 
 def load_ip_adapter(path: Path | str) -> IPAdapter:
@@ -165,21 +212,8 @@ def load_ip_adapter(path: Path | str) -> IPAdapter:
             "those of SD1.5 (16 layers, 768) and SDXL (70 layers, 2048)."
         )
     projector = _projector(path.name, image, token_dim)
-    plus = isinstance(projector, Resampler)
-    digest = hashlib.sha256(b"".join(x.half().contiguous().numpy().tobytes() for _, x in sorted(image.items())))
-    config = AdapterConfig(
-        family=families[0],
-        encoder="ViT-H-14 tokens" if plus else "ViT-H-14 image_embeds",
-        # image_embeds are the same for every plain adapter; tokens belong to the resampler that made them
-        encoder_hash=digest.hexdigest() if plus else hashlib.sha256(b"ViT-H-14 image_embeds").hexdigest(),
-        embedding_dim=token_dim if plus else IMAGE_WIDTH,
-        layers=tuple(k.shape[0] for k, _ in layers),
-        tokens=1 if plus else PLAIN_TOKENS,
-        token_dim=token_dim,
-        unconditional="negative",
-    )
     with torch.device("meta"):
-        adapter = IPAdapter(config, projector)
+        adapter = IPAdapter(families[0], projector, [k.shape[0] for k, _ in layers])
     weights = {f"projector.{name}": value for name, value in projector.state_dict().items()}
     for number, (k, v) in enumerate(layers):
         weights |= {f"layers.{number}.to_k_user.weight": k, f"layers.{number}.to_v_user.weight": v}

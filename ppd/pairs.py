@@ -10,21 +10,18 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 from .files import Stamp, write_file
-from .pictures import Picture, PreferenceError, picture_stamp, reason_of
+from .messages import quoted, shortened
+from .pair_files import PAIRS_FILE, PICK_A_PIC_COLUMNS, TRL_COLUMNS, Row, Unreadable, files_of, path_inside, rows_of
+from .pictures import Picture, PreferenceError, picture_stamp
 
 log = logging.getLogger(__name__)
-
-PAIRS_FILE = "pairs.jsonl"
-TRL_COLUMNS = ("prompt", "chosen", "rejected")
-PICK_A_PIC_COLUMNS = ("caption", "jpg_0", "jpg_1", "label_0", "label_1")
-_TRL_OPTIONAL = ("id", "user", "created", "tie")
-_PICK_A_PIC_OPTIONAL = ("ranking_id", "user_id", "created_at", "has_label", "are_different")
 
 _listings: dict[Path, tuple[Stamp, list[Path]]] = {}
 
@@ -51,17 +48,24 @@ class PreferencePair:
     weight: float = 1.0
 
     def check(self) -> None:
-        """Raise PreferenceError, naming the pair, unless both pictures decode."""
+        """Raise PreferenceError, naming the pair, unless both pictures decode and are two."""
         for role, picture in (("chosen", self.chosen), ("rejected", self.rejected)):
             try:
                 picture.check()
             except PreferenceError as error:
                 raise self.error(role, error) from error
+        if self.chosen.digest == self.rejected.digest:
+            raise PreferenceError(
+                f"Pair {quoted(self.id)}: chosen and rejected are one and the same picture, expected two; remove the "
+                "pair, or skip bad pairs.",
+                self.id,
+            )
 
     def error(self, role: str, error: PreferenceError) -> PreferenceError:
         """`error` of this pair's `role` picture ("chosen" or "rejected"), as one sentence that names the pair."""
         return PreferenceError(
-            f"Pair {self.id!r}, {role}: {error}; restore the picture, remove the pair, or skip bad pairs.", self.id
+            f"Pair {quoted(self.id)}, {role}: {error}; restore the picture, remove the pair, or skip bad pairs.",
+            self.id,
         )
 
 
@@ -73,13 +77,14 @@ def read_pairs(
     check_pictures: bool = True,
     skipped: list[PreferenceError] | None = None,
 ) -> Iterator[PreferencePair]:
-    """The pairs of a preference set in the order of its rows, one at a time; `user` keeps one person's only.
+    """The pairs of a preference set in the order of its rows, one at a time.
 
-    A bad row, or a missing or corrupt picture, raises PreferenceError with the pair's id; with `skip_bad` it is logged,
-    appended to `skipped`, and left out. `check_pictures=False` leaves pictures undecoded, for sets too large for that.
-    Pick-a-Pic rows without a label or with two equal pictures are no pairs and are passed over.
+    `user` keeps one person's only, whatever is wrong with others'. A bad row, a missing or corrupt picture, or one
+    picture twice, raises PreferenceError with the pair's id; with `skip_bad` it is logged, appended to `skipped`, and
+    left out. `check_pictures=False` leaves pictures undecoded, for sets too large for that. Pick-a-Pic rows without a
+    label, or marked as two equal pictures, are no pairs and are passed over.
     """
-    files = _files(Path(path))
+    files = files_of(Path(path))
     return _read(files, skip_bad, user, check_pictures, skipped)
 
 
@@ -89,11 +94,13 @@ def _read(
     number = 0
     for file in files:
         root = file.parent.resolve()
-        for row in _jsonl_rows(file) if file.suffix == ".jsonl" else _parquet_rows(file):
+        for row in rows_of(file):
             number += 1
+            if user is not None and _is_anothers(row, user):
+                continue
             try:
                 pair = _pair(row, f"row-{number}", root)
-                if pair is None or (user is not None and pair.user != user):
+                if pair is None:
                     continue
                 if check:
                     pair.check()
@@ -138,7 +145,7 @@ def preference_set_digest(path: Path | str) -> str:
     Bad rows and pictures count by what is there of them: reading the set is what reports them.
     """
     total = hashlib.sha256()
-    for file in _files(Path(path)):
+    for file in files_of(Path(path)):
         total.update(Picture(file).digest.encode())
         stamp = picture_stamp(file)
         known = _listings.get(file)
@@ -169,75 +176,29 @@ def _caption(pair: PreferencePair) -> str:
     return " ".join(pair.prompt.split()).casefold()
 
 
-def _files(path: Path) -> list[Path]:
-    if path.is_dir():
-        if (path / PAIRS_FILE).is_file():
-            return [path / PAIRS_FILE]
-        shards = sorted(path.glob("*.parquet"))
-        if shards:
-            return shards
-        raise PreferenceError(f"No preference set in folder {path}: expected {PAIRS_FILE} or .parquet files in it.")
-    if path.suffix not in (".jsonl", ".parquet"):
-        raise PreferenceError(f"Expected a folder, a .jsonl or a .parquet file, got {path}.")
-    if not path.is_file():
-        raise PreferenceError(f"There is no preference set at {path}: expected a folder, a .jsonl or a .parquet file.")
-    return [path]
+def _is_anothers(row: Row, user: str) -> bool:
+    """Whether a row can be read so far as to say that it is not the user's."""
+    if isinstance(row, Unreadable):
+        return False
+    value = row.get("user_id" if _is_pick_a_pic(row) else "user")
+    return isinstance(value, (dict, list, bytes, Unreadable)) or _plain(value) != user
 
 
-def _jsonl_rows(file: Path) -> Iterator[str]:
-    try:
-        with file.open(encoding="utf-8-sig") as lines:
-            yield from (line for line in lines if line.strip())
-    except UnicodeDecodeError as error:
-        raise PreferenceError(f"{file.name} is not UTF-8 text: save it as UTF-8 JSON lines.") from error
+def _is_pick_a_pic(row: dict[str, Any]) -> bool:
+    return "caption" in row and "jpg_0" in row
 
 
-def _parquet(file: Path) -> Any:
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise PreferenceError(f"Reading {file.name} needs pyarrow: install it with `pip install pyarrow`.") from error
-    try:
-        return pyarrow.parquet.ParquetFile(file)
-    except pyarrow.ArrowException as error:
-        raise PreferenceError(f"{file.name} is not a readable parquet file ({reason_of(error)}).") from error
-
-
-def _parquet_rows(file: Path, text_only: bool = False) -> Iterator[dict[str, Any]]:
-    with _parquet(file) as table:
-        known = (*TRL_COLUMNS, *_TRL_OPTIONAL, *PICK_A_PIC_COLUMNS, *_PICK_A_PIC_OPTIONAL)
-        columns = [field.name for field in table.schema_arrow if field.name in known]
-        if text_only:
-            columns = [name for name in columns if "string" in str(table.schema_arrow.field(name).type).split("<")[0]]
-        batches = table.iter_batches(batch_size=32, columns=columns)
-        while True:
-            try:
-                batch = next(batches, None)
-            except OSError as error:
-                raise PreferenceError(
-                    f"{file.name} is damaged ({reason_of(error)}): download or write it again."
-                ) from error
-            if batch is None:
-                return
-            yield from batch.to_pylist()
-
-
-def _pair(row: str | dict[str, Any], default_id: str, root: Path) -> PreferencePair | None:
-    if isinstance(row, str):
-        try:
-            row = json.loads(row)
-        except json.JSONDecodeError as error:
-            raise PreferenceError(f"Pair {default_id!r} is not a line of JSON ({error.msg}).", default_id) from error
-    if not isinstance(row, dict):
-        raise PreferenceError(f"Pair {default_id!r} is not a JSON object with prompt, chosen, rejected.", default_id)
-    pick_a_pic = "caption" in row and "jpg_0" in row
-    given = row.get("ranking_id") if pick_a_pic else row.get("id")
-    pair_id = default_id if given is None else str(given)
+def _pair(row: Row, default_id: str, root: Path) -> PreferencePair | None:
+    if isinstance(row, Unreadable):
+        raise PreferenceError(f"Pair {default_id!r} {row.got}.", default_id)
+    pick_a_pic = _is_pick_a_pic(row)
+    name = "ranking_id" if pick_a_pic else "id"
+    pair_id = _text(row.get(name), name, default_id) or default_id
     missing = [name for name in (PICK_A_PIC_COLUMNS if pick_a_pic else TRL_COLUMNS) if name not in row]
     if missing:
         raise PreferenceError(
-            f"Pair {pair_id!r} lacks {', '.join(missing)}: expected {', '.join(TRL_COLUMNS)}, or Pick-a-Pic's "
-            f"{', '.join(PICK_A_PIC_COLUMNS)}; got {', '.join(map(str, row)) or 'nothing'}.",
+            f"Pair {quoted(pair_id)} lacks {', '.join(missing)}: expected {', '.join(TRL_COLUMNS)}, or Pick-a-Pic's "
+            f"{', '.join(PICK_A_PIC_COLUMNS)}; got {shortened(', '.join(row)) or 'nothing'}.",
             pair_id,
         )
     return _pick_a_pic_pair(row, pair_id, root) if pick_a_pic else _trl_pair(row, pair_id, root)
@@ -246,14 +207,14 @@ def _pair(row: str | dict[str, Any], default_id: str, root: Path) -> PreferenceP
 def _trl_pair(row: dict[str, Any], pair_id: str, root: Path) -> PreferencePair:
     tie = row.get("tie")
     if tie is not None and not isinstance(tie, bool):
-        raise PreferenceError(f"Pair {pair_id!r}: expected true or false for tie, got {tie!r}.", pair_id)
+        raise PreferenceError(f"Pair {quoted(pair_id)}: expected true or false for tie, got {_got(tie)}.", pair_id)
     return PreferencePair(
         prompt=_prompt(row["prompt"], pair_id),
         chosen=_picture(row["chosen"], pair_id, "chosen", root),
         rejected=_picture(row["rejected"], pair_id, "rejected", root),
         id=pair_id,
-        user=_text(row.get("user")),
-        created=_text(row.get("created")),
+        user=_text(row.get("user"), "user", pair_id),
+        created=_text(row.get("created"), "created", pair_id),
         tie=bool(tie),
     )
 
@@ -263,29 +224,61 @@ def _pick_a_pic_pair(row: dict[str, Any], pair_id: str, root: Path) -> Preferenc
         return None
     labels = (row["label_0"], row["label_1"])
     if labels not in ((1, 0), (0, 1), (0.5, 0.5)):
-        raise PreferenceError(f"Pair {pair_id!r}: expected labels 1/0, 0/1 or 0.5/0.5 (a tie), got {labels}.", pair_id)
+        got = "/".join(map(_got, labels))
+        raise PreferenceError(
+            f"Pair {quoted(pair_id)}: expected labels 1/0, 0/1 or 0.5/0.5 (a tie), got {got}.", pair_id
+        )
     first, second = (_picture(row[name], pair_id, name, root) for name in ("jpg_0", "jpg_1"))
     return PreferencePair(
         prompt=_prompt(row["caption"], pair_id),
         chosen=second if labels == (0, 1) else first,
         rejected=first if labels == (0, 1) else second,
         id=pair_id,
-        user=_text(row.get("user_id")),
-        created=_text(row.get("created_at")),
+        user=_text(row.get("user_id"), "user_id", pair_id),
+        created=_text(row.get("created_at"), "created_at", pair_id),
         tie=labels == (0.5, 0.5),
     )
 
 
 def _prompt(value: Any, pair_id: str) -> str:
     if not isinstance(value, str):
-        raise PreferenceError(f"Pair {pair_id!r}: expected a text as prompt, got {type(value).__name__}.", pair_id)
-    return value
+        raise PreferenceError(f"Pair {quoted(pair_id)}: expected a text as prompt, got {_got_kind(value)}.", pair_id)
+    return _encodable(value, "prompt", pair_id)
 
 
-def _text(value: Any) -> str | None:
+def _text(value: Any, name: str, pair_id: str) -> str | None:
+    if isinstance(value, (dict, list, bytes, Unreadable)):
+        raise PreferenceError(f"Pair {quoted(pair_id)}: expected a text as {name}, got {_got_kind(value)}.", pair_id)
+    text = _plain(value)
+    return None if text is None else _encodable(text, name, pair_id)
+
+
+def _plain(value: Any) -> str | None:
     if value is None:
         return None
     return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+def _encodable(text: str, name: str, pair_id: str) -> str:
+    """The text, unless no file takes it: with halves of letters, of bytes that are not UTF-8 or of JSON's escapes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PreferenceError(
+            f"Pair {quoted(pair_id)}: expected a text as {name}, got one that is not UTF-8: save the file as UTF-8.",
+            pair_id,
+        ) from error
+    return text
+
+
+def _got(value: Any) -> str:
+    return value.got if isinstance(value, Unreadable) else quoted(value)
+
+
+def _got_kind(value: Any) -> str:
+    if isinstance(value, Unreadable):
+        return value.got
+    return "nothing" if value is None else type(value).__name__
 
 
 def _picture(value: Any, pair_id: str, role: str, root: Path) -> Picture:
@@ -295,42 +288,21 @@ def _picture(value: Any, pair_id: str, role: str, root: Path) -> Picture:
         return Picture(data=value)
     if isinstance(value, str):
         try:
-            return Picture(_path_inside(root, value))
+            return Picture(path_inside(root, value))
         except PreferenceError as error:
-            raise PreferenceError(f"Pair {pair_id!r}, {role}: {error}", pair_id) from error
-    got = "nothing" if value is None else type(value).__name__
-    raise PreferenceError(f"Pair {pair_id!r}, {role}: expected a path or the bytes of a picture, got {got}.", pair_id)
-
-
-def _path_inside(root: Path, value: str) -> Path:
-    """`value` as a resolved path below the resolved folder `root`; anything that leads out is refused unread."""
-    text = value.replace("\\", "/")
-    if text and "\0" not in text and not PureWindowsPath(text).drive:
-        try:
-            path = (root / text).resolve()
-        except (OSError, RuntimeError):  # a loop of links
-            path = root
-        if path != root and path.is_relative_to(root):
-            return path
-    raise PreferenceError(f"expected the path of a picture inside the preference set's folder, got {value!r}.")
+            raise PreferenceError(f"Pair {quoted(pair_id)}, {role}: {error}", pair_id) from error
+    raise PreferenceError(
+        f"Pair {quoted(pair_id)}, {role}: expected a path or the bytes of a picture, got {_got_kind(value)}.", pair_id
+    )
 
 
 def _picture_paths(file: Path) -> Iterator[Path]:
     """Paths of all pictures that a pairs file names; pictures stored in the file itself have none."""
     root = file.parent.resolve()
-    try:
-        rows = list(_jsonl_rows(file) if file.suffix == ".jsonl" else _parquet_rows(file, text_only=True))
-    except PreferenceError:
-        return
-    for row in rows:
-        try:
-            values = json.loads(row) if isinstance(row, str) else row
-        except json.JSONDecodeError:
-            continue
-        for role in TRL_COLUMNS[1:]:
-            value = values.get(role) if isinstance(values, dict) else None
-            if isinstance(value, str):
-                try:
-                    yield _path_inside(root, value)
-                except PreferenceError:
-                    continue
+    with suppress(PreferenceError):
+        for row in rows_of(file, text_only=True):
+            for role in TRL_COLUMNS[1:]:
+                value = None if isinstance(row, Unreadable) else row.get(role)
+                if isinstance(value, str):
+                    with suppress(PreferenceError):
+                        yield path_inside(root, value)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+import torch
+from PIL import Image
+from torch import Tensor
 
+from . import decoding
 from .files import Stamp, file_digest, stamp
+from .messages import quoted, reason_of
 
-# A closed list: some of Pillow's other readers start outside programs (EPS) or read further files.
-EXTENSIONS = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "BMP": ".bmp", "GIF": ".gif", "TIFF": ".tif"}
+_CHECKED_SIDE = 32
 
 _checked: dict[Path, Stamp] = {}
 
@@ -44,33 +49,51 @@ class Picture:
     def from_image(cls, image: Image.Image) -> Picture:
         """The picture of a PIL image, losslessly (PNG)."""
         buffer = io.BytesIO()
-        image.convert("RGB").save(buffer, "PNG", compress_level=1)
+        with _named("given"):
+            decoding.to_rgb(image).save(buffer, "PNG", compress_level=1)
         return cls(data=buffer.getvalue())
+
+    @classmethod
+    def from_tensor(cls, values: Tensor) -> Picture:
+        """The picture of an IMAGE's values [H, W, 1 to 4 channels] in 0..1, losslessly but for rounding to 8 bits."""
+        if values.ndim != 3 or not 1 <= values.shape[-1] <= 4:
+            raise PreferenceError(f"A picture has the shape [height, width, 1 to 4], got {list(values.shape)}.")
+        if not values.isfinite().all():
+            raise PreferenceError("A picture holds values that are no numbers (NaN or infinite): paint it again.")
+        pixels = (values.float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+        return cls.from_image(Image.fromarray(pixels[..., 0] if values.shape[-1] == 1 else pixels))
 
     @property
     def label(self) -> str:
         """What messages call the picture: its file name."""
-        return repr(self.path.name) if self.path is not None else "stored in the file"
+        return quoted(self.path.name) if self.path is not None else "stored in the file"
 
     def read(self) -> bytes:
         """The encoded bytes."""
         if self.data is not None:
             return self.data
         assert self.path is not None
+        if picture_stamp(self.path)[0] > decoding.MOST_BYTES:
+            raise PreferenceError(f"the picture {self.label} has more than {decoding.MOST_BYTES >> 20} MB")
         try:
             return self.path.read_bytes()
         except OSError as error:
             raise PreferenceError(f"the picture {self.label} cannot be read ({reason_of(error)})") from error
 
-    def open(self) -> Image.Image:
-        """The decoded picture, RGB, turned upright as its EXIF data say."""
-        return self._decode(check_only=False)
+    def open(self, longest_side: int | None = None) -> Image.Image:
+        """The decoded picture as a viewer shows it: RGB, upright, what is transparent on white.
+
+        With `longest_side` it is reduced to that where it is larger, in little more memory than four bytes a pixel.
+        """
+        data = self.read()
+        with _named(self.label):
+            return decoding.decode(data, longest_side)
 
     def check(self) -> None:
         """Raise PreferenceError unless the whole picture decodes; a file is decoded once per change."""
         now = None if self.path is None else picture_stamp(self.path)
         if self.path is None or _checked.get(self.path) != now:
-            self._decode(check_only=True)
+            self.open(longest_side=_CHECKED_SIDE)  # the same way, so that what is let in can be shown
         if self.path is not None and now is not None:
             _checked[self.path] = now
 
@@ -82,29 +105,25 @@ class Picture:
         try:
             return file_digest(self.path)
         except OSError as error:
-            raise PreferenceError(f"the picture {self.path.name!r} cannot be read ({reason_of(error)})") from error
+            raise PreferenceError(f"the picture {self.label} cannot be read ({reason_of(error)})") from error
 
     @cached_property
     def _data_digest(self) -> str:
         return hashlib.sha256(self.data or b"").hexdigest()
 
-    def _decode(self, check_only: bool) -> Image.Image:
-        data = self.read()
-        try:
-            with Image.open(io.BytesIO(data), formats=list(EXTENSIONS)) as image:
-                if check_only:
-                    image.draft("RGB", (32, 32))  # JPEG: reads all the data, but skips most of the arithmetic
-                    image.load()
-                    return image
-                return ImageOps.exif_transpose(image).convert("RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise PreferenceError(f"the picture {self.label} cannot be decoded ({reason_of(error)})") from error
-
     def extension(self) -> str:
         """File name extension of the picture's format, such as '.png'."""
         self.check()
-        with Image.open(io.BytesIO(self.read()), formats=list(EXTENSIONS)) as image:
-            return EXTENSIONS[str(image.format)]
+        with _named(self.label):
+            return decoding.extension_of(self.read())
+
+
+@contextmanager
+def _named(label: str) -> Iterator[None]:
+    try:
+        yield
+    except decoding.NoPictureError as error:
+        raise PreferenceError(f"the picture {label} cannot be decoded ({error})") from error
 
 
 def picture_stamp(path: Path) -> Stamp:
@@ -112,11 +131,4 @@ def picture_stamp(path: Path) -> Stamp:
     try:
         return stamp(path)
     except OSError as error:
-        raise PreferenceError(f"the picture {path.name!r} cannot be read ({reason_of(error)})") from error
-
-
-def reason_of(error: BaseException) -> str:
-    """The cause in a few words, without the paths that system errors repeat."""
-    if isinstance(error, UnidentifiedImageError):  # which names the buffer that the bytes lay in
-        return f"it is no {', '.join(EXTENSIONS)} picture"
-    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).rstrip(".")
+        raise PreferenceError(f"the picture {quoted(path.name)} cannot be read ({reason_of(error)})") from error

@@ -24,7 +24,7 @@ class UserEmbedding:
     """A user embedding of N vectors with d dimensions, and its provenance.
 
     `u` [N, d] float32 · `encoder`, `encoder_hash` the encoder that made it · `pairs` how many preference pairs are
-    behind it · `created` ISO date · `u_negative` [N, d] what unconditional rows get, for image adapters only ·
+    behind it · `created` ISO date ·
     `covariance_factor` [d, r], F with posterior covariance F F' · `noise` scale of this person's pick noise as inferred
     from contradictions, 1 the population's; it explains the covariance, and no file holds it.
     """
@@ -34,7 +34,6 @@ class UserEmbedding:
     encoder_hash: str
     pairs: int
     created: str
-    u_negative: Tensor | None = None
     covariance_factor: Tensor | None = None
     noise: float = 1.0
 
@@ -42,16 +41,12 @@ class UserEmbedding:
         if self.u.ndim != 2 or 0 in self.u.shape:
             raise ValueError(f"Expected a user embedding u of shape [N, d], got {list(self.u.shape)}.")
         width = self.u.shape[1]
-        if self.u_negative is not None and self.u_negative.shape != self.u.shape:
-            raise ValueError(
-                f"Expected u_negative of u's shape {list(self.u.shape)}, got {list(self.u_negative.shape)}."
-            )
         factor = self.covariance_factor
         if factor is not None and (factor.ndim != 2 or factor.shape[0] != width):
             raise ValueError(f"Expected a covariance factor of shape [{width}, r], got {list(factor.shape)}.")
         if self.pairs < 0:
             raise ValueError(f"Expected a number of pairs of at least 0, got {self.pairs}.")
-        for name in ("u", "u_negative", "covariance_factor"):
+        for name in ("u", "covariance_factor"):
             tensor = getattr(self, name)
             if tensor is None:
                 continue
@@ -70,12 +65,7 @@ class UserEmbedding:
     @property
     def reach(self) -> str:
         """How far it moves pictures, for people to read."""
-        if self.u_negative is None:
-            return f"embedding length {self.u.norm():.2f}"
-        apart = (self.u - self.u_negative).norm() / (self.u + self.u_negative).norm().clamp_min(1e-9) * 2
-        if apart < 0.005:
-            return "no preference found: only the common look of the pictures acts"
-        return f"liked and disliked sides {apart:.0%} of their middle's length apart"
+        return f"embedding length {self.u.norm():.2f}"
 
     @property
     def is_null(self) -> bool:
@@ -97,8 +87,8 @@ class UserEmbedding:
         factor = self.covariance_factor
         if factor is None:
             raise ValueError(
-                "This user embedding does not know how sure it is, so there is nothing to draw from: connect Encode "
-                "User Embedding's, or a file saved with its covariance."
+                "This user embedding does not know how sure it is, so there is nothing to draw from: it is "
+                "a draw itself, or of a file saved without its covariance; connect what Encode User Embedding makes."
             )
         z = torch.randn(factor.shape[1], len(self.u), generator=torch.Generator().manual_seed(seed))
         return replace(self, u=self.u + (factor.cpu() @ z).T.to(self.u), covariance_factor=None)
@@ -119,8 +109,6 @@ class UserEmbedding:
         The covariance goes in only when asked for: factors of differences reveal feature vectors of the pictures.
         """
         tensors = {"u": self.u}
-        if self.u_negative is not None:
-            tensors["u_negative"] = self.u_negative
         if with_covariance:
             if self.covariance_factor is None:
                 raise ValueError(
@@ -155,7 +143,6 @@ class UserEmbedding:
                 encoder_hash=metadata["encoder_hash"],
                 pairs=int(metadata["pairs"]),
                 created=metadata["created"],
-                u_negative=tensors.get("u_negative"),
                 covariance_factor=tensors.get("covariance_factor"),
             )
         except ValueError as error:
@@ -164,7 +151,7 @@ class UserEmbedding:
 
 def null_user(like: UserEmbedding) -> UserEmbedding:
     """The null user (u = 0) of the same encoder and shape: the base itself."""
-    return replace(like, u=torch.zeros_like(like.u), pairs=0, u_negative=None, covariance_factor=None)
+    return replace(like, u=torch.zeros_like(like.u), pairs=0, covariance_factor=None)
 
 
 def blend(a: UserEmbedding, b: UserEmbedding, weight: float) -> UserEmbedding:
@@ -174,13 +161,7 @@ def blend(a: UserEmbedding, b: UserEmbedding, weight: float) -> UserEmbedding:
     b.check_encoder(a.encoder, a.encoder_hash, "user embedding it is blended with")
     if a.u.shape != b.u.shape:
         raise ValueError(f"Only embeddings of one shape blend, got {list(a.u.shape)} and {list(b.u.shape)}.")
-    if (a.u_negative is None) != (b.u_negative is None):
-        raise ValueError(
-            "Only one of the two user embeddings has a u_negative: make both with the same encoder settings."
-        )
-    negative = factor = None
-    if a.u_negative is not None and b.u_negative is not None:
-        negative = (1 - weight) * a.u_negative + weight * b.u_negative
+    factor = None
     if a.covariance_factor is not None and b.covariance_factor is not None:
         factor = torch.cat([(1 - weight) * a.covariance_factor, weight * b.covariance_factor], dim=1)
         if factor.shape[1] > factor.shape[0]:
@@ -191,7 +172,6 @@ def blend(a: UserEmbedding, b: UserEmbedding, weight: float) -> UserEmbedding:
         encoder_hash=a.encoder_hash,
         pairs=a.pairs + b.pairs,
         created=max(a.created, b.created),
-        u_negative=negative,
         covariance_factor=factor,
     )
 

@@ -235,12 +235,12 @@ def test_load_refuses_what_is_not_safetensors(tmp_path):
 
 def test_check_embedding():
     adapter = trained()
-    adapter.check_embedding(embedding())
+    adapter.config.check_embedding(embedding())
     with pytest.raises(ValueError) as error:
-        adapter.check_embedding(embedding(encoder="ViT-H-14", encoder_hash="f" * 64))
+        adapter.config.check_embedding(embedding(encoder="ViT-H-14", encoder_hash="f" * 64))
     assert all(word in message(error) for word in ("user embedding", "user adapter", "ViT-H-14", "pocket-clip"))
     with pytest.raises(ValueError) as error:
-        adapter.check_embedding(embedding(u=torch.ones(1, 4)))
+        adapter.config.check_embedding(embedding(u=torch.ones(1, 4)))
     assert "4 dimensions" in message(error) and "takes 6" in message(error)
 
 
@@ -253,8 +253,8 @@ def test_user_tokens_refuses_other_shapes(shape):
 
 def test_check_layers():
     adapter = trained()
-    adapter.check_layers([8, 16])
+    adapter.config.check_layers([8, 16])
     for widths in ([16, 8], [8], []):
         with pytest.raises(ValueError) as error:
-            adapter.check_layers(widths)
+            adapter.config.check_layers(widths)
         assert "'pocket'" in message(error) and "8, 16" in message(error)

@@ -56,6 +56,16 @@ def test_equals_scaled_dot_product_attention(users):
     torch.testing.assert_close(user_attention(q, k, v, 4), expected.transpose(1, 2).flatten(2))
 
 
+def test_groups_attend_separately_and_add_up():
+    generator = torch.Generator().manual_seed(2)
+    q = torch.randn(2, 10, 32, generator=generator)
+    (k, v), (other_k, other_v) = torch.randn(2, 2, 2, 5, 32, generator=generator)
+    both = user_attention(q, torch.cat([k, other_k], 1), torch.cat([v, other_v], 1), 4, groups=2)
+    torch.testing.assert_close(both, user_attention(q, k, v, 4) + user_attention(q, other_k, other_v, 4))
+    same = user_attention(q, torch.cat([k, k], 1), torch.cat([v, -v], 1), 4, groups=2)
+    assert same.abs().max() < 1e-6
+
+
 def test_gradients_equal_scaled_dot_product_attention():
     generator = torch.Generator().manual_seed(0)
     inputs = [torch.randn(2, n, 16, generator=generator, dtype=torch.float64) for n in (6, 4, 4)]

@@ -12,8 +12,10 @@ from diffusers.models.embeddings import ImageProjection, IPAdapterPlusImageProje
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from ppd.branch import Scope
+from ppd.families import FAMILIES
 from ppd.hosts.diffusers import DiffusersHost, cross_attentions, guidance_rows
-from ppd.ip_adapter import load_ip_adapter
+from ppd.ip_adapter import TasteIPAdapter, load_ip_adapter
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 CONTEXT = {"sd15": 768, "sdxl": 2048}
@@ -74,48 +76,88 @@ def test_projector_is_diffusers(published):
     torch.testing.assert_close(adapter.projector(x), projection(x), **CLOSE)
 
 
+def for_taste(adapter, start=None, dim=6):
+    """The published adapter as one of u, with a drawn center and directions as long as what it sees."""
+    g = torch.Generator().manual_seed(8)
+    center, directions = draw(g, *adapter.seen_shape), draw(g, dim, *adapter.seen_shape) * 0.5
+    return TasteIPAdapter(adapter, "some-tower", "0" * 64, center, directions, start)
+
+
+def difference_by_diffusers(unet, tensors, kind, family, x, prompt, seen):
+    """diffusers' own IP-Adapter twice side by side: `seen` [B, N, width] at scale 1, its last row's at scale -1."""
+    images = [image_proj(tensors)] * 2
+    layers = {n.removeprefix("ip_adapter."): y for n, y in tensors.items() if n.startswith("ip_adapter.")}
+    other = copy.deepcopy(unet)
+    other._load_ip_adapter_weights(
+        [{"image_proj": image, "ip_adapter": layers} for image in images], low_cpu_mem_usage=False
+    )
+    if kind == "plus":  # what it sees are tokens already
+        other.encoder_hid_proj.image_projection_layers = nn.ModuleList([nn.Identity(), nn.Identity()])
+    style = FAMILIES[family].style
+    processors = [p for n, p in other.attn_processors.items() if n.endswith("attn2.processor")]
+    for number, processor in enumerate(processors):
+        assert isinstance(processor, IPAdapterAttnProcessor2_0)
+        processor.scale = [1.0, -1.0] if number in style else [0.0, 0.0]
+    moved, center = (part if kind == "plain" else part[:, None] for part in seen)
+    return other(x, 700, prompt, added_cond_kwargs={"image_embeds": [moved, center]}).sample
+
+
+@pytest.mark.parametrize("own_pictures", [False, True])
 @torch.no_grad()
-def test_denoiser_is_diffusers(published):
-    """The same prediction as with diffusers' own IP-Adapter, every row with tokens of its own."""
-    family, kind, unet, tensors, adapter = published
+def test_denoiser_is_diffusers(published, own_pictures):
+    """What is predicted is diffusers' own IP-Adapter of the moved picture less that of the mean one, in the style
+    layers: both rules of guidance, strength and its limit come from the plan, and nothing is converted by hand."""
+    family, kind, unet, tensors, published_adapter = published
     g = torch.Generator().manual_seed(6)
-    shape = (2, 1, 1024) if kind == "plain" else (2, 16, CONTEXT[family])
-    u, u_negative = draw(g, *shape), draw(g, *shape)
-    x, prompt = draw(g, 4, 4, 8, 8), draw(g, 4, 7, CONTEXT[family])
-    (positive, negative), gain = adapter.sides(u, u_negative, 0.8)
-    with DiffusersHost(unet, adapter).personalized(guidance_rows(positive, "negative", negative), gain):
-        ours = unet(x, 700, prompt).sample
-    other = with_diffusers_own(unet, tensors)
-    if kind == "plus":  # its embeddings are tokens already
-        other.encoder_hid_proj.image_projection_layers = nn.ModuleList([nn.Identity()])
-    for processor in other.attn_processors.values():
-        if isinstance(processor, IPAdapterAttnProcessor2_0):
-            processor.scale = [gain]
-    embeds = torch.cat([negative, positive])
-    theirs = other(x, 700, prompt, added_cond_kwargs={"image_embeds": [embeds if kind == "plain" else embeds[:, None]]})
-    torch.testing.assert_close(ours, theirs.sample, **CLOSE)
-    assert (ours - unet(x, 700, prompt).sample).abs().max() > 1e-2
+    start = draw(g, *published_adapter.seen_shape) if own_pictures else None
+    adapter = for_taste(published_adapter, start)
+    u, x, prompt = draw(g, 2, 1, 6), draw(g, 4, 4, 8, 8), draw(g, 4, 7, CONTEXT[family])
+    for strength, used in ((0.6, 0.6), (3.0, 2.0)):
+        rows = guidance_rows(u, adapter.config.unconditional)
+        with DiffusersHost(unet, adapter).personalized(rows, strength):
+            ours = unet(x, 700, prompt).sample
+        opposite = torch.cat([-u, u])[:, 0]
+        middle = adapter.center if start is None else torch.lerp(adapter.center, start, min(used, 1.0))
+        moved = middle + used * torch.einsum("bd,dnw->bnw", opposite, adapter.directions)
+        seen = moved, adapter.center.expand_as(moved)
+        theirs = difference_by_diffusers(unet, tensors, kind, family, x, prompt, seen)
+        torch.testing.assert_close(ours, theirs, **CLOSE)
+        assert (ours - unet(x, 700, prompt).sample).abs().max() > 1e-2
+
+
+@torch.no_grad()
+def test_nobody_known_is_the_plain_picture_and_little_known_is_near_it(published):
+    family, _, unet, _, published_adapter = published
+    adapter = for_taste(published_adapter)
+    g = torch.Generator().manual_seed(7)
+    u, x, prompt = draw(g, 1, 1, 6), draw(g, 1, 4, 8, 8), draw(g, 1, 7, CONTEXT[family])
+    plain, host = unet(x, 700, prompt).sample, DiffusersHost(unet, adapter)
+
+    def moved(u, strength=1.0):
+        with host.personalized(u, strength):
+            return (unet(x, 700, prompt).sample - plain).norm()
+
+    assert moved(0 * u) == 0 and moved(u, 0.0) == 0
+    far = [moved(length * u).item() for length in (0.02, 0.2)]
+    assert far[0] < 0.2 * far[1]  # in proportion to u, where u is small
+    torch.testing.assert_close(moved(0.5 * u), moved(u, 0.5))
 
 
 def test_the_family_is_told_by_its_layers(published):
     family, kind, unet, _, adapter = published
-    config = adapter.config
-    assert config.family == family and config.unconditional == "negative" and adapter.default_part == "style only"
-    assert config.layers == tuple(attention.inner_dim for attention in cross_attentions(unet))
-    assert config.embedding_dim == (1024 if kind == "plain" else CONTEXT[family])
+    assert adapter.family == family and adapter.seen_shape == ((1, 1024) if kind == "plain" else (16, CONTEXT[family]))
+    ours = for_taste(adapter)
+    assert ours.config.layers == tuple(attention.inner_dim for attention in cross_attentions(unet))
+    assert ours.config.embedding_dim == 6 and ours.config.unconditional == "negative"
+    assert Scope().layers(ours) == FAMILIES[family].style and len(Scope("all").layers(ours)) == FAMILIES[family].count
 
 
-def test_strength_moves_both_sides_from_their_middle(published):
+def test_what_was_fitted_to_another_adapter_is_refused(published):
     adapter = published[-1]
-    u, u_negative = torch.tensor([[[3.0]]]), torch.tensor([[[1.0]]])
-    for strength, sides, gain in (
-        (0.5, (2.5, 1.5), 0.5),
-        (1.0, (3.0, 1.0), 1.0),
-        (2.0, (4.0, 0.0), 1.0),
-        (3.0, (4.0, 0.0), 1.0),
-    ):
-        found, values = adapter.sides(u, u_negative, strength)
-        assert tuple(side.item() for side in found) == sides and values == gain
+    with pytest.raises(ValueError, match=r"takes features of shape .* got a center of \[3, 5\]"):
+        TasteIPAdapter(adapter, "x", "0" * 64, torch.zeros(3, 5), torch.zeros(6, *adapter.seen_shape))
+    with pytest.raises(ValueError, match=r"takes \[B, 1, 6\]: use an embedding made by the encoder 'some-tower'"):
+        for_taste(adapter).keys_values(torch.zeros(1, 1, 5))
 
 
 def test_other_files_are_refused(published, tmp_path):

@@ -208,8 +208,14 @@ def test_missing_sets_are_refused_at_once(tmp_path, name):
 
 def test_text_that_is_not_utf8(tmp_path):
     folder = folder_of(tmp_path, [])
-    (folder / "pairs.jsonl").write_bytes(b'{"prompt": "\xff"}\n')
-    with pytest.raises(PreferenceError, match="UTF-8"):
+    lines = [json.dumps(row(user=user)).encode() for user in ("x", "y", "x")]
+    lines[1] = lines[1].replace(b"boat", b"bo\xe4t")
+    (folder / "pairs.jsonl").write_bytes(b"\n".join(lines))
+    with pytest.raises(PreferenceError, match="'row-2'.*expected a text as prompt, got one that is not UTF-8"):
+        list(read_pairs(folder))
+    assert [pair.id for pair in read_pairs(folder, user="x")] == ["row-1", "row-3"]
+    (folder / "pairs.jsonl").write_bytes(json.dumps(row()).encode("utf-16"))
+    with pytest.raises(PreferenceError, match="'row-1' is not UTF-8 text: save the file as UTF-8 JSON lines"):
         list(read_pairs(folder))
 
 

@@ -243,8 +243,8 @@ def test_whoever_was_deleted_is_not_asked(store, encoder):
 
 def test_ten_thousand_pairs_with_a_thousand_picks_are_asked_fast(store, encoder):
     aki = store.add_person("Aki").id
-    digests = [store._keep(plain(*colour)) for colour in torch.randint(0, 256, (200, 3)).tolist()]
-    with store._writing() as database:
+    digests = [store.pictures.keep(plain(*colour)) for colour in torch.randint(0, 256, (200, 3)).tolist()]
+    with store.database.writing() as database:
         for number in range(10_000):
             pair = digests[number % 200], digests[(number // 200 + 3 * number + 1) % 200]
             candidate = store._insert_candidate(database, aki, f"{number}", "p", *pair, "{}", "2026-01-01")

@@ -34,10 +34,10 @@ def embedding(u=((1.0, -2.0, 0.5),), **more):
 
 def test_round_trip_without_and_with_covariance(tmp_path):
     factor = torch.tensor([[1.0, 0.0], [0.5, 2.0], [0.0, 0.1]])
-    one = embedding(covariance_factor=factor, u_negative=torch.tensor([[0.0, 1.0, 0.0]]))
+    one = embedding(covariance_factor=factor)
     one.save(tmp_path / "deep" / "a.safetensors")
     back = UserEmbedding.load(tmp_path / "deep" / "a.safetensors")
-    assert torch.equal(back.u, one.u) and torch.equal(back.u_negative, one.u_negative)
+    assert torch.equal(back.u, one.u)
     assert back.covariance_factor is None and back.uncertainty is None
     assert (back.encoder, back.encoder_hash, back.pairs, back.created) == ("pocket", "ab" * 32, 4, "2025-06-07")
     one.save(tmp_path / "b.safetensors", with_covariance=True)
@@ -92,7 +92,6 @@ def test_every_metadata_mismatch(tmp_path, change, message):
         ({"u": torch.ones(3)}, r"shape \[N, d\], got \[3\]"),
         ({"u": torch.ones(0, 3)}, r"got \[0, 3\]"),
         ({"u": torch.full((1, 3), torch.nan)}, "not finite"),
-        ({"u": torch.ones(1, 3), "u_negative": torch.ones(1, 2)}, "u_negative of u's shape"),
         ({"u": torch.ones(1, 3), "covariance_factor": torch.ones(2, 2)}, r"covariance factor of shape \[3, r\]"),
     ],
 )
@@ -165,14 +164,6 @@ def test_blend_ends_are_the_people_bit_for_bit():
     a, b = embedding(((0.1, 0.7, -0.3),)), embedding(((5.3, 2.0, 0.5),))
     assert torch.equal(blend(a, b, 0.0).u, a.u) and torch.equal(blend(a, b, 1.0).u, b.u)
     assert blend(a, b, 0.5).covariance_factor is None
-
-
-def test_blend_of_negatives():
-    a = embedding(u_negative=torch.zeros(1, 3))
-    b = embedding(u_negative=torch.ones(1, 3))
-    torch.testing.assert_close(blend(a, b, 0.25).u_negative, torch.full((1, 3), 0.25))
-    with pytest.raises(ValueError, match="u_negative"):
-        blend(a, embedding(), 0.5)
 
 
 def test_blend_refuses():

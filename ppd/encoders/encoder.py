@@ -37,6 +37,15 @@ JSON_FILE, TENSOR_FILE = "encoder.json", "encoder.safetensors"
 PRIOR_TENSORS = ("mean", "covariance", "center", "basis")
 
 
+def embedding_hash(prior: PopulationPrior) -> str:
+    """sha256 of what gives u's coordinates their meaning: the features' hash, the whitening basis and the noise scale.
+
+    The prior's mean and covariance are left out: refitting them moves people within the same space.
+    """
+    basis = prior.basis.contiguous().numpy().tobytes()
+    return sha256(prior.encoder_hash.encode() + basis + repr(prior.noise).encode()).hexdigest()
+
+
 class PosteriorEncoder:
     """Preference pairs to user embedding: `features` reads the pictures, `prior` says what people are like."""
 
@@ -56,12 +65,8 @@ class PosteriorEncoder:
 
     @cached_property
     def weight_hash(self) -> str:
-        """sha256 of what gives u's coordinates their meaning: the features' weights and the whitening basis.
-
-        The prior's mean and covariance are left out: refitting them moves people within the same space.
-        """
-        basis = self.prior.basis.contiguous().numpy().tobytes()
-        return sha256(self.features.weight_hash.encode() + basis + repr(self.prior.noise).encode()).hexdigest()
+        """What gives u's coordinates their meaning."""
+        return embedding_hash(self.prior)
 
     def encode(
         self,
@@ -111,6 +116,11 @@ class TasteEncoder:
     prior: PopulationPrior
     looks: AttributeProbes | None = None
     made: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def weight_hash(self) -> str:
+        """What user embeddings of this encoder carry, known without its tower."""
+        return embedding_hash(self.prior)
 
     def save(self, folder: Path | str) -> None:
         """Write the folder; encoder.json comes last, so that a folder without it is unfinished."""

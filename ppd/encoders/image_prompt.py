@@ -12,7 +12,6 @@ from datetime import date
 from functools import cached_property
 from hashlib import sha256
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +22,7 @@ from ..pairs import PreferencePair
 from ..pictures import PreferenceError
 from ..user_embedding import UserEmbedding
 from .features import PictureFeatures
+from .fingerprint import fingerprint
 from .posterior import fit_posterior
 from .towers.open_clip import OpenClipTower
 
@@ -64,12 +64,9 @@ class ImagePromptTower(OpenClipTower):
 
     @cached_property
     def weight_hash(self) -> str:
-        """sha256 that tells towers and projectors apart, for the cache: of all shapes and of the small tensors.
-
-        Biases and norms differ between any two trainings, and reading a gigabyte would take longer than the answer.
-        """
+        """sha256 that tells towers and projectors apart (fingerprint.py), for the cache."""
         readers = (self.visual, self.adapter.projector) if self.adapter.is_plus else (self.visual,)
-        return sha256("".join(map(_small_hash, readers)).encode()).hexdigest()
+        return sha256("".join(map(fingerprint, readers)).encode()).hexdigest()
 
     @torch.no_grad()
     def image_tensor_features(self, x: Tensor, *, batch: int = 16) -> Tensor:
@@ -89,21 +86,6 @@ class ImagePromptTower(OpenClipTower):
                 row.append(self.adapter.projector(states.float().to(device)).float().flatten(1).cpu())
             rows.append(torch.cat(row, 1))
         return torch.cat(rows)
-
-
-_hashes: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
-
-
-def _small_hash(module: nn.Module) -> str:
-    """Remembered as long as the module lives."""
-    if module not in _hashes:
-        total = sha256()
-        for name, tensor in module.state_dict().items():
-            total.update(f"{name} {list(tensor.shape)}".encode())
-            if tensor.numel() <= 1 << 16:
-                total.update(tensor.float().cpu().numpy().tobytes())
-        _hashes[module] = total.hexdigest()
-    return _hashes[module]
 
 
 def encode_image_prompt(

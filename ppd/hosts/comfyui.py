@@ -22,11 +22,9 @@ from comfy.ldm.cascade.common import OptimizedAttention
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from torch import Tensor, nn
 
-from ..adapter import AdapterConfig, UserAdapter, is_user_adapter
+from ..adapter import AdapterConfig, UserAdapter
 from ..attention import Folded, fold, folded_attention, user_attention
-from ..families import layers_of
-from ..ip_adapter import load_ip_adapter
-from ..pairs import counted
+from ..branch import DEFAULT_SCOPE, Adapter, Scope, branch_keys_values, guidance_sides, reason_to_be_off
 from ..user_embedding import UserEmbedding
 from .comfyui_denoisers import Place, check_model, cross_attentions, output_layer
 
@@ -40,32 +38,9 @@ SIGMA_TOLERANCE = 1e-4
 """Neighbouring timesteps lie more than 1e-3 apart in relative sigma; schedulers round sigma at 1e-7."""
 
 
-@dataclass(frozen=True)
-class Scope:
-    """Where a branch acts: a part of the layers (families.PARTS), and a part of the noise schedule."""
-
-    part: str = "default"
-    start_percent: float = 0.0
-    end_percent: float = 1.0
-
-    def layers(self, adapter: UserAdapter) -> tuple[int, ...]:
-        """Numbers of the layers that the branch acts in."""
-        part = adapter.default_part if self.part == "default" else self.part
-        if part == "all":
-            return tuple(range(len(adapter.config.layers)))
-        return layers_of(adapter.config.family, part)
-
-    def window(self, config: AdapterConfig) -> tuple[float, float]:
-        """Start and end in percent of the schedule, within the adapter's own; nothing where start is not below end."""
-        return max(self.start_percent, config.start_percent), min(self.end_percent, config.end_percent)
-
-
-DEFAULT_SCOPE = Scope()
-
-
 def load_adapter(path: Path | str) -> comfy.model_patcher.ModelPatcher:
-    """A user adapter's or a published IP-Adapter's file under ComfyUI's memory management; its `.model` is it."""
-    return manage_adapter(UserAdapter.load(path) if is_user_adapter(path) else load_ip_adapter(path))
+    """A user adapter's file under ComfyUI's memory management; its `.model` is the adapter."""
+    return manage_adapter(UserAdapter.load(path))
 
 
 def manage_adapter(adapter: UserAdapter) -> comfy.model_patcher.ModelPatcher:
@@ -114,7 +89,7 @@ def apply_user(
     if not people:
         raise ValueError("There is no user embedding to apply: give one for each latent, or one for all.")
     for person in people:
-        adapter.model.check_embedding(person)
+        adapter.model.config.check_embedding(person)
         if person.u.shape != people[0].u.shape:
             raise ValueError(
                 f"The user embeddings of one batch have shapes {list(people[0].u.shape)} and {list(person.u.shape)}, "
@@ -129,53 +104,6 @@ def apply_user(
     personal.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, branch.sample)
     personal.set_additional_models(KEY, [*personal.get_additional_models_with_key(KEY), adapter])
     return personal
-
-
-def reason_to_be_off(
-    adapter: UserAdapter, people: Sequence[UserEmbedding], strength: float, scope: Scope
-) -> str | None:
-    """Why the branch would change nothing and is left out, or None."""
-    if strength == 0:
-        return "strength is 0"
-    if all(person.is_null for person in people):
-        return "the null user paints as the base"
-    start, end = scope.window(adapter.config)
-    if start >= end:
-        config = adapter.config
-        return (
-            f"the adapter acts from {config.start_percent:.0%} to {config.end_percent:.0%} of the noise schedule only"
-        )
-    return None
-
-
-def describe(
-    adapter: UserAdapter,
-    people: Sequence[UserEmbedding],
-    strength: float,
-    cfg: float | None = None,
-    scope: Scope = DEFAULT_SCOPE,
-) -> str:
-    """What is active, in lines for people: family, layers, strength, part of the schedule, pairs behind each u."""
-    config = adapter.config
-    if reason := reason_to_be_off(adapter, people, strength, scope):
-        return f"Personalization is off: {reason}."
-    used = min(strength, adapter.farthest)
-    most = "" if used == strength else f", used as {used:g} (this adapter's most)"
-    push = "" if cfg is None else f", times cfg {cfg:g} = {used * cfg:g}"
-    start, end = scope.window(config)
-    count = len(scope.layers(adapter))
-    lines = [
-        f"Personalization is on: family {config.family}, {count} of {len(config.layers)} cross-attention layers.",
-        f"Strength {strength:g}{most}{push}; unconditional rows: {_RULES[config.unconditional]}.",
-        f"Active from {start:.0%} to {end:.0%} of the noise schedule.",
-    ]
-    for number, person in enumerate(people, 1):
-        name = "The person" if len(people) == 1 else f"Person {number}"
-        lines.append(f"{name}: {counted(person.pairs, 'pair')}, read by {person.encoder}, {person.reach}.")
-    return "\n".join(lines)
-
-
-_RULES = {"none": "the base", "same": "the same person", "negative": "what the person rejected"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,7 +168,7 @@ class UserRun:
 
     def __init__(self, branch: UserBranch, guider: Any, model_options: dict[str, Any], latents: int) -> None:
         model = guider.model_patcher.model
-        adapter = cast(UserAdapter, branch.adapter.model)
+        adapter = cast(Adapter, branch.adapter.model)
         self.config: AdapterConfig = adapter.config
         self.people, self.latents, self.model, self.key = branch.people, latents, model, branch.key
         self.stash, self.lists = f"{self.key}_input", f"{self.key}_lists"
@@ -252,9 +180,12 @@ class UserRun:
         self.always = branch.window == (0, 1)
         self.high, self.low = (model.model_sampling.percent_to_sigma(percent) for percent in branch.window)
         self.compiled = "torch_compile_kwargs" in model_options
-        u, gain = self._embeddings(adapter, branch.strength, guider.model_patcher.load_device)
-        keys_values = adapter.keys_values(u, branch.layers)
-        self.keys_values = {place: (k, v * gain) for place, (k, v) in zip(self.layers, keys_values, strict=True)}
+        self.groups = adapter.groups
+        u = torch.stack([person.u for person in branch.people]).to(guider.model_patcher.load_device)
+        # All people side by side: those of conditional rows, then those of unconditional ones where they get their own
+        u = torch.cat(guidance_sides(u, self.config.unconditional))
+        keys_values = branch_keys_values(adapter, u, branch.strength, branch.layers)
+        self.keys_values = dict(zip(self.layers, keys_values, strict=True))
         # Hooks change to_q within a run, and a stored input scale may clamp the fold's probe: call the layers there
         self.plain = "registered_hooks" in model_options or any(
             getattr(linear, "input_scale", None) is not None
@@ -268,17 +199,6 @@ class UserRun:
         self.reached: set[Place] = set()
         if len(self.people) not in (1, latents):
             log.warning("%s", count_report(len(self.people), latents))
-
-    def _embeddings(self, adapter: UserAdapter, strength: float, device: torch.device) -> tuple[Tensor, Tensor]:
-        """All people's u [S * people, N, d], side by side: those of conditional rows, then those of unconditional ones
-        where they get their own; and the gain [S * people, 1, 1] of their values."""
-        people = self.people
-        u = torch.stack([person.u for person in people]).to(device)
-        negatives = [person.u if person.u_negative is None else person.u_negative for person in people]
-        sides, gain = adapter.sides(u, torch.stack(negatives).to(device), strength)
-        # An image adapter makes tokens even of u = 0, and the null user is to be the base
-        here = torch.tensor([not person.is_null for person in people], device=device)
-        return torch.cat(sides), gain * here.repeat(len(sides))[:, None, None]
 
     def _side(self, unconditional: bool) -> int | None:
         """Which side's keys and values a row gets, or None for the base's own."""
@@ -406,9 +326,9 @@ class UserRun:
             self.cast[key] = self._plain_rows(place, side, x) if self.plain else self._folded_rows(place, side, x)
         held = self.cast[key]
         if isinstance(held, Folded):
-            return folded_attention(x, held, layer.heads)
+            return folded_attention(x, held, layer.heads, self.groups)
         k, v = held
-        attended, to_out = user_attention(layer.to_q(x), k, v, layer.heads), output_layer(layer)
+        attended, to_out = user_attention(layer.to_q(x), k, v, layer.heads, self.groups), output_layer(layer)
         return to_out(attended) - to_out(torch.zeros_like(attended[:1, :1]))
 
     def _folded_rows(self, place: Place, side: int, x: Tensor) -> Folded:

@@ -13,7 +13,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.model_patcher import ModelPatcher
 from torch import nn
 
-from ..adapter import UserAdapter
+from ..branch import Adapter
 from ..families import FAMILIES
 from .comfyui_pocket import Pocket
 
@@ -62,7 +62,7 @@ def output_layer(attention: Attention) -> nn.Module:
     return attention.to_out if isinstance(attention, CrossAttention) else attention.out_proj
 
 
-def check_model(model: ModelPatcher, adapter: UserAdapter) -> None:
+def check_model(model: ModelPatcher, adapter: Adapter) -> None:
     """Refuse, in one sentence, a MODEL that `adapter` was not made for: by its classes, then by counting its layers."""
     family = adapter.config.family
     if family not in MODELS:
@@ -78,4 +78,4 @@ def check_model(model: ModelPatcher, adapter: UserAdapter) -> None:
             f"The MODEL is {config} ({kind}, {denoiser}), but the user adapter is for {FAMILIES[family].title}: load a "
             "model of that family, or an adapter made for this one."
         )
-    adapter.check_layers([layer.to_q.out_features for layer in cross_attentions(base.diffusion_model).values()])
+    adapter.config.check_layers([layer.to_q.out_features for layer in cross_attentions(base.diffusion_model).values()])

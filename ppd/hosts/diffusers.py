@@ -17,8 +17,9 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.unets.unet_stable_cascade import SDCascadeAttnBlock
 from torch import Tensor, nn
 
-from ..adapter import UNCONDITIONAL_RULES, UserAdapter
+from ..adapter import UNCONDITIONAL_RULES
 from ..attention import user_attention
+from ..branch import DEFAULT_SCOPE, Adapter, Scope, branch_keys_values, guidance_sides
 
 Denoiser: TypeAlias = UNet2DConditionModel | StableCascadeUNet
 
@@ -31,18 +32,15 @@ def cross_attentions(unet: Denoiser) -> list[Attention]:
     return [cast(Attention, unet.get_submodule(name)) for name in names if name.endswith("attn2")]
 
 
-def guidance_rows(u: Tensor, unconditional: str, u_negative: Tensor | None = None) -> Tensor:
+def guidance_rows(u: Tensor, unconditional: str) -> Tensor:
     """User embeddings for classifier-free guidance, unconditional rows first as in diffusers: [B, N, d] -> [2B, N, d].
 
-    `unconditional` is the adapter's rule (AdapterConfig.unconditional); "negative" wants `u_negative`, like u.
+    `unconditional` is the adapter's rule (AdapterConfig.unconditional).
     """
     if unconditional not in UNCONDITIONAL_RULES:
         raise ValueError(f"The rule for unconditional rows is {unconditional!r}: use {', '.join(UNCONDITIONAL_RULES)}.")
-    if unconditional == "negative":
-        if u_negative is None:
-            raise ValueError("The rule for unconditional rows is 'negative', but there is no u_negative: give it.")
-        return torch.cat([u_negative, u])
-    return torch.cat([u if unconditional == "same" else torch.zeros_like(u), u])
+    sides = guidance_sides(u, unconditional)
+    return torch.cat([sides[1] if len(sides) > 1 else u if unconditional == "same" else torch.zeros_like(u), u])
 
 
 def stage_c_ratio(percent: float) -> float:
@@ -65,7 +63,7 @@ class DiffusersHost:
     attention processors stay the denoiser's own, and outside of it nothing is patched (that is DPO's reference).
     """
 
-    def __init__(self, unet: Denoiser, adapter: UserAdapter) -> None:
+    def __init__(self, unet: Denoiser, adapter: Adapter) -> None:
         if not isinstance(unet, Denoiser):
             raise ValueError(
                 f"The denoiser is a {type(unet).__name__}, but this host runs diffusers' UNet2DConditionModel and "
@@ -74,15 +72,17 @@ class DiffusersHost:
         self.unet = unet
         self.adapter = adapter
         self.attentions = cross_attentions(unet)
-        adapter.check_layers([attention.inner_dim for attention in self.attentions])
+        adapter.config.check_layers([attention.inner_dim for attention in self.attentions])
 
     @contextmanager
-    def personalized(self, u: Tensor, strength: float = 1.0, *, window: bool = True) -> Iterator[None]:
+    def personalized(
+        self, u: Tensor, strength: float = 1.0, scope: Scope = DEFAULT_SCOPE, *, window: bool = True
+    ) -> Iterator[None]:
         """Within it the denoiser paints for the users u [B, N, d], B the rows of its calls, or 1 for all rows alike.
 
-        Rows whose u is 0, and rows outside the adapter's range of timesteps (unless `window` is False), get exactly
-        what the denoiser gives without the branch. Gradients flow into the adapter; with gradient checkpointing, run
-        backward inside.
+        Rows whose u is 0, and rows outside the range of timesteps of adapter and scope (unless `window` is False), get
+        exactly what the denoiser gives without the branch. Gradients flow into the adapter; with gradient
+        checkpointing, run backward inside.
         """
         if u.ndim != 3:
             raise ValueError(
@@ -91,12 +91,13 @@ class DiffusersHost:
         if strength == 0 or not u.any():
             yield
             return
-        branch = _UserBranch(self.adapter, u, strength, window)
+        layers = scope.layers(self.adapter)
+        branch = _UserBranch(self.adapter, u, strength, layers, scope.window(self.adapter.config) if window else None)
         handles = [
             self.unet.register_forward_pre_hook(branch.begin, with_kwargs=True),
             self.unet.register_forward_hook(branch.end),
         ]
-        for index, attention in enumerate(self.attentions):
+        for index, attention in enumerate(self.attentions[layer] for layer in layers):
             handles.append(attention.to_q.register_forward_hook(partial(branch.keep_query, index)))
             add_user = partial(branch.add_user, index, attention.heads)
             handles.append(attention.to_out[0].register_forward_pre_hook(add_user))
@@ -110,8 +111,16 @@ class DiffusersHost:
 class _UserBranch:
     """The hooks of one `personalized` block, and what they hand each other during a call of the denoiser."""
 
-    def __init__(self, adapter: UserAdapter, u: Tensor, strength: float, window: bool) -> None:
+    def __init__(
+        self,
+        adapter: Adapter,
+        u: Tensor,
+        strength: float,
+        layers: tuple[int, ...],
+        window: tuple[float, float] | None,
+    ) -> None:
         self.adapter = adapter
+        self.layers = layers
         parameter = next(adapter.parameters())
         self.u = u.to(parameter.device, parameter.dtype)
         self.strength = strength
@@ -135,16 +144,15 @@ class _UserBranch:
         self.keys_values = []
         t = torch.as_tensor(timestep, device=self.u.device).float().expand(rows)
         low, high = (-torch.inf, torch.inf)
-        if self.window:
-            config = self.adapter.config
+        if self.window is not None:
+            start, end = self.window
             stage_c = isinstance(module, StableCascadeUNet)
-            low, high = map(stage_c_ratio, (config.end_percent, config.start_percent)) if stage_c else config.timesteps
+            low, high = map(stage_c_ratio, (end, start)) if stage_c else ((1 - end) * 999, (1 - start) * 999)
         active = (low <= t) & (t <= high)
         if active.any():
-            # An image adapter makes tokens even of u = 0
-            active = active & self.u.flatten(1).any(1)
-            gain = (active * self.strength).to(self.u.dtype)[:, None, None]
-            self.keys_values = [(k, v * gain) for k, v in self.adapter.keys_values(self.u)]
+            here = active.to(self.u.dtype)[:, None, None]
+            found = branch_keys_values(self.adapter, self.u, self.strength, self.layers)
+            self.keys_values = [(k, v * here) for k, v in found]
 
     def keep_query(self, index: int, to_q: nn.Module, args: tuple[Any, ...], query: Tensor) -> None:
         if self.keys_values:
@@ -156,7 +164,7 @@ class _UserBranch:
             return None
         k, v = (x.to(query) for x in self.keys_values[index])
         self.personalised.add(index)
-        return (args[0] + user_attention(query, k, v, heads).to(args[0].dtype), *args[1:])
+        return (args[0] + user_attention(query, k, v, heads, self.adapter.groups).to(args[0].dtype), *args[1:])
 
     def end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """After a call of the denoiser: a compiled graph or a foreign processor may have gone around the hooks."""

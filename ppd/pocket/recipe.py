@@ -395,7 +395,7 @@ class Recipe:
             tuned = self.tuned(trained, personal)
             tuned.save(path, torch.float16)
         adapter = UserAdapter.load(path, family="pocket")
-        adapter.check_embedding(posterior.encode([]))
+        adapter.config.check_embedding(posterior.encode([]))
         return adapter
 
     def tuned(self, adapter: UserAdapter, personal: bool) -> UserAdapter:

@@ -62,7 +62,7 @@ class Studio:
         """The same prompt and seed for each user (None paints the base), each at its strength (1 by default)."""
         for user in users:
             if user is not None:
-                self.host.adapter.check_embedding(user)
+                self.host.adapter.config.check_embedding(user)
         null = torch.zeros(1, self.host.adapter.config.embedding_dim)
         strengths = strengths or [1.0] * len(users)
         latents = torch.cat(

@@ -27,7 +27,8 @@ if find_spec("comfy"):
     from comfy.patcher_extension import WrappersMP
     from comfy_extras.nodes_custom_sampler import Guider_DualCFG
 
-    from ppd.hosts.comfyui import KEY, apply_user, count_report, describe, manage_adapter
+    from ppd.branch import describe
+    from ppd.hosts.comfyui import KEY, apply_user, count_report, manage_adapter
     from ppd.hosts.comfyui_denoisers import cross_attentions
     from ppd.hosts.comfyui_pocket import load_pocket
 

@@ -59,7 +59,8 @@ if find_spec("comfy"):
     from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
 
     from ppd.attention import fold, folded_attention, user_attention
-    from ppd.hosts.comfyui import Scope, apply_user, manage_adapter
+    from ppd.branch import Scope
+    from ppd.hosts.comfyui import apply_user, manage_adapter
     from ppd.hosts.comfyui_denoisers import cross_attentions
     from ppd.hosts.comfyui_pocket import load_pocket
 

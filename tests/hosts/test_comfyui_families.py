@@ -8,10 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ppd.branch import Scope, describe
 from ppd.families import FAMILIES, layers_of
 from ppd.hosts.diffusers import DiffusersHost
 from ppd.hosts.diffusers import cross_attentions as diffusers_layers
-from ppd.ip_adapter import load_ip_adapter
+from ppd.ip_adapter import TasteIPAdapter, load_ip_adapter
 from ppd.user_embedding import UserEmbedding, null_user
 
 from .small_models import ARTISTS, CONTEXT, adapter_for, comfy_model, denoiser, draw, person
@@ -25,9 +26,10 @@ if find_spec("comfy"):
     import comfy.supported_models
     from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 
-    from ppd.hosts.comfyui import Scope, apply_user, describe, load_adapter, manage_adapter
+    from ppd.hosts.comfyui import apply_user, manage_adapter
     from ppd.hosts.comfyui_denoisers import cross_attentions
 
+ENCODER, ENCODER_HASH = "some-clip", "0" * 64
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 
 
@@ -218,49 +220,55 @@ def test_an_adapter_for_other_widths_is_refused(pair):
         apply_user(model, adapter, [person()])
 
 
+def taste_adapter(path, dim=6):
+    """An IP-Adapter's file as an adapter of u, with a drawn center and directions."""
+    published = load_ip_adapter(path)
+    center, directions = draw(*published.seen_shape, seed=1), draw(dim, *published.seen_shape, seed=2)
+    return TasteIPAdapter(published, ENCODER, ENCODER_HASH, center, directions)
+
+
 @pytest.mark.parametrize("pair", ["sd15", "sdxl"], indirect=True)
-@pytest.mark.parametrize("strength", [0.6, 1.5])
+@pytest.mark.parametrize("strength", [0.6, 3.0])
 @pytest.mark.parametrize("kind", ["plain", "plus"])
 def test_ip_adapters_give_what_they_give_in_diffusers(pair, ip_adapter_file, kind, strength):
-    """Rows of both kinds get their own side, of several people each their own; the null user's are the base's."""
+    """The same u and strength in both hosts, in the layers of the adapter's own choice: rows of both kinds get their
+    own side, of several people each their own; the null user's are the base's."""
     family, unet, model = pair
-    widths = [attention.inner_dim for attention in diffusers_layers(unet)]
-    path = ip_adapter_file(kind, widths, FAMILIES[family].context_dim)
-    adapter, managed = load_ip_adapter(path), load_adapter(path)
-    shape, config = (16 if kind == "plus" else 1, adapter.config.embedding_dim), adapter.config
-    sides = draw(*shape, seed=1), draw(*shape, seed=2)
-    someone = UserEmbedding(sides[0], config.encoder, config.encoder_hash, 4, "2026-01-01", u_negative=sides[1])
-    everywhere = Scope("all")
+    path = ip_adapter_file(kind, [a.inner_dim for a in diffusers_layers(unet)], FAMILIES[family].context_dim)
+    adapter, managed = taste_adapter(path), manage_adapter(taste_adapter(path))
+    someone = UserEmbedding(draw(1, 6, seed=3), ENCODER, ENCODER_HASH, 4, "2026-01-01")
     base = comfy_predictions(model)
-    found = comfy_predictions(apply_user(model, managed, [someone, null_user(someone)], strength, everywhere))
-    displaced, gain = adapter.sides(sides[0][None], sides[1][None], strength)
-    for got, plain, u, context in zip(found, base, displaced, (POSITIVE, NEGATIVE), strict=True):
+    people = [someone, null_user(someone)]
+    found = comfy_predictions(apply_user(model, managed, people, strength))
+    sides = someone.u[None], -someone.u[None]
+    for got, plain, u, context in zip(found, base, sides, (POSITIVE, NEGATIVE), strict=True):
         rows = torch.cat([u, torch.zeros_like(u)])
-        torch.testing.assert_close(got, diffusers_prediction(unet, adapter, rows, gain, context), **CLOSE)
+        torch.testing.assert_close(got, diffusers_prediction(unet, adapter, rows, strength, context), **CLOSE)
         assert not torch.allclose(got[0], plain[0], atol=1e-3)
         assert torch.equal(got[1], plain[1])
-    style = comfy_predictions(apply_user(model, managed, [someone], strength))
-    also = comfy_predictions(apply_user(model, managed, [someone], strength, Scope("style only")))
-    assert torch.equal(style[0], also[0]) and not torch.equal(style[0][:1], found[0][:1])
-    assert "unconditional rows: what the person rejected" in describe(managed.model, [someone], strength)
+    also = comfy_predictions(apply_user(model, managed, people, strength, Scope("style only")))
+    everywhere = comfy_predictions(apply_user(model, managed, people, strength, Scope("all")))
+    assert torch.equal(also[0], found[0]) and not torch.equal(everywhere[0], found[0])
+    report = describe(managed.model, [someone], strength)
+    assert "unconditional rows: the opposite taste" in report
+    assert ("used as 2 (this adapter's most)" in report) == (strength == 3.0)
 
 
 @pytest.mark.parametrize("pair", ["sd15"], indirect=True)
 @pytest.mark.parametrize("kind", ["plain", "plus"])
 def test_an_ip_adapters_memory_is_the_files_own(pair, ip_adapter_file, kind):
-    """Half precision stays half: ComfyUI casts layer by layer."""
+    """Half precision stays half: ComfyUI casts layer by layer. A plus adapter's resampler is not kept."""
     family, unet, model = pair
-    widths = [attention.inner_dim for attention in diffusers_layers(unet)]
-    path = ip_adapter_file(kind, widths, FAMILIES[family].context_dim)
+    path = ip_adapter_file(kind, [a.inner_dim for a in diffusers_layers(unet)], FAMILIES[family].context_dim)
     half = path.with_name("half.safetensors")
     save_file({name: tensor.half() for name, tensor in load_file(path).items()}, half)
-    managed = load_adapter(half)
-    assert managed.model_size() == sum(tensor.numel() * 2 for tensor in load_file(half).values())
+    managed = manage_adapter(taste_adapter(half))
+    kept = {n: x for n, x in load_file(half).items() if kind == "plain" or n.startswith("ip_adapter.")}
+    own = sum(x.numel() * 4 for x in managed.model.buffers())  # center, start and directions
+    assert managed.model_size() == own + sum(x.numel() * 2 for x in kept.values())
     predictions = []
-    for adapter in (managed, load_adapter(path)):
-        config = adapter.model.config
-        u = draw(16 if kind == "plus" else 1, config.embedding_dim)
-        someone = UserEmbedding(u, config.encoder, config.encoder_hash, 4, "2026-01-01", u_negative=-u)
+    for adapter in (managed, manage_adapter(taste_adapter(path))):
+        someone = UserEmbedding(draw(1, 6), ENCODER, ENCODER_HASH, 4, "2026-01-01")
         predictions.append(comfy_predictions(apply_user(model, adapter, [someone], scope=Scope("all"))))
     for got, plain in zip(*predictions, strict=True):
         torch.testing.assert_close(got, plain, rtol=1e-2, atol=1e-2)

@@ -26,7 +26,8 @@ if find_spec("comfy"):
     import comfy.samplers
     import comfy.supported_models
 
-    from ppd.hosts.comfyui import Scope, apply_user, describe, manage_adapter
+    from ppd.branch import Scope, describe
+    from ppd.hosts.comfyui import apply_user, manage_adapter
     from ppd.hosts.comfyui_denoisers import cross_attentions
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}

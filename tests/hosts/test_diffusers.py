@@ -193,9 +193,7 @@ def test_guidance_rows():
     u = torch.ones(1, 1, 2)
     assert guidance_rows(u, "none").tolist() == [[[0, 0]], [[1, 1]]]
     assert guidance_rows(u, "same").tolist() == [[[1, 1]], [[1, 1]]]
-    assert guidance_rows(u, "negative", -u).tolist() == [[[-1, -1]], [[1, 1]]]
-    with pytest.raises(ValueError, match="there is no u_negative"):
-        guidance_rows(u, "negative")
+    assert guidance_rows(u, "negative").tolist() == [[[-1, -1]], [[1, 1]]]
     with pytest.raises(ValueError, match="use none, same, negative"):
         guidance_rows(u, "other")
 

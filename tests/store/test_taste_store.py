@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import sqlite3
-import subprocess
-import sys
-import threading
 import time
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -18,29 +11,7 @@ from ppd.pairs import read_pairs
 from ppd.pictures import Picture, PreferenceError
 from ppd.store import StoreError, TasteStore
 
-ROOT = Path(__file__).resolve().parents[1]
-
-
-def picture(number):
-    return Picture.from_image(Image.new("RGB", (8, 8), (number % 256, number // 256 % 256, 7)))
-
-
-@pytest.fixture
-def store(tmp_path):
-    return TasteStore(tmp_path / "store")
-
-
-@pytest.fixture
-def aki(store):
-    return store.add_person("Aki").id
-
-
-def ask(store, person, number, prompt="a lake"):
-    return store.add_candidate(person, prompt, picture(2 * number), picture(2 * number + 1))
-
-
-def stored_pictures(store):
-    return {path.name for path in store.pictures.glob("*/*")}
+from .small_stores import ask, picture, stored_pictures
 
 
 def test_people_are_named_once_and_counted(store):
@@ -234,19 +205,6 @@ def test_the_fingerprint_changes_with_the_pairs_only(store, aki):
     assert len(set(seen)) == 3
 
 
-def test_a_store_of_a_newer_pack_is_refused(store):
-    with sqlite3.connect(store.folder / "taste.sqlite3") as database:
-        database.execute("PRAGMA user_version = 99")
-    with pytest.raises(StoreError, match="of version 99, this pack reads 1: update the pack"):
-        TasteStore(store.folder)
-
-
-def test_writes_are_synced(store):
-    database = store._connection()
-    assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    assert database.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
-
-
 def test_thumbnails_are_small_made_once_and_erased_with_their_picture(store, aki):
     large = Picture.from_image(Image.new("RGB", (800, 400), (250, 10, 10)))
     store.add_candidate(aki, "a lake", large, picture(1))
@@ -286,183 +244,10 @@ def test_a_set_with_a_bad_picture_leaves_nothing(store, aki, tmp_path):
     assert (store.person(bo).picks, store.person(bo).open) == (0, 0)
 
 
-def test_threads_lose_and_double_nothing(store, aki):
-    """Two tabs that pick the same questions while a queue files new ones."""
-    candidates = [ask(store, aki, number) for number in range(12)]
-
-    def pick(tab):
-        for candidate in candidates:
-            store.pick(candidate, "first", f"{tab}-{candidate}")
-            store.pick(candidate, "first", f"{tab}-{candidate}")
-
-    def file():
-        for number in range(12, 24):
-            ask(store, aki, number)
-
-    threads = [threading.Thread(target=work, args=args) for work, args in ((pick, ("a",)), (pick, ("b",)), (file, ()))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    ((picks,),) = store._read("SELECT count(*) FROM picks")
-    assert (picks, store.person(aki).picks, store.person(aki).open) == (24, 12, 12)
-
-
-def the_scenario(store):
-    """Whatever can be written, one acknowledged step after the other."""
-    aki = store.add_person("Aki").id
-    yield
-    bo = store.add_person("Bo").id
-    yield
-    asked = []
-    for number in range(2):
-        asked.append(ask(store, aki, number))
-        yield
-    store.pick(asked[0], "first", "r1")
-    yield
-    store.pick(asked[1], "second", "r2")
-    yield
-    store.pick(asked[0], "tie", "r3")
-    yield
-    store.undo(aki, "u1")
-    yield
-    store.pick(ask(store, bo, 7), "first", "r4")
-    yield
-    store.duplicate(aki, "Aki 2")
-    yield
-    store.rename(bo, "Cy")
-    yield
-    store.delete_person(bo)
-    yield
-
-
-def content(store):
-    """All that a store says, without the ids that are drawn anew each time."""
-    told = []
-    for person in store.people():
-        candidates = store.inbox(person.id) + store.history(person.id)
-        for candidate in candidates:
-            for digest in (candidate.first, candidate.second):
-                assert Picture(store.picture(digest)).digest == digest
-        told.append((person.name, [(one.prompt, one.first, one.second, one.verdict) for one in candidates]))
-    return told
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
-@pytest.mark.parametrize("journal", ["wal", "delete"])
-def test_killed_at_every_write_the_store_is_at_an_acknowledged_step_or_the_next(tmp_path, monkeypatch, journal):
-    """A child process is killed before its n-th write (statement, sync, renaming), for every n until one survives."""
-    if journal == "delete":  # this way to files has no shared memory, as some network drives, so no WAL
-        connect = sqlite3.connect
-        monkeypatch.setattr(
-            sqlite3, "connect", lambda path, **how: connect(f"{path.as_uri()}?vfs=unix-none", uri=True, **how)
-        )
-    reference = TasteStore(tmp_path / "reference")
-    assert reference._read("PRAGMA journal_mode") == [(journal,)]
-    states = [content(reference), *(content(reference) for _ in the_scenario(reference))]
-    for kill_at in range(1, 1000):
-        folder = tmp_path / f"killed at {kill_at}"
-        reading, writing = os.pipe()
-        child = os.fork()
-        if child == 0:
-            try:
-                play_until_killed(folder, kill_at, writing)
-            finally:
-                os._exit(1)
-        os.close(writing)
-        with os.fdopen(reading, "rb") as acknowledged:
-            steps = len(acknowledged.read())
-        _, status = os.waitpid(child, 0)
-        store = TasteStore(folder)
-        assert store._read("PRAGMA integrity_check") == [("ok",)]
-        if not os.WIFSIGNALED(status):
-            assert os.WEXITSTATUS(status) == 0 and steps == len(states) - 1
-            assert content(store) == states[-1]
-            break
-        assert os.WTERMSIG(status) == signal.SIGKILL
-        # "Bo" picks in the same step as the question is filed, so between the two is a state of its own
-        bare = [
-            (name, [(*one[:3], None) for one in told]) if name == "Bo" else (name, told) for name, told in states[9]
-        ]
-        assert stored_pictures(store) == {digest for _, told in content(store) for one in told for digest in one[1:3]}
-        assert content(store) in [states[steps], states[min(steps + 1, len(states) - 1)]] + [bare] * (steps == 8)
-    assert kill_at > 40
-
-
-def play_until_killed(folder, kill_at, acknowledge):
-    """The scenario in this process, which kills itself at its `kill_at`-th write; exits with 0 if there is none."""
-    count = 0
-
-    def step(statement="COMMIT"):
-        nonlocal count
-        if statement.startswith(("SELECT", "PRAGMA", "BEGIN")):
-            return
-        count += 1
-        if count == kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    fsync, replace = os.fsync, os.replace
-    os.fsync = lambda *arguments: (step(), fsync(*arguments))
-    os.replace = lambda *arguments: (step(), replace(*arguments))
-
-    class Traced(TasteStore):
-        def _connection(self):
-            database = super()._connection()
-            database.set_trace_callback(step)
-            return database
-
-    for _ in the_scenario(Traced(folder)):
-        os.write(acknowledge, b".")
-    os._exit(0)
-
-
-WRITER = """
-import sys
-from pathlib import Path
-from PIL import Image
-from ppd.pictures import Picture
-from ppd.store import TasteStore
-store, start = TasteStore(sys.argv[1]), int(sys.argv[2])
-person = store.people()[0].id
-for number in range(start, start + 1000):
-    pictures = [Picture.from_image(Image.new("RGB", (8, 8), (number % 256, number // 256, side))) for side in (0, 1)]
-    candidate = store.add_candidate(person, f"prompt {number}", *pictures)
-    store.pick(candidate, "second", f"request-{number}")
-    print(number, flush=True)
-    if number % 3 == 0:
-        store.undo(person, f"undo-{number}")
-        print(-number, flush=True)
-"""
-
-
-def test_acknowledged_picks_survive_kill_9(store, aki):
-    """A writer is killed over and over, wherever it is; what it has told stands, and the store opens as before."""
-    told = set()
-    for attempt in range(6):
-        writer = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(store.folder), str(1000 * attempt + 1)],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        told |= {int(writer.stdout.readline()) for _ in range(2)}
-        time.sleep(0.01 * attempt)
-        os.kill(writer.pid, signal.SIGKILL)
-        told |= {int(line) for line in writer.stdout.read().split("\n")[:-1]}
-        writer.wait()
-        reopened = TasteStore(store.folder)
-        standing = {int(pair.prompt.split()[1]) for pair in reopened.pairs(aki)}
-        assert {number for number in told if number > 0 and -number not in told and number % 3} <= standing
-        assert not {-number for number in told if number < 0} & standing
-        for pair in reopened.pairs(aki):
-            pair.check()
-        assert reopened._read("PRAGMA integrity_check") == [("ok",)]
-
-
 def test_ten_thousand_pairs_stay_fast(store, aki):
     """Pages and counts in processor time, which other programs disturb less than the clock's."""
-    one, other = (store._keep(picture(number)) for number in (0, 1))
-    with store._writing() as database:
+    one, other = (store.pictures.keep(picture(number)) for number in (0, 1))
+    with store.database.writing() as database:
         for number in range(10_000):
             candidate = store._insert_candidate(database, aki, f"{number}", "a lake", one, other, "{}", "2026-01-01")
             if number % 2:

@@ -1,0 +1,145 @@
+"""The people of the store: their names, those they had before, and how their picks are read."""
+
+from __future__ import annotations
+
+import sqlite3
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+from uuid import uuid4
+
+from .database import Database
+from .errors import MissingError, StoreError, damaged
+
+LONGEST_NAME = 80
+DEFAULT_ENCODER = "pocket"
+"""The taste encoder of who has chosen none; the schema says so too."""
+
+
+@dataclass(frozen=True)
+class Person:
+    """Somebody whose picks are kept; half_life is in picks, None where old picks count as much as new ones."""
+
+    id: str
+    name: str
+    created: str
+    half_life: float | None
+    encoder: str
+    """Name of the taste encoder that reads their pictures."""
+    picks: int
+    """Decided candidates that say something: ties are in, skips are not."""
+    open: int
+    """Candidates not decided yet."""
+
+
+class People:
+    """Everybody in a database. A name is one person's, but for case; a name that somebody had before leads to them
+    until somebody else is given it."""
+
+    database: Database
+
+    def people(self) -> list[Person]:
+        """Everybody, in the order of their names."""
+        return self._people("ORDER BY name COLLATE NOCASE")
+
+    def person(self, person: str) -> Person:
+        """The person of an id."""
+        found = self._people("WHERE id = ?", (person,))
+        if not found:
+            raise MissingError(f"There is no person {person!r} in the taste store: choose another, or make a new one.")
+        return found[0]
+
+    def person_called(self, name: str, make: bool = False) -> Person | None:
+        """The person of a name, or who had it before; a new one where there is none and `make` says so."""
+        person = self._known_as(name)
+        if person is None and make:
+            with self.database.writing() as database:  # another process may have made them meanwhile
+                person = self._known_as(name) or self._insert_person(database, name)
+        return None if person is None else self.person(person)
+
+    def add_person(self, name: str) -> Person:
+        """A new person without picks."""
+        with self.database.writing() as database:
+            person = self._insert_person(database, name)
+        return self.person(person)
+
+    def rename(self, person: str, name: str) -> None:
+        """Another name for a person, who is still found by the old one."""
+        with self.database.writing() as database:
+            former = self.person(person).name
+            name = self._free(database, name, person)
+            database.execute("UPDATE people SET name = ? WHERE id = ?", (name, person))
+            if former.casefold() != name.casefold():
+                database.execute("INSERT OR REPLACE INTO former_names VALUES (?, ?)", (former, person))
+
+    def set_half_life(self, person: str, picks: float | None) -> None:
+        """After how many newer picks a pick counts half; None for never."""
+        if picks is not None and not picks > 0:
+            raise StoreError(f"The half-life is {picks} picks: give a number above 0, or none.")
+        with self.database.writing() as database:
+            self.person(person)
+            database.execute("UPDATE people SET half_life = ? WHERE id = ?", (picks, person))
+
+    def set_encoder(self, person: str, name: str) -> None:
+        """Which taste encoder reads the person's pictures; that there is one of the name is not known here."""
+        if not name:
+            raise StoreError("The taste encoder has no name: give the name of its folder in models/taste_encoders.")
+        with self.database.writing() as database:
+            self.person(person)
+            database.execute("UPDATE people SET encoder = ? WHERE id = ?", (name, person))
+
+    def _people(self, condition: str, values: Sequence[Any] = ()) -> list[Person]:
+        rows = self.database.read(
+            "SELECT id, name, created, half_life, encoder,"
+            " (SELECT count(*) FROM candidates WHERE person = people.id AND verdict IN ('first', 'second', 'tie')),"
+            " (SELECT count(*) FROM candidates WHERE person = people.id AND verdict IS NULL)"
+            " FROM people " + condition,
+            values,
+            (str, str, str, float | None, str, int, int),
+        )
+        people = [Person(*row) for row in rows]
+        if any(one.half_life is not None and not one.half_life > 0 for one in people):
+            raise damaged(self.database.path)
+        return people
+
+    def _known_as(self, name: str) -> str | None:
+        """The id of who has a name, or has had it."""
+        wanted = _name(name).casefold()
+        for table in ("SELECT id, name FROM people", "SELECT person, name FROM former_names"):
+            for person, known in self.database.read(table, kinds=(str, str)):
+                if known.casefold() == wanted:
+                    return str(person)
+        return None
+
+    def _free(self, database: sqlite3.Connection, name: str, person: str) -> str:
+        """A name that `person` may have: nobody else's, and from now on no former one."""
+        name = _name(name)
+        for other, known in self.database.read("SELECT id, name FROM people", kinds=(str, str)):
+            if other != person and known.casefold() == name.casefold():
+                raise StoreError(f"There is a person called {name!r} already: choose another name.")
+        for (known,) in self.database.read("SELECT name FROM former_names", kinds=(str,)):
+            if known.casefold() == name.casefold():
+                database.execute("DELETE FROM former_names WHERE name = ?", (known,))
+        return name
+
+    def _insert_person(self, database: sqlite3.Connection, name: str) -> str:
+        person = uuid4().hex
+        values = (person, self._free(database, name, person), now())
+        database.execute("INSERT INTO people (id, name, created) VALUES (?, ?, ?)", values)
+        return person
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _name(name: str) -> str:
+    name = " ".join(name.split())
+    if not 0 < len(name) <= LONGEST_NAME:
+        raise StoreError(f"The name has {len(name)} characters: give 1 to {LONGEST_NAME}.")
+    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
+        raise StoreError(f"The name {name!r} has signs that cannot be shown: leave them out.")
+    return name

@@ -1,0 +1,103 @@
+"""What lies in the database, version by version, and how a store of an older pack becomes one of this pack."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from ..files import replacing
+from .errors import UnusableError, damaged, way_out
+
+VERSIONS = (
+    (
+        """CREATE TABLE people (
+            id TEXT PRIMARY KEY,
+            name TEXT NOT NULL UNIQUE COLLATE NOCASE,
+            created TEXT NOT NULL,
+            half_life REAL
+        )""",
+        """CREATE TABLE candidates (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            person TEXT NOT NULL REFERENCES people ON DELETE CASCADE,
+            key TEXT NOT NULL,
+            prompt TEXT NOT NULL,
+            first TEXT NOT NULL,
+            second TEXT NOT NULL,
+            origin TEXT NOT NULL,
+            created TEXT NOT NULL,
+            pick INTEGER,
+            verdict TEXT,
+            UNIQUE (person, key)
+        )""",
+        "CREATE INDEX candidates_by_verdict ON candidates (person, verdict, id)",
+        "CREATE INDEX candidates_by_pick ON candidates (person, pick)",
+        "CREATE INDEX candidates_by_first ON candidates (first)",
+        "CREATE INDEX candidates_by_second ON candidates (second)",
+        """CREATE TABLE picks (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            candidate INTEGER NOT NULL REFERENCES candidates ON DELETE CASCADE,
+            verdict TEXT NOT NULL,
+            created TEXT NOT NULL,
+            request TEXT NOT NULL UNIQUE
+        )""",
+        "CREATE INDEX picks_by_candidate ON picks (candidate, id)",
+        """CREATE TABLE undos (
+            pick INTEGER PRIMARY KEY REFERENCES picks ON DELETE CASCADE,
+            created TEXT NOT NULL,
+            request TEXT NOT NULL UNIQUE
+        )""",
+    ),
+    (
+        "ALTER TABLE people ADD COLUMN encoder TEXT NOT NULL DEFAULT 'pocket'",
+        """CREATE TABLE former_names (
+            name TEXT PRIMARY KEY COLLATE NOCASE,
+            person TEXT NOT NULL REFERENCES people ON DELETE CASCADE
+        )""",
+        "CREATE INDEX former_names_by_person ON former_names (person)",
+    ),
+)
+"""Statements that make a store of version n one of version n + 1; a new store starts at 0."""
+
+
+def version_of(database: sqlite3.Connection) -> int:
+    """The version of a store; 0 where nothing has been written yet."""
+    return int(database.execute("PRAGMA user_version").fetchone()[0])
+
+
+def migrate(database: sqlite3.Connection, path: Path) -> None:
+    """Make the store one of this pack, in one transaction that leaves all as it was where it fails.
+
+    What holds something is copied before, to `<name>.v<version>` beside it. A store of a newer pack is refused.
+    """
+    if version_of(database) == len(VERSIONS):
+        return
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        version = version_of(database)  # another process may have been faster
+        if version > len(VERSIONS):
+            raise UnusableError(
+                f"The taste store {path} is of version {version}, this pack reads {len(VERSIONS)}: update the pack; "
+                f"or, {way_out(path)}."
+            )
+        if version < 0:
+            raise damaged(path)
+        if version:
+            back_up(path, version)
+        for statement in (statement for statements in VERSIONS[version:] for statement in statements):
+            database.execute(statement)
+        database.execute(f"PRAGMA user_version = {len(VERSIONS)}")
+        database.execute("COMMIT")
+    finally:
+        if database.in_transaction:
+            database.execute("ROLLBACK")
+
+
+def back_up(path: Path, version: int) -> None:
+    """Copy the database to `<name>.v<version>` beside it, on the disk and whole or not at all."""
+    with replacing(path.with_name(f"{path.name}.v{version}")) as temporary:
+        with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(temporary)) as copy:
+            source.backup(copy)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())

@@ -1,0 +1,95 @@
+"""Versions of the taste store: a real one of the released pack becomes one of this pack, with a copy kept."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+
+import pytest
+
+from ppd.store import StoreError, TasteStore, UnusableError
+
+from .small_stores import ask, released_store, stored_pictures, told
+
+
+def versions(folder):
+    found = {}
+    for path in (folder / "taste.sqlite3", *folder.glob("taste.sqlite3.v*")):
+        with closing(sqlite3.connect(path)) as database:
+            found[path.name] = database.execute("PRAGMA user_version").fetchone()[0]
+    return found
+
+
+def test_a_released_store_says_the_same_afterwards(tmp_path):
+    folder, said = released_store(tmp_path)
+    before = stored_pictures(TasteStore(folder))
+    store = TasteStore(folder)
+    assert told(store) == said
+    assert {one.encoder for one in store.people()} == {"pocket"}
+    assert stored_pictures(store) == before
+    assert (len(said), sum(len(one["pairs"]) for one in said.values())) == (4, 17)
+    assert versions(folder) == {"taste.sqlite3": 2, "taste.sqlite3.v1": 1}
+
+
+def test_picks_go_on_in_a_migrated_store(tmp_path):
+    folder, said = released_store(tmp_path)
+    store = TasteStore(folder)
+    ann = store.person_called("ann ågren")
+    assert store.undo(ann.id, "undo 3").verdict is None  # what was undone before is not undone again
+    with pytest.raises(StoreError, match="has answered another question"):
+        store.pick(store.inbox(ann.id)[0].id, "first", "request 0")
+    store.set_encoder(ann.id, "my model")
+    assert store.person(ann.id).encoder == "my model"
+    store.pick(ask(store, ann.id, 50), "first", "new")
+    assert TasteStore(folder).person(ann.id).picks == store.person(ann.id).picks == said[ann.id]["person"][3]
+
+
+def test_the_backup_is_the_store_as_it_was(tmp_path):
+    folder, _ = released_store(tmp_path)
+    with closing(sqlite3.connect(folder / "taste.sqlite3")) as database:
+        dump = list(database.iterdump())
+    store = TasteStore(folder)
+    store.add_person("new")
+    with closing(sqlite3.connect(folder / "taste.sqlite3.v1")) as database:
+        assert list(database.iterdump()) == dump
+
+
+def test_deleting_a_person_erases_them_from_the_backup_too(tmp_path):
+    """A copy without them would be none, so it goes as a whole."""
+    folder, _ = released_store(tmp_path)
+    store = TasteStore(folder)
+    ann = store.person_called("Ann Ågren").id
+    with pytest.raises(StoreError, match="There is no person 'nobody'"):
+        store.delete_person("nobody")
+    assert (folder / "taste.sqlite3.v1").exists()
+    store.delete_person(ann)
+    assert versions(folder) == {"taste.sqlite3": 2}
+    assert not [path for path in folder.rglob("*") if path.is_file() and "Ågren".encode() in path.read_bytes()]
+
+
+def test_a_migration_that_fails_leaves_all_as_it_was(tmp_path):
+    """The folder of the backup cannot be written: its name is taken by a folder."""
+    folder, said = released_store(tmp_path)
+    (folder / "taste.sqlite3.v1").mkdir()
+    with pytest.raises(UnusableError, match="taste.sqlite3 cannot be opened"):
+        TasteStore(folder).people()
+    with closing(sqlite3.connect(folder / "taste.sqlite3")) as database:
+        assert database.execute("PRAGMA user_version").fetchone() == (1,)
+    assert not list(folder.glob(".*"))
+    (folder / "taste.sqlite3.v1").rmdir()
+    assert told(TasteStore(folder)) == said
+
+
+def test_a_store_of_a_newer_pack_is_refused(store):
+    store.people()
+    with closing(sqlite3.connect(store.folder / "taste.sqlite3")) as database:
+        database.execute("PRAGMA user_version = 99")
+    with pytest.raises(StoreError, match="taste.sqlite3 is of version 99, this pack reads 2: update the pack"):
+        TasteStore(store.folder).people()
+
+
+def test_writes_are_synced(store):
+    store.people()
+    database = store.database._connection()
+    assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert database.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
