@@ -17,6 +17,7 @@ from .embedding import (
     UserEmbeddingEncoder,
     UserEmbeddingSample,
 )
+from .making import PPD_MakeTasteEncoder
 from .pairs import PreferencePairLoader
 from .pocket import PPD_PocketCheckpointLoader
 from .sampling import PersonalizedDenoiser
@@ -45,4 +46,5 @@ class PersonalizationExtension(ComfyExtension):
             PPD_PocketCheckpointLoader,
             PPD_PaintStudies,
             PPD_AddStudies,
+            PPD_MakeTasteEncoder,
         ]

@@ -22,7 +22,7 @@ from .posterior import root_of
 
 MOST_STEPS = 30
 EM_ROUNDS = 20
-FACTOR = 1.5
+STEPS = ((1.0, 1.0), (1.5, 1.0), (1 / 1.5, 1.0), (1.0, 1.5), (1.0, 1 / 1.5))
 START = (1.0, 0.4)
 """Where the search for `shared` and `own` starts, in logits of a typical pair."""
 LEAST = 0.05
@@ -62,7 +62,7 @@ def fit_hierarchy(
 
     best = START
     while True:  # up the one hill of the evidence, along one scale at a time
-        near = [(best[0] * a, best[1] * b) for a, b in ((1, 1), (FACTOR, 1), (1 / FACTOR, 1), (1, FACTOR), (1, 1 / FACTOR))]
+        near = [(best[0] * a, best[1] * b) for a, b in STEPS]
         found = max((scales for scales in near if min(scales) > LEAST), key=lambda scales: fit(scales).evidence)
         if found == best:
             break

@@ -26,6 +26,7 @@ NODE_IDS = {
     "PPD_ApplyUserEmbedding",
     "PersonalizedDenoiser",
     "PPD_PocketCheckpointLoader",
+    "PPD_MakeTasteEncoder",
 }
 LOADER = """
 import asyncio, json, sys
