@@ -1,4 +1,4 @@
-"""The command line: `python -m ppd demo | encode | sample | make-encoder | train | evaluate`."""
+"""The command line: `python -m ppd demo | encode | sample | studies | make-encoder | train | evaluate`."""
 
 from __future__ import annotations
 
@@ -64,6 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     make.add_argument("--dims", type=int, default=48, help="most dimensions (default and most: 48)")
     make.add_argument("--cache", type=Path, help="folder that keeps what the tower saw")
     make.add_argument("--skip-bad", action="store_true", help="leave out pairs that cannot be read")
+    studies = commands.add_parser("studies", help="say what a set of studies holds")
+    studies.add_argument("folder", type=Path, help="folder with studies.json, as Paint Studies writes it")
 
     train = commands.add_parser("train", help="train from nothing; run it again to resume")
     train.add_argument("what", choices=["pocket"])
@@ -77,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--work", type=Path, default=Path(".work"))
     evaluate.add_argument("--weights", type=Path, help="folder of the weights to measure (default: the tracked ones)")
 
-    for command in (demo, encode, sample, make, train, evaluate):
+    for command in (demo, encode, sample, studies, make, train, evaluate):
         command.add_argument("--json", type=Path, help="write the figures there, for machines")
     return parser
 
@@ -213,6 +215,15 @@ def _tower(name: str, weights: str | None, download: bool) -> tuple[Any, dict[st
     return open_tower(given, download=download), reference, None
 
 
+def _studies(arguments: argparse.Namespace) -> dict[str, Any]:
+    from .studies import open_studies
+
+    studies = open_studies(arguments.folder)
+    print(studies.report())
+    looks = {look: len(pairs) for look, pairs in studies.by_look().items()}
+    return {"pictures": len(studies.pictures), "missing": studies.missing, "model": studies.model, "pairs": looks}
+
+
 def _train(arguments: argparse.Namespace) -> dict[str, Any]:
     from .pocket.recipe import Recipe
     from .pocket.studio import WEIGHTS
@@ -240,6 +251,7 @@ COMMANDS = {
     "encode": _encode,
     "sample": _sample,
     "make-encoder": _make_encoder,
+    "studies": _studies,
     "train": _train,
     "evaluate": _evaluate,
 }

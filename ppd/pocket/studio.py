@@ -28,6 +28,11 @@ def load_encoder(weights: Path = WEIGHTS) -> PosteriorEncoder:
     return encoder.open(open_tower(encoder.tower, folder))
 
 
+def load_looks(encoder: PosteriorEncoder, weights: Path = WEIGHTS) -> Looks:
+    """The looks in which the pocket's preference encoder, `load_encoder`'s, tells a person's taste."""
+    return Looks.load(weights / "pocket_looks.safetensors", encoder.weight_hash)
+
+
 def load_probes(weights: Path = WEIGHTS) -> AttributeProbes:
     """The attributes by which the pocket's preference encoder tells a person's taste in words."""
     looks = TasteEncoder.load(weights / ENCODER).looks

@@ -62,5 +62,5 @@ def test_a_damaged_folder_is_refused_by_name(tmp_path, change, message):
 
 
 def test_a_tower_of_an_unknown_kind_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="no towers of kind 'tea leaves'"):
+    with pytest.raises(ValueError, match="Expected a tower of kind .* got 'tea leaves': update"):
         open_tower({"kind": "tea leaves"}, tmp_path)

@@ -27,6 +27,8 @@ NODE_IDS = {
     "PersonalizedDenoiser",
     "PPD_PocketCheckpointLoader",
     "PPD_MakeTasteEncoder",
+    "PPD_PaintStudies",
+    "PPD_AddStudies",
 }
 LOADER = """
 import asyncio, json, sys
