@@ -27,6 +27,7 @@ from ..pairs import PreferencePair
 from ..pictures import PreferenceError
 from ..user_embedding import UserEmbedding, covariance_factor
 from .features import PictureFeatures, Tower
+from .looks import Looks
 from .population import PopulationPrior
 from .posterior import fit_with_noise
 from .probes import AttributeProbes
@@ -114,7 +115,7 @@ class TasteEncoder:
 
     tower: dict[str, Any]
     prior: PopulationPrior
-    looks: AttributeProbes | None = None
+    looks: AttributeProbes | Looks | None = None
     made: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -128,7 +129,10 @@ class TasteEncoder:
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: getattr(self.prior, name) for name in PRIOR_TENSORS}
         values: dict[str, Any] = {"format": FORMAT, "version": VERSION, "tower": self.tower, "noise": self.prior.noise}
-        if self.looks is not None:
+        if isinstance(self.looks, Looks):
+            tensors |= self.looks.tensors()
+            values["looks"] = self.looks.lists()
+        elif self.looks is not None:
             tensors["looks"] = self.looks.directions
             values["looks"] = {name: list(getattr(self.looks, name)) for name in ("names", "low", "high")}
         write_tensors(folder / TENSOR_FILE, FORMAT, VERSION, tensors, {"hash": self.tower["hash"]})
@@ -150,8 +154,10 @@ class TasteEncoder:
             name, tower_hash = str(tower["name"]), str(tower["hash"])
             mean, covariance, center, basis = (tensors[item] for item in PRIOR_TENSORS)
             prior = PopulationPrior(mean, covariance, center, basis, name, tower_hash, float(values["noise"]))
-            looks = None
-            if words is not None:
+            looks: AttributeProbes | Looks | None = None
+            if words is not None and "measured" in words:
+                looks = Looks.from_tensors(tensors, words)
+            elif words is not None:
                 names, low, high = (tuple(map(str, words[item])) for item in ("names", "low", "high"))
                 looks = AttributeProbes(names, low, high, tensors["looks"], name, tower_hash)
             return cls(tower, prior, looks, values.get("made", {}))

@@ -26,6 +26,7 @@ NODE_IDS = {
     "PPD_ApplyUserEmbedding",
     "PersonalizedDenoiser",
     "PPD_PocketCheckpointLoader",
+    "PPD_MakeTasteEncoder",
     "PPD_PaintStudies",
     "PPD_AddStudies",
 }
