@@ -16,6 +16,7 @@ from ..ppd.store import MissingError, Person, TasteStore
 from ..ppd.user_embedding import UserEmbedding as Embedding
 from . import folders
 from .announce import announce, ask_now
+from .interviews import adopt
 from .sockets import CATEGORY, UserEmbedding, one_person
 
 LONGEST_WAIT = 3600
@@ -77,13 +78,16 @@ class PreferenceCollector(io.ComfyNode):
     ) -> io.NodeOutput:
         firsts, seconds = pairs_of(images, other_images)
         origin: dict[str, Any] = {"prompt": cls.hidden.prompt}
+        painted_for: list[Embedding] = []
         for name, value in (("first", user_embedding), ("second", other_embedding)):
             if value is not None:
                 embedding = one_person(value, "note whom a picture was painted for")
                 origin[name] = {"encoder_hash": embedding.encoder_hash, "u": embedding.u.tolist()}
+                painted_for.append(embedding)
         store = folders.taste_store()
         somebody = store.person_called(person, make=True)
         assert somebody is not None
+        hint = adopt(somebody, painted_for)
         asked = [
             store.add_candidate(somebody.id, prompt, picture(first), picture(second), origin)
             for first, second in zip(firsts, seconds, strict=True)
@@ -94,6 +98,7 @@ class PreferenceCollector(io.ComfyNode):
             ask_now(cls.hidden.unique_id, questions)
             wait_for_answers(store, wait_seconds, asked)
         report = report_of(store, somebody, asked if wait_seconds else [])
+        report = "\n".join(filter(None, [report, hint]))
         return io.NodeOutput(report, ui={"ppd_question": questions, "text": (report,)})
 
 

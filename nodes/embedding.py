@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..ppd.encoders.features import PictureFeatures
 from ..ppd.encoders.image_prompt import ImagePromptTower, encode_image_prompt
-from ..ppd.encoders.population import PopulationPrior
+from ..ppd.encoders.statements import Statement, in_words
 from ..ppd.files import file_digest
 from ..ppd.ip_adapter import IPAdapter
 from ..ppd.pairs import PreferencePair, counted
@@ -92,13 +92,14 @@ class UserEmbeddingEncoder(io.ComfyNode):
 
         skipped: list[PreferenceError] = []
         reading: dict[str, Any] = {"on_bad": "skip" if skip_bad else "raise", "skipped": skipped, "progress": progress}
-        prior = None
+        found: list[Statement] = []
         if encoder == IMAGE_ADAPTER:
             embedding = encode_image_prompt(pairs, image_features(user_adapter, clip_vision), **reading)
         else:
             reader = load_encoder(encoder)
-            embedding, prior = reader.encode(pairs, **reading), reader.prior
-        report = report_of(embedding, prior, skipped)
+            told = reader.read(pairs, **reading)
+            embedding, found = reader.encode_differences(*told), reader.statements(*told)
+        report = report_of(embedding, found, skipped)
         return io.NodeOutput(embedding, report, ui=ui.PreviewText(report))
 
 
@@ -130,13 +131,11 @@ def image_features(
     return PictureFeatures(tower, cache_dir=folders.feature_cache())
 
 
-def report_of(embedding: Embedding, prior: PopulationPrior | None, skipped: list[PreferenceError]) -> str:
+def report_of(embedding: Embedding, found: list[Statement], skipped: list[PreferenceError]) -> str:
     """What the encoder learned of a person, in lines for people."""
     read = f"{counted(embedding.pairs, 'pair')} read by {embedding.encoder}: {embedding.reach}."
     lines = [read if embedding.pairs or skipped else "No picks: this is the average person."]
-    if prior is not None and embedding.uncertainty is not None:
-        known = max(0.0, 1 - embedding.uncertainty / float(prior.covariance.trace()))  # 0 but for rounding, not -0
-        lines.append(f"Known so far: {known:.0%} of what tells people apart.")
+    lines += in_words(found)
     if embedding.noise > 1:
         lines.append(f"Picks contradict each other: read as {embedding.noise:g} times as noisy as most people's.")
     if skipped:
