@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -67,8 +66,3 @@ def template_pictures(most: int = 400) -> list[Image.Image]:
         if len(pictures) == most:
             break
     return pictures
-
-
-def efficientnet() -> Callable[[list[Image.Image]], np.ndarray]:
-    """efficientnet-lite0, pooled: pictures to [n, 1280]."""
-    raise NotImplementedError

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import comfy.model_management
 import torch
 from comfy_api.latest import io
-from PIL import Image
 
-from ..ppd.pictures import Picture
+from ..ppd.pairs import counted
+from ..ppd.pictures import Picture, PreferenceError
 from ..ppd.store import MissingError, Person, TasteStore
 from ..ppd.user_embedding import UserEmbedding as Embedding
 from . import folders
 from .announce import announce, ask_now
 from .interviews import adopt
-from .sockets import CATEGORY, UserEmbedding, one_person
+from .sockets import CATEGORY, UserEmbedding, one_person, people_of
+
+Value = TypeVar("Value")
 
 LONGEST_WAIT = 3600
 """Seconds."""
@@ -35,9 +39,10 @@ class PreferenceCollector(io.ComfyNode):
             description="Files pairs of pictures as questions for a person and shows the newest. The queue goes on.",
             search_aliases=["preference", "taste", "pick", "compare", "duel", "choose", "rate"],
             is_output_node=True,
+            is_input_list=True,  # a list of pictures is asked about like a batch, not picture by picture
             hidden=[io.Hidden.prompt, io.Hidden.unique_id],
             inputs=[
-                io.Image.Input("images", tooltip="Pictures of one prompt: a batch, asked about two by two."),
+                io.Image.Input("images", tooltip="Pictures of one prompt: a batch or a list, asked about two by two."),
                 io.String.Input("person", default=folders.ME, tooltip="Whose taste is asked for; made if new."),
                 io.String.Input("prompt", default="", tooltip="What the pictures show, as it was asked for."),
                 io.Int.Input(
@@ -68,38 +73,61 @@ class PreferenceCollector(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        images: torch.Tensor,
-        person: str,
-        prompt: str,
-        wait_seconds: int = 0,
-        other_images: torch.Tensor | None = None,
-        user_embedding: Embedding | tuple[Embedding, ...] | None = None,
-        other_embedding: Embedding | tuple[Embedding, ...] | None = None,
+        images: list[torch.Tensor],
+        person: list[str],
+        prompt: list[str],
+        wait_seconds: Sequence[int] = (0,),
+        other_images: list[torch.Tensor] | None = None,
+        user_embedding: Sequence[Embedding | tuple[Embedding, ...]] = (),
+        other_embedding: Sequence[Embedding | tuple[Embedding, ...]] = (),
     ) -> io.NodeOutput:
-        firsts, seconds = pairs_of(images, other_images)
-        origin: dict[str, Any] = {"prompt": cls.hidden.prompt}
-        painted_for: list[Embedding] = []
-        for name, value in (("first", user_embedding), ("second", other_embedding)):
-            if value is not None:
-                embedding = one_person(value, "note whom a picture was painted for")
-                origin[name] = {"encoder_hash": embedding.encoder_hash, "u": embedding.u.tolist()}
-                painted_for.append(embedding)
+        pairs = pairs_of(images, other_images)
         store = folders.taste_store()
-        somebody = store.person_called(person, make=True)
-        assert somebody is not None
-        hint = adopt(somebody, painted_for)
-        asked = [
-            store.add_candidate(somebody.id, prompt, picture(first), picture(second), origin)
-            for first, second in zip(firsts, seconds, strict=True)
-        ]
-        questions = [question(store, number) for number in dict.fromkeys(asked)]  # two pairs of a batch may be the same
-        announce(somebody.id)
-        if wait_seconds:
+        asked: dict[Person, list[int]] = {}
+        left_out: Counter[str] = Counter()
+        people = {name: store.person_called(name, make=True) for name in dict.fromkeys(person)}
+        for index, first, second in pairs:
+            somebody = people[at(person, index)]
+            assert somebody is not None
+            numbers = asked.setdefault(somebody, [])
+            try:
+                origin = {
+                    "prompt": cls.hidden.prompt,
+                    **painted_for(index, first=user_embedding, second=other_embedding),
+                }
+                numbers.append(
+                    store.add_candidate(somebody.id, at(prompt, index), *two_pictures(first, second), origin)
+                )
+            except PreferenceError as error:
+                left_out[str(error)] += 1
+        everything = [number for numbers in asked.values() for number in numbers]
+        questions = [question(store, number) for number in dict.fromkeys(everything)]  # two pairs may be the same
+        embeddings = [one for value in (*user_embedding, *other_embedding) for one in people_of(value)]
+        hints = [adopt(somebody, embeddings) for somebody in asked]
+        for somebody in asked:
+            announce(somebody.id)
+        if wait_seconds[0]:
             ask_now(cls.hidden.unique_id, questions)
-            wait_for_answers(store, wait_seconds, asked)
-        report = report_of(store, somebody, asked if wait_seconds else [])
-        report = "\n".join(filter(None, [report, hint]))
+            wait_for_answers(store, wait_seconds[0], everything)
+        reports = [report_of(store, somebody, asked[somebody] if wait_seconds[0] else []) for somebody in asked]
+        reports += [f"Not asked: {counted(number, 'pair')}, since {reason}" for reason, number in left_out.items()]
+        report = "\n".join([*reports, *filter(None, hints)])
         return io.NodeOutput(report, ui={"ppd_question": questions, "text": (report,)})
+
+
+def at(values: Sequence[Value], index: int) -> Value:
+    """The value that belongs to entry `index` of a list of pictures; the last goes on, as in ComfyUI."""
+    return values[min(index, len(values) - 1)]
+
+
+def painted_for(index: int, **embeddings: Sequence[Embedding | tuple[Embedding, ...]]) -> dict[str, Any]:
+    """Whom the pictures of a list's entry were painted for, as candidates note it."""
+    notes = {}
+    for name, values in embeddings.items():
+        if values:
+            embedding = one_person(at(values, index), "note whom a picture was painted for")
+            notes[name] = {"encoder_hash": embedding.encoder_hash, "u": embedding.u.tolist()}
+    return notes
 
 
 def report_of(store: TasteStore, person: Person, waited_for: list[int]) -> str:
@@ -130,23 +158,29 @@ def wait_for_answers(store: TasteStore, seconds: float, asked: list[int]) -> Non
             time.sleep(BETWEEN_LOOKS)
 
 
-def pairs_of(images: torch.Tensor, others: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """First and second pictures [n, H, W, 3] of n questions."""
+def pairs_of(
+    batches: Sequence[torch.Tensor], others: Sequence[torch.Tensor] | None
+) -> list[tuple[int, torch.Tensor, torch.Tensor]]:
+    """Two pictures [H, W, C] for each question, and in which batch [n, H, W, C] of the list the first of them lay."""
+    images = [(index, image) for index, batch in enumerate(batches) for image in batch]
     if others is None:
         if len(images) % 2:
             raise ValueError(
                 f"There are {len(images)} images, but questions take two each: make an even batch, or connect "
                 "other_images."
             )
-        return images[::2], images[1::2]
-    if len(images) != len(others):
+        return [(*first, second) for first, (_, second) in zip(images[::2], images[1::2], strict=True)]
+    seconds = [image for batch in others for image in batch]
+    if len(images) != len(seconds):
         raise ValueError(
-            f"There are {len(images)} images and {len(others)} other images: give as many of the one as of the other."
+            f"There are {len(images)} images and {len(seconds)} other images: give as many of the one as of the other."
         )
-    return images, others
+    return [(*first, second) for first, second in zip(images, seconds, strict=True)]
 
 
-def picture(image: torch.Tensor) -> Picture:
-    """An IMAGE's picture [H, W, 3] in 0..1, losslessly."""
-    pixels = (image[..., :3].clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
-    return Picture.from_image(Image.fromarray(pixels))
+def two_pictures(first: torch.Tensor, second: torch.Tensor) -> tuple[Picture, Picture]:
+    """The pictures of two images [H, W, C] in 0..1, losslessly; PreferenceError where nothing can be asked of them."""
+    pictures = Picture.from_tensor(first), Picture.from_tensor(second)
+    if pictures[0].digest == pictures[1].digest:
+        raise PreferenceError("its two pictures are the same: is a sampler bypassed, or the seed one for both?")
+    return pictures

@@ -18,6 +18,7 @@ from ..ppd.encoders.image_prompt import ImagePromptTower, encode_image_prompt
 from ..ppd.encoders.statements import Statement, in_words
 from ..ppd.files import file_digest
 from ..ppd.ip_adapter import IPAdapter
+from ..ppd.messages import listed
 from ..ppd.pairs import PreferencePair, counted
 from ..ppd.pictures import PreferenceError
 from ..ppd.user_embedding import UserEmbedding as Embedding
@@ -139,7 +140,7 @@ def report_of(embedding: Embedding, found: list[Statement], skipped: list[Prefer
     if embedding.noise > 1:
         lines.append(f"Picks contradict each other: read as {embedding.noise:g} times as noisy as most people's.")
     if skipped:
-        lines += [f"Left out {len(skipped)}:", *map(str, skipped)]
+        lines += [f"Left out {len(skipped)}:", *listed(skipped)]
     return "\n".join(lines)
 
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from pathlib import Path
 
-import comfy.model_management
-import comfy.model_patcher
 import folder_paths
-from torch import nn
 
 from ..ppd.encoders.encoder import JSON_FILE, TENSOR_FILE, PosteriorEncoder, TasteEncoder
-from ..ppd.encoders.towers import open_tower
+from ..ppd.encoders.features import Tower
 from ..ppd.files import file_digest
+from ..ppd.hosts.comfyui_towers import open_tower
 from . import folders
 
 FOLDER = "taste_encoders"
@@ -46,21 +45,23 @@ def encoder_digest(name: str) -> str:
 
 
 def read_encoder(name: str) -> PosteriorEncoder:
-    """A taste encoder on the CPU, so that it waits for no model; features of pictures are kept on disk."""
+    """A taste encoder on the CPU, out of ComfyUI's sight, so that it waits for no model and disturbs none; features of
+    pictures are kept on disk, and of a vision-language model there are those alone.
+    """
     folder = encoder_folder(name)
     encoder = TasteEncoder.load(folder)
-    return encoder.open(open_tower(encoder.tower, folder), folders.feature_cache())
+    tower = open_tower(encoder.tower, folder, on_cpu=True, dim=encoder.prior.center.numel())
+    return encoder.open(tower, folders.feature_cache())
 
 
 def load_encoder(name: str) -> PosteriorEncoder:
-    """The same with its tower on the device ComfyUI computes on."""
-    encoder = read_encoder(name)
-    visual = getattr(encoder.features.tower, "visual", None)
-    if isinstance(visual, nn.Module):
-        patcher = comfy.model_patcher.ModelPatcher(  # not the dynamic one: open_clip's layers are not ComfyUI's
-            visual,
-            load_device=comfy.model_management.get_torch_device(),
-            offload_device=comfy.model_management.text_encoder_offload_device(),
-        )
-        comfy.model_management.load_model_gpu(patcher)
-    return encoder
+    """The same with its tower on the device ComfyUI computes on, and in its memory management."""
+    encoder = TasteEncoder.load(encoder_folder(name))
+    return encoder.open(_tower(name, encoder_digest(name)), folders.feature_cache())
+
+
+@lru_cache(maxsize=1)
+def _tower(name: str, _digest: str) -> Tower:
+    """The tower used last stays: a vision-language model takes half a minute to open."""
+    folder = encoder_folder(name)
+    return open_tower(TasteEncoder.load(folder).tower, folder)

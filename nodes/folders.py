@@ -37,6 +37,10 @@ def register_folder(name: str) -> None:
 
 register_folder("user_adapters")
 register_folder("user_embeddings")
+register_folder("open_clip")
+# Folders of whole vision-language models; LLM is where other packs keep theirs
+for _name in ("vlm", "LLM"):
+    folder_paths.add_model_folder_path("vlm", os.path.join(folder_paths.models_dir, _name))
 
 
 # Another pack's folder as well: its endings stay as they are

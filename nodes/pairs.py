@@ -11,6 +11,7 @@ import torch
 from comfy_api.latest import io, ui
 from PIL import Image, ImageOps
 
+from ..ppd.messages import listed, quoted
 from ..ppd.pairs import PreferencePair, counted, preference_set_digest, read_pairs
 from ..ppd.pictures import PreferenceError
 from ..ppd.store import Person
@@ -92,8 +93,10 @@ class PreferencePairLoader(io.ComfyNode):
             comfy.model_management.throw_exception_if_processing_interrupted()
             pairs.append(pair)
         if not pairs:
-            people = f" of the user {user.strip()!r}" if user.strip() else ""
-            raise ValueError(f"The preference set {preference_set!r} has no usable pairs{people}: choose another.")
+            people = f" of the user {quoted(user.strip())}" if user.strip() else ""
+            raise ValueError(
+                f"The preference set {quoted(preference_set)} has no usable pairs{people}: choose another."
+            )
         report = report_of(preference_set, pairs, skipped)
         return io.NodeOutput(pairs, contact_sheet(pairs[:SHOWN]), report, ui=ui.PreviewText(report))
 
@@ -109,7 +112,7 @@ def report_of(name: str, pairs: list[PreferencePair], skipped: list[PreferenceEr
     prompts = len({pair.prompt for pair in pairs})
     lines = [f"{name}: {counted(len(pairs), 'pair')} on {counted(prompts, 'prompt')}, {counted(ties, 'tie')}."]
     if skipped:
-        lines += [f"Left out {len(skipped)}:", *map(str, skipped)]
+        lines += [f"Left out {len(skipped)}:", *listed(skipped)]
     return "\n".join(lines)
 
 
@@ -119,6 +122,8 @@ def contact_sheet(pairs: list[PreferencePair]) -> torch.Tensor:
     for sheet, pair in zip(sheets, pairs, strict=False):
         comfy.model_management.throw_exception_if_processing_interrupted()
         for left, picture in ((0, pair.chosen), (SIDE + GAP, pair.rejected)):
-            fitted = ImageOps.pad(picture.open(), (SIDE, SIDE), Image.Resampling.LANCZOS, color=(31, 31, 31))
+            fitted = ImageOps.pad(
+                picture.open(longest_side=4 * SIDE), (SIDE, SIDE), Image.Resampling.LANCZOS, color=(31, 31, 31)
+            )
             sheet[:, left : left + SIDE] = np.asarray(fitted, dtype=np.float32) / 255
     return torch.from_numpy(sheets)

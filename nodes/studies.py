@@ -28,7 +28,6 @@ from ..ppd.lexicon import OWN, Look, LookSide, prompt_lines, read_lexicon
 from ..ppd.pairs import counted
 from ..ppd.studies import (
     Cell,
-    StudyPair,
     StudySet,
     StudyWriter,
     continue_studies,
@@ -366,31 +365,8 @@ def own_side(name: str) -> LookSide:
 
 def shown(studies: StudySet, added: str) -> io.NodeOutput:
     """A node's outputs for a set."""
-    report = report_of(studies, added)
+    report = f"{studies.report()}\n{added}"
     return io.NodeOutput(studies, contact_sheet(studies), report, ui=ui.PreviewText(report))
-
-
-def report_of(studies: StudySet, added: str) -> str:
-    """What a set holds, in lines for people."""
-    looks = studies.by_look()
-    pairs = [pair for found in looks.values() for pair in found]
-    prompts = len({pair.prompt for pair in pairs})
-    lines = [
-        f"{studies.name}: {counted(len(pairs), 'pair')} of {counted(len(looks), 'look')} on "
-        f"{counted(prompts, 'prompt')}, {counted(len(studies.pictures), 'picture')}.",
-        added,
-    ]
-    same = [look for look, found in looks.items() if all(alike(pair) for pair in found)]
-    if same:
-        names = ", ".join(f"{studies.looks[look].low.name} / {studies.looks[look].high.name}" for look in same)
-        lines.append(f"The model paints both sides of these looks the same: {names}.")
-    if studies.missing:
-        lines.append(f"Files of {counted(studies.missing, 'picture')} are gone; another run paints them again.")
-    return "\n".join(lines)
-
-
-def alike(pair: StudyPair) -> bool:
-    return pair.low.picture.digest == pair.high.picture.digest
 
 
 def contact_sheet(studies: StudySet) -> torch.Tensor:
@@ -414,4 +390,6 @@ def duration(seconds: float) -> str:
 
 
 def gigabytes(size: float) -> str:
+    """A size on the disk; small ones in megabytes."""
+    size = max(size, 1e5)
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from .files import read_tensors, write_tensors
+from .messages import quoted
 from .user_embedding import UserEmbedding
 
 FORMAT = "ppd-user-adapter"
@@ -54,7 +55,9 @@ class AdapterConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
         if self.unconditional not in UNCONDITIONAL_RULES:
-            raise ValueError(f"unconditional is {self.unconditional!r}: use one of {', '.join(UNCONDITIONAL_RULES)}.")
+            raise ValueError(
+                f"unconditional is {quoted(self.unconditional)}: use one of {', '.join(UNCONDITIONAL_RULES)}."
+            )
         if not 0 <= self.start_percent < self.end_percent <= 1:
             raise ValueError(
                 f"The active range is {self.start_percent} to {self.end_percent}: "
@@ -85,7 +88,7 @@ class AdapterConfig:
         if embedding.dim != self.embedding_dim:
             raise ValueError(
                 f"The user embedding has {embedding.dim} dimensions, but the user adapter takes {self.embedding_dim}:"
-                f" encode the preference pairs again with {self.encoder!r} and its own prior."
+                f" encode the preference pairs again with {quoted(self.encoder)} and its own prior."
             )
 
     @classmethod
@@ -143,7 +146,7 @@ class UserAdapter(nn.Module):
         if u.ndim != 3 or u.shape[-1] != self.config.embedding_dim:
             raise ValueError(
                 f"The user embedding has shape {list(u.shape)}, but this user adapter takes [B, N, "
-                f"{self.config.embedding_dim}]: use an embedding made by the encoder {self.config.encoder!r}."
+                f"{self.config.embedding_dim}]: use an embedding made by the encoder {quoted(self.config.encoder)}."
             )
         return self.projector(u).unflatten(-1, (self.config.tokens, self.config.token_dim)).flatten(1, 2)
 
@@ -185,8 +188,8 @@ class UserAdapter(nn.Module):
             ) from error
         if family is not None and config.family != family:
             raise ValueError(
-                f"{path.name} is a user adapter for the family {config.family!r}, but the model's is {family!r}: "
-                f"load a {config.family!r} model, or an adapter for {family!r}."
+                f"{path.name} is a user adapter for the family {quoted(config.family)}, but the model's is "
+                f"{family!r}: load a {quoted(config.family)} model, or an adapter for {family!r}."
             )
         expected = {name: list(tensor.shape) for name, tensor in adapter.state_dict().items()}
         found = {name: list(tensor.shape) for name, tensor in tensors.items()}

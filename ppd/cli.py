@@ -1,4 +1,4 @@
-"""The command line: `python -m ppd demo | encode | sample | train | evaluate`."""
+"""The command line: `python -m ppd demo | encode | sample | studies | train | evaluate`."""
 
 from __future__ import annotations
 
@@ -53,6 +53,9 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--adapter", type=Path, help="user adapter file (default: the shipped pocket adapter)")
     sample.add_argument("--out", type=Path, default=Path("sample.png"))
 
+    studies = commands.add_parser("studies", help="say what a set of studies holds")
+    studies.add_argument("folder", type=Path, help="folder with studies.json, as Paint Studies writes it")
+
     train = commands.add_parser("train", help="train from nothing; run it again to resume")
     train.add_argument("what", choices=["pocket"])
     train.add_argument("--work", type=Path, default=Path(".work"), help="folder for data and checkpoints")
@@ -65,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--work", type=Path, default=Path(".work"))
     evaluate.add_argument("--weights", type=Path, help="folder of the weights to measure (default: the tracked ones)")
 
-    for command in (demo, encode, sample, train, evaluate):
+    for command in (demo, encode, sample, studies, train, evaluate):
         command.add_argument("--json", type=Path, help="write the figures there, for machines")
     return parser
 
@@ -160,6 +163,15 @@ def _sample(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"file": str(arguments.out), "unknown_words": unknown}
 
 
+def _studies(arguments: argparse.Namespace) -> dict[str, Any]:
+    from .studies import open_studies
+
+    studies = open_studies(arguments.folder)
+    print(studies.report())
+    looks = {look: len(pairs) for look, pairs in studies.by_look().items()}
+    return {"pictures": len(studies.pictures), "missing": studies.missing, "model": studies.model, "pairs": looks}
+
+
 def _train(arguments: argparse.Namespace) -> dict[str, Any]:
     from .pocket.recipe import Recipe
     from .pocket.studio import WEIGHTS
@@ -182,7 +194,14 @@ def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     return report
 
 
-COMMANDS = {"demo": _demo, "encode": _encode, "sample": _sample, "train": _train, "evaluate": _evaluate}
+COMMANDS = {
+    "demo": _demo,
+    "encode": _encode,
+    "sample": _sample,
+    "studies": _studies,
+    "train": _train,
+    "evaluate": _evaluate,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

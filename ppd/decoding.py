@@ -114,7 +114,7 @@ def to_rgb(image: Image.Image, longest_side: int | None = None, convert: Convert
     width, height = image.size
     check_size(width, height)
     if convert is None:
-        convert = _conversion(image, None, 65535)
+        convert = _conversion(image, None, _brightest(image))
     times = 1 if longest_side is None else max(1, max(width, height) // (2 * longest_side))
     rows = max(1, _STRIP // width // times) * times
     result = Image.new("RGB", (math.ceil(width / times), math.ceil(height / times)))
@@ -150,7 +150,8 @@ def _png_essentials(data: bytes) -> tuple[bytes, bytes | None]:
 
     Pillow refuses whole pictures for long texts and profiles, by limits that are the process's and not ours to move.
     """
-    kept, profile, at, name = [data[:8]], None, 8, b""
+    kept: list[bytes | memoryview] = [data[:8]]
+    profile, at, name = None, 8, b""
     view = memoryview(data)
     while at + 8 <= len(data) and name != b"IEND":
         length, name = struct.unpack_from(">I4s", data, at)
@@ -176,12 +177,12 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _brightest(image: Image.Image, signature: str) -> float:
+def _brightest(image: Image.Image, signature: str = "") -> float:
     """What is white in a picture of large integers or of floats, which files do not say: the least usual range that
     holds it. Floats of 0 to 1 may have lights far above, which are cut as viewers do."""
     if image.mode not in ("I", "F") or signature == "PNG":
         return 65535
-    low, high = image.getextrema()
+    low, high = np.asarray(image.getextrema(), dtype=float).tolist()
     if not (math.isfinite(low) and math.isfinite(high)):
         raise NoPictureError("it holds values that are no numbers")
     ranges = ((16, 1), (255, 255), (65535, 65535)) if image.mode == "F" else ((255, 255), (65535, 65535))

@@ -13,6 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .messages import quoted
+
 Stamp = tuple[int, int]
 """Size in bytes and modification time in nanoseconds: while they stay, a file is taken for unchanged."""
 
@@ -93,11 +95,11 @@ def read_tensors(
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path.name} is not a readable safetensors file ({error}): expected a {what}.") from error
     if kind is not None and texts.get("format") != kind:
-        raise ValueError(f"{path.name} is no {what}: expected format {kind!r}, got {texts.get('format')!r}.")
+        raise ValueError(f"{path.name} is no {what}: expected format {kind!r}, got {quoted(texts.get('format'))}.")
     if kind is not None and texts.get("version") != version:
         raise ValueError(
-            f"{path.name} is a {what} of version {texts.get('version')!r}, expected {version!r}: update this software, "
-            "or make the file again."
+            f"{path.name} is a {what} of version {quoted(texts.get('version'))}, expected {version!r}: "
+            "update this software, or make the file again."
         )
     missing = [name for name in tensors if name not in found] + [name for name in metadata if not texts.get(name)]
     if missing:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from types import NoneType
 from typing import Any
 
 QUOTED = 80
 REASON = 160
+LISTED = 20
 
 
 def quoted(value: Any, longest: int = QUOTED) -> str:
@@ -14,13 +17,19 @@ def quoted(value: Any, longest: int = QUOTED) -> str:
         return "a huge number"
     if isinstance(value, (str, bytes)):
         return repr(value) if len(value) <= longest else shortened(repr(value[:longest]), longest - 1)
-    return shortened(repr(value), longest) if isinstance(value, (int, float, bool)) else type(value).__name__
+    return shortened(repr(value), longest) if isinstance(value, (int, float, NoneType)) else type(value).__name__
 
 
 def shortened(text: str, longest: int = QUOTED) -> str:
     """The text in one line of at most `longest` letters."""
     line = " ".join(text[: 4 * longest].split()).encode(errors="replace").decode()
     return line if len(line) <= longest else line[: longest - 1] + "…"
+
+
+def listed(things: Sequence[Any], most: int = LISTED) -> list[str]:
+    """Lines for the first of some things, and how many more there are."""
+    more = len(things) - most
+    return [*map(str, things[:most]), *([f"and {more} more"] if more > 0 else [])]
 
 
 def reason_of(error: BaseException) -> str:

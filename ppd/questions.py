@@ -93,7 +93,8 @@ def _open_and_decided(filed: _Filed, verdicts: dict[int, str]) -> tuple[list[int
 class Interview:
     """Asks the people of a store, by what `encoder` sees in their candidates; threads may share it.
 
-    What was seen is kept in memory. A candidate with a picture that cannot be read is not asked.
+    What was seen is kept in memory. A candidate with a picture that cannot be read, or with one picture twice, is not
+    asked and its answer does not count.
     """
 
     def __init__(self, store: TasteStore, encoder: PosteriorEncoder) -> None:
@@ -169,7 +170,11 @@ class Interview:
             if not new:
                 return filed
             phi = self._look({digest for _, *pair in new for digest in pair}, progress)
-            kept = [(one, phi[first] - phi[second]) for one, first, second in new if {first, second} <= phi.keys()]
+            kept = [
+                (one, phi[first] - phi[second])
+                for one, first, second in new
+                if first != second and {first, second} <= phi.keys()
+            ]
             ids = filed.ids + [one for one, _ in kept]
             differences = torch.cat([filed.differences, *(difference[None] for _, difference in kept)])
             # Another object, not this one changed: another thread may be at work with it

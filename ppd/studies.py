@@ -32,6 +32,7 @@ from torch import Tensor
 
 from .files import read_tensors, write_synced
 from .lexicon import Look, look_of
+from .pairs import counted
 from .pictures import Picture
 
 FORMAT, VERSION = "ppd-studies", 1
@@ -151,6 +152,10 @@ class StudyPair:
     high: StudyPicture
     plain: StudyPicture | None = None
 
+    def alike(self) -> bool:
+        """Whether both pictures are the same to the byte: the model paid the look no heed."""
+        return self.low.picture.digest == self.high.picture.digest
+
 
 @dataclass(frozen=True)
 class StudySet:
@@ -189,6 +194,26 @@ class StudySet:
         for pair in self.pairs():
             found.setdefault(pair.look, []).append(pair)
         return found
+
+    def report(self) -> str:
+        """What the set holds, in lines for people."""
+        looks = self.by_look()
+        pairs = [pair for found in looks.values() for pair in found]
+        prompts = len({pair.prompt for pair in pairs})
+        lines = [
+            f"{self.name}: {counted(len(pairs), 'pair')} of {counted(len(looks), 'look')} on "
+            f"{counted(prompts, 'prompt')}, {counted(len(self.pictures), 'picture')}."
+        ]
+        if self.model is not None and self.sampling is not None:
+            settings = ", ".join(f"{key} {value}" for key, value in self.sampling.items() if value != "")
+            lines.append(f"Painted by {model_name(self.model)}: {settings}.")
+        same = [self.looks[look] for look, found in looks.items() if all(pair.alike() for pair in found)]
+        if same:
+            names = ", ".join(f"{look.low.name} / {look.high.name}" for look in same)
+            lines.append(f"The model paints both sides of these looks the same: {names}.")
+        if self.missing:
+            lines.append(f"Files of {counted(self.missing, 'picture')} are gone; another run paints them again.")
+        return "\n".join(lines)
 
     def holds(self) -> set[tuple[str, str]]:
         """Study and side of every picture that is there."""
@@ -333,7 +358,7 @@ def _description(folder: Path) -> dict[str, Any]:
 
 def _study_set(folder: Path, data: dict[str, Any]) -> StudySet:
     looks = {look.id: look for look in (look_of(entry, STUDIES_FILE) for entry in data.get("looks", []))}
-    rows = [_picture(row, number, folder) for number, row in _rows(folder / ROWS_FILE)]
+    rows = [_picture(row, number, folder, looks) for number, row in _rows(folder / ROWS_FILE)]
     pictures = {(row.study, row.side): row for row in rows if _is_there(row)}
     missing = len({(row.study, row.side) for row in rows}) - len(pictures)
     created = str(data.get("created", ""))
@@ -363,7 +388,12 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             yield number, row
 
 
-def _picture(row: dict[str, Any], number: int, folder: Path) -> StudyPicture:
+def _picture(row: dict[str, Any], number: int, folder: Path, looks: dict[str, Look]) -> StudyPicture:
+    if row["look"] not in looks:
+        raise ValueError(
+            f"Line {number} of {folder.name}/{ROWS_FILE} shows the look {row['look'][:60]!r}, which {STUDIES_FILE} "
+            "does not describe: remove that line."
+        )
     seed, latent = row.get("seed"), row.get("latent")
     return StudyPicture(
         study=row["study"],

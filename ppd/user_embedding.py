@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .files import read_tensors, write_tensors
+from .messages import quoted
 
 FORMAT = "ppd-user-embedding"
 VERSION = "1"
@@ -131,11 +132,15 @@ class UserEmbedding:
             path, FORMAT, VERSION, ("u",), ("encoder", "encoder_hash", "pairs", "created"), "user embedding"
         )
         if not metadata["pairs"].isdecimal():
-            raise ValueError(f"{path.name}: expected a number of pairs in the metadata, got {metadata['pairs']!r}.")
+            raise ValueError(
+                f"{path.name}: expected a number of pairs in the metadata, got {quoted(metadata['pairs'])}."
+            )
         try:
             date.fromisoformat(metadata["created"])
         except ValueError:
-            raise ValueError(f"{path.name}: expected an ISO date as created, got {metadata['created']!r}.") from None
+            raise ValueError(
+                f"{path.name}: expected an ISO date as created, got {quoted(metadata['created'])}."
+            ) from None
         try:
             return cls(
                 u=tensors["u"],

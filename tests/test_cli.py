@@ -15,8 +15,11 @@ from PIL import Image
 
 from ppd import cli
 from ppd.cli import main
+from ppd.lexicon import read_lexicon
 from ppd.pairs import read_pairs
+from ppd.pictures import Picture
 from ppd.pocket import studio
+from ppd.studies import continue_studies
 from ppd.user_embedding import UserEmbedding
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -194,3 +197,15 @@ def test_the_module_runs_and_its_help_loads_no_torch():
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
     assert done.stdout.strip().endswith("code 0 False"), done.stdout + done.stderr
     assert all(command in done.stdout for command in ("demo", "encode", "sample", "train", "evaluate"))
+
+
+def test_studies_says_what_a_set_holds(tmp_path, capsys):
+    picture = [Picture.from_image(Image.new("RGB", (8, 8), colour)) for colour in ("red", "blue")]
+    look = read_lexicon().looks["cool-warm"]
+    continue_studies(tmp_path / "mine", [look]).add_finished(look, "a dog", 1, *picture)
+    assert main(["studies", str(tmp_path / "mine"), "--json", str(tmp_path / "figures.json")]) == 0
+    assert capsys.readouterr().out == "mine: 1 pair of 1 look on 1 prompt, 2 pictures.\n"
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures == {"pictures": 2, "missing": 0, "model": None, "pairs": {"cool-warm": 1}}
+    assert main(["studies", str(tmp_path)]) == 2
+    assert "There are no studies in" in only_sentence(capsys)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sqlite3
 import time
 
 import pytest
@@ -226,6 +227,20 @@ def test_a_picture_that_was_lost_is_not_asked_about(store, encoder):
     candidates = fill(store, aki, PAIRS[1:3])
     store.picture(PAIRS[2][0].digest).unlink()
     assert Interview(store, encoder).ask(aki)[0].id == candidates[0]
+
+
+def test_one_picture_twice_is_not_asked_and_its_answer_does_not_count(store, encoder):
+    """As stores of earlier versions hold it, where samplers were bypassed."""
+    aki = store.add_person("Aki").id
+    first, same, answered = fill(store, aki, PAIRS[1:])
+    store.pick(answered, "first", "r1")
+    with sqlite3.connect(store.folder / "taste.sqlite3") as database:
+        database.execute("UPDATE candidates SET second = first WHERE id IN (?, ?)", (same, answered))
+    candidate, embedding = Interview(store, encoder).ask(aki)
+    assert candidate.id == first and embedding.pairs == 0
+    store.pick(first, "first", "r2")
+    candidate, embedding = Interview(store, encoder).ask(aki)
+    assert candidate is None and embedding.pairs == 1
 
 
 def test_whoever_was_deleted_is_not_asked(store, encoder):

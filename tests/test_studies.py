@@ -232,6 +232,9 @@ def test_what_is_no_set_or_damaged_says_so(tmp_path):
     rows.write_text(json.dumps({**row, "picture": "../../secret.png"}) + "\n")
     with pytest.raises(ValueError, match="Line 1 of mine/studies.jsonl names a file outside of the set"):
         open_studies(folder)
+    rows.write_text(json.dumps({**row, "look": "other"}) + "\n")
+    with pytest.raises(ValueError, match="shows the look 'other', which studies.json does not describe"):
+        open_studies(folder)
     for content, said in (
         ("{", "is damaged"),
         ('{"format": "x"}', "describes no studies"),

@@ -37,6 +37,8 @@ LEAST_ASKED = 1.5
 standard deviation: three pairs of pictures as far apart as two pictures mostly are."""
 TOGETHER = 3
 """At most so many looks are named as not told apart from one."""
+ALIKE = 0.5
+"""Looks have gone together in the pairs if they correlate by this much."""
 LEAST_NAMED = 0.1
 """And each of them only from this probability on."""
 REACHED = (12, 40, 40)
@@ -114,13 +116,15 @@ def statements(
     ends = torch.stack([mean, mean - NINETY * deviation, mean + NINETY * deviation], 1) / scale[:, None]
     low, asked = matters - high, 0.25 * w @ apart.square()
     most = torch.maximum(low, high)
-    open_looks = (most < SURE).nonzero().flatten().tolist()
+    alike = (F.normalize(apart, dim=0).T @ F.normalize(apart, dim=0)).abs()
+    rivals = (alike > ALIKE) & (most < SURE) & ~torch.eye(k, dtype=torch.bool)
     found = []
     for index, name in enumerate(looks.names):
         p, information = float(most[index]), float(asked[index])
         state: State = "sure" if p >= SURE else "likely" if p >= LIKELY else "unknown"
         if state == "unknown" and information < LEAST_ASKED:
             state = "not asked yet"
+        row = rivals[index].nonzero().flatten().tolist()
         liked = looks.high[index] if high[index] > low[index] else looks.low[index]
         found.append(
             Statement(
@@ -135,7 +139,7 @@ def statements(
                 least=float(ends[index, 1]),
                 most=float(ends[index, 2]),
                 asked=information,
-                instead=tuple(looks.names[i] for i in known.instead(index, open_looks, k)) if p < SURE else (),
+                instead=tuple(looks.names[i] for i in known.instead(index, row, k)) if p < SURE else (),
             )
         )
     return found
@@ -200,18 +204,16 @@ class _Weighed:
         sums = torch.tensor([rest, rest / 2, 0.0, spread], dtype=torch.float64)[:, None].repeat(1, k + 1)
         for row, part in zip(sums, parts, strict=True):
             row.index_add_(0, self.subsets.flatten(), part.sum(0).flatten())
-        return sums[:, :k].clamp_min(1e-300)
+        return sums[:, :k]
 
-    def instead(self, index: int, others: list[int], k: int) -> list[int]:
-        """Those of the `others` of which one surely matters if look `index` does not, where it takes few to say so."""
+    def instead(self, index: int, rivals: list[int], k: int) -> list[int]:
+        """Those of the `rivals` of which one surely matters if look `index` does not, where it takes few to say so."""
         p = self.probability.sum(0)
         member = (self.subsets[..., None] == torch.arange(k)).any(1).double()
         own = member[:, index]
         if float(p @ own) < LEAST_NAMED:
             return []
-        marginal, both = p @ member, (p * own) @ member
-        rivals = [i for i in others if i != index and both[i] < 0.5 * marginal[i] * marginal[index]]
-        left, found = p * (1 - own), []
+        left, found, rivals = p * (1 - own), [], [*rivals]
         while rivals and len(found) < TOGETHER and float(left.sum()) > 1 - SURE:
             gains = left @ member[:, rivals]
             if float(gains.max()) < LEAST_NAMED:
@@ -236,7 +238,7 @@ def _weigh(apart: Tensor, square: Tensor, y: Tensor, w: Tensor) -> _Weighed:
     fits = [_laplace(subsets, x, y, w, effect) for x in map(design, UNTOLD) for effect in EFFECTS]
     evidence, mean, covariance = (torch.stack([fit[part] for fit in fits]) for part in range(3))
     none = evidence[:, sizes == 0].squeeze(1)
-    poorer = evidence[:, sizes == 1].sort(1).values[:, : max(1, k // 2)]  # whose subsets were not reached
+    poorer = evidence[:, sizes == 1].sort(1).values[:, : max(1, k - REACHED[0])]  # whose subsets were not reached
     gain = poorer.logsumexp(1) - math.log(poorer.shape[1]) - none
     left = [shares[m] * (1 - int((sizes == m).sum()) / math.comb(k, m)) for m in range(len(shares))]
     unseen = torch.stack([none + m * gain + math.log(max(1e-300, share)) for m, share in enumerate(left)], 1)

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 ANY_TYPE = "stable_diffusion"
 """Load CLIP's first type: a text encoder that sees is known by its tensors, and this one adds nothing of a model's."""
+GEMMA4 = "<|turn>user\n\n\n<|image><|image|><image|>\n\n{}<turn|>\n<|turn>model\n"
+"""Gemma 4's turn, the words after the picture; ComfyUI's own has them before it, where they cannot see it."""
 EYES = ("visual.", "model.visual.", "vision_model.", "vision_tower.")
 """How tensors of a text encoder's eyes are called in files that ComfyUI loads."""
 
@@ -278,8 +280,9 @@ class TextEncoderTower:
     def _tokens(self, picture: Tensor) -> tuple[str, list[Any]]:
         """The part of the model that sees, by name, and what it is given: tokens, and the picture in one's place."""
         image = picture.movedim(0, -1)[None].float() / 255
+        words = GEMMA4.format(self.instruction) if hasattr(self.clip.tokenizer, "gemma4") else self.instruction
         # Some tokenizers take one picture, some a list, and leave the other unread
-        found = self.clip.tokenize(self.instruction, image=image, images=[image], skip_template=False)
+        found = self.clip.tokenize(words, image=image, images=[image], skip_template=False)
         for key, (tokens, *_) in found.items():
             said = [token[0] for token in tokens]
             if any(isinstance(token, dict) for token in said) and hasattr(self.clip.cond_stage_model, key):

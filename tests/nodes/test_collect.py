@@ -28,7 +28,8 @@ def collect(node_classes, comfy_folders):
         hidden = io.HiddenHolder.from_dict({io.Hidden.prompt: {"1": {"class_type": "KSampler"}}})
         clone = node.PREPARE_CLASS_CLONE(None)
         clone.hidden = hidden
-        return clone.execute(**{"person": "me", "prompt": "a lake", **inputs})
+        given = {"person": "me", "prompt": "a lake", **inputs}
+        return clone.execute(**{name: value if isinstance(value, list) else [value] for name, value in given.items()})
 
     return execute
 
@@ -83,6 +84,54 @@ def test_unequal_numbers_are_refused(collect, comfy_folders):
     with pytest.raises(ValueError, match="2 images and 3 other images"):
         collect(images=images(2), other_images=images(3))
     assert comfy_folders.module.taste_store().people() == []
+
+
+def test_lists_are_asked_about_like_batches(collect, comfy_folders):
+    """Of any sizes; each entry with the prompt and the person beside it, the last going on."""
+    large = torch.rand(1, 32, 16, 3, generator=torch.Generator().manual_seed(5))
+    collect(
+        images=[images(1, 1), large, images(2, 2), images(2, 3)],
+        prompt=["a lake", "a hill"],
+        person=["Aki", "Aki", "Bo"],
+    )
+    store = comfy_folders.module.taste_store()
+    aki, bo = store.people()
+    (first,) = store.inbox(aki.id)
+    assert first.prompt == "a lake" and store_picture(store, first.second).size == (16, 32)
+    assert [one.prompt for one in store.inbox(bo.id)] == ["a hill", "a hill"]
+    collect(images=[images(1, 7), images(1, 8)], other_images=[images(1, 9), large])
+    assert [person.open for person in store.people()] == [1, 2, 2]
+    with pytest.raises(ValueError, match="3 images, but questions take two each"):
+        collect(images=[images(2), large])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_no_pair_of_pictures_is_not_asked(collect, comfy_folders, value):
+    batch = images(6)
+    batch[1] = batch[0]
+    batch[2, 3, 3, 1] = value
+    out = collect(images=batch)
+    assert out.result[0].splitlines() == [
+        "me: questions open 1, answered 0.",
+        "Not asked: 1 pair, since its two pictures are the same: is a sampler bypassed, or the seed one for both?",
+        "Not asked: 1 pair, since a picture holds values that are no numbers (NaN or infinite): paint it again.",
+    ]
+    assert len(out.ui["ppd_question"]) == 1
+    none = collect(images=torch.zeros(2, 8, 8, 3), person="Bo", wait_seconds=5)  # waits for nothing
+    assert none.ui["ppd_question"] == [] and "Not asked: 1 pair" in none.result[0]
+    assert comfy_folders.module.taste_store().people()[0].open == 0
+
+
+def test_what_shines_through_lies_on_white(collect, comfy_folders):
+    """IMAGEs of four channels, and of one."""
+    clear, grey = torch.zeros(1, 8, 8, 4), torch.full((1, 8, 8, 1), 0.2)
+    collect(images=[clear, grey])
+    store = comfy_folders.module.taste_store()
+    (one,) = store.inbox(store.people()[0].id)
+    assert [store_picture(store, digest).getpixel((0, 0)) for digest in (one.first, one.second)] == [
+        (255, 255, 255),
+        (51, 51, 51),
+    ]
 
 
 def test_the_same_pair_twice_is_one_question(collect):

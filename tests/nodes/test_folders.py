@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import pytest
@@ -52,8 +53,9 @@ def test_a_missing_shipped_file_is_named(comfy_folders, monkeypatch, tmp_path):
 def test_model_folders_are_registered_with_their_extension(pack, comfyui_path):
     import folder_paths
 
-    for name in ("user_adapters", "user_embeddings"):
+    for name in ("user_adapters", "user_embeddings", "open_clip"):
         paths, extensions = folder_paths.folder_names_and_paths[name]
         assert extensions == {".safetensors"}
         assert paths[-1].endswith(name)
+    assert [path.rpartition(os.sep)[2] for path in folder_paths.get_folder_paths("vlm")] == ["vlm", "LLM"]
     json.dumps(folder_paths.get_folder_paths("user_adapters"))

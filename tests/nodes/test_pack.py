@@ -26,6 +26,8 @@ NODE_IDS = {
     "PPD_ApplyUserEmbedding",
     "PersonalizedDenoiser",
     "PPD_PocketCheckpointLoader",
+    "PPD_PaintStudies",
+    "PPD_AddStudies",
 }
 LOADER = """
 import asyncio, json, sys

@@ -73,7 +73,9 @@ def files(folder):
 
 def test_pictures_are_what_the_stock_nodes_paint_of_the_words_and_the_seed(paint, pocket, comfy_folders):
     studies, sheets, report = paint(negative="red")
-    assert "mine: 2 pairs of 2 looks on 2 prompts, 4 pictures.\nPainted now: 4 pictures in " in report
+    assert report.startswith("mine: 2 pairs of 2 looks on 2 prompts, 4 pictures.\nPainted by Pocket with the weights ")
+    assert "width 64, height 64, steps 2, cfg 3.0, sampler_name euler" in report
+    assert "\nPainted now: 4 pictures in " in report
     assert sheets.shape == (2, 256, 520, 3)
     assert studies.folder == comfy_folders.datasets / "mine"
     assert studies.model["class"] == "Pocket" and studies.sampling["negative"] == "red"
@@ -231,8 +233,8 @@ def test_a_full_disk_is_told_before_anything_is_painted(paint, monkeypatch):
     import shutil
 
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
-    with pytest.raises(ValueError, match="4 pictures need about 0.0 MB, and the disk of 'mine' has 0.0 MB free"):
-        paint()
+    with pytest.raises(ValueError, match="200 pictures need about 1.6 MB, and the disk of 'mine' has 0.1 MB free"):
+        paint(count=100)
 
 
 def test_a_set_is_no_preference_set_and_its_change_is_seen(paint, node_classes, comfy_folders):

@@ -36,6 +36,8 @@ PACK = "personalized-diffusion"
 NOTES = {"Note", "MarkdownNote"}
 """Nodes that live in the frontend alone."""
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+TEXT = 3
+"""Kind of the binary messages that carry a line for a node: the length of the node's id, the id, the line."""
 STARTING, RUNNING = 300, 300
 """Seconds to wait for the server to start, and for a graph to run."""
 
@@ -45,10 +47,11 @@ Prompt = dict[str, dict[str, Any]]
 
 @dataclass
 class Run:
-    """What the websocket said while a graph ran: text messages in order, and preview frames with their node."""
+    """What the websocket said while a graph ran: text messages in order, preview frames and lines with their node."""
 
     messages: list[dict[str, Any]] = field(default_factory=list)
     previews: list[tuple[str | None, Image.Image]] = field(default_factory=list)
+    lines: list[tuple[str, str]] = field(default_factory=list)
     interrupted_after: float | None = None
     """Seconds from the request to interrupt to the message that says so."""
 
@@ -134,8 +137,12 @@ class Server:
             prompt_id = await asyncio.to_thread(self.submit, prompt, client)
             async for message in ws:
                 if message.type == aiohttp.WSMsgType.BINARY:
-                    kind, image_format = struct.unpack(">II", message.data[:8])
-                    assert (kind, image_format) == (1, 1), "expected a preview frame as JPEG"
+                    kind, detail = struct.unpack(">II", message.data[:8])
+                    if kind == TEXT:
+                        line = message.data[8:].decode()
+                        found.lines.append((line[:detail], line[detail:]))
+                        continue
+                    assert (kind, detail) == (1, 1), "expected a preview frame as JPEG"
                     found.previews.append((node, Image.open(io.BytesIO(message.data[8:]))))
                 elif message.type == aiohttp.WSMsgType.TEXT:
                     event = json.loads(message.data)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +72,8 @@ def _model(kind: str, words: Any, layers: int) -> Any:
         "num_hidden_layers": layers,
         "num_attention_heads": 2,
         "num_key_value_heads": 1,
+        "bos_token_id": words.convert_tokens_to_ids("<|endoftext|>"),
+        "eos_token_id": words.eos_token_id,
     }
     if kind == "qwen2_5_vl":
         vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 32}
@@ -123,8 +124,3 @@ def _processor(kind: str, words: Any) -> Any:
     mean = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "patch_size": 16}
     pictures = hf.Qwen2VLImageProcessor(size=size, **mean)
     return hf.Qwen3VLProcessor(pictures, words, hf.Qwen3VLVideoProcessor(), chat_template=template)
-
-
-def config_of(folder: Path) -> dict[str, Any]:
-    """What the folder's config.json says."""
-    return json.loads((folder / "config.json").read_text())
