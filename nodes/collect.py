@@ -18,7 +18,8 @@ from ..ppd.store import MissingError, Person, TasteStore
 from ..ppd.user_embedding import UserEmbedding as Embedding
 from . import folders, people
 from .announce import announce, ask_now
-from .sockets import CATEGORY, UserEmbedding, one_person
+from .interviews import adopt
+from .sockets import CATEGORY, UserEmbedding, one_person, people_of
 
 Value = TypeVar("Value")
 
@@ -103,6 +104,8 @@ class PreferenceCollector(io.ComfyNode):
                 asked[somebody].append(number)
         everything = [number for numbers in asked.values() for number in numbers]
         questions = [question(store, number) for number in dict.fromkeys(everything)]  # two pairs may be the same
+        embeddings = [one for value in (*user_embedding, *other_embedding) for one in people_of(value)]
+        hints = [adopt(somebody, embeddings) for somebody in asked]
         for somebody in asked:
             announce(somebody.id)
         if wait_seconds[0]:
@@ -110,7 +113,7 @@ class PreferenceCollector(io.ComfyNode):
             wait_for_answers(store, wait_seconds[0], everything)
         reports = [report_of(store, somebody, asked[somebody] if wait_seconds[0] else []) for somebody in asked]
         reports += [f"Not asked: {counted(number, 'pair')}, since {reason}" for reason, number in left_out.items()]
-        report = "\n".join(reports)
+        report = "\n".join([*reports, *filter(None, hints)])
         return io.NodeOutput(report, ui={"ppd_question": questions, "text": (report,)})
 
 
