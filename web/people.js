@@ -34,6 +34,7 @@ function listOf(node) {
 
 // Names for the choices of a list, and the people there are now
 function fill({ widget, prefix }) {
+    widget.beforeQueued = () => fill({ widget, prefix }); // a graph in the API's format is loaded without a word
     const others = (widget.options.values ?? []).filter((value) => prefix && !value.startsWith(prefix));
     const values = [...others, ...choices().map((choice) => prefix + choice)];
     widget.options = {
