@@ -10,7 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .encoders.looks import Looks
 from .encoders.posterior import PosteriorEncoder
+from .encoders.statements import Statement, statements, would_ask
 from .pictures import Picture, PreferenceError
 from .store import Candidate, MissingError, TasteStore, fade
 from .user_embedding import UserEmbedding
@@ -60,9 +62,25 @@ def most_telling(differences: Tensor, asked: Tensor, mean: Tensor, covariance: T
     return None
 
 
-def next_question(number: int, differences: Tensor, asked: Tensor, mean: Tensor, covariance: Tensor) -> int | None:
+def next_question(
+    number: int,
+    differences: Tensor,
+    asked: Tensor,
+    mean: Tensor,
+    covariance: Tensor,
+    opening: Tensor | None = None,
+) -> int | None:
     """The index of what to ask after `number` questions, the oldest candidate being first: the most telling, every
-    third time of the newest; None where all have been asked."""
+    third time of the newest; None where all have been asked.
+
+    `opening` [n] marks candidates that differ in a look that no pair has differed in (`statements.would_ask`): while
+    there are such, every third question is the most telling of them, however little the population differs there.
+    """
+    if opening is not None and number % NEWEST_EVERY == 0 and bool(opening.any()):
+        rows = opening.nonzero().flatten()
+        found = most_telling(differences[rows], asked, mean, covariance)
+        if found is not None:
+            return int(rows[found])
     older = max(0, len(differences) - NEWEST) if number % NEWEST_EVERY == NEWEST_EVERY - 1 else 0
     found = most_telling(differences[older:], asked, mean, covariance)
     if found is None and older:
@@ -92,12 +110,14 @@ def _open_and_decided(filed: _Filed, verdicts: dict[int, str]) -> tuple[list[int
 class Interview:
     """Asks the people of a store, by what `encoder` sees in their candidates; threads may share it.
 
-    What was seen is kept in memory. A candidate with a picture that cannot be read is not asked.
+    What was seen is kept in memory. A candidate with a picture that cannot be read is not asked. With `looks` it asks
+    about those that no pair has differed in, and says what was learned in them.
     """
 
-    def __init__(self, store: TasteStore, encoder: PosteriorEncoder) -> None:
+    def __init__(self, store: TasteStore, encoder: PosteriorEncoder, looks: Looks | None = None) -> None:
         self.store = store
         self.encoder = encoder
+        self.looks = looks
         self._filed: dict[str, _Filed] = {}
         self._lock = threading.Lock()
 
@@ -126,8 +146,16 @@ class Interview:
         embedding = self._embed(person, verdicts, filed)
         assert embedding.covariance is not None
         x, asked = x / embedding.noise, asked / embedding.noise
-        found = next_question(len(verdicts), x, asked, embedding.u[0], embedding.covariance)
+        opening = None
+        if self.looks is not None:
+            said = self._say(person, verdicts, filed)
+            opening = would_ask(self.looks, said, filed.differences[rows] * self.encoder.prior.noise)
+        found = next_question(len(verdicts), x, asked, embedding.u[0], embedding.covariance, opening)
         return (None if found is None else filed.ids[rows[found]]), embedding
+
+    def say(self, person: str) -> list[Statement]:
+        """What the person's picks so far say of each of the looks; none without looks."""
+        return self._say(person, self.store.verdicts(person), self._read(person))
 
     def forget(self, person: str) -> None:
         """Drop what was seen of a person's candidates, after whoever is looking at them just now."""
@@ -136,12 +164,21 @@ class Interview:
             self.encoder.features.drop_memory()
 
     def _embed(self, person: str, verdicts: dict[int, str], filed: _Filed) -> UserEmbedding:
+        return self.encoder.encode_differences(*self._picks(person, verdicts, filed))
+
+    def _say(self, person: str, verdicts: dict[int, str], filed: _Filed) -> list[Statement]:
+        if self.looks is None:
+            return []
+        differences, outcomes, weights = self._picks(person, verdicts, filed)
+        return statements(self.looks, differences * self.encoder.prior.noise, outcomes, weights)
+
+    def _picks(self, person: str, verdicts: dict[int, str], filed: _Filed) -> tuple[Tensor, Tensor, Tensor]:
+        """Differences [n, d], outcomes and weights [n] of what was picked, the oldest first."""
         picks = [(filed.rows[one], what) for one, what in verdicts.items() if one in filed.rows and what != "skip"]
         signs = torch.tensor([-1.0 if what == "second" else 1.0 for _, what in picks])
         outcomes = torch.tensor([0.5 if what == "tie" else 1.0 for _, what in picks])
         differences = filed.differences[[row for row, _ in picks]] * signs[:, None]
-        weights = torch.tensor(fade(len(picks), self.store.person(person).half_life))
-        return self.encoder.encode_differences(differences, outcomes, weights)
+        return differences, outcomes, torch.tensor(fade(len(picks), self.store.person(person).half_life))
 
     def _read(self, person: str) -> _Filed:
         """The person's candidates, those filed since the last time looked at now."""
