@@ -17,6 +17,7 @@ from .embedding import (
     UserEmbeddingEncoder,
     UserEmbeddingSample,
 )
+from .ip_adapter import PPD_IPAdapterLoader
 from .making import PPD_MakeTasteEncoder
 from .pairs import PreferencePairLoader
 from .pocket import PPD_PocketCheckpointLoader
@@ -41,6 +42,7 @@ class PersonalizationExtension(ComfyExtension):
             PPD_UserEmbeddingBlend,
             PPD_UserEmbeddingBatch,
             PPD_UserAdapterLoader,
+            PPD_IPAdapterLoader,
             PPD_ApplyUserEmbedding,
             PersonalizedDenoiser,
             PPD_PocketCheckpointLoader,
