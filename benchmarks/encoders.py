@@ -97,9 +97,10 @@ def _person(rows: Sequence[tuple[int, int, float]]) -> Person:
     first: dict[frozenset[int], tuple[int, int, float]] = {}
     twice = same = 0
     for row in rows:
-        before = first.setdefault(frozenset(row[:2]), row)
-        if before is not row and before[2] == row[2] == 1:
-            twice, same = twice + 1, same + (before[0] == row[0])
+        key = frozenset(row[:2])
+        if key in first and first[key][2] == row[2] == 1:
+            twice, same = twice + 1, same + (first[key][0] == row[0])
+        first.setdefault(key, row)
     chosen, rejected, outcomes = zip(*first.values(), strict=True)
     return Person(Picks(torch.tensor(chosen), torch.tensor(rejected), torch.tensor(outcomes)), twice, same)
 
@@ -137,7 +138,7 @@ def ranking(pictures: int, people: Sequence[Picks]) -> Tensor:
     return fit_posterior(differences, outcomes, zero, one)[0]
 
 
-def real_people(features: Tensor, people: list[Person], draws: int, folds: int = FOLDS) -> dict[str, Any]:
+def real_people(features: Tensor, people: list[Person], draws: int, folds: int) -> dict[str, Any]:
     """All figures of real people by features [N, f] of their pictures."""
     able = [n for n, person in enumerate(people) if len(person.decided) >= max(COUNTS) + LEAST_QUERIES]
     if len(able) < 2 * folds:
@@ -294,7 +295,7 @@ def main() -> None:
         report = pocket_kind(features.picture_features(pictures), pictures, shipped, *arguments.simulated)
     else:
         pictures, people = read_people(Path(arguments.people))
-        report = real_people(features.picture_features(pictures), people, arguments.draws)
+        report = real_people(features.picture_features(pictures), people, arguments.draws, FOLDS)
     report["settings"] = {"tower": features.name, "seed": SEED, "draws": arguments.draws, "folds": FOLDS}
     print(table(report))
     if arguments.json is not None:

@@ -15,10 +15,9 @@ from ..ppd.encoders.encoder import JSON_FILE
 from ..ppd.encoders.features import PictureFeatures
 from ..ppd.encoders.making import MOST_DIMS
 from ..ppd.encoders.towers import TOWER_FILE
-from ..ppd.encoders.workshop import Materials, make_encoder, pictures_below, report_of, save_encoder
+from ..ppd.encoders.workshop import Materials, make_encoder, report_of, save_encoder
 from ..ppd.hosts.comfyui_towers import open_tower, tower_choices
 from ..ppd.pairs import PreferencePair, read_pairs
-from ..ppd.pictures import Picture
 from ..ppd.studies import open_studies
 from . import folders
 from .encoders import FOLDER, encoder_folder, taste_encoders
@@ -27,7 +26,8 @@ from .sockets import CATEGORY
 NONE = "none"
 TOWER_OF = "tower of: "
 """Before the name of a taste encoder whose folder holds its tower."""
-PICTURE_ROOTS = ("output", "input", "datasets")
+MOST_PICTURES = 4000
+"""Of a folder; more of them change no direction, and cost time."""
 
 
 class PPD_MakeTasteEncoder(io.ComfyNode):  # noqa: N801
@@ -58,7 +58,7 @@ class PPD_MakeTasteEncoder(io.ComfyNode):  # noqa: N801
                 ),
                 io.Combo.Input(
                     "pictures",
-                    options=[NONE, *picture_folders()],
+                    options=[NONE, *folders.picture_folders()],
                     default=NONE,
                     tooltip="A folder of pictures as your models make them, with all folders in it.",
                 ),
@@ -106,7 +106,7 @@ class PPD_MakeTasteEncoder(io.ComfyNode):  # noqa: N801
         folder = new_encoder_folder(name, overwrite)
         materials = Materials(
             None if studies == NONE else open_studies(folders.studies_folder(studies)),
-            () if pictures == NONE else pictures_in(pictures),
+            () if pictures == NONE else folders.pictures_in(pictures, MOST_PICTURES),
             () if preference_set == NONE else pairs_in(preference_set),
         )
         if materials == Materials():
@@ -157,27 +157,6 @@ def new_encoder_folder(name: str, overwrite: bool) -> Path:
     return folder
 
 
-def picture_folders() -> list[str]:
-    """Folders that pictures can be taken from: ComfyUI's own, and those right in them."""
-    found = []
-    for word in PICTURE_ROOTS:
-        for root in _roots(word):
-            if root.is_dir():
-                below = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and entry.name[0] != ".")
-                found += [word, *(f"{word}: {name}" for name in below)]
-    return list(dict.fromkeys(found))
-
-
-def pictures_in(name: str) -> list[Picture]:
-    """All pictures of a folder by what the list shows; nothing outside of the folders it may lie in."""
-    word, _, below = name.partition(": ")
-    for root in _roots(word) if word in PICTURE_ROOTS else []:
-        path = root / below
-        if path.is_dir() and folder_paths.is_within_directory(str(root), str(path)):
-            return pictures_below(path)
-    raise ValueError(f"There is no folder of pictures {name!r}: choose one of the list.")
-
-
 def pairs_in(name: str) -> list[PreferencePair]:
     """The pairs of a preference set, undecoded: broken pictures are left out where they are looked at."""
     return list(read_pairs(folders.preference_set(name), check_pictures=False))
@@ -192,9 +171,3 @@ def progress() -> Any:
         bar.update_absolute(done, total)
 
     return report
-
-
-def _roots(word: str) -> list[Path]:
-    if word == "datasets":
-        return [Path(path) for path in folder_paths.get_folder_paths("datasets")]
-    return [Path(folder_paths.get_output_directory() if word == "output" else folder_paths.get_input_directory())]

@@ -209,3 +209,43 @@ def test_studies_says_what_a_set_holds(tmp_path, capsys):
     assert figures == {"pictures": 2, "missing": 0, "model": None, "pairs": {"cool-warm": 1}}
     assert main(["studies", str(tmp_path)]) == 2
     assert "There are no studies in" in only_sentence(capsys)
+
+
+def paint_folder(folder: Path, count: int = 20) -> Path:
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        blobs = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+        blobs.resize((64, 64), Image.Resampling.BICUBIC).save(folder / f"{number}.png")
+    return folder
+
+
+def test_make_encoder_writes_a_taste_encoder_that_reads_pairs(pocket, tmp_path, capsys):
+    from ppd.encoders.encoder import TasteEncoder
+    from ppd.encoders.towers import open_tower
+
+    out, pictures = tmp_path / "models" / "mine", paint_folder(tmp_path / "painted")
+    command = ["make-encoder", "--out", str(out), "--tower", "pocket", "--pictures", str(pictures)]
+    assert main([*command, "--dims", "4", "--json", str(tmp_path / "made.json")]) == 0
+    assert "20 pictures seen by pocket-clip; 2 dimensions" in capsys.readouterr().out
+    made = json.loads((tmp_path / "made.json").read_text())
+    assert (made["pictures"], made["people_are"], made["dimensions"]) == (20, "simulated", 2)
+    encoder = TasteEncoder.load(out)
+    reader = encoder.open(open_tower(encoder.tower, out))
+    assert reader.encode(list(read_pairs(pocket / "examples" / "warm"))).u.shape == (1, 2)
+    assert main(command) == 2
+    assert "There is a folder mine already" in only_sentence(capsys)
+
+
+def test_make_encoder_says_what_it_lacks(pocket, tmp_path, capsys):
+    command = ["make-encoder", "--out", str(tmp_path / "mine")]
+    few = paint_folder(tmp_path / "few", 3)
+    for arguments, sentence in (
+        (["--tower", "ViT-B-32", "--pictures", str(few)], "The tower ViT-B-32 needs weights"),
+        (["--tower", "pocket", "--pictures", str(few)], "at least 16 different pictures"),
+        (["--tower", "pocket", "--studies", str(few)], "There are no studies in 'few'"),
+        (["--tower", "pocket"], "at least 16 different pictures to make a taste encoder of, got 0"),
+    ):
+        assert main([*command, *arguments]) == 2
+        assert sentence in only_sentence(capsys)
+    assert not (tmp_path / "mine").exists()

@@ -21,7 +21,7 @@ from ..pictures import Picture, PreferenceError
 from ..studies import StudyPair, StudySet
 from .encoder import TasteEncoder
 from .features import PictureFeatures
-from .looks import Looks
+from .looks import FOLDS, Looks
 from .making import LEAST_PEOPLE, MOST_DIMS, SIMULATED, Picks, choose_dims, prior_of_looks, prior_of_people
 from .population import PopulationPrior, fit_whitening
 from .towers import TOWER_FILE
@@ -72,17 +72,19 @@ def make_encoder(
         raise ValueError(f"Expected 1 to {MOST_DIMS} dimensions, got {most_dims}.")
     seen = _look(features, materials, progress)
     dims = choose_dims(seen.rows, most_dims)
-    named = {"encoder": features.name, "encoder_hash": features.weight_hash}
+    name, tower_hash = features.name, features.weight_hash
     people = _people(materials.pairs, seen)
     real = len(people) >= LEAST_PEOPLE
     if real:
-        prior = prior_of_people(seen.rows, list(people.values()), dims, **named)
+        prior = prior_of_people(seen.rows, list(people.values()), dims, encoder=name, encoder_hash=tower_hash)
         center, basis = prior.center, prior.basis
     else:
         center, basis = fit_whitening(seen.rows, dims)
     looks, dropped = _looks(materials.studies, seen, basis)
     if not real:
-        prior = prior_of_looks(center, basis, None if looks is None else looks.readings, **named)
+        prior = prior_of_looks(
+            center, basis, None if looks is None else looks.readings, encoder=name, encoder_hash=tower_hash
+        )
     made: dict[str, Any] = {
         "date": date.today().isoformat(),
         "pictures": len(seen.rows),
@@ -97,7 +99,7 @@ def make_encoder(
         "painted_by": None if materials.studies is None else materials.studies.model,
         "dropped_looks": list(dropped),
     }
-    tower = {**reference, "name": features.name, "hash": features.weight_hash}
+    tower = {**reference, "name": name, "hash": tower_hash}
     return TasteEncoder(tower, prior, looks, made)
 
 
@@ -164,7 +166,7 @@ def _look(features: PictureFeatures, materials: Materials, progress: Progress | 
     broken: dict[int, PreferenceError] = {}
     rows = features.picture_features(everything, broken=broken, progress=progress)
     index: dict[str, int] = {}
-    kept = []
+    kept: list[int] = []
     for number, picture in enumerate(everything):
         if number not in broken and picture.digest not in index:
             index[picture.digest] = len(kept)
@@ -204,13 +206,16 @@ def _looks(studies: StudySet | None, seen: _Seen, basis: Tensor) -> tuple[Looks 
         )
     pairs = [pair for look in ids for pair in by_look[look]]
     rows = [seen.rows[seen.of([getattr(pair, side).picture for pair in pairs])] for side in ("low", "high")]
-    prompts = {prompt: number for number, prompt in enumerate(dict.fromkeys(pair.prompt for pair in pairs))}
+    told = [pair.prompt for pair in pairs]
+    if len(set(told)) < FOLDS:  # finished pictures, of which nobody said what they show: held out pair by pair
+        told = [pair.study for pair in pairs]
+    groups = {group: number for number, group in enumerate(dict.fromkeys(told))}
     named = [(look, studies.looks[look].low.name, studies.looks[look].high.name) for look in ids]
     looks, dropped = Looks.from_differences(
         (rows[1] - rows[0]) @ basis,
         [ids.index(pair.look) for pair in pairs],
         named,
-        prompt=[prompts[pair.prompt] for pair in pairs],
+        prompt=[groups[group] for group in told],
         japanese=[(studies.looks[look].low.name_ja, studies.looks[look].high.name_ja) for look in ids],
     )
     return looks, (*dropped, *seldom)

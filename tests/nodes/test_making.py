@@ -33,7 +33,7 @@ def make(run, **inputs):
 
 
 def test_a_folder_of_pictures_makes_one_that_lists_show(run, output, comfy_folders, node_classes):
-    name, report = make(run, name=" my model ", pictures="output: painted")
+    name, report = make(run, name=" my model ", pictures="output")
     assert name == "my model" and report.startswith("my model: 20 pictures seen by pocket-clip; ")
     folder = comfy_folders.models / "taste_encoders" / "my model"
     assert sorted(path.name for path in folder.iterdir()) == [
@@ -45,7 +45,7 @@ def test_a_folder_of_pictures_makes_one_that_lists_show(run, output, comfy_folde
     assert made["made"]["people_are"] == "simulated" and str(comfy_folders.models) not in json.dumps(made)
     schema = node_classes[ID].INPUT_TYPES()["required"]
     assert "tower of: my model" in schema["tower"][1]["options"]
-    assert {"output", "output: painted"} <= set(schema["pictures"][1]["options"])
+    assert "output" in schema["pictures"][1]["options"]
     with pytest.raises(ValueError, match="There is a taste encoder 'my model' already"):
         make(run, name="my model", pictures="output")
     assert make(run, name="my model", pictures="output", overwrite=True)[0] == "my model"
@@ -59,7 +59,7 @@ def test_studies_are_listed_and_read(run, output, comfy_folders, node_classes):
     run("PPD_AddStudies", low=low + noise, high=high + noise, studies="mine", look="own names",
         low_name="dim", high_name="lit")  # fmt: skip
     assert "mine" in node_classes[ID].INPUT_TYPES()["required"]["studies"][1]["options"]
-    _, report = make(run, name="of studies", studies="mine", pictures="output: painted")
+    _, report = make(run, name="of studies", studies="mine", pictures="output")
     assert "dim / lit 100%" in report and "32 pictures" in report
 
 
@@ -72,7 +72,7 @@ def test_names_that_are_no_folder_are_refused(run, output, name):
 def test_what_is_not_there_is_refused(run, output, comfy_folders):
     with pytest.raises(ValueError, match="nothing to make a taste encoder of"):
         make(run, name="mine")
-    for choice in ("output: ../input", "temp", "output: gone"):
+    for choice in ("output: ../input", "temp", "datasets: gone"):
         with pytest.raises(ValueError, match="no folder of pictures"):
             make(run, name="mine", pictures=choice)
     with pytest.raises(ValueError, match="There is no tower 'CLIP vision: gone'"):
