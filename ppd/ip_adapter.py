@@ -123,6 +123,9 @@ class TasteIPAdapter(nn.Module):
     default_part = "style only"  # its other layers copy what the pictures show
     max_strength = MAX_STRENGTH
     groups = 2
+    center: Tensor
+    start: Tensor
+    directions: Tensor
 
     def __init__(
         self,
