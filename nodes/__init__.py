@@ -18,6 +18,7 @@ from .embedding import (
     UserEmbeddingSample,
 )
 from .ip_adapter import PPD_IPAdapterLoader
+from .making import PPD_MakeTasteEncoder
 from .pairs import PreferencePairLoader
 from .pocket import PPD_PocketCheckpointLoader
 from .sampling import PersonalizedDenoiser
@@ -47,4 +48,5 @@ class PersonalizationExtension(ComfyExtension):
             PPD_PocketCheckpointLoader,
             PPD_PaintStudies,
             PPD_AddStudies,
+            PPD_MakeTasteEncoder,
         ]

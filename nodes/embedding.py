@@ -10,7 +10,7 @@ import comfy.utils
 import folder_paths
 from comfy_api.latest import io, ui
 
-from ..ppd.encoders.population import PopulationPrior
+from ..ppd.encoders.statements import Statement, in_words
 from ..ppd.files import file_digest
 from ..ppd.messages import listed
 from ..ppd.pairs import PreferencePair, counted
@@ -72,19 +72,17 @@ class UserEmbeddingEncoder(io.ComfyNode):
 
         skipped: list[PreferenceError] = []
         reader = load_encoder(encoder)
-        on_bad = "skip" if skip_bad else "raise"
-        embedding = reader.encode(pairs, on_bad=on_bad, skipped=skipped, progress=progress)
-        report = report_of(embedding, reader.prior, skipped)
+        told = reader.read(pairs, on_bad="skip" if skip_bad else "raise", skipped=skipped, progress=progress)
+        embedding = reader.encode_differences(*told)
+        report = report_of(embedding, reader.statements(*told), skipped)
         return io.NodeOutput(embedding, report, ui=ui.PreviewText(report))
 
 
-def report_of(embedding: Embedding, prior: PopulationPrior, skipped: list[PreferenceError]) -> str:
+def report_of(embedding: Embedding, found: list[Statement], skipped: list[PreferenceError]) -> str:
     """What the encoder learned of a person, in lines for people."""
     read = f"{counted(embedding.pairs, 'pair')} read by {embedding.encoder}: {embedding.reach}."
     lines = [read if embedding.pairs or skipped else "No picks: this is the average person."]
-    if embedding.uncertainty is not None:
-        known = max(0.0, 1 - embedding.uncertainty / float(prior.covariance.trace()))  # 0 but for rounding, not -0
-        lines.append(f"Known so far: {known:.0%} of what tells people apart.")
+    lines += in_words(found)
     if embedding.noise > 1:
         lines.append(f"Picks contradict each other: read as {embedding.noise:g} times as noisy as most people's.")
     if skipped:

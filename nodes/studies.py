@@ -26,7 +26,7 @@ from PIL import Image, ImageOps
 from ..ppd.hosts.comfyui_studies import Painter, Sampling, model_signature
 from ..ppd.lexicon import OWN, Look, LookSide, prompt_lines, read_lexicon
 from ..ppd.pairs import counted
-from ..ppd.pictures import Picture
+from ..ppd.pictures import Picture, PreferenceError
 from ..ppd.studies import (
     Cell,
     StudySet,
@@ -38,6 +38,7 @@ from ..ppd.studies import (
 )
 from . import folders
 from .announce import say
+from .collect import two_pictures
 from .sockets import CATEGORY, Studies
 
 log = logging.getLogger(__name__)
@@ -261,19 +262,13 @@ class PPD_AddStudies(io.ComfyNode):  # noqa: N801
         prompt: str,
         seed: int | None = None,
     ) -> io.NodeOutput:
-        if len(low) != len(high):
-            raise ValueError(f"There are {len(low)} low and {len(high)} high pictures: give as many of the one.")
-        for number, pair in enumerate(zip(low, high, strict=True), 1):
-            if not all(torch.isfinite(image).all() for image in pair):
-                raise ValueError(f"A picture of pair {number} is no numbers: connect pictures that can be seen.")
-            if pair[0].shape == pair[1].shape and torch.equal(*pair):
-                raise ValueError(f"Both pictures of pair {number} are the same: connect two that differ in the look.")
+        pairs = pictures_of(low, high)
         chosen = own_look(low_name, high_name) if look == OWN_NAMES else read_lexicon().looks[look]
         folder = folders.studies_folder(studies)
         writer = continue_studies(folder, [chosen])
         added = 0
-        for first, second in zip(low, high, strict=True):
-            added += writer.add_finished(chosen, prompt, seed, Picture.from_tensor(first), Picture.from_tensor(second))
+        for first, second in pairs:
+            added += writer.add_finished(chosen, prompt, seed, first, second)
         there = f"; {len(low) - added} were there." if added < len(low) else "."
         return shown(open_studies(folder), f"Added now: {counted(added, 'pair')}{there}")
 
@@ -347,6 +342,21 @@ def size_of(painter: Painter, pictures: int) -> int:
     return disk_use(pictures, painter.sampling.width, painter.sampling.height, painter.empty.numel())
 
 
+def pictures_of(low: torch.Tensor, high: torch.Tensor) -> list[tuple[Picture, Picture]]:
+    """The pairs of two batches [n, H, W, C]; ValueError where one is no pair of pictures that differ."""
+    if len(low) != len(high):
+        raise ValueError(
+            f"There are {len(low)} low and {len(high)} high pictures: give as many of the one as of the other."
+        )
+    pairs = []
+    for number, (first, second) in enumerate(zip(low, high, strict=True), 1):
+        try:
+            pairs.append(two_pictures(first, second))
+        except PreferenceError as error:
+            raise ValueError(f"Pair {number} cannot be filed: {error}") from error
+    return pairs
+
+
 def own_look(low: str, high: str) -> Look:
     """A look by the artist's own names of its sides."""
     low, high = low.strip(), high.strip()
@@ -377,7 +387,9 @@ def contact_sheet(studies: StudySet) -> torch.Tensor:
     for sheet, pair in zip(sheets, pairs, strict=False):
         comfy.model_management.throw_exception_if_processing_interrupted()
         for left, entry in ((0, pair.low), (SIDE + GAP, pair.high)):
-            fitted = ImageOps.pad(entry.picture.open(), (SIDE, SIDE), Image.Resampling.LANCZOS, color=(31, 31, 31))
+            fitted = ImageOps.pad(
+                entry.picture.open(longest_side=4 * SIDE), (SIDE, SIDE), Image.Resampling.LANCZOS, color=(31, 31, 31)
+            )
             sheet[:, left : left + SIDE] = np.asarray(fitted, dtype=np.float32) / 255
     return torch.from_numpy(sheets)
 

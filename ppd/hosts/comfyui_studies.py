@@ -101,16 +101,16 @@ class Painter:
     def __init__(self, model: ModelPatcher, clip: comfy.sd.CLIP, vae: comfy.sd.VAE, sampling: Sampling) -> None:
         self.model, self.clip, self.vae, self.sampling = model, clip, vae, sampling
         self._read: dict[str, Any] = {}
+        if model.get_model_object("latent_format").latent_dimensions not in (2, 3):  # 3 with a single frame
+            raise ValueError(
+                f"The MODEL is {type(model.model.model_config).__name__}, which paints no pictures: load a model that "
+                "does."
+            )
         places = (sampling.height // EMPTY_RATIO, sampling.width // EMPTY_RATIO)
         device = comfy.model_management.intermediate_device()
         empty = torch.zeros([1, 4, *places], device=device)
         self.empty = comfy.sample.fix_empty_latent_channels(model, empty, EMPTY_RATIO)
         """The latent [1, C, ...] that painting starts from."""
-        if self.empty.is_nested or self.empty.ndim not in (4, 5):
-            raise ValueError(
-                f"The MODEL is {type(model.model.model_config).__name__}, whose latents are no pictures': load a model "
-                "that paints single pictures."
-            )
 
     def read(self, texts: Iterable[str]) -> None:
         """Encode texts that will be painted next, while the text encoder is loaded; forget the others."""
@@ -143,12 +143,12 @@ class Painter:
             seed=seed,
         )
         pictures = self.vae.decode(latent)
-        pictures = pictures.reshape(-1, *pictures.shape[-3:])
-        if len(pictures) != 1:
+        if pictures.ndim not in (4, 5) or pictures.shape[:-3].numel() != 1:  # 5: a video of one frame
             raise ValueError(
-                f"The VAE made {len(pictures)} pictures of one latent: studies need a model that paints single "
-                "pictures, and its VAE."
+                f"The VAE made {list(pictures.shape)} of one latent, expected one picture: studies need a model that "
+                "paints single pictures, and its VAE."
             )
+        pictures = pictures.reshape(1, *pictures.shape[-3:])
         if not torch.isfinite(pictures).all() or not torch.isfinite(latent).all():
             raise ValueError(
                 f"The picture of {text!r} from the seed {seed} is no numbers: load the VAE or the model in another "

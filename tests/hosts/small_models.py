@@ -12,7 +12,9 @@ from ppd.hosts.diffusers import cross_attentions as diffusers_layers
 from ppd.user_embedding import UserEmbedding
 
 if find_spec("comfy"):
+    import comfy.ldm.wan.vae
     import comfy.model_patcher
+    import comfy.sd
     import comfy.supported_models
     import comfy.utils
 
@@ -88,6 +90,32 @@ def comfy_model(family, unet, weights=torch.float32, compute=None):
     base = settings.get_model({})
     base.diffusion_model.load_state_dict(comfy_weights(settings, unet))
     return comfy.model_patcher.ModelPatcher(base, torch.device("cpu"), torch.device("cpu"))
+
+
+def qwen_image():
+    """Qwen-Image's MODEL and VAE, whose latents are videos of one frame, at small widths with random weights."""
+    config = {"image_model": "qwen_image", "num_layers": 2, "attention_head_dim": 32, "num_attention_heads": 2}
+    config |= {"in_channels": 64, "out_channels": 16, "joint_attention_dim": CONTEXT, "axes_dims_rope": (8, 12, 12)}
+    settings = comfy.supported_models.QwenImage(config)
+    settings.set_inference_dtype(torch.float32, None)
+    autoencoder = comfy.ldm.wan.vae.WanVAE(
+        8, 16, [1, 2, 4, 4], 2, temperal_downsample=[False, True, True], image_channels=3, conv_out_channels=3
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        base = settings.get_model({})
+        for weight in base.diffusion_model.parameters():
+            weight.data = 0.1 * torch.randn(weight.shape)
+        weights = {name: at_random(name, weight) for name, weight in autoencoder.state_dict().items()}
+    model = comfy.model_patcher.ModelPatcher(base, torch.device("cpu"), torch.device("cpu"))
+    return model, comfy.sd.VAE(sd=weights)
+
+
+def at_random(name, weight):
+    """Weights that keep their input's size; norms that do nothing."""
+    if weight.ndim > 1 and "gamma" not in name:
+        return torch.randn(weight.shape) / weight[0].numel() ** 0.5
+    return torch.full(weight.shape, float("gamma" in name))
 
 
 def adapter_for(family, unet, **changes):

@@ -13,7 +13,7 @@ import torch
 
 from ppd.studies import noise_of, open_studies
 
-from ..hosts.small_models import ARTISTS, comfy_model, denoiser
+from ..hosts.small_models import ARTISTS, comfy_model, denoiser, qwen_image
 
 pytestmark = pytest.mark.comfyui
 PAINT, ADD = "PPD_PaintStudies", "PPD_AddStudies"
@@ -25,8 +25,8 @@ OWN = {
     ],
 }
 if find_spec("comfy"):
+    import comfy.latent_formats
     import comfy.model_management
-    import comfy.model_patcher
     import comfy.sample
     import nodes as stock
 
@@ -162,6 +162,27 @@ def test_other_models_paint_and_are_told_apart(paint, family, comfy_folders):
     assert other.model["denoiser"] == "UNetModel" and other.model["config"] != first.model["config"]
 
 
+def test_a_picture_may_be_a_video_of_one_frame(paint, pocket):
+    model, vae = qwen_image()
+    (pair,) = paint(count=1, model=model, vae=vae, scheduler="simple")[0].pairs()
+    assert pixels(pair.low).shape == (64, 64, 3) and pixels(pair.low).std() > 5
+    assert pair.low.latent().shape == (1, 16, 1, 8, 8)
+    assert torch.equal(pair.low.noise(), comfy.sample.prepare_noise(pair.low.latent(), pair.seed))
+
+
+def test_what_paints_no_single_pictures_is_refused(paint, pocket, comfy_folders):
+    host = sys.modules["ppd_pack.ppd.hosts.comfyui_studies"]
+    model, vae = qwen_image()
+    painter = host.Painter(model, pocket.clip, vae, host.Sampling(64, 64, 1, 1.0, "euler", "simple"))
+    painter.empty = torch.zeros(1, 16, 2, 8, 8)
+    with pytest.raises(ValueError, match=r"The VAE made \[1, 5, 64, 64, 3\] of one latent, expected one picture"):
+        painter.paint("a lake", "", 1, lambda *_: None)
+    model.add_object_patch("latent_format", comfy.latent_formats.StableAudio1())
+    with pytest.raises(ValueError, match="The MODEL is QwenImage, which paints no pictures: load a model that does"):
+        paint(model=model, vae=vae)
+    assert list(comfy_folders.datasets.iterdir()) == []
+
+
 def test_a_model_is_known_by_its_weights_and_patches_wherever_they_lie(pack):
     signature = sys.modules["ppd_pack.ppd.hosts.comfyui_studies"].model_signature
     unet = denoiser("sd15")
@@ -281,8 +302,8 @@ def test_painted_and_finished_studies_share_a_set(paint, run):
     ("inputs", "said"),
     [
         ({"high": batch(0.7, 3)}, "There are 2 low and 3 high pictures"),
-        ({"high": batch(0.2)}, "Both pictures of pair 1 are the same"),
-        ({"low": batch(float("nan"))}, "A picture of pair 1 is no numbers"),
+        ({"high": batch(0.2)}, "Pair 1 cannot be filed: its two pictures are the same"),
+        ({"low": batch(float("nan"))}, "Pair 1 cannot be filed: a picture holds values that are no numbers"),
         ({"look": "own names"}, "Expected two names of an own look, got '' and ''"),
         ({"look": "own names", "low_name": "a", "high_name": " a"}, "got 'a' and 'a'"),
     ],

@@ -100,14 +100,17 @@ def test_repetitions_are_skipped_together(server, store, somebody):
 
 def test_what_is_learned_comes_with_the_question(server, store, somebody):
     person, asked = somebody
-    attributes = told(server, f"people/{person}/question")["attributes"]
-    warmth = next(one for one in attributes if one["name"] == "warmth")
+    state = told(server, f"people/{person}/question")
+    assert {one["state"] for one in state["statements"]} == {"not asked yet"} and state["known"] == 0
+    warmth = next(one for one in state["statements"] if one["name"] == "warmth")
+    assert (warmth["low"], warmth["high"], warmth["probability_low"]) == ("icy", "fiery", warmth["probability_high"])
     for number, candidate in enumerate(asked):  # red, not blue
         state = told(
             server, f"people/{person}/picks", {"candidate": candidate, "verdict": "first", "request": f"{number}"}
         )
-    warmer = next(one for one in state["attributes"] if one["name"] == "warmth")
-    assert warmer["mean"] > warmth["mean"] and warmer["deviation"] < warmth["deviation"]
+    warmer = next(one for one in state["statements"] if one["name"] == "warmth")
+    assert warmer["probability_high"] > warmth["probability_high"] and state["known"] > 0
+    assert warmer["least"] < warmer["mean"] < warmer["most"]
     assert state["noise"] == 1.0 and state["question"] is None
 
 
@@ -193,7 +196,7 @@ def test_picks_are_exported_and_taken_over(server, store, somebody):
     name = next(name for name in told(server, "sets") if name.endswith(path.rsplit("/", 1)[1]))
     other = told(server, "people", {"name": f"took over {person[:8]}", "request": "r"})["id"]
     for new in (3, 0):
-        assert told(server, f"people/{other}/import", {"preference_set": name, "request": "r"}) == {"new": new}
+        assert told(server, f"people/{other}/import", {"preference_set": name, "request": "r"})["new"] == new
     contents = [[(p.prompt, p.chosen.digest, p.tie) for p in store.pairs(one)] for one in (person, other)]
     assert contents[0] == contents[1] == [(p.prompt, p.chosen.digest, p.tie) for p in read_pairs(path)]
     store.delete_person(other)
