@@ -12,6 +12,7 @@ import folder_paths
 
 from ..ppd.files import stamp
 from ..ppd.pairs import PAIRS_FILE
+from ..ppd.pictures import Picture
 from ..ppd.store import TasteStore
 from ..ppd.studies import ROWS_FILE, STUDIES_FILE
 
@@ -26,6 +27,9 @@ LEXICON_ENDING = ".looks.json"
 """Of an artist's own lexicon."""
 MOST = 5000
 """How many folders of a root are looked into at most: a list of choices must not take long."""
+
+
+PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 def register_folder(name: str) -> None:
@@ -128,6 +132,44 @@ def new_preference_set(name: str) -> Path:
             return path
         except FileExistsError:  # somebody whose name looks the same, in the same second
             number += 1
+
+
+def picture_folders() -> list[str]:
+    """Names of folders of pictures: ComfyUI's output and input, and those of datasets, such as "datasets: studies"."""
+    found = set()
+    for root in folder_paths.get_folder_paths("datasets"):
+        if os.path.isdir(root):
+            with os.scandir(root) as entries:
+                found |= {entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")}
+    return ["output", "input", *(f"datasets: {name}" for name in sorted(found))]
+
+
+def pictures_in(name: str, most: int) -> list[Picture]:
+    """The pictures in a folder that `picture_folders` names and below it, by their paths; `most` of them, evenly."""
+    word, _, folder = name.partition(": ")
+    if word == "datasets":
+        roots = [(root, os.path.join(root, folder)) for root in folder_paths.get_folder_paths("datasets")]
+    else:
+        root = folder_paths.get_output_directory() if word == "output" else folder_paths.get_input_directory()
+        roots = [(root, root)]
+    if name not in picture_folders():
+        raise ValueError(f"There is no folder of pictures {name!r}: choose one of the list (R renews it).")
+    paths = sorted(
+        os.path.join(place, file)
+        for root, top in roots
+        if folder_paths.is_within_directory(root, top)
+        for place, _, files in os.walk(top)
+        for file in files
+        if file.lower().endswith(PICTURE_ENDINGS)
+    )
+    step = max(1.0, len(paths) / most)
+    return [Picture(Path(paths[int(index * step)])) for index in range(min(most, len(paths)))]
+
+
+def _sets_in(root: Path) -> list[str]:
+    """Names of a root's preference sets; none where it cannot be read."""
+    real = os.path.realpath(root)
+    return list(_sets_below(real, real, 0, set()))
 
 
 def _sets_below(folder: str, root: str, depth: int, seen: set[str]) -> Iterator[str]:
