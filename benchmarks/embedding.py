@@ -1,9 +1,9 @@
 """`python -m benchmarks.embedding`: what it costs to read a person from four new pairs, in steps of SDXL.
 
-In one ComfyUI, with random weights of full width: the node Encode User Embedding with an IP-Adapter, ViT-H-14 and
-eight new pictures of 512 px; one CFG step of SDXL; and the node again on the same pictures, whose features are on disk
-by then. Figures are medians over rounds with 95 % bootstrap intervals. The fewer pixels a step has, the more of them an
-embedding costs: a step of fewer than SDXL's own 1024 px gives a ratio that is too large.
+In one ComfyUI, with random weights of full width: a taste encoder whose tower is ViT-H-14 on eight new pictures of 512
+px; one CFG step of SDXL; and the encoder again on the same pictures, whose features are on disk by then. Figures are
+medians over rounds with 95 % bootstrap intervals. The fewer pixels a step has, the more of them an embedding costs: a
+step of fewer than SDXL's own 1024 px gives a ratio that is too large.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from tqdm import tqdm
 
 from .pocket_step import load_pack
 from .sampling import (
-    CONTEXT,
     device_name,
     full_model,
     median,
@@ -29,10 +28,10 @@ from .sampling import (
     random_conditions,
     sampling,
     seconds,
-    write_ip_adapter,
 )
 
 PAIRS, SIDE, AGAIN = 4, 512, 9
+DIMS = 48
 
 
 def new_pairs(folder: Path, seed: int) -> list[Any]:
@@ -68,30 +67,30 @@ def measure(size: int | None, rounds: int) -> dict[str, Any]:
     load_pack()
     import comfy.model_management
     import comfy.samplers
-    import folder_paths
     import torch
-    from ppd_pack.nodes.embedding import IMAGE_ADAPTER, UserEmbeddingEncoder
-    from ppd_pack.ppd.hosts.comfyui import load_adapter
-    from ppd_pack.ppd.hosts.comfyui_denoisers import cross_attentions
+    from ppd_pack.ppd.encoders.encoder import PosteriorEncoder
+    from ppd_pack.ppd.encoders.features import PictureFeatures
+    from ppd_pack.ppd.encoders.population import PopulationPrior
+    from ppd_pack.ppd.hosts.comfyui_towers import clip_vision_tower
 
     device = comfy.model_management.get_torch_device()
     dtype = torch.float32 if device.type == "cpu" else torch.float16
     size = size or (512 if device.type == "cpu" else 1024)
     with torch.inference_mode(), tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        folder_paths.set_user_directory(str(folder / "user"))
         torch.manual_seed(0)
         model = full_model("sdxl", dtype)
-        layers = cross_attentions(model.model.diffusion_model).values()
-        file = folder / "ip-adapter.safetensors"
-        write_ip_adapter(file, [layer.heads * layer.dim_head for layer in layers], CONTEXT["sdxl"])
-        adapter, clip_vision = load_adapter(file), vision_model()
+        tower = clip_vision_tower(vision_model())
+        space = {"center": torch.zeros(1024), "basis": torch.randn(1024, DIMS)}
+        identity = {"encoder": tower.name, "encoder_hash": tower.weight_hash}
+        prior = PopulationPrior(torch.zeros(DIMS), torch.eye(DIMS), **space, **identity)
         conditions, noise = random_conditions("sdxl"), torch.randn(1, 4, size // 8, size // 8)
         sampler, nothing = comfy.samplers.sampler_object("euler"), comfy.samplers.KSAMPLER(no_steps)
         times: dict[str, list[float]] = {"new": [], "again": [], "step": []}
         for number in tqdm(range(-1, rounds), desc=f"SDXL, {size} px"):  # the first round warms up
             pairs = new_pairs(folder / str(number), 1 + number)
-            read = partial(UserEmbeddingEncoder.execute, pairs, IMAGE_ADAPTER, False, adapter, clip_vision)
+            features = PictureFeatures(tower, cache_dir=folder / "features", cache_size=0)
+            read = partial(PosteriorEncoder(features, prior).encode, pairs)
             new, again = seconds(device, read), float(np.median([seconds(device, read) for _ in range(AGAIN)]))
             before, run = (seconds(device, sampling(model, conditions, noise, s, 1)) for s in (nothing, sampler))
             if number >= 0:

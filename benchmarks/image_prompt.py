@@ -1,16 +1,17 @@
 """`python -m benchmarks.image_prompt`: whether an IP-Adapter paints what a person likes, by us and by the peer.
 
-Needs what the pack does not ship: a checkpoint, an IP-Adapter for it, its ViT-H-14, and one person's picks. Prompts and
-seeds are painted in ComfyUI by the plain checkpoint; by our embedding of the support pairs; by its opposite, as if all
-picks were the other way round (what that wins as well is no taste); and, with `--peer` a checkout of
-ComfyUI_IPAdapter_plus, by the average of the likes with the average of the dislikes as negative, and by the difference
-of the two. All act in the same layers at one strength, which at 1 means the same to both.
+Needs what the pack does not ship: a checkpoint, an IP-Adapter for it, its ViT-H-14, a taste encoder, a folder of
+pictures like the checkpoint's, and one person's picks. Prompts and seeds are painted in ComfyUI by the plain
+checkpoint; by our embedding of the support pairs; by its opposite, -u (what that wins as well is no taste); and, with
+`--peer` a checkout of ComfyUI_IPAdapter_plus, by the average of the likes with the average of the dislikes as
+negative, and by the difference of the two. All act in the same layers at one strength, which at 1 means the same to
+both.
 
 The judge is a preference fit on held-out pairs, which share no picture and no caption with the support pairs; their
 prompts are painted. Its accuracy on the support pairs says what its judgement is worth. It sees by the features that
 embeddings are made of and so favours what moves them, unless `--judge` names another image encoder. Intervals are of
-95 %, over prompts and the judge's pairs, too narrow with few of them, and about this one person. All pictures are kept,
-for people to judge.
+95 %, over prompts and the judge's pairs, too narrow with few of them, and about this one person. All pictures are
+kept, for people to judge.
 """
 
 from __future__ import annotations
@@ -39,21 +40,33 @@ from .preference_judge import fit_judges, scores, split, win_rate
 PEERS_LAYERS = {"sd15": "7:1,8:1,9:1", "sdxl": "6:1"}
 """The layers of style, each at weight 1, as the peer counts: transformers in the order of execution."""
 SIZES = {"sd15": 512, "sdxl": 1024}
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
+MOST = 512
+"""Pictures that the IP-Adapter is fitted to, at most."""
 
 Pairs = Sequence[PreferencePair]
 Painted = dict[str, list[list[Image.Image]]]
 """The pictures of each model [prompts][seeds]."""
 
 
-def our_models(model: Any, adapter: Any, clip_vision: Any, support: Pairs, strength: float) -> dict[str, Any]:
+def our_models(model: Any, adapter: Any, encoder: Any, support: Pairs, strength: float) -> dict[str, Any]:
     """MODELs by the embedding of the support pairs, and by its opposite."""
-    from ppd_pack.nodes.embedding import image_features
-    from ppd_pack.ppd.encoders.image_prompt import encode_image_prompt
     from ppd_pack.ppd.hosts.comfyui import apply_user
 
-    person = encode_image_prompt(support, image_features(adapter, clip_vision))
-    people = {"ours": person, "opposite": replace(person, u=person.u_negative, u_negative=person.u)}
+    person = encoder.encode(support)
+    people = {"ours": person, "opposite": replace(person, u=-person.u)}
     return {name: apply_user(model, adapter, [someone], strength) for name, someone in people.items()}
+
+
+def fitted_adapter(file: Path, encoder: Any, clip_vision: Any, pictures: Sequence[Any]) -> Any:
+    """The IP-Adapter as an adapter of the encoder's user embeddings."""
+    from ppd_pack.nodes.ip_adapter import image_features
+    from ppd_pack.ppd.encoders.image_prompt import fit_to_taste
+    from ppd_pack.ppd.hosts.comfyui import manage_adapter
+    from ppd_pack.ppd.ip_adapter import load_ip_adapter
+
+    published = load_ip_adapter(file)
+    return manage_adapter(fit_to_taste(published, encoder, image_features(published, clip_vision), pictures))
 
 
 def peers_models(
@@ -174,16 +187,21 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
     support, held_out = split(list(read_pairs(arguments.pairs)), given, arguments.support)
     load_pack()
     import comfy.sd
-    from ppd_pack.ppd.hosts.comfyui import load_adapter
+    from ppd_pack.ppd.encoders.encoder import TasteEncoder
+    from ppd_pack.ppd.hosts.comfyui_towers import open_tower
+    from ppd_pack.ppd.pictures import Picture
 
     strength = arguments.strength
     with torch.inference_mode():
         model, clip, vae, *_ = comfy.sd.load_checkpoint_guess_config(str(arguments.checkpoint))
         clip_vision = load_clip_vision(arguments.clip_vision)
         eyes = clip_vision if arguments.judge is None else load_clip_vision(arguments.judge)
-        adapter = load_adapter(arguments.ip_adapter)
+        taste = TasteEncoder.load(arguments.encoder)
+        encoder = taste.open(open_tower(taste.tower, arguments.encoder))
+        files = sorted(path for path in arguments.pictures.rglob("*") if path.suffix.lower() in ENDINGS)
+        adapter = fitted_adapter(arguments.ip_adapter, encoder, clip_vision, list(map(Picture, files[:MOST])))
         family = adapter.model.config.family
-        models = {"plain": model, **our_models(model, adapter, clip_vision, support, strength)}
+        models = {"plain": model, **our_models(model, adapter, encoder, support, strength)}
         if arguments.peer is not None:
             file, layers = arguments.ip_adapter, PEERS_LAYERS[family]
             models |= peers_models(arguments.peer, model, file, clip_vision, support, strength, layers)
@@ -200,7 +218,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.image_prompt")
-    for name in ("checkpoint", "ip-adapter", "clip-vision", "pairs", "out"):
+    for name in ("checkpoint", "ip-adapter", "clip-vision", "encoder", "pictures", "pairs", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--held-out", type=Path, help="the same person's other pairs (default: the rest of --pairs)")
     parser.add_argument("--support", type=int, default=4, help="support pairs in --pairs, without --held-out (4)")

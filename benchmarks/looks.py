@@ -22,13 +22,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from ppd.encoders.clip import ClipFeatures
 from torch import Tensor
 from tqdm import tqdm
 
 from ppd.encoders.looks import Looks
-from ppd.encoders.posterior import fit_posterior, fit_whitening
+from ppd.encoders.population import fit_whitening
+from ppd.encoders.posterior import fit_posterior
 from ppd.encoders.statements import SURE, Statement, known_so_far, statements
+from ppd.encoders.towers.open_clip import OpenClipTower
 from ppd.evaluation import bootstrap
 from ppd.pocket.looks import rendered_pairs
 from ppd.pocket.people import TEMPERATURE
@@ -106,7 +107,7 @@ def edits_world(recipe: Recipe, work: Path) -> World:
     return World(looks, prior, pairs[0], studies, torch.eye(len(kept), dtype=torch.float64))
 
 
-def look_at_edits(features: ClipFeatures) -> dict[str, Tensor]:
+def look_at_edits(tower: OpenClipTower) -> dict[str, Tensor]:
     """Pairs of edited pictures, first and second in turn: their features, the strengths, and the part of EDITED."""
     pictures, rng, k = template_pictures(), np.random.default_rng(SEED), len(WORDS)
     ends = [sign * np.eye(k)[look] for look in range(k) for sign in (1.0, -1.0)]
@@ -119,7 +120,7 @@ def look_at_edits(features: ClipFeatures) -> dict[str, Tensor]:
     for start in tqdm(range(0, len(jobs), 40), desc="editing", mininterval=2.0):
         images = [edited(pictures[picture], strengths, rng) for picture, strengths, _ in jobs[start : start + 40]]
         arrays = np.stack([np.asarray(image.resize((128, 128))) for image in images])
-        seen.append(features.image_tensor_features(torch.from_numpy(arrays).permute(0, 3, 1, 2).float() / 255))
+        seen.append(tower.image_tensor_features(torch.from_numpy(arrays).permute(0, 3, 1, 2).float() / 255))
     return {
         "features": torch.cat(seen),
         "strengths": torch.from_numpy(np.stack([strengths for _, strengths, _ in jobs])),

@@ -144,8 +144,10 @@ def measure(family: str, size: int, steps: int, rounds: int, peer_checkout: Path
     import comfy.model_management
     import comfy.samplers
     import torch
-    from ppd_pack.ppd.hosts.comfyui import Call, Scope, UserRun, apply_user, load_adapter
+    from ppd_pack.ppd.branch import Scope
+    from ppd_pack.ppd.hosts.comfyui import Call, UserRun, apply_user, manage_adapter
     from ppd_pack.ppd.hosts.comfyui_denoisers import cross_attentions
+    from ppd_pack.ppd.ip_adapter import TasteIPAdapter, load_ip_adapter
     from ppd_pack.ppd.user_embedding import UserEmbedding
 
     device = comfy.model_management.get_torch_device()
@@ -156,9 +158,10 @@ def measure(family: str, size: int, steps: int, rounds: int, peer_checkout: Path
         layers = cross_attentions(model.model.diffusion_model)
         file = Path(folder) / "ip-adapter.safetensors"
         write_ip_adapter(file, [layer.heads * layer.dim_head for layer in layers.values()], CONTEXT[family])
-        adapter = load_adapter(file)
-        config, u = adapter.model.config, torch.randn(1, 1024)
-        person = UserEmbedding(u, config.encoder, config.encoder_hash, 4, "", u_negative=-u)
+        shown = torch.eye(1024)[:, None]  # of u itself, as the peer
+        adapter = manage_adapter(TasteIPAdapter(load_ip_adapter(file), "eyes", "0", torch.zeros(1, 1024), shown))
+        u = torch.randn(1, 1024)
+        person = UserEmbedding(u, "eyes", "0", 4, "")
         watch = Stopwatch()
         models = {"plain": model, "ours": apply_user(model, adapter, [person], scope=Scope("all"))}
         if device.type == "cpu":

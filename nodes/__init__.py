@@ -17,6 +17,8 @@ from .embedding import (
     UserEmbeddingEncoder,
     UserEmbeddingSample,
 )
+from .ip_adapter import PPD_IPAdapterLoader
+from .making import PPD_MakeTasteEncoder
 from .pairs import PreferencePairLoader
 from .pocket import PPD_PocketCheckpointLoader
 from .sampling import PersonalizedDenoiser
@@ -40,9 +42,11 @@ class PersonalizationExtension(ComfyExtension):
             PPD_UserEmbeddingBlend,
             PPD_UserEmbeddingBatch,
             PPD_UserAdapterLoader,
+            PPD_IPAdapterLoader,
             PPD_ApplyUserEmbedding,
             PersonalizedDenoiser,
             PPD_PocketCheckpointLoader,
             PPD_PaintStudies,
             PPD_AddStudies,
+            PPD_MakeTasteEncoder,
         ]

@@ -16,23 +16,15 @@ from ..ppd.user_embedding import UserEmbedding as Embedding
 from . import folders
 from .sockets import CATEGORY, UserAdapter, UserEmbedding, people_of
 
-IP_ADAPTER = "IP-Adapter: "
-
 
 def adapters() -> list[str]:
-    """Names of all user adapters: the pocket's first, then its other seeds, then files of models/user_adapters, then
-    IP-Adapters."""
+    """Names of all user adapters: the pocket's first, then its other seeds, then files of models/user_adapters."""
     shipped = {path.stem for path in (folders.WEIGHTS / "adapters").glob("*.safetensors")} - {folders.POCKET}
-    # .bin is refused with the way to convert it, rather than missing without a word
-    published = [n for n in folder_paths.get_filename_list("ipadapter") if n.endswith((".safetensors", ".bin"))]
-    names = [folders.POCKET, *sorted(shipped), *folder_paths.get_filename_list("user_adapters")]
-    return names + [IP_ADAPTER + name for name in published]
+    return [folders.POCKET, *sorted(shipped), *folder_paths.get_filename_list("user_adapters")]
 
 
 def adapter_file(name: str) -> Path:
     """The file behind a name in the list of adapters; the pack's are told from the user's by lacking the extension."""
-    if name.startswith(IP_ADAPTER):
-        return folders.model_file("ipadapter", name.removeprefix(IP_ADAPTER))
     if name.endswith(".safetensors"):
         return folders.model_file("user_adapters", name)
     return folders.shipped_file(f"adapters/{name}.safetensors")
@@ -83,13 +75,13 @@ class PPD_UserAdapterLoader(io.ComfyNode):  # noqa: N801
             display_name="Load User Adapter",
             category=CATEGORY,
             description="Loads what lets a diffusion model read user embeddings. One adapter serves everybody.",
-            search_aliases=["ipadapter", "preference adapter", "taste adapter"],
+            search_aliases=["preference adapter", "taste adapter"],
             inputs=[
                 io.Combo.Input(
                     "user_adapter",
                     options=adapters(),
-                    tooltip="The pack's adapters for its pocket model, a file of models/user_adapters, or a published "
-                    "IP-Adapter of models/ipadapter (SD1.5 and SDXL, for ViT-H). Each fits one family of models.",
+                    tooltip="The pack's adapters for its pocket model, or a file of models/user_adapters. Each fits "
+                    "one family of models. For IP-Adapters there is Load IP-Adapter for Taste.",
                 )
             ],
             outputs=[UserAdapter.Output(display_name="user_adapter", tooltip="The adapter.")],

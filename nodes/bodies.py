@@ -43,10 +43,24 @@ class HalfLife(Body):
     picks: Annotated[float, Field(ge=1, le=10_000)] | None
 
 
+class Encoder(Body):
+    """A taste encoder by the name of its folder."""
+
+    encoder: Annotated[str, Field(min_length=1, max_length=255)]
+
+
 class Import(Body):
     """A preference set by the name that `GET /ppd/sets` lists."""
 
     preference_set: Annotated[str, Field(min_length=1, max_length=1000)]
+    skip_bad: bool = False
+    """Leave out what cannot be used, instead of taking nothing over."""
+
+
+class StudyQuestions(Body):
+    """A set of studies by the name that `GET /ppd/studies` lists."""
+
+    studies: Annotated[str, Field(min_length=1, max_length=1000)]
 
 
 Model = TypeVar("Model", bound=Body)

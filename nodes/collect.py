@@ -16,9 +16,10 @@ from ..ppd.pairs import counted
 from ..ppd.pictures import Picture, PreferenceError
 from ..ppd.store import MissingError, Person, TasteStore
 from ..ppd.user_embedding import UserEmbedding as Embedding
-from . import folders
+from . import folders, people
 from .announce import announce, ask_now
-from .sockets import CATEGORY, UserEmbedding, one_person
+from .interviews import adopt
+from .sockets import CATEGORY, UserEmbedding, one_person, people_of
 
 Value = TypeVar("Value")
 
@@ -42,7 +43,13 @@ class PreferenceCollector(io.ComfyNode):
             hidden=[io.Hidden.prompt, io.Hidden.unique_id],
             inputs=[
                 io.Image.Input("images", tooltip="Pictures of one prompt: a batch or a list, asked about two by two."),
-                io.String.Input("person", default=folders.ME, tooltip="Whose taste is asked for; made if new."),
+                io.String.Input(
+                    "person",
+                    default=people.ME,
+                    tooltip="Whose taste is asked for. The workflow keeps an id in place of the name. New people are "
+                    "made in the tab Taste; a name that is new is made as well.",
+                    extra_dict={"widgetType": people.WIDGET},
+                ),
                 io.String.Input("prompt", default="", tooltip="What the pictures show, as it was asked for."),
                 io.Int.Input(
                     "wait_seconds",
@@ -82,25 +89,23 @@ class PreferenceCollector(io.ComfyNode):
     ) -> io.NodeOutput:
         pairs = pairs_of(images, other_images)
         store = folders.taste_store()
-        asked: dict[Person, list[int]] = {}
+        named = {name: people.find(name, make=True) for name in dict.fromkeys(person)}
+        asked: dict[Person, list[int]] = {somebody: [] for somebody in named.values() if somebody is not None}
         left_out: Counter[str] = Counter()
-        people = {name: store.person_called(name, make=True) for name in dict.fromkeys(person)}
         for index, first, second in pairs:
-            somebody = people[at(person, index)]
+            somebody = named[at(person, index)]
             assert somebody is not None
-            numbers = asked.setdefault(somebody, [])
+            origin = {"prompt": cls.hidden.prompt, **painted_for(index, first=user_embedding, second=other_embedding)}
             try:
-                origin = {
-                    "prompt": cls.hidden.prompt,
-                    **painted_for(index, first=user_embedding, second=other_embedding),
-                }
-                numbers.append(
-                    store.add_candidate(somebody.id, at(prompt, index), *two_pictures(first, second), origin)
-                )
+                number = store.add_candidate(somebody.id, at(prompt, index), *two_pictures(first, second), origin)
             except PreferenceError as error:
                 left_out[str(error)] += 1
+            else:
+                asked[somebody].append(number)
         everything = [number for numbers in asked.values() for number in numbers]
         questions = [question(store, number) for number in dict.fromkeys(everything)]  # two pairs may be the same
+        embeddings = [one for value in (*user_embedding, *other_embedding) for one in people_of(value)]
+        hints = [adopt(somebody, embeddings) for somebody in asked]
         for somebody in asked:
             announce(somebody.id)
         if wait_seconds[0]:
@@ -108,7 +113,7 @@ class PreferenceCollector(io.ComfyNode):
             wait_for_answers(store, wait_seconds[0], everything)
         reports = [report_of(store, somebody, asked[somebody] if wait_seconds[0] else []) for somebody in asked]
         reports += [f"Not asked: {counted(number, 'pair')}, since {reason}" for reason, number in left_out.items()]
-        report = "\n".join(reports)
+        report = "\n".join([*reports, *filter(None, hints)])
         return io.NodeOutput(report, ui={"ppd_question": questions, "text": (report,)})
 
 

@@ -5,19 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import comfy.clip_vision
 import comfy.model_management
-import comfy.model_patcher
 import comfy.utils
 import folder_paths
 from comfy_api.latest import io, ui
-from torch import Tensor
 
-from ..ppd.encoders.features import PictureFeatures
-from ..ppd.encoders.image_prompt import ImagePromptTower, encode_image_prompt
-from ..ppd.encoders.population import PopulationPrior
+from ..ppd.encoders.statements import Statement, in_words
 from ..ppd.files import file_digest
-from ..ppd.ip_adapter import IPAdapter
 from ..ppd.messages import listed
 from ..ppd.pairs import PreferencePair, counted
 from ..ppd.pictures import PreferenceError
@@ -25,9 +19,7 @@ from ..ppd.user_embedding import UserEmbedding as Embedding
 from ..ppd.user_embedding import blend
 from . import folders
 from .encoders import encoder_digest, load_encoder, taste_encoders
-from .sockets import CATEGORY, PreferencePairs, UserAdapter, UserEmbedding, one_person, people_of
-
-IMAGE_ADAPTER = "image adapter"
+from .sockets import CATEGORY, PreferencePairs, UserEmbedding, one_person, people_of
 
 
 class UserEmbeddingEncoder(io.ComfyNode):
@@ -44,9 +36,8 @@ class UserEmbeddingEncoder(io.ComfyNode):
                 PreferencePairs.Input("pairs", tooltip="The person's picks. Four pairs already tell a good part."),
                 io.Combo.Input(
                     "encoder",
-                    options=[*taste_encoders(), IMAGE_ADAPTER],
-                    tooltip="What looks at the pictures. Embeddings and adapters fit if made for one encoder. For an "
-                    "IP-Adapter choose 'image adapter', and connect it and its CLIP vision model.",
+                    options=taste_encoders(),
+                    tooltip="What looks at the pictures. Embeddings and adapters fit if made for one encoder.",
                 ),
                 io.Boolean.Input(
                     "skip_bad",
@@ -54,16 +45,6 @@ class UserEmbeddingEncoder(io.ComfyNode):
                     advanced=True,
                     tooltip="Leave out pairs whose picture cannot be read and name them in the report, instead of "
                     "stopping at the first.",
-                ),
-                UserAdapter.Input(
-                    "user_adapter",
-                    optional=True,
-                    tooltip="The IP-Adapter that the embedding is for. Only for the encoder 'image adapter'.",
-                ),
-                io.ClipVision.Input(
-                    "clip_vision",
-                    optional=True,
-                    tooltip="ViT-H-14, by the node Load CLIP Vision. Only for the encoder 'image adapter'.",
                 ),
             ],
             outputs=[
@@ -74,7 +55,7 @@ class UserEmbeddingEncoder(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, encoder: str, **constants: Any) -> str:
-        return "" if encoder == IMAGE_ADAPTER else encoder_digest(encoder)
+        return encoder_digest(encoder)
 
     @classmethod
     def execute(
@@ -82,8 +63,6 @@ class UserEmbeddingEncoder(io.ComfyNode):
         pairs: list[PreferencePair],
         encoder: str,
         skip_bad: bool,
-        user_adapter: comfy.model_patcher.ModelPatcher | None = None,
-        clip_vision: comfy.clip_vision.ClipVisionModel | None = None,
     ) -> io.NodeOutput:
         bar = comfy.utils.ProgressBar(max(1, 2 * len(pairs)))
 
@@ -92,52 +71,18 @@ class UserEmbeddingEncoder(io.ComfyNode):
             bar.update_absolute(done, total)
 
         skipped: list[PreferenceError] = []
-        reading: dict[str, Any] = {"on_bad": "skip" if skip_bad else "raise", "skipped": skipped, "progress": progress}
-        prior = None
-        if encoder == IMAGE_ADAPTER:
-            embedding = encode_image_prompt(pairs, image_features(user_adapter, clip_vision), **reading)
-        else:
-            reader = load_encoder(encoder)
-            embedding, prior = reader.encode(pairs, **reading), reader.prior
-        report = report_of(embedding, prior, skipped)
+        reader = load_encoder(encoder)
+        told = reader.read(pairs, on_bad="skip" if skip_bad else "raise", skipped=skipped, progress=progress)
+        embedding = reader.encode_differences(*told)
+        report = report_of(embedding, reader.statements(*told), skipped)
         return io.NodeOutput(embedding, report, ui=ui.PreviewText(report))
 
 
-def image_features(
-    user_adapter: comfy.model_patcher.ModelPatcher | None, clip_vision: comfy.clip_vision.ClipVisionModel | None
-) -> PictureFeatures:
-    """What an IP-Adapter sees, by ComfyUI's CLIP vision model; kept on disk as well."""
-    if user_adapter is None or not isinstance(user_adapter.model, IPAdapter) or clip_vision is None:
-        raise ValueError(
-            f"The encoder {IMAGE_ADAPTER!r} needs an IP-Adapter as user_adapter (Load User Adapter) and its ViT-H-14 "
-            "as clip_vision (Load CLIP Vision): connect both, or choose another encoder."
-        )
-    if user_adapter.model.is_plus:
-        comfy.model_management.load_model_gpu(user_adapter)
-
-    def look(x: Tensor) -> tuple[Tensor, Tensor]:
-        seen = clip_vision.encode_image(x.movedim(1, -1))
-        return seen["image_embeds"], seen["penultimate_hidden_states"]
-
-    tower = ImagePromptTower(
-        clip_vision.model,
-        look,
-        user_adapter.model,
-        name=user_adapter.model.config.encoder,
-        size=clip_vision.image_size,
-        mean=clip_vision.image_mean,
-        std=clip_vision.image_std,
-    )
-    return PictureFeatures(tower, cache_dir=folders.feature_cache())
-
-
-def report_of(embedding: Embedding, prior: PopulationPrior | None, skipped: list[PreferenceError]) -> str:
+def report_of(embedding: Embedding, found: list[Statement], skipped: list[PreferenceError]) -> str:
     """What the encoder learned of a person, in lines for people."""
     read = f"{counted(embedding.pairs, 'pair')} read by {embedding.encoder}: {embedding.reach}."
     lines = [read if embedding.pairs or skipped else "No picks: this is the average person."]
-    if prior is not None and embedding.uncertainty is not None:
-        known = max(0.0, 1 - embedding.uncertainty / float(prior.covariance.trace()))  # 0 but for rounding, not -0
-        lines.append(f"Known so far: {known:.0%} of what tells people apart.")
+    lines += in_words(found)
     if embedding.noise > 1:
         lines.append(f"Picks contradict each other: read as {embedding.noise:g} times as noisy as most people's.")
     if skipped:

@@ -12,20 +12,24 @@ import folder_paths
 
 from ..ppd.files import stamp
 from ..ppd.pairs import PAIRS_FILE
+from ..ppd.pictures import Picture
 from ..ppd.store import TasteStore
 from ..ppd.studies import ROWS_FILE, STUDIES_FILE
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
 POCKET = "pocket"
 """What the shipped model, encoder and adapter are called where a file of the user's could stand as well."""
-ME = "me"
-"""Who is there without having been made."""
-LONGEST = 60
-"""Letters of a person's name in the name of a folder, which file systems count in bytes."""
+LONGEST = 120
+"""Bytes of a person's name in the name of a folder; file systems take 255 in all."""
 DEEPEST = 3
 """Folders below input and datasets that are looked into for preference sets."""
 LEXICON_ENDING = ".looks.json"
 """Of an artist's own lexicon."""
+MOST = 5000
+"""How many folders of a root are looked into at most: a list of choices must not take long."""
+
+
+PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 def register_folder(name: str) -> None:
@@ -84,12 +88,6 @@ def _store(path: Path) -> TasteStore:
     return TasteStore(path, on_erase=forget_features)
 
 
-def people() -> list[str]:
-    """Names of the people in the store; somebody called "me" can always be chosen."""
-    names = [person.name for person in taste_store().people()]
-    return names if ME.casefold() in map(str.casefold, names) else [ME, *names]
-
-
 def preference_roots() -> dict[str, list[str]]:
     """Where preference sets may lie, by the word that their names begin with."""
     return {
@@ -104,7 +102,7 @@ def preference_sets() -> list[str]:
     return [
         f"{word}: {name}"
         for word, roots in preference_roots().items()
-        for name in sorted({name for root in roots for name in _sets_below(Path(root))})
+        for name in sorted({name for root in roots for name in _sets_in(Path(root))})
     ]
 
 
@@ -122,18 +120,73 @@ def preference_set(name: str) -> Path:
 
 
 def new_preference_set(name: str) -> Path:
-    """A folder to be, of the datasets folder, named after somebody and the time."""
-    plain = "".join(letter if letter.isalnum() or letter in " -_" else "-" for letter in name[:LONGEST])
-    plain = plain.strip() or "person"
-    return Path(folder_paths.get_folder_paths("datasets")[0]) / f"{plain} {datetime.now():%Y-%m-%d %H-%M-%S}"
+    """A new folder of the datasets folder, named after somebody and the time."""
+    plain = "".join(letter if letter.isalnum() or letter in " -_" else "-" for letter in name)
+    plain = plain.encode()[:LONGEST].decode(errors="ignore").strip() or "person"
+    root = Path(folder_paths.get_folder_paths("datasets")[0])
+    stem, number = f"{plain} {datetime.now():%Y-%m-%d %H-%M-%S}", 1
+    while True:
+        path = root / (stem if number == 1 else f"{stem} ({number})")
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:  # somebody whose name looks the same, in the same second
+            number += 1
 
 
-def _sets_below(root: Path, depth: int = 0) -> Iterator[str]:
-    """Paths below `root` of folders with a pairs.jsonl or parquet shards, and of single files at the top."""
-    if not root.is_dir():
+def picture_folders() -> list[str]:
+    """Names of folders of pictures: ComfyUI's output and input, and those of datasets, such as "datasets: studies"."""
+    found = set()
+    for root in folder_paths.get_folder_paths("datasets"):
+        if os.path.isdir(root):
+            with os.scandir(root) as entries:
+                found |= {entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")}
+    return ["output", "input", *(f"datasets: {name}" for name in sorted(found))]
+
+
+def pictures_in(name: str, most: int) -> list[Picture]:
+    """The pictures in a folder that `picture_folders` names and below it, by their paths; `most` of them, evenly."""
+    word, _, folder = name.partition(": ")
+    if word == "datasets":
+        roots = [(root, os.path.join(root, folder)) for root in folder_paths.get_folder_paths("datasets")]
+    else:
+        root = folder_paths.get_output_directory() if word == "output" else folder_paths.get_input_directory()
+        roots = [(root, root)]
+    if name not in picture_folders():
+        raise ValueError(f"There is no folder of pictures {name!r}: choose one of the list (R renews it).")
+    paths = sorted(
+        os.path.join(place, file)
+        for root, top in roots
+        if folder_paths.is_within_directory(root, top)
+        for place, _, files in os.walk(top)
+        for file in files
+        if file.lower().endswith(PICTURE_ENDINGS)
+    )
+    step = max(1.0, len(paths) / most)
+    return [Picture(Path(paths[int(index * step)])) for index in range(min(most, len(paths)))]
+
+
+def _sets_in(root: Path) -> list[str]:
+    """Names of a root's preference sets; none where it cannot be read."""
+    real = os.path.realpath(root)
+    return list(_sets_below(real, real, 0, set()))
+
+
+def _sets_below(folder: str, root: str, depth: int, seen: set[str]) -> Iterator[str]:
+    """Paths below `folder` of folders with a pairs.jsonl or parquet shards, and of single files at the top.
+
+    Links are followed within `root`, and every folder is looked into once. What cannot be read is passed over: data
+    must not take the nodes away.
+    """
+    real = os.path.realpath(folder)
+    if real in seen or len(seen) >= MOST or not folder_paths.is_within_directory(root, real):
         return
-    with os.scandir(root) as listing:
-        entries = sorted(listing, key=lambda entry: entry.name)
+    seen.add(real)
+    try:
+        with os.scandir(folder) as listing:
+            entries = sorted(listing, key=lambda entry: entry.name)
+    except OSError:
+        return
     names = {entry.name for entry in entries}
     if STUDIES_FILE in names:
         return
@@ -143,9 +196,10 @@ def _sets_below(root: Path, depth: int = 0) -> Iterator[str]:
     for entry in entries:
         if entry.name.startswith("."):
             continue
-        if entry.is_dir() and depth < DEEPEST:
-            yield from (os.path.normpath(f"{entry.name}/{name}") for name in _sets_below(root / entry.name, depth + 1))
-        elif entry.name.endswith((".jsonl", ".parquet")) and entry.is_file():
+        if depth < DEEPEST and os.path.isdir(entry.path):
+            below = _sets_below(entry.path, root, depth + 1, seen)
+            yield from (os.path.normpath(f"{entry.name}/{name}") for name in below)
+        elif entry.name.endswith((".jsonl", ".parquet")) and os.path.isfile(entry.path):
             yield entry.name
 
 

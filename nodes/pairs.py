@@ -14,12 +14,10 @@ from PIL import Image, ImageOps
 from ..ppd.messages import listed, quoted
 from ..ppd.pairs import PreferencePair, counted, preference_set_digest, read_pairs
 from ..ppd.pictures import PreferenceError
-from ..ppd.store import Person
-from . import folders
+from . import folders, people
+from .people import PERSON
 from .sockets import CATEGORY, PreferencePairs
 
-PERSON = "person: "
-"""What a choice begins with that is no preference set but somebody in the taste store."""
 SHOWN = 64
 SIDE = 256
 GAP = 8
@@ -37,28 +35,29 @@ class PreferencePairLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "preference_set",
-                    options=[*folders.preference_sets(), *(PERSON + name for name in folders.people())],
+                    options=[*folders.preference_sets(), *(PERSON + one for one in people.choices())],
                     tooltip="A folder with pairs.jsonl and its pictures, or a .jsonl or .parquet file, in ComfyUI's "
-                    "input or datasets folder; or a person whose picks Collect Preferences keeps. The examples come "
-                    "with the pack.",
+                    "input or datasets folder; or a person whose picks Collect Preferences keeps, of whom the workflow "
+                    "keeps an id and no name. The examples come with the pack.",
                 ),
                 io.String.Input(
                     "user",
                     default="",
-                    tooltip="Where a set holds the picks of several people: the one to read. Empty reads all.",
+                    tooltip="Where a set holds the picks of several people: the one to read. Empty reads all. With a "
+                    "person leave it empty.",
                 ),
                 io.Int.Input(
                     "limit",
                     default=1000,
                     min=1,
                     max=100_000,
-                    tooltip="The most pairs to read, from the start of the set.",
+                    tooltip="The most pairs to read: the first ones of a set, the newest ones of a person.",
                 ),
                 io.Boolean.Input(
                     "skip_bad",
                     default=False,
                     advanced=True,
-                    tooltip="Leave out pairs whose picture is missing or broken and name them in the report, "
+                    tooltip="Leave out pairs whose picture is lost or broken and name them in the report, "
                     "instead of stopping at the first.",
                 ),
             ],
@@ -66,26 +65,40 @@ class PreferencePairLoader(io.ComfyNode):
                 PreferencePairs.Output(display_name="pairs", tooltip="The pairs, for Encode User Embedding."),
                 io.Image.Output(
                     display_name="pictures",
-                    tooltip=f"The first {SHOWN} pairs to look at, the preferred picture on the left.",
+                    tooltip=f"{SHOWN} of these pairs to look at, the preferred picture on the left: the first ones of "
+                    "a set, the newest ones of a person.",
                 ),
                 io.String.Output(display_name="report", tooltip="What was read, and what was left out."),
             ],
+            hidden=[io.Hidden.prompt],
         )
+
+    @classmethod
+    def validate_inputs(cls, preference_set: str = "") -> bool | str:
+        """ComfyUI's own check would refuse whoever is called by name. Who is not there yet is told when the node runs:
+        another node of the workflow may make them."""
+        try:
+            if preference_set.startswith(PERSON):
+                people.find(preference_set.removeprefix(PERSON))
+            elif preference_set:  # else it comes from another node
+                folders.preference_set(preference_set)
+        except ValueError as error:
+            return str(error)
+        return True
 
     @classmethod
     def fingerprint_inputs(cls, preference_set: str, **constants: Any) -> str:
         if preference_set.startswith(PERSON):
-            person = person_of(preference_set)
-            return folders.taste_store().fingerprint(person.id) if person else ""
+            person = people.find(preference_set.removeprefix(PERSON))
+            return f"{person.name} {folders.taste_store().fingerprint(person.id)}" if person else ""
         return preference_set_digest(folders.preference_set(preference_set))
 
     @classmethod
     def execute(cls, preference_set: str, user: str, limit: int, skip_bad: bool) -> io.NodeOutput:
         skipped: list[PreferenceError] = []
         if preference_set.startswith(PERSON):
-            person = person_of(preference_set)
-            pairs = folders.taste_store().pairs(person.id)[-limit:] if person else []
-            report = report_of(preference_set, pairs, skipped)
+            name, pairs = read_person(preference_set.removeprefix(PERSON), user, limit, skip_bad, skipped, cls.hidden)
+            report = report_of(f"{PERSON}{name}", pairs, skipped)
             return io.NodeOutput(pairs, contact_sheet(pairs[-SHOWN:]), report, ui=ui.PreviewText(report))
         path = folders.preference_set(preference_set)
         pairs = []
@@ -93,17 +106,48 @@ class PreferencePairLoader(io.ComfyNode):
             comfy.model_management.throw_exception_if_processing_interrupted()
             pairs.append(pair)
         if not pairs:
-            people = f" of the user {quoted(user.strip())}" if user.strip() else ""
+            whose = f" of the user {quoted(user.strip())}" if user.strip() else ""
+            why = f" The first that was left out: {skipped[0]}" if skipped else ""
             raise ValueError(
-                f"The preference set {quoted(preference_set)} has no usable pairs{people}: choose another."
+                f"The preference set {quoted(preference_set)} has no usable pairs{whose}: choose another.{why}"
             )
         report = report_of(preference_set, pairs, skipped)
         return io.NodeOutput(pairs, contact_sheet(pairs[:SHOWN]), report, ui=ui.PreviewText(report))
 
 
-def person_of(choice: str) -> Person | None:
-    """The person of a choice; None where nobody has been asked anything under that name."""
-    return folders.taste_store().person_called(choice.removeprefix(PERSON))
+def read_person(
+    choice: str,
+    user: str,
+    limit: int,
+    skip_bad: bool,
+    skipped: list[PreferenceError],
+    hidden: io.HiddenHolder | None,
+) -> tuple[str, list[PreferencePair]]:
+    """The name and the newest pairs of the person of a choice; none where nobody has been asked yet."""
+    person = people.find(choice)
+    if user.strip() and user.strip().casefold() not in (choice.casefold(), (person.name if person else "").casefold()):
+        raise ValueError(
+            f"The input user is {user.strip()!r}, but the pairs are of one person of the taste store: empty it, or "
+            "choose a preference set."
+        )
+    if person is None:
+        people.make_sure(choice, hidden.prompt if hidden else None)
+        return choice, []
+    found = folders.taste_store().pairs(person.id, skipped=skipped if skip_bad else None)
+    pairs: list[PreferencePair] = []
+    for pair in reversed(found):
+        if len(pairs) == limit:
+            break
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        try:
+            if skip_bad:  # else whoever looks at the pictures says so: all of them were whole when they were filed
+                pair.check()
+            pairs.append(pair)
+        except PreferenceError as error:
+            skipped.append(error)
+    if not pairs and skipped:
+        raise ValueError(f"Of the pairs of {person.name} none can be used. {skipped[0]}")
+    return person.name, pairs[::-1]
 
 
 def report_of(name: str, pairs: list[PreferencePair], skipped: list[PreferenceError]) -> str:
@@ -121,9 +165,11 @@ def contact_sheet(pairs: list[PreferencePair]) -> torch.Tensor:
     sheets = np.full((max(1, len(pairs)), SIDE, 2 * SIDE + GAP, 3), 0.12, dtype=np.float32)
     for sheet, pair in zip(sheets, pairs, strict=False):
         comfy.model_management.throw_exception_if_processing_interrupted()
-        for left, picture in ((0, pair.chosen), (SIDE + GAP, pair.rejected)):
-            fitted = ImageOps.pad(
-                picture.open(longest_side=4 * SIDE), (SIDE, SIDE), Image.Resampling.LANCZOS, color=(31, 31, 31)
-            )
+        for left, role, picture in ((0, "chosen", pair.chosen), (SIDE + GAP, "rejected", pair.rejected)):
+            try:
+                image = picture.open(longest_side=4 * SIDE)
+            except PreferenceError as error:
+                raise pair.error(role, error) from error
+            fitted = ImageOps.pad(image, (SIDE, SIDE), Image.Resampling.LANCZOS, color=(31, 31, 31))
             sheet[:, left : left + SIDE] = np.asarray(fitted, dtype=np.float32) / 255
     return torch.from_numpy(sheets)

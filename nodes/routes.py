@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 from aiohttp import web
 from comfy.cli_args import args
 
-from ..ppd.encoders.encoder import TasteEncoder
-from ..ppd.encoders.probes import AttributeProbes
-from ..ppd.questions import Interview
+from ..ppd.encoders.statements import known_so_far
+from ..ppd.pictures import PreferenceError
 from ..ppd.store import Candidate, MissingError, UnusableError
-from . import folders
+from . import folders, interviews
 from .announce import announce
-from .bodies import LARGEST_NUMBER, Body, HalfLife, Import, Named, Pick, read, refused
-from .encoders import encoder_folder, read_encoder
+from .bodies import LARGEST_NUMBER, Body, Encoder, HalfLife, Import, Named, Pick, StudyQuestions, read, refused
+from .encoders import taste_encoders
+from .people import ME
 
 PREFIX = "/ppd"
 Result = TypeVar("Result")
@@ -36,6 +36,8 @@ def register(routes: web.RouteTableDef) -> None:
     routes.post(f"{person}/rename")(rename)
     routes.post(f"{person}/duplicate")(duplicate)
     routes.post(f"{person}/half_life")(set_half_life)
+    routes.post(f"{person}/encoder")(set_encoder)
+    routes.post(f"{person}/studies")(ask_from_studies)
     routes.post(f"{person}/export")(export)
     routes.post(f"{person}/import")(import_pairs)
     routes.get(f"{person}/question")(question)
@@ -47,17 +49,20 @@ def register(routes: web.RouteTableDef) -> None:
     routes.get(f"{PREFIX}/pictures/{{digest}}")(picture)
     routes.get(f"{PREFIX}/thumbnails/{{digest}}")(thumbnail)
     routes.get(f"{PREFIX}/sets")(preference_sets)
+    routes.get(f"{PREFIX}/studies")(study_sets)
 
 
 # People
 
 
 async def people(request: web.Request) -> web.Response:
-    """Everybody, and whether all of ComfyUI's users share them."""
+    """Everybody, whose id stands behind "me" in workflows, and whether all of ComfyUI's users share them."""
 
     def work() -> Any:
-        everybody = [asdict(person) for person in folders.taste_store().people()]
-        return {"people": everybody, "shared": bool(args.multi_user)}
+        store = folders.taste_store()
+        me = store.person_called(ME)
+        everybody = [asdict(person) for person in store.people()]
+        return {"people": everybody, "me": me and me.id, "shared": bool(args.multi_user)}
 
     return await _answer(work)
 
@@ -82,7 +87,7 @@ async def delete_person(request: web.Request) -> web.Response:
         store = folders.taste_store()
         digests = {digest for _, *pair in store.pictures_of(person) for digest in pair}
         store.delete_person(person)
-        interview().forget(person)
+        interviews.forget(person)
         for digest in digests:  # again, for one who was still looking when the pictures went
             if not store.has_picture(digest):
                 folders.forget_features(digest)
@@ -127,6 +132,17 @@ async def set_half_life(request: web.Request) -> web.Response:
     return await _answer(work)
 
 
+async def set_encoder(request: web.Request) -> web.Response:
+    """Which taste encoder reads the person's pictures, from now on and anew; how the person stands then."""
+    person, body = request.match_info["person"], await read(request, Encoder)
+
+    def work() -> Any:
+        interviews.set_encoder(person, body.encoder)
+        return _changed(person)
+
+    return await _answer(work)
+
+
 async def export(request: web.Request) -> web.Response:
     """Write the person's pairs as a preference set into the datasets folder: where."""
     person = request.match_info["person"]
@@ -135,7 +151,11 @@ async def export(request: web.Request) -> web.Response:
     def work() -> Any:
         store = folders.taste_store()
         path = folders.new_preference_set(store.person(person).name)
-        store.export(person, path)
+        try:
+            store.export(person, path)
+        except BaseException:
+            shutil.rmtree(path, ignore_errors=True)  # a set without all of its pairs is none
+            raise
         return {"path": str(path)}
 
     return await _answer(work)
@@ -146,7 +166,26 @@ async def import_pairs(request: web.Request) -> web.Response:
     person, body = request.match_info["person"], await read(request, Import)
 
     def work() -> Any:
-        new = folders.taste_store().add_pairs(person, folders.preference_set(body.preference_set))
+        skipped: list[PreferenceError] = []
+        path = folders.preference_set(body.preference_set)
+        new = folders.taste_store().add_pairs(person, path, skip_bad=body.skip_bad, skipped=skipped)
+        announce(person)
+        return {"new": new, "left_out": [str(error) for error in skipped]}
+
+    return await _answer(work)
+
+
+async def study_sets(request: web.Request) -> web.Response:
+    """Names of the sets of studies that can be asked from."""
+    return await _answer(folders.study_sets)
+
+
+async def ask_from_studies(request: web.Request) -> web.Response:
+    """File pairs of a set of studies as questions: how many are new."""
+    person, body = request.match_info["person"], await read(request, StudyQuestions)
+
+    def work() -> Any:
+        new = interviews.ask_from_studies(person, body.studies)
         announce(person)
         return {"new": new}
 
@@ -223,7 +262,7 @@ async def skip_repeats(request: web.Request) -> web.Response:
 
     def work() -> Any:
         store = folders.taste_store()
-        store.skip(store.person(person).id, interview().repeats(person))
+        store.skip(store.person(person).id, interviews.interview_of(person).repeats(person))
         return _changed(person)
 
     return await _answer(work)
@@ -250,20 +289,6 @@ async def _file(find: Callable[[], Path], content_type: str) -> web.StreamRespon
 # What the above are made of
 
 
-@lru_cache(maxsize=1)
-def interview() -> Interview:
-    """Asks by the shipped encoder on the CPU, so that a question waits for no model and takes none of its memory."""
-    return Interview(folders.taste_store(), read_encoder(folders.POCKET))
-
-
-@lru_cache(maxsize=1)
-def probes() -> AttributeProbes:
-    """What is told of a person in words."""
-    looks = TasteEncoder.load(encoder_folder(folders.POCKET)).looks
-    assert looks is not None
-    return looks
-
-
 def _theirs(person: str, number: int) -> Candidate:
     store = folders.taste_store()
     candidate = store.candidate(number)
@@ -279,16 +304,34 @@ def _changed(person: str, candidate: Candidate | None = None) -> dict[str, Any]:
 
 def _state(person: str, candidate: Candidate | None = None) -> dict[str, Any]:
     """How a person stands, and a question: `candidate`, or what to ask next."""
-    next_one, embedding = interview().ask(person)
-    assert embedding.covariance is not None
-    attributes = probes().readings(embedding.u[0], embedding.covariance, interview().encoder.prior)
-    candidate = candidate or next_one
-    return {
-        "person": asdict(folders.taste_store().person(person)),
+    store = folders.taste_store()
+    shown = {
+        "person": asdict(store.person(person)),
+        "encoders": taste_encoders(),
         "question": None if candidate is None else _shown(candidate),
-        "noise": embedding.noise,
-        "attributes": [asdict(one) for one in attributes],
+        "reading": None,
+        "problem": None,
+        "noise": 1.0,
+        "known": 0.0,
+        "statements": [],
     }
+    try:
+        reading = interviews.reading(person)
+        if reading is not None:
+            return shown | {"reading": reading}
+        interview = interviews.interview_of(person)
+        next_one, embedding = interview.ask(person)
+        found = interview.encoder.statements(*interview.picks(person))
+    except MissingError:
+        raise
+    except ValueError as error:  # their taste encoder is gone or damaged: another can be chosen
+        return shown | {"problem": str(error)}
+    if candidate is None and next_one is not None:
+        shown["question"] = _shown(next_one)
+    looks = interview.encoder.looks
+    japanese = dict(zip(looks.names, looks.japanese, strict=False)) if looks else {}
+    statements = [asdict(one) | {"japanese": japanese.get(one.name)} for one in found]
+    return shown | {"noise": embedding.noise, "known": known_so_far(found) if found else 0.0, "statements": statements}
 
 
 def _shown(candidate: Candidate) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The command line: `python -m ppd demo | encode | sample | studies | train | evaluate`."""
+"""The command line: `python -m ppd demo | encode | sample | studies | make-encoder | train | evaluate`."""
 
 from __future__ import annotations
 
@@ -53,6 +53,17 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--adapter", type=Path, help="user adapter file (default: the shipped pocket adapter)")
     sample.add_argument("--out", type=Path, default=Path("sample.png"))
 
+    make = commands.add_parser("make-encoder", help="make a taste encoder of studies, pictures and people's pairs")
+    make.add_argument("--out", type=Path, required=True, help="its folder, new: models/taste_encoders/<name>")
+    make.add_argument("--tower", required=True, help="pocket, an open_clip model's name, or a transformers folder")
+    make.add_argument("--weights", help="of an open_clip model: a .safetensors file, or a tag")
+    make.add_argument("--download", action="store_true", help="fetch the weights of a tag")
+    make.add_argument("--studies", type=Path, help="folder of studies, as Paint Studies makes it")
+    make.add_argument("--pictures", type=Path, help="any folder of pictures, such as ComfyUI's output")
+    make.add_argument("--pairs", type=Path, help="preference set of many people, with user")
+    make.add_argument("--dims", type=int, default=48, help="most dimensions (default and most: 48)")
+    make.add_argument("--cache", type=Path, help="folder that keeps what the tower saw")
+    make.add_argument("--skip-bad", action="store_true", help="leave out pairs that cannot be read")
     studies = commands.add_parser("studies", help="say what a set of studies holds")
     studies.add_argument("folder", type=Path, help="folder with studies.json, as Paint Studies writes it")
 
@@ -68,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--work", type=Path, default=Path(".work"))
     evaluate.add_argument("--weights", type=Path, help="folder of the weights to measure (default: the tracked ones)")
 
-    for command in (demo, encode, sample, studies, train, evaluate):
+    for command in (demo, encode, sample, studies, make, train, evaluate):
         command.add_argument("--json", type=Path, help="write the figures there, for machines")
     return parser
 
@@ -163,6 +174,47 @@ def _sample(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"file": str(arguments.out), "unknown_words": unknown}
 
 
+def _make_encoder(arguments: argparse.Namespace) -> dict[str, Any]:
+    from .encoders.features import PictureFeatures
+    from .encoders.workshop import Materials, make_encoder, pictures_below, report_of, save_encoder
+    from .pairs import read_pairs
+    from .studies import open_studies
+
+    if arguments.out.exists():
+        raise ValueError(f"There is a folder {arguments.out.name} already: choose another name as --out.")
+    pairs = arguments.pairs and list(read_pairs(arguments.pairs, skip_bad=arguments.skip_bad, check_pictures=False))
+    materials = Materials(
+        arguments.studies and open_studies(arguments.studies),
+        pictures_below(arguments.pictures) if arguments.pictures else (),
+        pairs or (),
+    )
+    tower, reference, folder = _tower(arguments.tower, arguments.weights, arguments.download)
+    features = PictureFeatures(tower, cache_dir=arguments.cache)
+    encoder = make_encoder(features, reference, materials, most_dims=arguments.dims)
+    save_encoder(encoder, arguments.out, folder)
+    print(report_of(encoder))
+    print(arguments.out)
+    return {"folder": str(arguments.out), **encoder.made}
+
+
+def _tower(name: str, weights: str | None, download: bool) -> tuple[Any, dict[str, Any], Path | None]:
+    """A tower, its reference, which holds no path, and the taste encoder's folder that it lies in, if it does."""
+    from .encoders.towers import open_tower
+    from .pocket.studio import ENCODER, WEIGHTS
+
+    if name == "pocket":
+        return open_tower({"kind": "folder"}, WEIGHTS / ENCODER), {"kind": "folder"}, WEIGHTS / ENCODER
+    if Path(name).is_dir():
+        reference = {"kind": "transformers", "directory": Path(name).name}
+        return open_tower({**reference, "directory": name}), reference, None
+    if weights is None:
+        raise ValueError(f"The tower {name} needs weights: give --weights with a .safetensors file or a tag.")
+    is_file = Path(weights).is_file()
+    given = {"kind": "open_clip", "model": name, "file" if is_file else "pretrained": weights}
+    reference = {**given, "file": Path(weights).name} if is_file else given
+    return open_tower(given, download=download), reference, None
+
+
 def _studies(arguments: argparse.Namespace) -> dict[str, Any]:
     from .studies import open_studies
 
@@ -198,6 +250,7 @@ COMMANDS = {
     "demo": _demo,
     "encode": _encode,
     "sample": _sample,
+    "make-encoder": _make_encoder,
     "studies": _studies,
     "train": _train,
     "evaluate": _evaluate,

@@ -18,6 +18,8 @@ from . import decoding
 from .files import Stamp, file_digest, stamp
 from .messages import quoted, reason_of
 
+SEEN_SIDE = 4096
+"""Longest side in pixels that towers look at: decoded larger, a picture would take gigabytes as a tensor."""
 _CHECKED_SIDE = 32
 
 _checked: dict[Path, Stamp] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -113,6 +114,17 @@ class Interview:
             if candidate is None or candidate.verdict is None:  # else it was answered elsewhere just now
                 return candidate, embedding
 
+    def unread(self, person: str) -> int:
+        """How many pictures of the person have not been looked at."""
+        with self._lock:
+            filed = self._filed.get(person)
+        new = self.store.pictures_of(person, after=filed.seen if filed else 0)
+        return len({digest for _, *pair in new for digest in pair})
+
+    def read(self, person: str, progress: Callable[[int, int], None] | None = None) -> None:
+        """Look at the person's pictures that are new; `progress(done, of)` may raise to cancel."""
+        self._read(person, progress)
+
     def repeats(self, person: str) -> list[int]:
         """The open candidates that are not asked, since they repeat decided ones."""
         filed = self._read(person)
@@ -136,22 +148,28 @@ class Interview:
             self._filed.pop(person, None)
             self.encoder.features.drop_memory()
 
+    def picks(self, person: str) -> tuple[Tensor, Tensor, Tensor]:
+        """What the person's picks say: phi(chosen) - phi(rejected) over the noise [n, d], outcomes [n], weights [n]."""
+        return self._picks(person, self.store.verdicts(person), self._read(person))
+
     def _embed(self, person: str, verdicts: dict[int, str], filed: _Filed) -> UserEmbedding:
+        return self.encoder.encode_differences(*self._picks(person, verdicts, filed))
+
+    def _picks(self, person: str, verdicts: dict[int, str], filed: _Filed) -> tuple[Tensor, Tensor, Tensor]:
         picks = [(filed.rows[one], what) for one, what in verdicts.items() if one in filed.rows and what != "skip"]
         signs = torch.tensor([-1.0 if what == "second" else 1.0 for _, what in picks])
         outcomes = torch.tensor([0.5 if what == "tie" else 1.0 for _, what in picks])
         differences = filed.differences[[row for row, _ in picks]] * signs[:, None]
-        weights = torch.tensor(fade(len(picks), self.store.person(person).half_life))
-        return self.encoder.encode_differences(differences, outcomes, weights)
+        return differences, outcomes, torch.tensor(fade(len(picks), self.store.person(person).half_life))
 
-    def _read(self, person: str) -> _Filed:
+    def _read(self, person: str, progress: Callable[[int, int], None] | None = None) -> _Filed:
         """The person's candidates, those filed since the last time looked at now."""
         with self._lock:
             filed = self._filed.get(person) or _Filed([], {}, torch.empty(0, self.encoder.prior.dim))
             new = self.store.pictures_of(person, after=filed.seen)
             if not new:
                 return filed
-            phi = self._look({digest for _, *pair in new for digest in pair})
+            phi = self._look({digest for _, *pair in new for digest in pair}, progress)
             kept = [
                 (one, phi[first] - phi[second])
                 for one, first, second in new
@@ -164,14 +182,14 @@ class Interview:
             self._filed[person] = filed
             return filed
 
-    def _look(self, digests: set[str]) -> dict[str, Tensor]:
+    def _look(self, digests: set[str], progress: Callable[[int, int], None] | None) -> dict[str, Tensor]:
         """phi / noise [d] of every picture that can be read, by its hash."""
         pictures: dict[str, Picture] = {}
         for digest in digests:
             with suppress(MissingError):
                 pictures[digest] = Picture(self.store.picture(digest))
         broken: dict[int, PreferenceError] = {}
-        features = self.encoder.features.picture_features(list(pictures.values()), broken=broken)
+        features = self.encoder.features.picture_features(list(pictures.values()), broken=broken, progress=progress)
         phi = self.encoder.prior.whiten(features) / self.encoder.prior.noise
         return {
             digest: row for index, (digest, row) in enumerate(zip(pictures, phi, strict=True)) if index not in broken

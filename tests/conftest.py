@@ -184,8 +184,8 @@ def weights(pocket_base_file: Path, tmp_path_factory: pytest.TempPathFactory) ->
     from ppd.adapter import AdapterConfig, UserAdapter
     from ppd.encoders.encoder import PosteriorEncoder, TasteEncoder
     from ppd.encoders.features import PictureFeatures
+    from ppd.encoders.looks import Looks
     from ppd.encoders.population import PopulationPrior
-    from ppd.encoders.probes import AttributeProbes
     from ppd.encoders.towers.open_clip import save_encoder
     from ppd.pocket.base_file import read_base
     from ppd.pocket.studio import ENCODER
@@ -214,10 +214,8 @@ def weights(pocket_base_file: Path, tmp_path_factory: pytest.TempPathFactory) ->
             encoder=features.name,
             encoder_hash=features.weight_hash,
         )
-        identity = {"encoder": features.name, "encoder_hash": features.weight_hash}
-        looks = AttributeProbes(
-            ("warmth", "detail"), ("cold", "plain"), ("warm", "rich"), torch.randn(2, 16), **identity
-        )
+        steps = torch.eye(2, 6)
+        looks = Looks(("warmth", "light"), ("cold", "dark"), ("warm", "pale"), steps, steps.clone(), torch.ones(2))
         reference = {"kind": "folder", "name": features.name, "hash": features.weight_hash}
         TasteEncoder(reference, prior, looks).save(folder / ENCODER)
         base = read_base(pocket_base_file)

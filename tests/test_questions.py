@@ -241,6 +241,7 @@ def test_one_picture_twice_is_not_asked_and_its_answer_does_not_count(store, enc
     store.pick(first, "first", "r2")
     candidate, embedding = Interview(store, encoder).ask(aki)
     assert candidate is None and embedding.pairs == 1
+    assert [pair.id for pair in store.pairs(aki)] == [f"pick-{first}"]
 
 
 def test_whoever_was_deleted_is_not_asked(store, encoder):

@@ -19,6 +19,8 @@ export function t(key, values = {}, fallback = key) {
     return (words[key] ?? fallback).replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
 }
 
+export const isJapanese = () => app.extensionManager.setting.get("Comfy.Locale") === "ja";
+
 export function element(tag, properties = {}, ...children) {
     const made = Object.assign(document.createElement(tag), properties);
     made.append(...children);

@@ -187,6 +187,20 @@ class Panel {
         });
     }
 
+    encoder(name) {
+        const { id } = this.state.person;
+        this.run(async () => this.show(await ask(`people/${id}/encoder`, { encoder: name })));
+    }
+
+    askFrom(studies) {
+        const { id } = this.state.person;
+        this.run(async () => {
+            const { new: count } = await ask(`people/${id}/studies`, { studies });
+            await this.open(id);
+            this.notify(t("questions_filed", { count }));
+        });
+    }
+
     fade(picks) {
         const { id } = this.state.person;
         this.run(async () => this.show(await ask(`people/${id}/half_life`, { picks })));
@@ -199,7 +213,7 @@ class Panel {
         if (people !== this.listed) header.replaceChildren(...parts.header(this)); // it may have the focus
         this.listed = people;
         const waits = this.state?.person.open > 0;
-        const asked = JSON.stringify([this.state?.question, !this.state?.question && waits]);
+        const asked = JSON.stringify([this.state?.question, !this.state?.question && [waits, this.state?.reading, this.state?.problem]]);
         if (asked !== this.asked) question.replaceChildren(...parts.question(this)); // a press may have begun on it
         this.asked = asked;
         learned.replaceChildren(...parts.learned(this));

@@ -1,8 +1,8 @@
 // The parts of the Taste tab, made anew from its state whenever that changes.
-import { ask, element, pictureURL, t, thumbnailURL } from "./common.js";
+import { ask, element, isJapanese, pictureURL, t, thumbnailURL } from "./common.js";
 
 const SIDES = [["first", "left"], ["second", "right"]];
-const SURE = 1.64; // deviations: nine in ten lie within, and a sign that far from 0 is right nineteen times in twenty
+const REACH = 4; // log-odds at the ends of a look's scale: of two pictures that far apart one is chosen 98 times in 100
 
 function button(text, onClick, properties = {}) {
     const made = element("button", { textContent: text, ...properties });
@@ -11,9 +11,9 @@ function button(text, onClick, properties = {}) {
 }
 
 // Stays as it is when the part around it is made anew
-function details(panel, title, ...children) {
-    const made = element("details", { open: panel.unfolded.has(title) }, element("summary", { textContent: title }), ...children);
-    made.addEventListener("toggle", () => panel.unfolded[made.open ? "add" : "delete"](title));
+function details(panel, name, title, ...children) {
+    const made = element("details", { open: panel.unfolded.has(name) }, element("summary", { textContent: title }), ...children);
+    made.addEventListener("toggle", () => panel.unfolded[made.open ? "add" : "delete"](name));
     return made;
 }
 
@@ -27,11 +27,16 @@ export function header(panel) {
     select.addEventListener("change", () => panel.run(() => panel.open(select.value)));
     const actions = ["rename", "duplicate", "export", "delete"].map((name) => button(t(name), () => panel.person(name)));
     return [element("div", { className: "row" }, select),
-        details(panel, t("manage"), element("div", { className: "row" }, add, ...actions))];
+        details(panel, "manage", t("manage"), element("div", { className: "row" }, add, ...actions))];
 }
 
 export function question(panel) {
-    const { person, question } = panel.state ?? {};
+    const { person, question, reading, problem } = panel.state ?? {};
+    if (!question && problem) return [element("p", { className: "empty", textContent: problem })];
+    if (!question && reading) {
+        const [done, of] = reading;
+        return [element("p", { className: "empty", textContent: t("reading", { done, of, encoder: person.encoder }) })];
+    }
     if (!question && person?.open) {
         return [element("p", { className: "empty", textContent: t("empty_repeats") }),
             element("div", { className: "row" }, button(t("skip_repeats"), () => panel.skipRepeats()))];
@@ -57,40 +62,52 @@ export function question(panel) {
     return made;
 }
 
-const isSure = ({ mean, deviation }) => Math.abs(mean) > SURE * deviation;
-const liked = ({ mean, low, high }) => t(`word_${mean < 0 ? low : high}`, {}, mean < 0 ? low : high);
-const nameOf = ({ name }) => t(`attribute_${name}`, {}, name);
+const wordOf = (one, side) => (isJapanese() && one.japanese?.[side === "low" ? 0 : 1]) || t(`word_${one[side]}`, {}, one[side]);
+const liked = (one) => wordOf(one, one.mean < 0 ? "low" : "high");
+const nameOf = (one) => t(`look_${one.name}`, {}, `${wordOf(one, "low")} / ${wordOf(one, "high")}`);
+const list = (ones, word) => ones.map(word).join(t("comma"));
 
-function progress({ person, attributes, noise }) {
+function progress({ person, statements, known, noise }) {
     const sentences = [t("picks", person)];
-    const sure = attributes.filter(isSure), open = attributes.filter((one) => !isSure(one));
-    if (person.picks && sure.length) sentences.push(t("sure", { words: sure.map(liked).join(t("comma")) }));
-    if (person.picks && !sure.length) sentences.push(t("unsure_of_all"));
-    else if (person.picks && open.length) sentences.push(t("unsure", { words: open.map(nameOf).join(t("comma")) }));
+    const of = (state) => statements.filter((one) => one.state === state);
+    const sure = of("sure"), likely = of("likely");
+    if (person.picks && statements.length) sentences.push(t("known", { known: Math.round(100 * known) }));
+    if (sure.length) sentences.push(t("sure", { words: list(sure, liked) }));
+    if (likely.length) sentences.push(t("likely", { words: list(likely, liked) }));
+    if (person.picks && statements.length && !sure.length && !likely.length) sentences.push(t("unsure_of_all"));
     if (noise > 1) sentences.push(t("contradictions"));
     return element("p", { className: "progress", ariaLive: "polite", textContent: sentences.join(" ") });
 }
 
-// A row: what the person leans to between two words, as a dot, and how far the truth may lie from it, as a bar
-function attribute(one) {
-    const reach = Math.abs(one.prior_mean) + 2.5 * one.prior_deviation; // beyond which hardly anybody is
-    const at = (value) => 50 + 50 * Math.max(-1, Math.min(1, value / reach));
-    const [from, dot, to] = [one.mean - SURE * one.deviation, one.mean, one.mean + SURE * one.deviation].map(at);
+// A row: how much the person leans to one of two words, as a dot, and where the truth lies nine times in ten, as a bar
+function look(one) {
+    const at = (value) => 50 + 50 * Math.max(-1, Math.min(1, value / REACH));
+    const [from, dot, to] = [one.least, one.mean, one.most].map(at);
     const bar = element("span", { className: "bar" });
     Object.assign(bar.style, { left: `${from}%`, width: `${to - from}%` });
     const mark = element("span", { className: "dot" });
     mark.style.left = `${dot}%`;
-    const label = t(isSure(one) ? "leans" : "leans_perhaps", { name: nameOf(one), word: liked(one) });
-    const scale = element("div", { className: "scale", role: "img", ariaLabel: label, title: label }, bar, mark);
-    scale.classList.toggle("sure", isSure(one));
-    return element("div", { className: "attribute" }, element("span", { textContent: t(`word_${one.low}`, {}, one.low) }), scale,
-        element("span", { textContent: t(`word_${one.high}`, {}, one.high) }));
+    const told = t(one.state === "sure" ? "leans" : "leans_perhaps", { name: nameOf(one), word: liked(one) });
+    const instead = one.instead.length ? ` ${t("instead", { words: one.instead.join(t("comma")) })}` : "";
+    const scale = element("div", { className: "scale", role: "img", ariaLabel: told + instead, title: told + instead }, bar, mark);
+    scale.classList.toggle("sure", one.state === "sure");
+    return element("div", { className: "look" }, element("span", { textContent: wordOf(one, "low") }), scale,
+        element("span", { textContent: wordOf(one, "high") }));
 }
 
-export function learned({ state }) {
+export function learned(panel) {
+    const { state } = panel;
     if (!state) return [];
-    const parts = [progress(state)];
-    if (state.person.picks) parts.push(...state.attributes.map(attribute));
+    const parts = [progress(state)], { person, statements } = state;
+    if (!person.picks) return parts;
+    const told = statements.filter((one) => ["sure", "likely"].includes(one.state));
+    parts.push(...told.sort((a, b) => (b.state === "sure") - (a.state === "sure")).map(look));
+    const open = statements.filter((one) => one.state === "unknown");
+    if (open.length) parts.push(details(panel, "open_looks", t("open_looks", { count: open.length }), ...open.map(look)));
+    const unasked = statements.filter((one) => one.state === "not asked yet");
+    if (unasked.length) {
+        parts.push(details(panel, "not_asked", t("not_asked", { count: unasked.length }), element("p", { textContent: list(unasked, nameOf) })));
+    }
     return parts;
 }
 
@@ -122,18 +139,27 @@ export function settings(panel) {
     fading.addEventListener("change", () => {
         if (fading.reportValidity()) panel.fade(fading.value === "" ? null : Number(fading.value));
     });
-    const sets = element("select", { ariaLabel: t("import") }, element("option", { value: "", textContent: t("import") }));
-    sets.addEventListener("focus", () => panel.run(() => list(sets)), { once: true });
-    sets.addEventListener("change", () => {
-        if (sets.value) panel.take(sets.value);
-        sets.value = ""; // it is no setting
-    });
-    return [details(panel, t("more_settings"),
+    const encoders = element("select", { ariaLabel: t("encoder") }, ...[...new Set([person.encoder, ...panel.state.encoders])].map(
+        (name) => element("option", { value: name, textContent: name, selected: name === person.encoder })));
+    encoders.addEventListener("change", () => panel.encoder(encoders.value));
+    const studies = choice(panel, "ask_from_studies", "studies", (name) => panel.askFrom(name));
+    const sets = choice(panel, "import", "sets", (name) => panel.take(name));
+    return [details(panel, "more_settings", t("more_settings"),
         element("label", { className: "row" }, t("fading"), fading),
+        element("label", { className: "row" }, t("encoder"), encoders),
+        element("div", { className: "row" }, studies),
         element("div", { className: "row" }, sets),
         element("p", { textContent: t(panel.shared ? "where_shared" : "where") }))];
 }
 
-async function list(sets) {
-    sets.append(...(await ask("sets")).map((name) => element("option", { value: name, textContent: name })));
+// A list that is fetched when it is opened, and does something with what is chosen instead of keeping it
+function choice(panel, title, path, onChoice) {
+    const made = element("select", { ariaLabel: t(title) }, element("option", { value: "", textContent: t(title) }));
+    made.addEventListener("focus", () => panel.run(async () => made.append(...(await ask(path)).map(
+        (name) => element("option", { value: name, textContent: name })))), { once: true });
+    made.addEventListener("change", () => {
+        if (made.value) onChoice(made.value);
+        made.value = "";
+    });
+    return made;
 }

@@ -27,9 +27,10 @@ from ..pairs import PreferencePair
 from ..pictures import PreferenceError
 from ..user_embedding import UserEmbedding, covariance_factor
 from .features import PictureFeatures, Tower
+from .looks import Looks
 from .population import PopulationPrior
 from .posterior import fit_with_noise
-from .probes import AttributeProbes
+from .statements import Statement, statements
 
 FORMAT = "ppd-taste-encoder"
 VERSION = "1"
@@ -47,9 +48,10 @@ def embedding_hash(prior: PopulationPrior) -> str:
 
 
 class PosteriorEncoder:
-    """Preference pairs to user embedding: `features` reads the pictures, `prior` says what people are like."""
+    """Preference pairs to user embedding: `features` reads the pictures, `prior` says what people are like, and `looks`
+    what can be said of one."""
 
-    def __init__(self, features: PictureFeatures, prior: PopulationPrior) -> None:
+    def __init__(self, features: PictureFeatures, prior: PopulationPrior, looks: Looks | None = None) -> None:
         if prior.encoder_hash != features.weight_hash:
             raise ValueError(
                 f"The population prior was fitted on features of {prior.encoder} ({prior.encoder_hash[:12]}), got "
@@ -57,6 +59,7 @@ class PosteriorEncoder:
             )
         self.features = features
         self.prior = prior
+        self.looks = looks
 
     @property
     def name(self) -> str:
@@ -81,8 +84,30 @@ class PosteriorEncoder:
         A picture that cannot be read raises PreferenceError naming its pair, or with `on_bad="skip"` is logged, put in
         `skipped`, and its pair left out. `progress(pictures done, of)` may raise to cancel.
         """
-        read = self.features.pair_features(pairs, on_bad=on_bad, skipped=skipped, progress=progress)
-        return self.encode_differences(self.prior.differences(read.chosen, read.rejected), read.outcomes, read.weights)
+        return self.encode_differences(*self.read(pairs, on_bad=on_bad, skipped=skipped, progress=progress))
+
+    def read(
+        self,
+        pairs: Sequence[PreferencePair],
+        *,
+        on_bad: str = "raise",
+        skipped: list[PreferenceError] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What the picks say: phi(chosen) - phi(rejected) over the noise [n, d], outcomes [n] and weights [n].
+
+        Arguments as in `encode`.
+        """
+        seen = self.features.pair_features(pairs, on_bad=on_bad, skipped=skipped, progress=progress)
+        return self.prior.differences(seen.chosen, seen.rejected), seen.outcomes, seen.weights
+
+    def statements(
+        self, differences: Tensor, outcomes: Tensor | None = None, weights: Tensor | None = None
+    ) -> list[Statement]:
+        """What such differences say of each look; nothing where the encoder names none."""
+        if self.looks is None:
+            return []
+        return statements(self.looks, differences * self.prior.noise, outcomes, weights)
 
     def encode_differences(
         self, differences: Tensor, outcomes: Tensor | None = None, weights: Tensor | None = None
@@ -114,7 +139,7 @@ class TasteEncoder:
 
     tower: dict[str, Any]
     prior: PopulationPrior
-    looks: AttributeProbes | None = None
+    looks: Looks | None = None
     made: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -129,8 +154,8 @@ class TasteEncoder:
         tensors = {name: getattr(self.prior, name) for name in PRIOR_TENSORS}
         values: dict[str, Any] = {"format": FORMAT, "version": VERSION, "tower": self.tower, "noise": self.prior.noise}
         if self.looks is not None:
-            tensors["looks"] = self.looks.directions
-            values["looks"] = {name: list(getattr(self.looks, name)) for name in ("names", "low", "high")}
+            tensors |= self.looks.tensors()
+            values["looks"] = self.looks.lists()
         write_tensors(folder / TENSOR_FILE, FORMAT, VERSION, tensors, {"hash": self.tower["hash"]})
         values["made"] = self.made
         write_file(folder / JSON_FILE, (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode())
@@ -150,10 +175,9 @@ class TasteEncoder:
             name, tower_hash = str(tower["name"]), str(tower["hash"])
             mean, covariance, center, basis = (tensors[item] for item in PRIOR_TENSORS)
             prior = PopulationPrior(mean, covariance, center, basis, name, tower_hash, float(values["noise"]))
-            looks = None
-            if words is not None:
-                names, low, high = (tuple(map(str, words[item])) for item in ("names", "low", "high"))
-                looks = AttributeProbes(names, low, high, tensors["looks"], name, tower_hash)
+            looks = None if words is None else Looks.from_tensors(tensors, words)
+            if looks is not None and looks.dim != prior.dim:
+                raise ValueError(f"its looks have {looks.dim} dimensions and its whitening {prior.dim}")
             return cls(tower, prior, looks, values.get("made", {}))
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
@@ -163,7 +187,7 @@ class TasteEncoder:
 
     def open(self, tower: Tower, cache_dir: Path | str | None = None) -> PosteriorEncoder:
         """The encoder with the tower that its reference names; another one raises ValueError."""
-        return PosteriorEncoder(PictureFeatures(tower, cache_dir=cache_dir), self.prior)
+        return PosteriorEncoder(PictureFeatures(tower, cache_dir=cache_dir), self.prior, self.looks)
 
 
 def _read_json(folder: Path) -> dict[str, Any]:

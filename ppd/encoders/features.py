@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..files import replacing
 from ..pairs import PreferencePair
-from ..pictures import Picture, PreferenceError
+from ..pictures import SEEN_SIDE, Picture, PreferenceError
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ class PictureFeatures:
                     continue
                 rows[index] = self._recall(digest)
                 if rows[index] is None:
-                    waiting[digest] = (self.tower.prepare(picture.open()), [index])
+                    waiting[digest] = (self.tower.prepare(picture.open(SEEN_SIDE)), [index])
             except PreferenceError as error:
                 if broken is None:
                     raise

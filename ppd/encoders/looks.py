@@ -12,16 +12,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..files import read_tensors, write_tensors
-
-FORMAT = "ppd-looks"
-VERSION = "1"
 FOLDS = 5
 RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 """Shrinkages that are tried, each as a share of what pictures vary anyway: phi has unit variance in every direction."""
@@ -200,28 +195,6 @@ class Looks:
             "japanese": [list(words) for words in self.japanese],
             "measured": self.measured,
         }
-
-    def save(self, path: Path | str, encoder: str, encoder_hash: str) -> None:
-        """Write the looks as safetensors (format "ppd-looks", version "1") of the posterior encoder of that hash."""
-        metadata = {"encoder": encoder, "encoder_hash": encoder_hash, "looks": json.dumps(self.lists())}
-        write_tensors(Path(path), FORMAT, VERSION, self.tensors(), metadata)
-
-    @classmethod
-    def load(cls, path: Path | str, encoder_hash: str) -> Looks:
-        """Read looks of that posterior encoder; a file that holds none, or another's, raises ValueError saying so."""
-        path = Path(path)
-        names = tuple(f"look_{name}" for name in TENSORS)
-        keys = ("encoder", "encoder_hash", "looks")
-        tensors, metadata = read_tensors(path, FORMAT, VERSION, names, keys, "set of looks")
-        if metadata["encoder_hash"] != encoder_hash:
-            raise ValueError(
-                f"{path.name} holds looks of encoder {metadata['encoder']} ({metadata['encoder_hash'][:12]}), got "
-                f"({encoder_hash[:12]}): make them again."
-            )
-        try:
-            return cls.from_tensors(tensors, json.loads(metadata["looks"]))
-        except ValueError as error:
-            raise ValueError(f"{path.name}: {error}") from error
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], lists: Mapping[str, object]) -> Looks:

@@ -95,7 +95,7 @@ def fit_population(people: Sequence[tuple[Tensor, Tensor]], rounds: int = 50) ->
     if not people:
         raise ValueError("Expected at least one person to fit a population prior, got none.")
     d = people[0][0].shape[-1]
-    batches = [_pad(part, d) for part in _by_size(people)]
+    batches = [pad_people(part) for part in _by_size(people)]
     mean = torch.zeros(d, dtype=torch.float64)
     identity = torch.eye(d, dtype=torch.float64)
     evidence = {
@@ -139,7 +139,9 @@ def _by_size(people: Sequence[tuple[Tensor, Tensor]]) -> list[list[tuple[Tensor,
     return [ordered[start : start + PEOPLE_PER_BATCH] for start in range(0, len(ordered), PEOPLE_PER_BATCH)]
 
 
-def _pad(people: Sequence[tuple[Tensor, Tensor]], d: int) -> tuple[Tensor, Tensor, Tensor]:
+def pad_people(people: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+    """People's (differences [n, d], outcomes [n]) as differences [P, n, d], outcomes and weights [P, n], checked."""
+    d = people[0][0].shape[-1]
     longest = max(len(differences) for differences, _ in people)
     x = torch.zeros(len(people), longest, d, dtype=torch.float64)
     y = torch.full((len(people), longest), 0.5, dtype=torch.float64)

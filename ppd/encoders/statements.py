@@ -11,6 +11,7 @@ Nothing here leans to what people mostly like: swapped picks turn every statemen
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,6 +50,11 @@ NINETY = 1.645
 """Standard deviations to either side that hold 90 %."""
 
 State = Literal["sure", "likely", "unknown", "not asked yet"]
+SENTENCES: tuple[tuple[State, str], ...] = (
+    ("sure", "You like"),
+    ("likely", "Perhaps you like"),
+    ("not asked yet", "Not asked yet"),
+)
 
 
 @dataclass(frozen=True)
@@ -146,6 +152,19 @@ def known_so_far(found: list[Statement]) -> float:
     start = _entropy(before / 2, before / 2)
     left = sum(_entropy(one.probability_low, one.probability_high) for one in found)
     return min(1.0, max(0.0, 1 - left / (start * len(found))))
+
+
+def in_words(found: Sequence[Statement]) -> list[str]:
+    """What is known of somebody, in sentences; nothing where nothing can be said."""
+    if not found:
+        return []
+
+    def those(state: State) -> str:
+        return ", ".join(one.prefers or f"{one.low} / {one.high}" for one in found if one.state == state)
+
+    sentences = [f"Known so far: {known_so_far(found):.0%}."]
+    sentences += [f"{start}: {those(state)}." for state, start in SENTENCES if those(state)]
+    return sentences
 
 
 def would_ask(looks: Looks, found: list[Statement], differences: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..files import read_tensors, write_tensors
 from ..pairs import PreferencePair
-from ..pictures import PreferenceError
+from ..pictures import SEEN_SIDE, PreferenceError
 from ..user_embedding import UserEmbedding
 from .fingerprint import hash_with
 from .towers.pixels import within
@@ -186,7 +186,7 @@ class ProfileEncoder:
     def _readable(self, pair: PreferencePair, on_bad: str, skipped: list[PreferenceError] | None) -> bool:
         for role, picture in (("chosen", pair.chosen), ("rejected", pair.rejected)):
             try:
-                within(picture.open(), self.pixels)
+                within(picture.open(SEEN_SIDE), self.pixels)
             except PreferenceError as error:
                 bad = pair.error(role, error)
                 if on_bad == "raise":
@@ -204,7 +204,9 @@ class ProfileEncoder:
         """What the model is shown and asked of `pairs`."""
         asked: list[Part] = [BEFORE]
         for number, pair in enumerate(pairs, 1):
-            chosen, rejected = (within(picture.open(), self.pixels) for picture in (pair.chosen, pair.rejected))
+            chosen, rejected = (
+                within(picture.open(SEEN_SIDE), self.pixels) for picture in (pair.chosen, pair.rejected)
+            )
             asked += [f"\nPair {number}, painted for: {pair.prompt}\nLiked better: ", chosen]
             asked += ["\nLiked less: ", rejected]
         return [*asked, AFTER]

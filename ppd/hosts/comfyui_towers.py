@@ -24,7 +24,7 @@ from ..encoders.fingerprint import fingerprint, hash_with
 from ..encoders.towers import RememberedTower, needed, reading, same_tower
 from ..encoders.towers.clip_vision import ClipVisionTower
 from ..encoders.towers.pixels import to_bytes, within
-from ..encoders.towers.vlm import INSTRUCTION, PIXELS
+from ..encoders.towers.vlm import INSTRUCTION, PIXELS, POOLING
 from ..files import stamp
 
 if TYPE_CHECKING:
@@ -57,7 +57,9 @@ def open_tower(
         return RememberedTower(name, needed(reference, "hash"), dim)
     if kind == "clip_vision":
         name = needed(reference, "file")
-        return same_tower(clip_vision_tower(load_clip_vision(name), Path(name).stem, on_cpu=on_cpu), reference)
+        normalize = bool(reference.get("normalize", True))
+        vision = load_clip_vision(name)
+        return same_tower(clip_vision_tower(vision, Path(name).stem, normalize=normalize, on_cpu=on_cpu), reference)
     if kind == "text_encoder":
         name = needed(reference, "file")
         clip = load_text_encoder(name, reference.get("type", ANY_TYPE))
@@ -106,7 +108,7 @@ class ManagedTower:
         self.name: str = tower.name
         self.batch: int = tower.batch
         self.patcher = comfy.model_patcher.ModelPatcher(  # not the dynamic one: these layers are not ComfyUI's
-            module,
+            nn.Sequential(module),  # it sets attributes such as `device`, which transformers' models let nobody set
             load_device=comfy.model_management.get_torch_device(),
             offload_device=comfy.model_management.text_encoder_offload_device(),
         )
@@ -144,7 +146,11 @@ def load_clip_vision(name: str) -> comfy.clip_vision.ClipVisionModel:
 
 
 def clip_vision_tower(
-    vision: comfy.clip_vision.ClipVisionModel, name: str = "CLIP vision", *, on_cpu: bool = False
+    vision: comfy.clip_vision.ClipVisionModel,
+    name: str = "CLIP vision",
+    *,
+    normalize: bool = True,
+    on_cpu: bool = False,
 ) -> ClipVisionTower:
     """The tower of a CLIP_VISION.
 
@@ -169,7 +175,8 @@ def clip_vision_tower(
         return vision.model(pixel_values=(pictures.to(device) - mean) / std)[2]
 
     preprocess = {"size": vision.image_size, "mean": list(vision.image_mean), "std": list(vision.image_std), **patches}
-    return ClipVisionTower(vision.model, look, fit, name=name, model_type=vision.model_type, preprocess=preprocess)
+    settings: dict[str, Any] = {"model_type": vision.model_type, "preprocess": preprocess, "normalize": normalize}
+    return ClipVisionTower(vision.model, look, fit, name=name, **settings)
 
 
 def load_text_encoder(name: str, kind: str) -> comfy.sd.CLIP:
@@ -215,6 +222,7 @@ class TextEncoderTower:
     """
 
     batch = 1
+    pooling = POOLING
 
     def __init__(
         self,
@@ -239,7 +247,7 @@ class TextEncoderTower:
         """sha256 that tells models (fingerprint.py), layers, what is said to them and picture sizes apart."""
         _, tokens = self._tokens(torch.zeros(3, 56, 56, dtype=torch.uint8))
         said = [token if isinstance(token, int) else "picture" for token in tokens]
-        settings = {"layer": self.layer, "said": said, "pixels": self.pixels, "pooling": "mean of text after picture"}
+        settings = {"layer": self.layer, "said": said, "pixels": self.pixels, "pooling": self.pooling}
         return hash_with(settings, fingerprint(self.clip.cond_stage_model))
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ WORDS: dict[str, tuple[str, ...]] = {
 }
 
 PROBED = {name: (words[0], words[-1]) for name, words in WORDS.items() if name != "clutter"}
-"""Low and high word of the attributes that text probes can tell: of clutter the features know hardly anything."""
+"""Low and high word of the attributes that the looks tell: of clutter the features know hardly anything."""
 
 
 def style_caption(caption: str, style: np.ndarray) -> str:
@@ -112,33 +111,3 @@ def train_encoder(
         return contrastive_loss(image, text, scale)
 
     return fit("encoder", model, loss, steps=steps, learning_rate=1.5e-3, checkpoint=checkpoint, seed=seed, muon=True)
-
-
-def train_text_tower(
-    data: PictureSet, features: Tensor, checkpoint: Path, steps: int, batch: int = 128, seed: int = 6
-) -> Callable[[list[str]], Tensor]:
-    """A text side for an image tower that stays as it is (locked-image tuning: Zhai et al. 2022, arXiv 2111.07991).
-
-    `features` [n, f] are the tower's of the first n pictures of `data`, of length 1, so that the tower itself is not
-    run. Returns what turns texts into features [n, f], which learned the same texts as `train_encoder`'s.
-    """
-    torch.manual_seed(seed)
-    batches = _Batches(data, len(features), batch)
-    model = build_encoder(len(batches.vocabulary))
-    del model.visual
-
-    def loss(module: CLIP, rng: np.random.Generator, step: int) -> tuple[Tensor, dict[str, float]]:
-        index, words = batches.draw(rng)
-        device = device_of(module)
-        with sdpa_kernel(SDPBackend.MATH):
-            text = module.encode_text(words.to(device), normalize=True)
-        return contrastive_loss(features[index].to(device), text, module.logit_scale.exp())
-
-    fit("text tower", model, loss, steps=steps, learning_rate=1.5e-3, checkpoint=checkpoint, seed=seed, muon=True)
-
-    @torch.no_grad()
-    def encode_text(texts: list[str]) -> Tensor:
-        words = torch.searchsorted(batches.vocabulary, tokens(texts)).to(device_of(model))
-        return torch.cat([model.encode_text(part, normalize=True).cpu() for part in words.split(512)])
-
-    return encode_text

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..adapter import UserAdapter
-from ..encoders.posterior import fit_posteriors
+from ..encoders.statements import Statement, statements
 from ..evaluation import bootstrap, correlation, micro_f1, object_counts, ridge_r2, wins
 from ..hosts.diffusers import DiffusersHost
 from . import scenes
@@ -35,8 +35,6 @@ STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 BLENDS = (0.0, 0.25, 0.5, 0.75, 1.0)
 READER_SAMPLE = 20000
 READ_PAIRS = (4, 16, 32)
-SURE = 1.64
-"""A reading further from 0 than this many deviations is called sure: 95 % on one side."""
 
 
 class Evaluation:
@@ -163,7 +161,7 @@ def evaluate(recipe: Recipe, people: int = 200, adapter_name: str = "pocket", *,
         second = run.paint(recipe.adapter("pocket-seed2"), own_u)
         report["second_seed"] = {"wins_vs_base": against(second, base), "second_vs_first": against(second, own)}
     report["pocket"] = pocket_figures(recipe, base)
-    report["probes"] = probe_figures(recipe, run)
+    report["looks"] = look_figures(recipe, run)
     report["settings"] = settings(recipe, run, adapter)
     return report
 
@@ -257,67 +255,56 @@ def held_out_pictures(recipe: Recipe) -> PictureSet:
     return picture_set(recipe.work / "held_out_pictures", HELD_OUT_PICTURES, first_seed=10**6)
 
 
-def probe_figures(recipe: Recipe, run: Evaluation) -> dict[str, Any]:
-    """How well text probes read pictures and people.
+def look_figures(recipe: Recipe, run: Evaluation) -> dict[str, Any]:
+    """How well looks read pictures and people.
 
-    Per attribute, correlations of pictures' projection on the probe with the style that made them and with the
-    statistic of the attribute's name, among all pictures and among those of one caption, as in a pick. By pairs, the
-    correlation over people of the reading with the true weight of that statistic, and an idealised reader's; which
-    share of readings is sure, how often those have the weight's sign, and how often they should by their posterior.
-    With no pairs the reading is the population's.
+    Per look, correlations of what pictures read with the style that made them and with the statistic of the look's
+    name, among all pictures and among those of one caption, as in a pick. By pairs, the correlation over people of the
+    stated effect with the true weight of that statistic, and an idealised reader's; which share of statements is sure,
+    and how often those have the weight's sign.
     """
-    probes, pool = recipe.probes, recipe.pool
-    columns = [STATISTICS.index(name) for name in probes.names]
+    looks, pool, prior = recipe.looks, recipe.pool, recipe.prior
+    names, columns = looks.names, [STATISTICS.index(name) for name in looks.names]
     fresh = held_out_pictures(recipe)
     real = to_tensor(fresh.pictures)
-    projected = recipe.encoder.image_tensor_features(real) @ probes.directions.T
-    styles = fresh.styles[:, [scenes.STYLES.index(name) for name in probes.names]]
+    read = looks.amounts(prior.whiten(recipe.encoder.image_tensor_features(real)))
+    styles = fresh.styles[:, [scenes.STYLES.index(name) for name in names]]
     statistics = picture_statistics(real)[:, columns]
-    projected_painted = pool.features @ probes.directions.T
+    read_painted = looks.amounts(prior.whiten(pool.features))
     painted_statistics = recipe.painted["statistics"][:, columns]
     pictures = {
-        "style": _correlations(probes.names, projected, styles),
-        "statistic": _correlations(probes.names, projected, statistics),
+        "style": _correlations(names, read, styles),
+        "statistic": _correlations(names, read, statistics),
         "statistic_within_captions": _correlations(
-            probes.names, _within(projected, fresh.captions), _within(statistics, fresh.captions)
+            names, _within(read, fresh.captions), _within(statistics, fresh.captions)
         ),
         "painted_statistic_within_captions": _correlations(
-            probes.names, _within(projected_painted, pool.captions), _within(painted_statistics, pool.captions)
+            names, _within(read_painted, pool.captions), _within(painted_statistics, pool.captions)
         ),
     }
     everybody, _ = sample_weights(recipe.world["covariance"], np.random.default_rng(81), READER_SAMPLE)
     truth = run.people.weights[:, columns]
     people = {}
     for n in READ_PAIRS:
-        mean, deviation = _read_people(recipe, run.support, n)
-        ratio = mean.abs() / deviation
-        sure, right = ratio > SURE, mean.sign() == truth.sign()
+        found = _statements_of_people(recipe, run.support, n)
+        mean = torch.tensor([[one.mean for one in row] for row in found])
+        sure = torch.tensor([[one.state == "sure" for one in row] for row in found])
+        right = mean.sign() == truth.sign()
         ideal = _posterior_mean(recipe, run.support, everybody, n)[:, columns]
         people[str(n)] = {
-            "correlation": _correlations(probes.names, mean, truth),
-            "idealised_reader": _correlations(probes.names, ideal, truth),
-            "right": right.double().mean().item(),
+            "correlation": _correlations(names, mean, truth),
+            "idealised_reader": _correlations(names, ideal, truth),
             "sure": sure.double().mean().item(),
             "sure_and_right": (sure & right).double().sum().item() / max(1, int(sure.sum())),
-            "sure_and_right_expected": torch.special.ndtr(ratio[sure]).sum().item() / max(1, int(sure.sum())),
         }
-    nobody = torch.tensor([a.mean for a in probes.readings(recipe.prior.mean, recipe.prior.covariance, recipe.prior)])
-    return {
-        "pictures": pictures,
-        "people": people,
-        "right_with_no_pairs": (nobody.sign() == truth.sign()).double().mean().item(),
-    }
+    return {"pictures": pictures, "people": people}
 
 
-def _read_people(recipe: Recipe, support: Support, pairs: int) -> tuple[Tensor, Tensor]:
-    """Means and deviations [P, k] of the readings of everybody's first `pairs` picks."""
+def _statements_of_people(recipe: Recipe, support: Support, pairs: int) -> list[list[Statement]]:
+    """What everybody's first `pairs` picks say of each look."""
     prior, features = recipe.prior, recipe.pool.features
-    x = prior.differences(features[support.chosen[:, :pairs]], features[support.rejected[:, :pairs]])
-    ones = torch.ones(x.shape[:2])
-    fits = zip(*fit_posteriors(x, ones, ones, prior.mean, prior.covariance), strict=True)
-    readings = [recipe.probes.readings(mean, covariance, prior) for mean, covariance in fits]
-    means, deviations = ([[getattr(a, name) for a in row] for row in readings] for name in ("mean", "deviation"))
-    return torch.tensor(means), torch.tensor(deviations)
+    x = prior.differences(features[support.chosen[:, :pairs]], features[support.rejected[:, :pairs]]) * prior.noise
+    return [statements(recipe.looks, row) for row in x]
 
 
 def _within(values: Tensor, captions: np.ndarray) -> Tensor:

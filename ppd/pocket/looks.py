@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..encoders.clip import ClipFeatures
 from ..encoders.looks import Looks
-from ..encoders.posterior import PopulationPrior
+from ..encoders.population import PopulationPrior
+from ..encoders.towers.open_clip import OpenClipTower
 from . import scenes
 from .autoencoder import PocketAutoencoder, decode_latents, encode_pictures
 from .encoder import PROBED
@@ -31,10 +31,8 @@ class RenderedPairs:
     turned: Tensor
 
 
-def rendered_pairs(
-    features: ClipFeatures, vae: PocketAutoencoder, studies: int, others: int, seed: int
-) -> RenderedPairs:
-    """Pairs as `features` see them after the autoencoder: `studies` of each look, then `others`, from one seed."""
+def rendered_pairs(tower: OpenClipTower, vae: PocketAutoencoder, studies: int, others: int, seed: int) -> RenderedPairs:
+    """Pairs as `tower` sees them after the autoencoder: `studies` of each look, then `others`, from one seed."""
     rng = np.random.default_rng([FIRST_SEED, seed])
     captions = [scene.caption for scene in scenes.SCENES]
     turned = [*(k for k in range(len(STATISTICS)) for _ in range(studies)), *[-1] * others]
@@ -51,14 +49,14 @@ def rendered_pairs(
     seen, measured = [], []
     for side in sides:
         decoded = decode_latents(vae, encode_pictures(vae, np.stack(side)))
-        seen.append(torch.cat([features.image_tensor_features(part) for part in decoded.split(100)]))
+        seen.append(torch.cat([tower.image_tensor_features(part) for part in decoded.split(100)]))
         measured.append(torch.cat([picture_statistics(part) for part in decoded.split(100)]))
     return RenderedPairs(seen[0] - seen[1], measured[0] - measured[1], torch.tensor(turned))
 
 
-def make_looks(features: ClipFeatures, vae: PocketAutoencoder, prior: PopulationPrior) -> Looks:
+def make_looks(tower: OpenClipTower, vae: PocketAutoencoder, prior: PopulationPrior) -> Looks:
     """The looks in `prior`'s coordinates: the statistics of the attributes' names, as far as phi tells them."""
-    pairs = rendered_pairs(features, vae, STUDIES, OTHERS, seed=0)
+    pairs = rendered_pairs(tower, vae, STUDIES, OTHERS, seed=0)
     differences = pairs.features.double() @ prior.basis.double()
     named = [(name, *PROBED[name]) for name in STATISTICS]
     prompt = list(range(len(differences)))

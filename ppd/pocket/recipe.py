@@ -21,8 +21,8 @@ from tqdm import tqdm
 from ..adapter import UserAdapter
 from ..encoders.encoder import JSON_FILE, PosteriorEncoder, TasteEncoder
 from ..encoders.features import PictureFeatures
+from ..encoders.looks import Looks
 from ..encoders.population import PopulationPrior, fit_whitening
-from ..encoders.probes import AttributeProbes
 from ..encoders.towers import TOWER_FILE
 from ..encoders.towers.open_clip import OpenClipTower, save_encoder
 from ..evaluation import micro_f1, object_counts
@@ -35,8 +35,9 @@ from .adapters import Picks, adapter_config, train_adapter
 from .autoencoder import VAE_CONFIG, PocketAutoencoder, decode_latents, encode_pictures
 from .autoencoder_training import refine_decoder, train_autoencoder
 from .data import PictureSet, picture_set, to_tensor
-from .encoder import EMBED_DIM, MEAN, PROBED, STD, TEXT, VISION, train_encoder, train_text_tower
+from .encoder import EMBED_DIM, MEAN, STD, TEXT, VISION, train_encoder
 from .judge import ObjectJudge, objects_found, train_judge
+from .looks import make_looks
 from .model import TEXT_CONFIG, UNET_CONFIG, PocketModel, generate, train_base, vocabulary_in_use
 from .people import People, pick, population
 from .statistics import STATISTICS, Whitening, picture_statistics, reward_statistics
@@ -51,7 +52,6 @@ STEPS = {
     "decoder": 300,
     "base": 2000,
     "encoder": 400,
-    "text tower": 400,
     "judge": 800,
     "adapter": 240,
 }
@@ -200,7 +200,10 @@ class Recipe:
                 "pictures": POOL,
             }
             prior = fit_prior(self.pool, support, center, basis, **identity)
-            TasteEncoder(tower, prior, self._probes(**identity), made).save(folder)
+            start = time.monotonic()
+            looks = make_looks(self.encoder, self.vae, prior)
+            self._note("looks", round(time.monotonic() - start, 1))
+            TasteEncoder(tower, prior, looks, made).save(folder)
         encoder = TasteEncoder.load(folder)
         if encoder.tower["hash"] != self.encoder.weight_hash:
             raise ValueError(
@@ -209,22 +212,12 @@ class Recipe:
             )
         return encoder
 
-    def _probes(self, encoder: str, encoder_hash: str) -> AttributeProbes:
-        """Directions by a text side that is trained for this and thrown away."""
-        tower = self.encoder
-        features = self._once("features", lambda: {"x": _features(tower, self.data.pictures)})["x"]
-        start = time.monotonic()
-        encode_text = train_text_tower(self.data, features, self.work / "text.pt", STEPS["text tower"])
-        self._note("text tower", round(time.monotonic() - start, 1))
-        captions = [scene.caption for scene in scenes.SCENES]
-        return AttributeProbes.from_texts(encode_text, captions, PROBED, encoder=encoder, encoder_hash=encoder_hash)
-
     @property
     def prior(self) -> PopulationPrior:
         return self.taste_encoder.prior
 
     @property
-    def probes(self) -> AttributeProbes:
+    def looks(self) -> Looks:
         assert self.taste_encoder.looks is not None
         return self.taste_encoder.looks
 
@@ -438,12 +431,6 @@ class Recipe:
         self.examples()
         for name in ADAPTERS:
             self.adapter(name)
-
-
-def _features(encoder: OpenClipTower, pictures: np.ndarray) -> Tensor:
-    """Features [n, f] of pictures [n, H, W, 3] uint8."""
-    starts = tqdm(range(0, len(pictures), 200), desc="looking at the pictures", mininterval=2.0)
-    return torch.cat([encoder.image_tensor_features(to_tensor(pictures[i : i + 200])) for i in starts])
 
 
 def _save(tensors: dict[str, Tensor], path: Path) -> None:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ..adapter import UserAdapter
 from ..encoders.encoder import PosteriorEncoder, TasteEncoder
-from ..encoders.probes import AttributeProbes
 from ..encoders.towers import open_tower
 from ..hosts.diffusers import DiffusersHost
 from ..user_embedding import UserEmbedding
@@ -26,18 +25,6 @@ def load_encoder(weights: Path = WEIGHTS) -> PosteriorEncoder:
     folder = weights / ENCODER
     encoder = TasteEncoder.load(folder)
     return encoder.open(open_tower(encoder.tower, folder))
-
-
-def load_looks(encoder: PosteriorEncoder, weights: Path = WEIGHTS) -> Looks:
-    """The looks in which the pocket's preference encoder, `load_encoder`'s, tells a person's taste."""
-    return Looks.load(weights / "pocket_looks.safetensors", encoder.weight_hash)
-
-
-def load_probes(weights: Path = WEIGHTS) -> AttributeProbes:
-    """The attributes by which the pocket's preference encoder tells a person's taste in words."""
-    looks = TasteEncoder.load(weights / ENCODER).looks
-    assert looks is not None
-    return looks
 
 
 @dataclass

@@ -8,7 +8,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import UnionType
 from typing import Any
@@ -23,6 +23,8 @@ PATIENCE = 30.0
 """Seconds to wait for another program that is writing."""
 IMPATIENCE = 0.5
 """Seconds to wait where somebody waits for a list of names."""
+MOST_FAILURES = 20
+"""To open a file that another process may be changing just now."""
 Kind = type | UnionType
 
 
@@ -39,12 +41,13 @@ class Database:
         self._opened = opened
         self._is_bereft = is_bereft
         self._is_new_here = True
+        self._has_shared_memory = True
         self._local = threading.local()
 
     def read(self, query: str, values: Sequence[Any] = (), kinds: Sequence[Kind] = ()) -> list[tuple[Any, ...]]:
         """The rows of a query, each value of one of `kinds`, a type for every column."""
         with self.explained():
-            rows = self._connection().execute(query, values).fetchall()
+            rows = self._first(query, values)
         if kinds and not all(isinstance(value, kind) for row in rows for value, kind in zip(row, kinds, strict=True)):
             raise damaged(self.path)
         return rows
@@ -53,8 +56,8 @@ class Database:
     def writing(self) -> Iterator[sqlite3.Connection]:
         """One transaction, which is on the disk at the end or, where something fails, has not been."""
         with self.explained():
+            self._first("BEGIN IMMEDIATE")
             database = self._connection()
-            database.execute("BEGIN IMMEDIATE")
             try:
                 yield database
                 database.execute("COMMIT")
@@ -83,20 +86,40 @@ class Database:
         with self.explained():
             self._connection().execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
+    def close(self) -> None:
+        """Give this thread's way to the file back; the next call opens it anew."""
+        database = self._local.__dict__.pop("database", None)
+        if database is not None:
+            database.close()
+
     @contextmanager
     def explained(self) -> Iterator[None]:
         """What SQLite and the system say in here is told by UnusableError."""
         try:
             yield
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
             log.warning("The taste store %s failed: %s", self.path, error)
-            self._close()
+            database = getattr(self._local, "database", None)
+            if database is not None and not database.in_transaction:  # else whoever began it takes it back first
+                self.close()
             raise meaning_of(error, self.path) from error
+
+    def _first(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """The rows of a statement that may be a transaction's first, which is where a journal that this drive does not
+        carry is noticed: another process may just have set it."""
+        database = self._connection()
+        try:
+            return database.execute(statement, values).fetchall()
+        except sqlite3.OperationalError as error:
+            if database.in_transaction or not _lacks_memory(error) or not _is_wal(self.path):
+                raise
+        self.close()
+        return self._connection().execute(statement, values).fetchall()
 
     def _connection(self) -> sqlite3.Connection:
         database = getattr(self._local, "database", None)
         if database is not None and not database.in_transaction and self._local.file != _file_at(self.path):
-            self._close()
+            self.close()
             database = None
         if database is None:
             self._local.database = database = self._connect()
@@ -112,46 +135,47 @@ class Database:
 
     def _connect(self) -> sqlite3.Connection:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        end = time.monotonic() + self._patience
+        end, failures = time.monotonic() + self._patience, 0
         while True:
-            database = sqlite3.connect(self.path, timeout=self._patience, isolation_level=None)
             try:
-                self._prepare(database)
-                return database
-            except BaseException as error:
-                database.close()
+                return self._prepared(sqlite3.connect(self.path, timeout=self._patience, isolation_level=None))
+            except sqlite3.OperationalError as error:
                 # Who changes the journal, or finds it changing, is told of a lock at once instead of waiting for it
-                if not isinstance(error, sqlite3.OperationalError) or "locked" not in str(error):
+                is_locked = "locked" in str(error)
+                failures += not is_locked
+                if not (is_locked or _lacks_memory(error)) or time.monotonic() > end or failures > MOST_FAILURES:
                     raise
-                if time.monotonic() > end:
-                    raise
+                if not is_locked and _is_wal(self.path):
+                    self._leave_shared_memory()
             time.sleep(0.02)
 
-    def _prepare(self, database: sqlite3.Connection) -> None:
-        database.execute("PRAGMA synchronous = FULL")
-        database.execute("PRAGMA foreign_keys = ON")
-        database.execute("PRAGMA secure_delete = ON")
-        is_bereft = (
-            self._is_bereft()
-        )  # before the look at the database: what is there then may have been made meanwhile
+    def _prepared(self, database: sqlite3.Connection) -> sqlite3.Connection:
+        is_bereft = self._is_bereft()  # before the look at the database: a new one may get its pictures meanwhile
         try:
             if version_of(database) == 0:
                 if is_bereft:
                     raise lost(self.path)
-                database.execute("PRAGMA journal_mode = WAL")  # a new store's journal stays what it turns out to be
-                version_of(database)
-        except sqlite3.OperationalError as error:
-            if "locked" in str(error) or "full" in str(error):
-                raise
-            _leave_shared_memory(database)
-        if database.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-            database.execute("PRAGMA journal_mode = TRUNCATE")
-        migrate(database, self.path)
-
-    def _close(self) -> None:
-        database = self._local.__dict__.pop("database", None)
-        if database is not None:
+                if self._has_shared_memory:  # a new store's journal stays what it turns out to be
+                    database.execute("PRAGMA journal_mode = WAL")
+                    version_of(database)
+            if database.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+                database.execute("PRAGMA journal_mode = TRUNCATE")
+            database.execute("PRAGMA synchronous = FULL")
+            database.execute("PRAGMA foreign_keys = ON")
+            database.execute("PRAGMA secure_delete = ON")
+            migrate(database, self.path)
+        except BaseException:
             database.close()
+            raise
+        return database
+
+    def _leave_shared_memory(self) -> None:
+        """Give the database another journal than WAL, which needs memory that processes share: some network drives
+        promise it and have none. With the file for itself alone SQLite gets by without that memory, and can change."""
+        self._has_shared_memory = False
+        with suppress(sqlite3.OperationalError), closing(sqlite3.connect(self.path, isolation_level=None)) as database:
+            database.execute("PRAGMA locking_mode = EXCLUSIVE")
+            database.execute("PRAGMA journal_mode = TRUNCATE")
 
     @property
     def _patience(self) -> float:
@@ -163,13 +187,15 @@ class Database:
             self._local.database.execute(f"PRAGMA busy_timeout = {round(1000 * seconds)}")
 
 
-def _leave_shared_memory(database: sqlite3.Connection) -> None:
-    """Give a database another journal than WAL, which needs memory that processes share: some network drives promise
-    it and have none. With the file for itself alone SQLite gets by without that memory, and can change the journal."""
-    database.execute("PRAGMA locking_mode = EXCLUSIVE")
-    database.execute("PRAGMA journal_mode = TRUNCATE")
-    database.execute("PRAGMA locking_mode = NORMAL")
-    version_of(database)  # the lock goes with the next look
+def _lacks_memory(error: sqlite3.OperationalError) -> bool:
+    """Whether this may be what SQLite says of a WAL on a drive that cannot share memory."""
+    return any(words in str(error) for words in ("unable to open", "disk I/O", "locking protocol", "readonly"))
+
+
+def _is_wal(path: Path) -> bool:
+    """Whether the file's header says that its journal is a WAL."""
+    with path.open("rb") as file:
+        return file.read(20)[18:] == b"\2\2"
 
 
 def _file_at(path: Path) -> tuple[int, int] | None:

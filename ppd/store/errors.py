@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sqlite3
 from pathlib import Path
 
@@ -23,7 +24,7 @@ class FullDriveError(UnusableError):
     """A store that cannot be written since its drive is full."""
 
 
-def explained(error: sqlite3.Error | OSError, path: Path) -> UnusableError:
+def explained(error: sqlite3.Error | OSError | UnicodeDecodeError, path: Path) -> UnusableError:
     """What an error of SQLite or of the system means for the store's database at `path`."""
     reason = str(error).lower()  # SQLite's error codes are in Python since 3.11 only; its texts have not changed
     code = error.errno if isinstance(error, OSError) else None
@@ -33,6 +34,8 @@ def explained(error: sqlite3.Error | OSError, path: Path) -> UnusableError:
         )
     if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "full" in reason:
         return FullDriveError(f"The drive of the taste store {path} is full: free some space on it and try again.")
+    if "readonly" in reason and os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
+        return damaged(path)  # the file says of itself that it may be read only
     if code in (errno.EACCES, errno.EPERM, errno.EROFS) or "readonly" in reason:
         return UnusableError(
             f"The taste store {path} may not be written: give yourself the right to write to its folder and the files "

@@ -68,7 +68,6 @@ class StoredPictures:
 
 def small_picture(picture: Picture) -> bytes:
     """A picture as a JPEG of at most THUMBNAIL pixels a side."""
-    image, buffer = picture.open(), io.BytesIO()
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
-    image.save(buffer, "JPEG", quality=85)
+    buffer = io.BytesIO()
+    picture.open(longest_side=THUMBNAIL).save(buffer, "JPEG", quality=85)
     return buffer.getvalue()

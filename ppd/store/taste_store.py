@@ -16,7 +16,7 @@ from ..pairs import PreferencePair, read_pairs, write_pairs
 from ..pictures import Picture, PreferenceError
 from .candidates import Candidates
 from .database import Database
-from .errors import FullDriveError, MissingError, backups, damaged
+from .errors import FullDriveError, MissingError, StoreError, backups, damaged
 from .people import Person
 from .pictures import StoredPictures, small_picture
 
@@ -97,12 +97,14 @@ class TasteStore(Candidates):
     def pairs(self, person: str, skipped: list[PreferenceError] | None = None) -> list[PreferencePair]:
         """The person's preference pairs in the order of their picks, faded by the person's half-life.
 
-        A pair whose picture is lost raises PreferenceError; with `skipped` it is left out and its error appended there.
+        One picture twice is no pair, whatever was said of it. A pair whose picture is lost raises PreferenceError; with
+        `skipped` it is left out and its error appended there.
         """
         half_life = self.person(person).half_life
         rows = self.database.read(
             "SELECT candidates.id, prompt, first, second, candidates.verdict, picks.created FROM candidates"
-            " JOIN picks ON picks.id = pick WHERE person = ? AND candidates.verdict != 'skip' ORDER BY pick",
+            " JOIN picks ON picks.id = pick WHERE person = ? AND candidates.verdict != 'skip' AND first != second"
+            " ORDER BY pick",
             (person,),
             (int, str, str, str, str, str),
         )
@@ -141,19 +143,33 @@ class TasteStore(Candidates):
         return hashlib.sha256(repr((person, who.half_life, who.encoder, rows)).encode()).hexdigest()
 
     def export(self, person: str, folder: Path | str) -> None:
-        """Write the person's pairs as a preference set."""
-        write_pairs(folder, self.pairs(person))
+        """Write the person's pairs as a preference set; refused where there are none, for that could not be read."""
+        pairs = self.pairs(person)
+        if not pairs:
+            raise StoreError(
+                f"There is nothing to export: {self.person(person).name} has not preferred any picture yet. Answer "
+                "questions first."
+            )
+        write_pairs(folder, pairs)
 
-    def add_pairs(self, person: str, path: Path | str) -> int:
+    def add_pairs(
+        self, person: str, path: Path | str, skip_bad: bool = False, skipped: list[PreferenceError] | None = None
+    ) -> int:
         """Take over a preference set's pairs as picks; how many of them are new. What the person has said already, be
         it of this set or of their own export, counts once.
 
-        Every pair is checked before the first is written, so that a bad one leaves nothing.
+        Every pair is checked before the first is written, so that a bad one leaves nothing; with `skip_bad` bad ones
+        are left out and their errors appended to `skipped`, but where all are bad the first is raised.
         """
-        for _ in read_pairs(path):
-            pass
-        said, new = Counter(map(_said, self.pairs(person))), 0
-        for pair in read_pairs(path):
+        self.person(person)
+        bad: list[PreferenceError] = []
+        good = sum(1 for _ in read_pairs(path, skip_bad=skip_bad, skipped=bad))
+        if bad and not good:
+            raise PreferenceError(f"No pair of {Path(path).name} can be taken over. {bad[0]}", bad[0].pair_id)
+        if skipped is not None:
+            skipped.extend(bad)
+        said, new = Counter(map(_said, self.pairs(person, skipped=[]))), 0
+        for pair in read_pairs(path, skip_bad=skip_bad):
             if said[_said(pair)]:
                 said[_said(pair)] -= 1
                 continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 
 import numpy as np
@@ -145,8 +146,10 @@ def test_a_picture_that_cannot_be_read_is_named_or_left_out(vlm):
     skipped = []
     found = encoder_of(vlm).encode([PAIRS[0], bad], on_bad="skip", skipped=skipped)
     assert found.pairs == 1 and [error.pair_id for error in skipped] == ["1"]
-    thin = replace(PAIRS[1], chosen=Picture.from_image(Image.new("RGB", (3000, 2))))
-    with pytest.raises(PreferenceError, match="Pair '1', chosen: .*too thin"):
+    line = io.BytesIO()
+    Image.new("RGB", (3000, 2)).save(line, "PNG")
+    thin = replace(PAIRS[1], chosen=Picture(data=line.getvalue()))
+    with pytest.raises(PreferenceError, match="Pair '1', chosen: .*at most 32 times as long as wide"):
         encoder_of(vlm).encode([thin])
     with pytest.raises(ValueError, match="one pair in a context"):
         encoder_of(vlm, pairs=0)

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from ppd.encoders.features import PictureFeatures
+from ppd.encoders.towers import complete
 from ppd.pictures import Picture, PreferenceError
 
 pytestmark = pytest.mark.comfyui
@@ -147,7 +148,10 @@ def test_a_vision_model_is_opened_by_its_file_in_the_queue_and_beside_it(models,
     expected = clip_vision_tower(vision)
     reference = tower_choices()["CLIP vision: t.safetensors"]
     assert reference == {"kind": "clip_vision", "file": "t.safetensors"}
-    reference["hash"] = expected.weight_hash
+    reference = complete(reference, expected)
+    assert (reference["pooling"], reference["normalize"]) == ("projection", True)
+    longer = open_tower({**reference, "normalize": False, "hash": None})
+    assert not longer.normalize and longer.weight_hash != expected.weight_hash
     queue = open_tower(reference)
     before = list(comfy.model_management.current_loaded_models)
     loads = []
@@ -300,6 +304,8 @@ def test_open_clips_files_and_folders_are_found_and_managed(models, monkeypatch)
     choices = tower_choices()
     assert choices == {"open_clip: mine": {"kind": "open_clip", "directory": "mine"}}
     tower = open_tower(choices["open_clip: mine"])
+    kept = complete(choices["open_clip: mine"], tower)
+    assert kept["normalize"] is False and open_tower(kept).weight_hash == kept["hash"]
     assert isinstance(tower, ManagedTower) and tower.name == "mine" and tower.dim == 12
     prepared = [tower.prepare(picture(0))]
     alone = open_tower(choices["open_clip: mine"], on_cpu=True)

@@ -38,7 +38,7 @@ def test_no_pairs_are_the_population_user(run, comfy_folders):
     prior = import_module("ppd_pack.ppd.encoders.encoder").TasteEncoder.load(folder).prior
     embedding, report = run("UserEmbeddingEncoder", pairs=[], encoder="pocket").result
     torch.testing.assert_close(embedding.u[0], prior.mean)
-    assert "Known so far: 0% of what tells people apart" in report
+    assert report.endswith("Known so far: 0%.\nNot asked yet: cold / warm, dark / pale.")
 
 
 def test_nobody_is_known_by_nought_and_not_less(run):
@@ -46,8 +46,9 @@ def test_nobody_is_known_by_nought_and_not_less(run):
     from ppd.pocket.studio import load_encoder
 
     report_of, encoder = import_module("ppd_pack.nodes.embedding").report_of, load_encoder()
-    report = report_of(encoder.encode([]), encoder.prior, [])
-    assert report == "No picks: this is the average person.\nKnown so far: 0% of what tells people apart."
+    told = encoder.read([])
+    report = report_of(encoder.encode_differences(*told), encoder.statements(*told), [])
+    assert report.startswith("No picks: this is the average person.\nKnown so far: 0%.\nNot asked yet: icy / fiery, ")
 
 
 def test_bad_pictures_stop_it_or_are_reported(run, example):

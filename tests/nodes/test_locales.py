@@ -80,12 +80,12 @@ def placeholders(text: str) -> list[str]:
     return sorted(re.findall(r"\{(\w+)\}", text))
 
 
-def test_every_attribute_and_word_of_the_probes_is_there():
-    probes = TasteEncoder.load(ROOT / "weights" / "taste_encoders" / "pocket").looks
-    assert {key for key in read("en", "main.json")["ppd"] if key.startswith("attribute_")} == {
-        f"attribute_{name}" for name in probes.names
+def test_every_look_and_word_of_the_pocket_is_there():
+    looks = TasteEncoder.load(ROOT / "weights" / "taste_encoders" / "pocket").looks
+    assert {key for key in read("en", "main.json")["ppd"] if key.startswith("look_")} == {
+        f"look_{name}" for name in looks.names
     }
-    assert {f"word_{word}" for word in (*probes.low, *probes.high)} <= set(read("ja", "main.json")["ppd"])
+    assert {f"word_{word}" for word in (*looks.low, *looks.high)} <= set(read("ja", "main.json")["ppd"])
 
 
 def test_the_scripts_use_every_key_and_no_other():

@@ -26,6 +26,7 @@ NODE_IDS = {
     "PPD_ApplyUserEmbedding",
     "PersonalizedDenoiser",
     "PPD_PocketCheckpointLoader",
+    "PPD_MakeTasteEncoder",
     "PPD_PaintStudies",
     "PPD_AddStudies",
 }
@@ -59,6 +60,41 @@ def test_comfyuis_loader_takes_it_from_a_hyphenated_directory(comfyui_path, tmp_
     assert found["heavy"] == []
     assert str(ROOT) not in found["path"] and str(folder) not in found["path"]
     assert list(found["web"].values()) == [str(folder / "web")]
+
+
+TWICE = """
+import asyncio, sys
+sys.path.insert(0, sys.argv[1])
+import comfy.cli_args
+comfy.cli_args.args.cpu = True
+import folder_paths, nodes
+if len(sys.argv) == 3:
+    del folder_paths.folder_names_and_paths["datasets"]  # as ComfyUI 0.29 had it
+print([asyncio.run(nodes.load_custom_node(path)) for path in sys.argv[2:]])
+print(len(nodes.EXTENSION_WEB_DIRS))
+"""
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_an_old_comfyui_and_a_second_copy_are_told_in_one_sentence(comfyui_path, tmp_path, copies):
+    folders = []
+    for number in range(copies):
+        folders.append(tmp_path / f"copy {number}")
+        folders[-1].mkdir()
+        for name in ("__init__.py", "nodes", "ppd", "web", "weights", "pyproject.toml"):
+            (folders[-1] / name).symlink_to(ROOT / name)
+        (folders[-1] / "__init__.py").unlink()
+        (folders[-1] / "__init__.py").write_text((ROOT / "__init__.py").read_text(encoding="utf-8"), encoding="utf-8")
+    command = [sys.executable, "-c", TWICE, str(comfyui_path), *map(str, folders)]
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300)
+    told = result.stderr.splitlines()[-1]
+    if copies == 1:
+        assert result.stdout.splitlines()[-2] == "[False]"
+        assert "Personalized diffusion needs ComfyUI 0.30 or newer, this one is" in told and "update ComfyUI." in told
+    else:
+        assert result.stdout.splitlines()[-2:] == ["[True, False]", "1"]
+        assert f"installed twice: {folders[0]} is used, {folders[1]} is not. Delete one" in told
 
 
 def test_the_root_exports_the_entry_alone(pack):

@@ -65,7 +65,7 @@ def test_a_persons_picks_are_read_from_the_store(run, node_classes, comfy_folder
     store = comfy_folders.module.taste_store()
     aki = store.add_person("Aki").id
     assert store.folder == comfy_folders.user / "__ppd" / "taste"
-    assert "person: Aki" in node.INPUT_TYPES()["required"]["preference_set"][1]["options"]
+    assert f"person: {aki}" in node.INPUT_TYPES()["required"]["preference_set"][1]["options"]
     before = node.fingerprint_inputs("person: Aki")
     first, second = (
         Picture(comfy_folders.weights / "examples/warm/images" / f"0-{role}.png") for role in ("chosen", "rejected")

@@ -9,11 +9,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from ppd.encoders.encoder import TasteEncoder
+from ppd.encoders.looks import Looks
 from ppd.encoders.population import PopulationPrior
-from ppd.encoders.probes import AttributeProbes
 from ppd.pocket import evaluate as evaluation
 from ppd.pocket import scenes
-from ppd.pocket.evaluate import Evaluation, Look, _contrast, _within, ceilings, evaluate, probe_figures, steering
+from ppd.pocket.evaluate import Evaluation, Look, _contrast, _within, ceilings, evaluate, look_figures, steering
 from ppd.pocket.people import People
 from ppd.pocket.recipe import Recipe
 from ppd.pocket.statistics import STATISTICS, picture_statistics
@@ -121,29 +122,26 @@ def test_values_within_captions_are_less_their_captions_mean():
     assert within.flatten().tolist() == [-1.0, -1.0, 1.0, 1.0, 0.0]
 
 
-def test_probes_of_constructed_features_read_people_as_far_as_their_picks_tell(run, monkeypatch):
-    """Features that are the statistics themselves: each probe is its statistic, so that readings are true weights,
-    known better with each pick and right about as often as they say."""
+def test_looks_of_constructed_features_tell_people_as_far_as_their_picks_do(run, monkeypatch):
+    """Features that are the statistics themselves: each look is its statistic, so that effects are true weights, better
+    known with each pick."""
     monkeypatch.setattr(evaluation, "HELD_OUT_PICTURES", 100)
+    pool, eye = run.recipe.pool, torch.eye(6)
     recipe = Recipe(run.recipe.work, run.recipe.weights)
-    pool = run.recipe.pool
     recipe.pool, recipe.painted = pool, {"statistics": pool.statistics}
-    # Weights have length 1 among 6 and picks a temperature of .38: log-odds of variance 1 / (6 x .38^2)
-    recipe.prior = PopulationPrior(
-        torch.zeros(6), 1.15 * torch.eye(6), torch.zeros(6), torch.eye(6), "statistics", "hash"
-    )
-    recipe.probes = AttributeProbes(STATISTICS, STATISTICS, STATISTICS, torch.eye(6), "statistics", "hash")
+    prior = PopulationPrior(torch.zeros(6), eye, torch.zeros(6), eye, "statistics", "hash")
+    looks = Looks(STATISTICS, STATISTICS, STATISTICS, eye, eye.clone(), torch.ones(6))
+    recipe.taste_encoder = TasteEncoder({"name": "statistics", "hash": "hash"}, prior, looks)
     recipe.encoder = SimpleNamespace(image_tensor_features=picture_statistics)
-    figures = probe_figures(recipe, run)
+    figures = look_figures(recipe, run)
     assert all(value == pytest.approx(1) for value in figures["pictures"]["statistic"].values())
     assert all(value == pytest.approx(1) for value in figures["pictures"]["painted_statistic_within_captions"].values())
     assert figures["pictures"]["style"]["brightness"] < 1
     few, some, many = (figures["people"][str(n)] for n in (4, 16, 32))
     for name in STATISTICS:
-        assert few["correlation"][name] < many["correlation"][name] > 0.8
+        assert few["correlation"][name] < many["correlation"][name] > 0.7
         assert many["idealised_reader"][name] > 0.85
-    assert few["sure"] < some["sure"] < many["sure"] and few["right"] < some["right"] < many["right"]
-    assert many["sure_and_right"] == pytest.approx(many["sure_and_right_expected"], abs=0.05)
+    assert few["sure"] < some["sure"] < many["sure"] and many["sure_and_right"] > 0.95
 
 
 def test_people_can_be_cut(run):

@@ -40,7 +40,7 @@ TOY: tuple[tuple[dict, dict], ...] = (
     (encoder.TEXT, {"width": 32, "layers": 1}),
     (
         recipe.STEPS,
-        {"autoencoder": 30, "decoder": 2, "base": 3, "encoder": 3, "text tower": 3, "judge": 3, "adapter": 2},
+        {"autoencoder": 30, "decoder": 2, "base": 3, "encoder": 3, "judge": 3, "adapter": 2},
     ),
     (people.SPLITS, {"training": 16, "tuning": 4, "reporting": 4}),
 )
@@ -191,13 +191,10 @@ def test_a_taste_encoder_of_another_tower_is_refused(finished, tmp_path):
         again.prior  # noqa: B018
 
 
-def test_probes_leave_the_image_tower_as_it_is(finished):
-    """The text tower is trained on the tower's features, with another one's loss; nothing of it is kept."""
-    assert finished.probes.encoder_hash == finished.encoder.weight_hash
-    assert finished.probes.names == STATISTICS
-    assert finished.probes.directions.shape == (6, 96)
-    kept = load_file(finished.weights / "taste_encoders" / "pocket" / "encoder.safetensors")
-    assert set(kept) == {"mean", "covariance", "center", "basis", "looks"}
+def test_the_taste_encoder_names_the_looks_of_its_statistics(finished):
+    assert finished.taste_encoder.tower["hash"] == finished.encoder.weight_hash
+    assert finished.looks.names == STATISTICS and finished.looks.readings.shape == (6, finished.prior.dim)
+    assert finished.taste_encoder.made == {"people": 60, "kind": "simulated", "pictures": recipe.POOL}
 
 
 def test_finished_weights_without_their_work_need_no_autoencoder_training(finished, tmp_path, monkeypatch):
@@ -267,10 +264,10 @@ def test_every_figure_is_measured(finished, tmp_path):
     assert [row["strength"] for row in report["strength"]] == [0.0, 1.0, 1.5]
     assert report["strength"][0]["wins_vs_base"]["mean"] == 0.5  # strength 0 is the base: all ties
     assert [row["weight"] for row in report["blend"]] == [0.0, 0.25, 0.5, 0.75, 1.0]
-    probes = report["probes"]
-    assert all(list(row) == list(STATISTICS) for row in probes["pictures"].values()) and len(probes["pictures"]) == 4
-    assert list(probes["people"]) == ["2", "4"]
-    assert 0 <= probes["people"]["4"]["sure_and_right"] <= 1
+    looks = report["looks"]
+    assert all(list(row) == list(STATISTICS) for row in looks["pictures"].values()) and len(looks["pictures"]) == 4
+    assert list(looks["people"]) == ["2", "4"]
+    assert 0 <= looks["people"]["4"]["sure_and_right"] <= 1
     assert report["settings"]["sha256"].keys() == FILES
     assert report["settings"]["guidance"] == 4.0 and report["settings"]["people"] == 4
 

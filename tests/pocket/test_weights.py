@@ -19,7 +19,7 @@ from ppd.pocket.data import to_tensor
 from ppd.pocket.judge import ObjectJudge, objects_found
 from ppd.pocket.model import PocketModel, generate, unknown_words
 from ppd.pocket.statistics import STATISTICS
-from ppd.pocket.studio import WEIGHTS, Studio, load_encoder, load_probes
+from ppd.pocket.studio import WEIGHTS, Studio, load_encoder
 
 FILES = ("pocket_base", "taste_encoders/pocket/tower", "taste_encoders/pocket/encoder", "pocket_world", "pocket_judge")
 
@@ -80,31 +80,28 @@ def test_the_demo_takes_less_than_a_minute(tmp_path):
 
 
 @pytest.mark.parametrize("name", STATISTICS)
-def test_the_shipped_probes_order_pictures_of_low_and_high_style(name):
-    """The same caption and seed, other styles at random: the high one lies further along, nearly always furthest along
-    its own attribute."""
-    features, probes = load_encoder().features, load_probes()
-    rng = np.random.default_rng(5)
-    low, high = rendered_ends(name, rng, scenes.HELD_OUT_CAPTIONS[::3])
-    gaps = (
-        features.tower.image_tensor_features(high) - features.tower.image_tensor_features(low)
-    ) @ probes.directions.T
-    own = probes.names.index(name)
-    assert (gaps[:, own] > 0).all()
-    assert (gaps.argmax(1) == own).float().mean() >= 0.9
+def test_the_shipped_looks_order_pictures_of_low_and_high_style(name):
+    """The same caption and seed, other styles at random: the high one reads higher, nearly always most in its own."""
+    encoder = load_encoder()
+    low, high = rendered_ends(name, np.random.default_rng(5), scenes.HELD_OUT_CAPTIONS[::3])
+    ends = [encoder.features.tower.image_tensor_features(x) for x in (high, low)]
+    amounts = encoder.looks.amounts(encoder.prior.whiten(ends[0]) - encoder.prior.whiten(ends[1]))
+    own = encoder.looks.names.index(name)
+    assert (amounts[:, own] > 0).all()
+    apart = amounts / encoder.looks.amounts(encoder.looks.steps).diagonal()
+    assert (apart.argmax(1) == own).float().mean() >= 0.9
 
 
-def test_what_is_picked_is_read_and_swapped_picks_are_read_the_other_way():
-    encoder, probes = load_encoder(), load_probes()
+def test_what_is_picked_is_told_and_swapped_picks_are_told_the_other_way():
+    encoder = load_encoder()
     for name in STATISTICS:
         low, high = rendered_ends(name, np.random.default_rng(6), scenes.TRAINING_CAPTIONS[:48:3])
         ends = [encoder.features.tower.image_tensor_features(x) for x in (high, low)]
-        own = probes.names.index(name)
-        for sign, (chosen, rejected) in ((1, ends), (-1, ends[::-1])):
-            u = encoder.encode_differences(encoder.prior.differences(chosen, rejected))
-            reading = probes.readings(u.u[0], u.covariance, encoder.prior)[own]
-            assert sign * reading.mean > 1.64 * reading.deviation, name
-            assert sign * reading.mean > sign * reading.prior_mean and reading.deviation < reading.prior_deviation
+        own = encoder.looks.names.index(name)
+        for word, (chosen, rejected) in ((encoder.looks.high, ends), (encoder.looks.low, ends[::-1])):
+            found = encoder.statements(encoder.prior.differences(chosen, rejected))
+            assert (found[own].state, found[own].prefers) == ("sure", word[own])
+            assert [one.name for one in found if one.state == "sure"] == [name]
 
 
 def rendered_ends(name: str, rng: np.random.Generator, captions: list[str]) -> list[torch.Tensor]:

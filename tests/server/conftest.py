@@ -218,6 +218,7 @@ def server(comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         (base / name).mkdir(parents=True)
     packs.mkdir()
     (packs / PACK).symlink_to(ROOT, target_is_directory=True)
+    shutil.copy(Path(__file__).with_name("small_clip_vision.py"), packs)
     paths = folder / "extra_model_paths.yaml"
     paths.write_text(f"pack:\n  base_path: {json.dumps(str(packs))}\n  custom_nodes: .\n", encoding="utf-8")
     with socket.socket() as free:

@@ -160,7 +160,6 @@ def write_user_adapter(path: Path, family: str, layers: list[int] | None = None)
 
 
 def write_person(path: Path, config: AdapterConfig, seed: int = 0) -> None:
-    """A user embedding that an adapter takes, with an unconditional side for those that need one."""
-    u, negative = torch.randn(2, 1, config.embedding_dim, generator=torch.Generator().manual_seed(seed))
-    sided = negative if config.unconditional == "negative" else None
-    UserEmbedding(u, config.encoder, config.encoder_hash, 4, "2026-01-01", u_negative=sided).save(path)
+    """A user embedding that an adapter takes."""
+    u = torch.randn(1, config.embedding_dim, generator=torch.Generator().manual_seed(seed))
+    UserEmbedding(u, config.encoder, config.encoder_hash, 4, "2026-01-01").save(path)

@@ -15,11 +15,11 @@ TITLE = 30
 """Height of a node's title, which stands above its position."""
 OURS = "personalized-diffusion"
 FOLDERS = {
-    "CheckpointLoaderSimple": "checkpoints",
-    "CLIPVisionLoader": "clip_vision",
-    "PPD_UserAdapterLoader": "ipadapter",
+    "CheckpointLoaderSimple": ("ckpt_name", "checkpoints"),
+    "CLIPVisionLoader": ("clip_name", "clip_vision"),
+    "PPD_IPAdapterLoader": ("ip_adapter", "ipadapter"),
 }
-"""Loaders' model folders."""
+"""Loaders' inputs that name a file, and its model folder."""
 
 DESCRIBE = """() => app.graph.nodes.map(node => ({
     id: String(node.id), type: node.type, title: node.title, pos: [...node.pos], size: [...node.size],
@@ -42,9 +42,9 @@ FIT = """() => {
 def model_names(server):
     """Empty files under the names that workflows ask for, since the frontend marks what is not in its lists."""
     for entry in (entry for name in WORKFLOWS for entry in server.prompt(name).values()):
-        if folder := FOLDERS.get(entry["class_type"]):
-            (value,) = entry["inputs"].values()
-            path = server.base / "models" / folder / value.removeprefix("IP-Adapter: ")
+        if entry["class_type"] in FOLDERS:
+            name, folder = FOLDERS[entry["class_type"]]
+            path = server.base / "models" / folder / entry["inputs"][name]
             path.parent.mkdir(exist_ok=True)
             path.touch()
 

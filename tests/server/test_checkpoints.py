@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from ppd.families import FAMILIES
-from ppd.ip_adapter import load_ip_adapter
 from ppd.pictures import Picture
 
 from .model_files import (
@@ -27,6 +27,8 @@ from .model_files import (
 
 pytestmark = pytest.mark.comfyui
 KINDS = ("user adapter", "IP-Adapter")
+PICTURES = "drawn"
+"""A folder of datasets that IP-Adapters are fitted to."""
 WITH_TEXT_ENCODER = {"sd15"}
 """Families whose text encoder is small enough to run here at its full size; the others' text states are stored."""
 TITLES = {"sd15": "SD1.5", "sdxl": "SDXL"}
@@ -40,9 +42,8 @@ class Files:
     checkpoint: str
     text_states: dict[str, str] = field(default_factory=dict)
     """Folders of the stored text states of prompt and negative prompt."""
-    adapters: dict[str, str] = field(default_factory=dict)
-    people: dict[str, str] = field(default_factory=dict)
-    """User embeddings, by the kind of adapter that takes them."""
+    person: str = ""
+    """A user embedding that the user adapter takes; both are called as the checkpoint is."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -53,6 +54,16 @@ def tidy(server):
     for folder in ("checkpoints", "clip_vision", "ipadapter"):
         for file in (server.base / "models" / folder).glob("*"):  # ComfyUI's lists do not survive a folder's removal
             file.unlink()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pictures(server):
+    """What IP-Adapters are fitted to."""
+    folder, generator = server.base / "datasets" / PICTURES, np.random.default_rng(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(40):
+        pixels = generator.integers(0, 255, (4, 4, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((128, 128)).save(folder / f"{number}.png")
 
 
 @pytest.fixture(scope="module")
@@ -70,26 +81,37 @@ def files_of(server, ip_adapter_file):
             files.text_states = write_text_states(server.base / "datasets", family)
         (models / "ipadapter").mkdir(exist_ok=True)
         shutil.move(ip_adapter_file("plain", widths(family), FAMILIES[family].context_dim), models / "ipadapter" / name)
-        configs = (
-            write_user_adapter(models / "user_adapters" / name, family),
-            load_ip_adapter(models / "ipadapter" / name).config,
-        )
-        for kind, adapter, config in zip(KINDS, (name, f"IP-Adapter: {name}"), configs, strict=True):
-            files.adapters[kind], files.people[kind] = adapter, f"{kind} {name}"
-            write_person(models / "user_embeddings" / files.people[kind], config)
+        files.person = name
+        write_person(models / "user_embeddings" / name, write_user_adapter(models / "user_adapters" / name, family))
         return files
 
     return lambda family: written.get(family) or written.setdefault(family, write(family))
 
 
-def graph(files, adapter, person):
+def user_nodes(files, kind):
+    """The nodes "adapter" and "person", and what they need."""
+    if kind == "user adapter":
+        return {
+            "adapter": node("PPD_UserAdapterLoader", user_adapter=files.checkpoint),
+            "person": node("PPD_UserEmbeddingLoad", user_embedding=files.person),
+        }
+    picks = {"preference_set": "example: vivid and bold", "user": "", "limit": 4, "skip_bad": False}
+    loader = {"ip_adapter": files.checkpoint, "taste_encoder": "pocket", "pictures": f"datasets: {PICTURES}"}
+    return {
+        "vision": node("SmallClipVision"),
+        "adapter": node("PPD_IPAdapterLoader", **loader, clip_vision=["vision", 0]),
+        "pairs": node("PreferencePairLoader", **picks),
+        "person": node("UserEmbeddingEncoder", pairs=["pairs", 0], encoder="pocket", skip_bad=False),
+    }
+
+
+def graph(files, kind):
     """The stock KSampler beside ours at strength 0 and 1, each picture saved; node ids are names."""
     checkpoint = ["checkpoint", 0]
     prompt = {
         "checkpoint": node("CheckpointLoaderSimple", ckpt_name=files.checkpoint),
         "latent": node("EmptyLatentImage", width=64, height=64, batch_size=1),
-        "adapter": node("PPD_UserAdapterLoader", user_adapter=adapter),
-        "person": node("PPD_UserEmbeddingLoad", user_embedding=person),
+        **user_nodes(files, kind),
     }
     text = {}
     for side in ("positive", "negative"):
@@ -117,7 +139,7 @@ def node(class_type, **inputs):
 @pytest.mark.parametrize("family", MODELS)
 def test_a_checkpoint_paints_for_a_person(server, files_of, family, kind):
     files = files_of(family)
-    entry = server.run(graph(files, files.adapters[kind], files.people[kind]))
+    entry = server.run(graph(files, kind))
     plain, off, on = (server.pictures(entry)[f"{name} saved"] for name in ("plain", "off", "on"))
     assert plain.shape == (1, 64, 64, 3) and plain.std() > 5
     assert np.array_equal(off, plain)
@@ -134,7 +156,7 @@ def test_a_checkpoint_paints_for_a_person(server, files_of, family, kind):
 def test_a_stock_graphs_pictures_become_a_question(server, store, files_of, family):
     files = files_of(family)
     stock = ("checkpoint", "latent", "positive", "negative", "plain", "plain decoded")
-    prompt = graph(files, files.adapters["user adapter"], files.people["user adapter"])
+    prompt = graph(files, "user adapter")
     prompt = {name: entry for name, entry in prompt.items() if name in stock}
     prompt["latent"]["inputs"]["batch_size"] = 2
     prompt["collector"] = node("PreferenceCollector", images=["plain decoded", 0], person=family, prompt="a lake")
@@ -152,8 +174,8 @@ def test_a_stock_graphs_pictures_become_a_question(server, store, files_of, fami
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_adapter_for_another_family_is_refused_and_the_queue_goes_on(server, files_of, kind):
     sd15, sd2 = files_of("sd15"), files_of("sd2")
-    wrong = server.submit(graph(sd15, sd2.adapters[kind], sd2.people[kind]))
-    right = server.submit(graph(sd15, sd15.adapters[kind], sd15.people[kind]))
+    wrong = server.submit({**graph(sd15, kind), **user_nodes(sd2, kind)})
+    right = server.submit(graph(sd15, kind))
     status = server.finished(wrong)["status"]
     (error,) = [data for kind, data in status["messages"] if kind == "execution_error"]
     assert (error["node_type"], error["exception_type"]) == ("PersonalizedDenoiser", "ValueError")
@@ -170,16 +192,67 @@ def clip_vision(server):
     write_clip_vision(server.base / "models" / "clip_vision" / "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors")
 
 
+@pytest.mark.parametrize("kind", ["plain", "plus"])
+@pytest.mark.parametrize("family", TITLES)
+def test_the_learning_workflow_runs_from_nobody(server, store, graphs, files_of, ip_adapter_file, family, kind):
+    """The template itself with its loaders' files: a question from nobody, a pick, and the next question knows it.
+
+    A small vision model stands for ViT-H, and where the text encoder is large, stored text states for it."""
+    files, person = files_of(family), store.add_person(f"learner {family} {kind}")
+    name = f"learning {kind} {files.checkpoint}"
+    path = ip_adapter_file(kind, widths(family), FAMILIES[family].context_dim)
+    shutil.move(path, server.base / "models" / "ipadapter" / name)
+    prompt = graphs.set_inputs(server.prompt(f"learn my taste with {TITLES[family]}"), "PPD_IPAdapterLoader")
+    (vision,) = graphs.nodes_of(prompt, "CLIPVisionLoader")
+    prompt[vision] = node("SmallClipVision")
+    changes = {
+        "CheckpointLoaderSimple": {"ckpt_name": files.checkpoint},
+        "PPD_IPAdapterLoader": {"ip_adapter": name, "pictures": f"datasets: {PICTURES}"},
+        "EmptyLatentImage": {"width": 64, "height": 64},
+        "PersonalizedDenoiser": {"steps": 1, "strength": 2.0},
+        "PreferencePairLoader": {"preference_set": f"person: {person.name}"},
+        "PreferenceCollector": {"person": person.name},
+    }
+    for class_type, inputs in changes.items():
+        prompt = graphs.set_inputs(prompt, class_type, **inputs)
+    if files.text_states:
+        texts = dict(zip(graphs.nodes_of(prompt, "CLIPTextEncode"), files.text_states.values(), strict=True))
+        for text, folder in texts.items():
+            prompt[text] = node("LoadTrainingDataset", folder_name=folder)
+        for sampler in graphs.nodes_of(prompt, "PersonalizedDenoiser"):
+            for side in ("positive", "negative"):
+                prompt[sampler]["inputs"][side] = [prompt[sampler]["inputs"][side][0], 1]
+    first, second = graphs.nodes_of(prompt, "UserEmbeddingSample")
+    for number, told in enumerate(("No picks: this is the average person.", "1 pair read by pocket-clip")):
+        prompt[first]["inputs"]["seed"], prompt[second]["inputs"]["seed"] = 2 * number + 1, 2 * number + 2
+        (seed,) = graphs.nodes_of(prompt, "PrimitiveInt")
+        prompt[seed]["inputs"]["value"] = number
+        entry = server.run(prompt)
+        (encoder,) = graphs.nodes_of(prompt, "UserEmbeddingEncoder")
+        if encoder in entry["outputs"]:
+            assert entry["outputs"][encoder]["text"][0].startswith(told)
+        for sampler in graphs.nodes_of(prompt, "PersonalizedDenoiser"):
+            assert entry["outputs"][sampler]["text"][0].startswith(f"Personalization is on: family {family}, ")
+        (question,) = store.inbox(person.id)
+        shown = [np.asarray(Picture(store.picture(d)).open()) for d in (question.first, question.second)]
+        assert not np.array_equal(*shown)
+        assert question.origin["first"]["u"] != question.origin["second"]["u"]
+        store.pick(question.id, "first", f"{person.id} {number}")
+    store.delete_person(person.id)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", TITLES)
 def test_the_familys_workflow_runs_and_yields_pictures(server, graphs, ip_adapter_file, clip_vision, family):
     """With files under the names it asks for, text and image encoders at their full size; fewer picks and steps."""
     prompt, models = server.prompt(f"personal picture with {TITLES[family]}"), server.base / "models"
-    files = {node["class_type"]: next(iter(node["inputs"].values())) for node in prompt.values()}
-    write_checkpoint(models / "checkpoints" / files["CheckpointLoaderSimple"], family, text_encoder=True)
-    adapter = models / "ipadapter" / files["PPD_UserAdapterLoader"].removeprefix("IP-Adapter: ")
-    adapter.parent.mkdir(exist_ok=True)
-    shutil.move(ip_adapter_file("plain", widths(family), FAMILIES[family].context_dim), adapter)
+    (checkpoint,) = (prompt[node]["inputs"]["ckpt_name"] for node in graphs.nodes_of(prompt, "CheckpointLoaderSimple"))
+    (name,) = (prompt[node]["inputs"]["ip_adapter"] for node in graphs.nodes_of(prompt, "PPD_IPAdapterLoader"))
+    write_checkpoint(models / "checkpoints" / checkpoint, family, text_encoder=True)
+    (models / "ipadapter").mkdir(exist_ok=True)
+    path = ip_adapter_file("plain", widths(family), FAMILIES[family].context_dim)
+    shutil.move(path, models / "ipadapter" / name)
+    prompt = graphs.set_inputs(prompt, "PPD_IPAdapterLoader", pictures=f"datasets: {PICTURES}")
     prompt = graphs.set_inputs(prompt, "EmptyLatentImage", width=64, height=64)
     prompt = graphs.set_inputs(prompt, "PreferencePairLoader", limit=1)
     for sampler in ("KSampler", "PersonalizedDenoiser"):

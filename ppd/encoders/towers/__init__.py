@@ -30,6 +30,9 @@ KINDS = ("folder", "open_clip", "transformers", "clip_vision", "text_encoder")
 TOWER_FILE = "tower.safetensors"
 """A tower inside a taste encoder's folder, in the format of towers/open_clip.py."""
 
+HOW = ("pooling", "normalize", "layer", "instruction", "pixels")
+"""What a tower may say of how it reads pictures."""
+
 Find = Callable[[str, str], Path]
 """A model folder ("open_clip", "vlm") and a name in it, to the file or folder; ValueError where there is none."""
 
@@ -75,6 +78,13 @@ def same_tower(tower: Tower, reference: Mapping[str, Any]) -> Tower:
             "again with this one."
         )
     return tower
+
+
+def complete(reference: Mapping[str, Any], tower: Any) -> dict[str, Any]:
+    """The reference as a taste encoder keeps it: with the tower's name and hash and how it was read, defaults too."""
+    inner = getattr(tower, "tower", tower)  # inside ComfyUI's memory management
+    how = {name: getattr(inner, name) for name in HOW if hasattr(inner, name)}
+    return {**reference, **how, "name": tower.name, "hash": tower.weight_hash}
 
 
 class RememberedTower:

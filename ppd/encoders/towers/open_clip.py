@@ -9,13 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...files import read_tensors, write_tensors
+from .pixels import to_tensor
 
 FORMAT = "ppd-clip-encoder"
 VERSION = "1"
@@ -162,7 +162,7 @@ class OpenClipTower:
 
     def prepare(self, picture: Image.Image) -> Tensor:
         """A picture as [1, 3, size, size] in 0..1."""
-        return self._fit(_to_tensor(picture))
+        return self._fit(to_tensor(picture)[None])
 
     def features(self, prepared: Sequence[Tensor]) -> Tensor:
         """Features [n, f] of prepared pictures, on the CPU."""
@@ -230,12 +230,6 @@ def _build_tower(config: Mapping[str, Any]) -> nn.Module:
     text = CLIPTextCfg(context_length=1, vocab_size=1, width=8, heads=1, layers=1)  # thrown away with the text side
     with torch.random.fork_rng(devices=[]):
         return CLIP(config["embed_dim"], vision, text, quick_gelu=config.get("quick_gelu", False)).visual
-
-
-def _to_tensor(picture: Image.Image) -> Tensor:
-    """A PIL picture as [1, 3, H, W] in 0..1."""
-    array = np.array(picture.convert("RGB"))
-    return torch.from_numpy(array).permute(2, 0, 1).unsqueeze(0).float().div(255)
 
 
 def _is_safetensors(name: str) -> bool:

@@ -7,11 +7,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ...pictures import PreferenceError
-
-THINNEST = 100
-"""Times that a picture's longer side may have its shorter one, for a vision-language model: Qwen's refuse 200."""
-
 
 def to_tensor(image: Image.Image) -> Tensor:
     """A PIL picture as [3, H, W] in 0..1."""
@@ -19,12 +14,7 @@ def to_tensor(image: Image.Image) -> Tensor:
 
 
 def within(image: Image.Image, pixels: int) -> Image.Image:
-    """The picture, or a smaller one of its proportions that has no more than `pixels`; a line is none."""
-    if max(image.size) > THINNEST * min(image.size):
-        raise PreferenceError(
-            f"a picture of {image.width} × {image.height} pixels is too thin for a vision-language model, expected "
-            f"sides of at most 1 to {THINNEST}"
-        )
+    """The picture, or a smaller one of its proportions that has no more than `pixels`."""
     scale = (pixels / (image.width * image.height)) ** 0.5
     if scale >= 1:
         return image

@@ -23,6 +23,7 @@ from .pixels import to_bytes, to_image, within
 INSTRUCTION = "Describe the style of this picture: its medium, line, colours, light, texture, composition and mood."
 PIXELS = 448 * 448
 """Pixels that a picture is made smaller to, 256 tokens of Qwen2.5-VL: time grows with them."""
+POOLING = "mean of text after picture"
 
 Part = str | Image.Image
 
@@ -135,6 +136,7 @@ class TransformersVLMTower:
     """A picture as the mean of a middle layer's states at the text after it (`instruction`); features [n, d]."""
 
     batch = 1
+    pooling = POOLING
 
     def __init__(
         self, vlm: LocalVLM, *, layer: int | None = None, instruction: str = INSTRUCTION, pixels: int = PIXELS
@@ -149,7 +151,7 @@ class TransformersVLMTower:
     def weight_hash(self) -> str:
         """sha256 that tells models (fingerprint.py), layers, instructions, templates and picture sizes apart."""
         turn = self.vlm.text([Image.new("RGB", (28, 28)), self.instruction])
-        settings = {"layer": self.layer, "turn": turn, "pixels": self.pixels, "pooling": "mean of text after picture"}
+        settings = {"layer": self.layer, "turn": turn, "pixels": self.pixels, "pooling": self.pooling}
         return hash_with(settings, self.vlm.fingerprint)
 
     @property

@@ -13,8 +13,8 @@ from torch import nn
 
 from ppd.encoders.features import PictureFeatures
 from ppd.encoders.fingerprint import SMALL, fingerprint, hash_with
-from ppd.encoders.towers import TOWER_FILE, RememberedTower, open_tower
-from ppd.encoders.towers.vlm import LocalVLM, TransformersVLMTower
+from ppd.encoders.towers import TOWER_FILE, RememberedTower, complete, open_tower
+from ppd.encoders.towers.vlm import INSTRUCTION, PIXELS, POOLING, LocalVLM, TransformersVLMTower
 from ppd.pictures import Picture, PreferenceError
 
 from . import test_open_clip
@@ -88,8 +88,12 @@ def test_a_vision_language_model_is_opened_as_the_reference_says(vlm_folder):
     tower = open_tower(reference, find=lambda kind, name: {"vlm": vlm_folder.parent}[kind] / name)
     expected = TransformersVLMTower(LocalVLM.from_folder(vlm_folder), layer=3, instruction="warm?", pixels=1000)
     assert tower.weight_hash == expected.weight_hash and tower.layer == 3
-    again = open_tower({**reference, "hash": tower.weight_hash}, find=lambda kind, name: vlm_folder)
-    assert again.weight_hash == tower.weight_hash
+    kept = complete(
+        {"kind": "transformers", "directory": "qwen", "layer": 3}, TransformersVLMTower(expected.vlm, layer=3)
+    )
+    assert kept["instruction"] == INSTRUCTION and kept["pixels"] == PIXELS and kept["pooling"] == POOLING
+    again = open_tower(json.loads(json.dumps(kept)), find=lambda kind, name: vlm_folder)
+    assert (again.weight_hash, again.layer) == (kept["hash"], 3) and kept["name"] == "qwen"
     with pytest.raises(ValueError, match="another than the taste encoder was made with"):
         open_tower({**reference, "layer": 2, "hash": tower.weight_hash}, find=lambda kind, name: vlm_folder)
 

@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 
 from ppd.encoders.towers.vlm import INSTRUCTION, LocalVLM, TransformersVLMTower
-from ppd.pictures import PreferenceError
 
 from .vlm_models import KINDS, write_vlm
 
@@ -101,12 +100,10 @@ def test_numbers_that_grow_beyond_the_type_are_told(tmp_path):
         tower.features([tower.prepare(picture(0))])
 
 
-def test_pictures_are_made_smaller_before_they_are_kept_and_lines_are_refused(vlm):
+def test_pictures_are_made_smaller_before_they_are_kept(vlm):
     tower = TransformersVLMTower(vlm, pixels=1200)
     assert tower.prepare(picture(0, (80, 60))).shape == (3, 30, 40)
     assert tower.prepare(picture(0, (40, 30))).shape == (3, 30, 40)
-    with pytest.raises(PreferenceError, match=r"20000 × 1 pixels is too thin .* at most 1 to 100"):
-        tower.prepare(Image.new("RGB", (20000, 1)))
 
 
 def test_what_cannot_be_read_is_told_in_one_sentence(vlm, tmp_path):

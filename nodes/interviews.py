@@ -1,0 +1,142 @@
+"""Who is asked by which taste encoder, also about studies; and reading many pictures of a person in the background."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterable
+from functools import lru_cache
+from hashlib import sha256
+from itertools import zip_longest
+
+from ..ppd.encoders.encoder import TasteEncoder
+from ..ppd.questions import Interview
+from ..ppd.store import MissingError, Person
+from ..ppd.studies import open_studies
+from ..ppd.user_embedding import UserEmbedding
+from . import folders
+from .announce import announce
+from .encoders import encoder_digest, encoder_folder, read_encoder, taste_encoders
+
+log = logging.getLogger(__name__)
+
+MANY = 64
+"""New pictures beyond which nobody is kept waiting for them to be read."""
+BETWEEN_NEWS = 1.0
+"""Seconds from one report of progress to the next."""
+
+STUDY_QUESTIONS = 30
+"""Filed from a set of studies at once."""
+MOST_OPEN = 2
+"""Taste encoders kept in memory; a tower may have gigabytes."""
+
+_interviews: dict[tuple[str, str], Interview] = {}
+"""By the taste encoder's name and what is in it."""
+_opening = threading.Lock()
+_progress: dict[str, tuple[int, int]] = {}
+"""Pictures read and in all, of people whose pictures are being read."""
+_starting = threading.Lock()
+
+
+def interview_of(person: str) -> Interview:
+    """Asks the person by their own taste encoder; ValueError where that is gone."""
+    name = folders.taste_store().person(person).encoder
+    key = (name, encoder_digest(name))
+    with _opening:
+        if key not in _interviews:
+            while len(_interviews) >= MOST_OPEN:
+                _interviews.pop(next(iter(_interviews)))
+            # On the CPU, so that a question waits for no model and takes none of its memory
+            _interviews[key] = Interview(folders.taste_store(), read_encoder(name))
+        return _interviews[key]
+
+
+def forget(person: str) -> None:
+    """Drop what any taste encoder saw of the person's pictures."""
+    for interview in list(_interviews.values()):
+        interview.forget(person)
+
+
+def set_encoder(person: str, name: str) -> None:
+    """Have another taste encoder read the person's pictures, from now on and anew; all picks stay."""
+    encoder_folder(name)
+    folders.taste_store().set_encoder(person, name)
+
+
+def adopt(person: Person, embeddings: Iterable[UserEmbedding]) -> str:
+    """Have who has not picked yet be read by the taste encoder that their pictures were painted by; else what to say
+    of a difference, or nothing."""
+    hashes = {embedding.encoder_hash for embedding in embeddings}
+    names = [name for name in taste_encoders() if _hash_of(name, encoder_digest(name)) in hashes]
+    if not names or person.encoder in names:
+        return ""
+    if person.picks:
+        return (
+            f"The tab Taste reads {person.name} by the taste encoder {person.encoder!r}, and this was painted by "
+            f"{names[0]!r}: choose that one there, under More."
+        )
+    folders.taste_store().set_encoder(person.id, names[0])
+    return ""
+
+
+@lru_cache(maxsize=64)
+def _hash_of(name: str, digest: str) -> str:
+    return TasteEncoder.load(encoder_folder(name)).weight_hash
+
+
+def reading(person: str) -> tuple[int, int] | None:
+    """Pictures read and in all, while so many are new that they are read in the background; None where a question can
+    be asked at once."""
+    with _starting:
+        if person in _progress:
+            return _progress[person]
+        interview = interview_of(person)
+        new = interview.unread(person)
+        if new <= MANY:
+            return None
+        _progress[person] = (0, new)
+    threading.Thread(target=_read, args=(person, interview), daemon=True).start()
+    return 0, new
+
+
+def _read(person: str, interview: Interview) -> None:
+    last = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal last
+        folders.taste_store().person(person)  # raises where they were deleted meanwhile: nothing is read any more
+        _progress[person] = (done, total)
+        if time.monotonic() - last > BETWEEN_NEWS:
+            last = time.monotonic()
+            announce(person)
+
+    try:
+        interview.read(person, progress)
+    except MissingError:
+        forget(person)
+    except Exception:  # in a thread of its own: the next question meets it again and says so
+        log.exception("The pictures could not be read.")
+    finally:
+        _progress.pop(person, None)
+        announce(person)
+
+
+def ask_from_studies(person: str, name: str, most: int = STUDY_QUESTIONS) -> int:
+    """File study pairs of a set as questions, those of looks that the person was not asked about first; how many are
+    new. Which side stands on the left is drawn by the pair, so that it tells nothing."""
+    store, studies = folders.taste_store(), open_studies(folders.studies_folder(name))
+    interview = interview_of(person)
+    found = interview.encoder.statements(*interview.picks(person))
+    unasked = {one.name for one in found if one.state == "not asked yet"}
+    by_look = sorted(studies.by_look().items(), key=lambda item: item[0] not in unasked)
+    before, filed = store.person(person).open, 0
+    for pair in (pair for row in zip_longest(*(pairs for _, pairs in by_look)) for pair in row if pair is not None):
+        if filed == most:
+            break
+        key = sha256(f"study {pair.study}".encode()).hexdigest()
+        first, second = (pair.low, pair.high) if int(key, 16) % 2 else (pair.high, pair.low)
+        origin = {"studies": name, "look": pair.look}
+        store.add_candidate(person, pair.prompt, first.picture, second.picture, origin, key)
+        filed = store.person(person).open - before
+    return filed

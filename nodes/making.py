@@ -1,0 +1,200 @@
+"""Making a taste encoder: how a tower's view of an artist's own pictures becomes a space of tastes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+import folder_paths
+from comfy_api.latest import io, ui
+
+from ..ppd.encoders.encoder import JSON_FILE
+from ..ppd.encoders.features import PictureFeatures
+from ..ppd.encoders.making import MOST_DIMS
+from ..ppd.encoders.towers import TOWER_FILE
+from ..ppd.encoders.workshop import Materials, make_encoder, pictures_below, report_of, save_encoder
+from ..ppd.hosts.comfyui_towers import open_tower, tower_choices
+from ..ppd.pairs import PreferencePair, read_pairs
+from ..ppd.pictures import Picture
+from ..ppd.studies import open_studies
+from . import folders
+from .encoders import FOLDER, encoder_folder, taste_encoders
+from .sockets import CATEGORY
+
+NONE = "none"
+TOWER_OF = "tower of: "
+"""Before the name of a taste encoder whose folder holds its tower."""
+PICTURE_ROOTS = ("output", "input", "datasets")
+
+
+class PPD_MakeTasteEncoder(io.ComfyNode):  # noqa: N801
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PPD_MakeTasteEncoder",
+            display_name="Make Taste Encoder",
+            category=CATEGORY,
+            description="Makes a taste encoder in models/taste_encoders out of studies, any folder of pictures, or "
+            "pairs of many people: what the pictures differ in, what people are like, and looks that can be named.",
+            search_aliases=["taste encoder", "train encoder", "whitening", "population", "studies", "looks"],
+            is_output_node=True,
+            inputs=[
+                io.String.Input("name", default="my model", tooltip="Its name: a new folder in models/taste_encoders."),
+                io.Combo.Input(
+                    "tower",
+                    options=list(towers()),
+                    tooltip="What looks at the pictures: files of models/clip_vision, models/open_clip, text encoders "
+                    "that see, vision-language models, or the shipped tower. Larger ones see more.",
+                ),
+                io.Combo.Input(
+                    "studies",
+                    options=[NONE, *folders.study_sets()],
+                    default=NONE,
+                    tooltip="Studies that the checkpoint painted. Looks are measured on them, and simulated people "
+                    "like what they show.",
+                ),
+                io.Combo.Input(
+                    "pictures",
+                    options=[NONE, *picture_folders()],
+                    default=NONE,
+                    tooltip="A folder of pictures as your models make them, with all folders in it.",
+                ),
+                io.Combo.Input(
+                    "preference_set",
+                    options=[NONE, *folders.preference_sets()],
+                    default=NONE,
+                    tooltip="Pairs of many people, if you have any: what people are like is then learned from them.",
+                ),
+                io.Int.Input(
+                    "most_dimensions",
+                    default=MOST_DIMS,
+                    min=1,
+                    max=MOST_DIMS,
+                    tooltip="The most numbers that a taste has. Fewer are taken where held-out pictures say so.",
+                ),
+                io.Boolean.Input(
+                    "overwrite",
+                    default=False,
+                    tooltip="Make it anew where the name is taken. What was learned with the old one has to be read "
+                    "again.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(display_name="name", tooltip="The taste encoder's name, as lists show it."),
+                io.String.Output(display_name="report", tooltip="What was measured, and which looks were dropped."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, name: str, **constants: Any) -> float:
+        return float("nan")  # pictures come and go in folders; features that are kept make a second run short
+
+    @classmethod
+    def execute(
+        cls,
+        name: str,
+        tower: str,
+        studies: str,
+        pictures: str,
+        preference_set: str,
+        most_dimensions: int,
+        overwrite: bool,
+    ) -> io.NodeOutput:
+        folder = new_encoder_folder(name, overwrite)
+        materials = Materials(
+            None if studies == NONE else open_studies(folders.studies_folder(studies)),
+            () if pictures == NONE else pictures_in(pictures),
+            () if preference_set == NONE else pairs_in(preference_set),
+        )
+        if materials == Materials():
+            raise ValueError(
+                "There is nothing to make a taste encoder of: choose studies, a folder of pictures, or a preference "
+                "set with the pairs of many people."
+            )
+        reference, tower_folder = chosen_tower(tower)
+        features = PictureFeatures(open_tower(reference, tower_folder), cache_dir=folders.feature_cache())
+        encoder = make_encoder(features, reference, materials, most_dims=most_dimensions, progress=progress())
+        save_encoder(encoder, folder, tower_folder)
+        report = f"{folder.name}: {report_of(encoder)}"
+        return io.NodeOutput(folder.name, report, ui=ui.PreviewText(report))
+
+
+def towers() -> dict[str, dict[str, Any]]:
+    """References of all towers that can be chosen, by what the list shows; last those in taste encoders' folders."""
+    inside = {f"{TOWER_OF}{name}": {"kind": "folder"} for name in taste_encoders() if _holds_tower(name)}
+    return {**tower_choices(), **inside}
+
+
+def chosen_tower(choice: str) -> tuple[dict[str, Any], Path | None]:
+    """The reference of a tower by what the list shows, and the taste encoder's folder that it lies in, if it does."""
+    found = towers()
+    if choice not in found:
+        raise ValueError(f"There is no tower {choice!r}: choose one of the list, which names the files that are there.")
+    inside = choice.startswith(TOWER_OF)
+    return found[choice], encoder_folder(choice.removeprefix(TOWER_OF)) if inside else None
+
+
+def _holds_tower(name: str) -> bool:
+    return (encoder_folder(name) / TOWER_FILE).is_file()
+
+
+def new_encoder_folder(name: str, overwrite: bool) -> Path:
+    """The folder that a taste encoder of this name goes to; ValueError where the name is taken or is none."""
+    plain = name.strip()
+    if not re.fullmatch(r"[^\W_][\w .()+-]{0,63}", plain) or plain.endswith("."):
+        raise ValueError(
+            f"Expected a name of letters, digits, spaces, - and _, got {name[:80]!r}: it names a folder in "
+            f"models/{FOLDER}."
+        )
+    folder = Path(folder_paths.get_folder_paths(FOLDER)[0]) / plain
+    if plain in taste_encoders() and not (overwrite and (folder / JSON_FILE).is_file()):
+        raise ValueError(
+            f"There is a taste encoder {plain!r} already: choose another name, or allow to overwrite a file of yours."
+        )
+    return folder
+
+
+def picture_folders() -> list[str]:
+    """Folders that pictures can be taken from: ComfyUI's own, and those right in them."""
+    found = []
+    for word in PICTURE_ROOTS:
+        for root in _roots(word):
+            if root.is_dir():
+                below = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and entry.name[0] != ".")
+                found += [word, *(f"{word}: {name}" for name in below)]
+    return list(dict.fromkeys(found))
+
+
+def pictures_in(name: str) -> list[Picture]:
+    """All pictures of a folder by what the list shows; nothing outside of the folders it may lie in."""
+    word, _, below = name.partition(": ")
+    for root in _roots(word) if word in PICTURE_ROOTS else []:
+        path = root / below
+        if path.is_dir() and folder_paths.is_within_directory(str(root), str(path)):
+            return pictures_below(path)
+    raise ValueError(f"There is no folder of pictures {name!r}: choose one of the list.")
+
+
+def pairs_in(name: str) -> list[PreferencePair]:
+    """The pairs of a preference set, undecoded: broken pictures are left out where they are looked at."""
+    return list(read_pairs(folders.preference_set(name), check_pictures=False))
+
+
+def progress() -> Any:
+    """Tells the browser how many pictures were looked at, and stops when the run is cancelled."""
+    bar = comfy.utils.ProgressBar(1)
+
+    def report(done: int, total: int) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        bar.update_absolute(done, total)
+
+    return report
+
+
+def _roots(word: str) -> list[Path]:
+    if word == "datasets":
+        return [Path(path) for path in folder_paths.get_folder_paths("datasets")]
+    return [Path(folder_paths.get_output_directory() if word == "output" else folder_paths.get_input_directory())]

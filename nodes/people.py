@@ -1,0 +1,53 @@
+"""People as workflows name them: by id, so that no saved picture tells a name. Names still work, as they did in older
+workflows and do in scripts, also those that somebody had before. The browser shows the names (web/people.js)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ..ppd.store import Person, UnusableError
+from . import folders
+
+ME = "me"
+"""Who can always be chosen, also where nobody has been made yet."""
+PERSON = "person: "
+"""What a choice of preference pairs begins with that is no preference set but somebody in the taste store."""
+WIDGET = "PPD_PERSON"
+"""The browser's widget for a person: a list of names, of which the workflow keeps the ids."""
+ID = re.compile("[0-9a-f]{32}")
+
+
+def choices() -> list[str]:
+    """Who can be chosen: "me", and the ids of the others. Only "me" where the store cannot be read, which running the
+    node tells: a list of choices must not take the nodes away."""
+    store = folders.taste_store()
+    try:
+        with store.database.hurried():
+            me = store.person_called(ME)
+            return [ME, *(one.id for one in store.people() if me is None or one.id != me.id)]
+    except UnusableError:
+        return [ME]
+
+
+def find(choice: str, make: bool = False) -> Person | None:
+    """The person of an id or of a name; with `make` a new one for a name that nobody has."""
+    if ID.fullmatch(choice):
+        return folders.taste_store().person(choice)
+    return folders.taste_store().person_called(choice, make=make)
+
+
+def make_sure(choice: str, prompt: Mapping[str, Any] | None) -> None:
+    """Refuse a name that nobody has, unless it is "me" or a node of the same prompt is to make them."""
+    if choice.casefold() == ME:
+        return
+    for node in (prompt or {}).values():
+        named = node["inputs"].get("person")
+        is_unknown = isinstance(named, list)  # it comes from another node
+        if node["class_type"] == "PreferenceCollector" and (is_unknown or str(named).casefold() == choice.casefold()):
+            return
+    raise ValueError(
+        f"There is nobody called {choice!r} in the taste store: choose somebody of the list, or make them in the tab "
+        "Taste."
+    )

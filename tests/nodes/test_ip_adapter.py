@@ -1,0 +1,130 @@
+"""A published IP-Adapter, ComfyUI's own CLIP vision model and a taste encoder in the nodes."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+pytestmark = pytest.mark.comfyui
+
+VISION = {
+    "hidden_act": "gelu",
+    "hidden_size": 1280,
+    "image_size": 224,
+    "intermediate_size": 256,
+    "layer_norm_eps": 1e-05,
+    "model_type": "clip_vision_model",
+    "num_attention_heads": 16,
+    "num_channels": 3,
+    "num_hidden_layers": 3,
+    "patch_size": 56,
+    "projection_dim": 1024,
+}
+NAME = "ip-adapter_sd15.safetensors"
+
+
+@pytest.fixture(scope="module")
+def clip_vision(comfyui_path):
+    """ViT-H-14's widths with three layers and sixteen patches, random weights, as Load CLIP Vision gives it."""
+    import comfy.clip_vision
+
+    model = comfy.clip_vision.ClipVisionModel(VISION)
+    generator = torch.Generator().manual_seed(0)
+    weights = {
+        name: torch.randn(tensor.shape, generator=generator) * 0.02 if tensor.is_floating_point() else tensor
+        for name, tensor in model.get_sd().items()
+    }
+    positions = "vision_model.embeddings.position_ids"
+    model.load_sd({name: tensor for name, tensor in weights.items() if name != positions})
+    return model
+
+
+@pytest.fixture(params=["plain", "plus"])
+def file(request, comfy_folders, ip_adapter_file):
+    """In models/ipadapter; the plus file in halves, as published."""
+    folder = comfy_folders.models / "ipadapter"
+    folder.mkdir()
+    file = shutil.copy(ip_adapter_file(request.param, [8] * 16, 768), folder / NAME)
+    if request.param == "plus":
+        save_file({name: tensor.half() for name, tensor in load_file(file).items()}, file)
+    return file
+
+
+@pytest.fixture
+def output(comfy_folders, monkeypatch):
+    """70 pictures, some of them in a folder, in ComfyUI's output."""
+    import folder_paths
+
+    folder = comfy_folders.output
+    monkeypatch.setattr(folder_paths, "output_directory", str(folder))
+    (folder / "more").mkdir()
+    generator = np.random.default_rng(0)
+    for number in range(70):
+        pixels = generator.integers(0, 255, (2, 2, 3), dtype=np.uint8)
+        place = folder / "more" if number % 2 else folder
+        Image.fromarray(pixels).resize((32, 32)).save(place / f"{number:03}.png")
+    return folder
+
+
+def load(run, clip_vision, **more):
+    inputs = {"ip_adapter": NAME, "taste_encoder": "pocket", "pictures": "output", "clip_vision": clip_vision}
+    return run("PPD_IPAdapterLoader", **inputs, **more).result[0]
+
+
+def pairs_of(run, name="warm"):
+    return run("PreferencePairLoader", preference_set=f"example: {name}").result[0]
+
+
+def test_files_are_listed_and_others_are_refused(run, comfy_folders, node_classes, file, clip_vision):
+    (comfy_folders.models / "ipadapter" / "old.bin").write_bytes(b"pickle")
+    (comfy_folders.models / "ipadapter" / "notes.txt").write_text("x")
+    import folder_paths
+
+    folder_paths.filename_list_cache.clear()
+    required = node_classes["PPD_IPAdapterLoader"].INPUT_TYPES()["required"]
+    assert required["ip_adapter"][1]["options"] == [NAME, "old.bin"]
+    assert required["taste_encoder"][1]["options"][0] == "pocket"
+    assert required["pictures"][1]["options"][:2] == ["output", "input"]
+    with pytest.raises(ValueError, match="not safetensors.*convert it"):
+        run(
+            "PPD_IPAdapterLoader",
+            ip_adapter="old.bin",
+            taste_encoder="pocket",
+            pictures="output",
+            clip_vision=clip_vision,
+        )
+
+
+def test_it_takes_the_taste_encoders_embeddings_of_nobody_too(run, comfy_folders, file, output, clip_vision):
+    """From no picks to a draw, to a batch: what an encoder makes fits."""
+    adapter = load(run, clip_vision).model
+    nobody = run("UserEmbeddingEncoder", pairs=[], encoder="pocket", skip_bad=False).result[0]
+    somebody = run("UserEmbeddingEncoder", pairs=pairs_of(run), encoder="pocket", skip_bad=False).result[0]
+    draws = [run("UserEmbeddingSample", user_embedding=nobody, seed=seed).result[0] for seed in (1, 2)]
+    for embedding in (nobody, somebody, *draws):
+        adapter.config.check_embedding(embedding)
+    first, second = (adapter.keys_values(draw.u[None], [7])[0] for draw in draws)
+    assert first[0].shape == (1, 2 * adapter.config.tokens, 8) and not torch.allclose(first[0], second[0])
+    assert adapter.center.shape == adapter.directions.shape[1:]
+    assert torch.equal(adapter.start, adapter.center)
+
+
+def test_own_pictures_and_again(run, comfy_folders, file, output, clip_vision):
+    adapter = load(run, clip_vision).model
+    seen = len(list(comfy_folders.user.rglob("*.npy")))
+    assert seen == 140  # by the taste encoder and by the IP-Adapter
+    own = load(run, clip_vision, own_pictures=pairs_of(run)).model
+    assert len(list(comfy_folders.user.rglob("*.npy"))) == seen + 4
+    assert torch.equal(own.center, adapter.center) and not torch.allclose(own.start, own.center)
+
+
+def test_too_few_pictures(run, file, output, clip_vision):
+    for path in sorted(output.rglob("*.png"))[:40]:
+        path.unlink()
+    with pytest.raises(ValueError, match="takes at least 32 pictures, got 30: choose a folder with more"):
+        load(run, clip_vision)

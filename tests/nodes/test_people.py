@@ -1,0 +1,172 @@
+"""People in workflows: by id, by name, by a name of before; and stores that cannot be read."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import time
+
+import pytest
+
+from .test_pairs import ID as LOADER
+
+pytestmark = pytest.mark.comfyui
+
+
+@pytest.fixture
+def people(comfy_folders):
+    return importlib.import_module("ppd_pack.nodes.people")
+
+
+@pytest.fixture
+def store(comfy_folders):
+    return comfy_folders.module.taste_store()
+
+
+@pytest.fixture
+def load(node_classes, comfy_folders):
+    """Runs Load Preference Pairs with a prompt around it; pairs and report."""
+
+    def execute(preference_set, prompt=None, **inputs):
+        from comfy_api.latest import io
+
+        clone = node_classes[LOADER].PREPARE_CLASS_CLONE(None)
+        clone.hidden = io.HiddenHolder.from_dict({io.Hidden.prompt: prompt})
+        found = clone.execute(preference_set, **{"user": "", "limit": 1000, "skip_bad": False, **inputs}).result
+        return found[0], found[2]
+
+    return execute
+
+
+def add_picks(store, person, count):
+    from tests.store.small_stores import picture
+
+    for number in range(count):
+        candidate = store.add_candidate(person, f"prompt {number}", picture(2 * number), picture(2 * number + 1))
+        store.pick(candidate, "first", f"{person} {number}")
+
+
+def collector(person):
+    return {"1": {"class_type": "PreferenceCollector", "inputs": {"person": person}}}
+
+
+def test_lists_tell_ids_and_no_names(node_classes, store, people):
+    assert people.choices() == ["me"]
+    ann = store.add_person("Ann Secret")
+    assert people.choices() == ["me", ann.id]
+    me = store.add_person("me")
+    assert people.choices() == ["me", ann.id]
+    store.rename(me.id, "Myself Secret")
+    assert people.choices() == ["me", ann.id]  # "me" leads to whom it led to
+    assert people.find("me").id == me.id
+    told = json.dumps([node.GET_NODE_INFO_V1() for node in node_classes.values()])
+    assert ann.id in told and "Secret" not in told
+
+
+@pytest.mark.parametrize("called", ["id", "Ann", "ANN"])
+def test_a_person_is_found_by_id_and_name_also_after_a_rename(node_classes, store, load, called):
+    ann = store.add_person("Ann").id
+    add_picks(store, ann, 2)
+    choice = f"person: {ann if called == 'id' else called}"
+    for name in ("Ann", "Anna", "Anne"):
+        store.rename(ann, name)
+        assert node_classes[LOADER].validate_inputs(choice) is True
+        pairs, report = load(choice)
+        assert len(pairs) == 2 and report.startswith(f"person: {name}: 2 pairs")
+    other = store.add_person("Ann").id  # who is given the name has it from now on
+    pairs, report = load("person: Ann")
+    assert pairs == [] and report.startswith("person: Ann: 0 pairs")
+    store.delete_person(other)
+    with pytest.raises(ValueError, match="nobody called 'Ann'"):
+        load("person: Ann")
+
+
+def test_who_is_not_there_is_told(node_classes, store, load):
+    with pytest.raises(ValueError, match="There is nobody called 'Ann' in the taste store: choose somebody"):
+        load("person: Ann")
+    with pytest.raises(ValueError, match="nobody called 'Ann'"):
+        load("person: Ann", collector("Bo"))
+    gone = store.add_person("Ann").id
+    store.delete_person(gone)
+    message = node_classes[LOADER].validate_inputs(f"person: {gone}")
+    assert message == f"There is no person '{gone}' in the taste store: choose another, or make a new one."
+    assert "There is no preference set 'input: none'" in node_classes[LOADER].validate_inputs("input: none")
+    assert node_classes[LOADER].validate_inputs() is True
+
+
+@pytest.mark.parametrize("made_by", ["Ann", "ann", ["7", 0]])
+def test_who_is_about_to_be_made_is_nobody_yet(node_classes, load, made_by):
+    assert node_classes[LOADER].validate_inputs("person: Ann") is True
+    assert load("person: Ann", collector(made_by)) == ([], "person: Ann: 0 pairs on 0 prompts, 0 ties.")
+    assert load("person: me") == ([], "person: me: 0 pairs on 0 prompts, 0 ties.")
+
+
+def test_of_a_person_the_newest_pairs_are_read(store, load, run):
+    ann = store.add_person("Ann").id
+    add_picks(store, ann, 5)
+    pairs, _ = load(f"person: {ann}", limit=2)
+    assert [pair.prompt for pair in pairs] == ["prompt 3", "prompt 4"]
+    assert len(run(LOADER, preference_set=f"person: {ann}", limit=2).result[1]) == 2
+    with pytest.raises(ValueError, match="The input user is 'bo', but the pairs are of one person"):
+        load(f"person: {ann}", user="bo")
+    assert len(load(f"person: {ann}", user="ann")[0]) == 5
+
+
+def test_lost_and_broken_pictures_of_a_person_are_left_out_and_named(store, load):
+    ann = store.add_person("Ann").id
+    add_picks(store, ann, 4)
+    lost, broken = (store.pairs(ann)[number].chosen.path for number in (1, 2))
+    lost.unlink()
+    broken.write_bytes(b"broken")
+    with pytest.raises(ValueError, match=r"Pair 'pick-2': There is no picture .* restore it, or"):
+        load(f"person: {ann}")
+    pairs, report = load(f"person: {ann}", skip_bad=True)
+    assert [pair.id for pair in pairs] == ["pick-1", "pick-4"]
+    assert "Left out 2:" in report and "'pick-2'" in report and "'pick-3'" in report
+    for pair in pairs:
+        pair.rejected.path.unlink()
+    with pytest.raises(ValueError, match="Of the pairs of Ann none can be used. Pair 'pick-"):
+        load(f"person: {ann}", skip_bad=True)
+
+
+def test_a_store_that_cannot_be_read_takes_no_node_away(node_classes, comfy_folders, people, load):
+    folder = comfy_folders.user / "__ppd" / "taste"
+    folder.mkdir(parents=True)
+    (folder / "taste.sqlite3").write_bytes(b"noise" * 999)
+    start = time.monotonic()
+    for node in node_classes.values():
+        json.dumps(node.GET_NODE_INFO_V1())
+    assert people.choices() == ["me"]
+    assert time.monotonic() - start < 5
+    message = node_classes[LOADER].validate_inputs("person: me")
+    assert "taste.sqlite3 is damaged, or no taste store: to begin anew, move the folder" in message
+    with pytest.raises(ValueError, match="taste.sqlite3 is damaged"):
+        load("person: me")
+
+
+def test_a_user_folder_that_is_a_file_takes_no_node_away(node_classes, comfy_folders, people):
+    (comfy_folders.user / "__ppd").write_text("")
+    assert people.choices() == ["me"]
+    assert "cannot be opened" in node_classes[LOADER].validate_inputs("person: me")
+
+
+def test_links_in_the_folders_of_sets_lead_nowhere(comfy_folders, example):
+    example("input", "deep/mine")
+    (comfy_folders.input / "loop").symlink_to("loop")
+    (comfy_folders.input / "round").symlink_to(comfy_folders.input, target_is_directory=True)
+    (comfy_folders.input / "deep" / "up").symlink_to("..", target_is_directory=True)
+    (comfy_folders.input / "all").symlink_to("/", target_is_directory=True)
+    (comfy_folders.input / "alias").symlink_to("deep/mine", target_is_directory=True)
+    start = time.monotonic()
+    sets = [name for name in comfy_folders.module.preference_sets() if name.startswith("input")]
+    assert time.monotonic() - start < 1
+    assert sets == ["input: alias"]  # each folder once, by the first of its names
+    (comfy_folders.input / "alias").unlink()
+    assert comfy_folders.module.preference_sets()[-1] == "input: deep/mine"
+
+
+def test_exports_never_share_a_folder(comfy_folders):
+    names = ["a/b", "a:b", "a?b", "𠮷" * 80, "名" * 80, "..", " . "]
+    folders = [comfy_folders.module.new_preference_set(name) for name in names]
+    assert len(set(folders)) == len(names) and all(folder.is_dir() for folder in folders)
+    assert {folder.parent for folder in folders} == {comfy_folders.datasets}
