@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 
 import comfy.clip_model
@@ -19,10 +18,8 @@ from ..ppd.files import file_digest
 from ..ppd.hosts.comfyui import manage_adapter
 from ..ppd.ip_adapter import IPAdapter, load_ip_adapter
 from ..ppd.pairs import PreferencePair
-from ..ppd.pictures import Picture
 from . import folders
 from .encoders import encoder_digest, load_encoder, taste_encoders
-from .making import picture_folders, pictures_in
 from .sockets import CATEGORY, PreferencePairs, UserAdapter
 
 
@@ -54,7 +51,7 @@ class PPD_IPAdapterLoader(io.ComfyNode):  # noqa: N801
                 ),
                 io.Combo.Input(
                     "pictures",
-                    options=picture_folders(),
+                    options=folders.picture_folders(),
                     tooltip="Pictures like those that you paint: your studies, or ComfyUI's output folder. 32 at "
                     "least, hundreds are better. "
                     f"What varies in them is what taste can change. Of more than {MOST} as many are taken, evenly.",
@@ -89,7 +86,7 @@ class PPD_IPAdapterLoader(io.ComfyNode):  # noqa: N801
     ) -> io.NodeOutput:
         published = load_ip_adapter(folders.model_file("ipadapter", ip_adapter))
         chosen = [pair.chosen for pair in own_pictures or () if not pair.tie]
-        found = evenly(pictures_in(pictures), MOST)
+        found = folders.pictures_in(pictures, MOST)
         bar = comfy.utils.ProgressBar(max(1, 2 * len(found) + len(chosen)))
 
         def progress(done: int, total: int) -> None:
@@ -99,12 +96,6 @@ class PPD_IPAdapterLoader(io.ComfyNode):  # noqa: N801
         seen = image_features(published, clip_vision)
         adapter = fit_to_taste(published, load_encoder(taste_encoder), seen, found, chosen, progress=progress)
         return io.NodeOutput(manage_adapter(adapter))
-
-
-def evenly(pictures: Sequence[Picture], most: int) -> list[Picture]:
-    """`most` of the pictures, or all, evenly from their order."""
-    step = max(1.0, len(pictures) / most)
-    return [pictures[int(number * step)] for number in range(min(most, len(pictures)))]
 
 
 def image_features(published: IPAdapter, clip_vision: comfy.clip_vision.ClipVisionModel) -> PictureFeatures:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -184,9 +184,10 @@ class Looks:
     def without(self, names: Sequence[str]) -> Looks:
         """These looks less those of the names."""
         kept = [index for index, name in enumerate(self.names) if name not in names]
-        lists = {key: tuple(getattr(self, key)[i] for i in kept) for key in ("names", "low", "high")}
+        names, low, high = (tuple(words[i] for i in kept) for words in (self.names, self.low, self.high))
+        steps, readings, reliability = (getattr(self, name)[kept] for name in TENSORS)
         japanese = tuple(self.japanese[i] for i in kept) if self.japanese else ()
-        return replace(self, **lists, **{key: getattr(self, key)[kept] for key in TENSORS}, japanese=japanese)
+        return Looks(names, low, high, steps, readings, reliability, japanese, self.measured)
 
     def tensors(self) -> dict[str, Tensor]:
         """What goes into a taste encoder's safetensors."""
@@ -208,16 +209,16 @@ class Looks:
         missing = [f"look_{name}" for name in TENSORS if f"look_{name}" not in tensors]
         if missing:
             raise ValueError(f"The looks lack {', '.join(missing)}.")
-        words = {name: _words(name, lists.get(name)) for name in ("names", "low", "high")}
+        names, low, high = (_words(name, lists.get(name)) for name in ("names", "low", "high"))
         japanese = lists.get("japanese", [])
         if not isinstance(japanese, list):
             raise ValueError(f"expected a list of words as japanese, got {json.dumps(japanese)[:80]}.")
         both = tuple(_words("japanese", one) for one in japanese)
         if any(len(one) != 2 for one in both):
             raise ValueError("expected two words of each look as japanese.")
-        values = {name: tensors[f"look_{name}"] for name in TENSORS}
+        steps, readings, reliability = (tensors[f"look_{name}"] for name in TENSORS)
         pairs = tuple((one[0], one[1]) for one in both)
-        return cls(**words, **values, japanese=pairs, measured=str(lists.get("measured", "")))
+        return cls(names, low, high, steps, readings, reliability, pairs, str(lists.get("measured", "")))
 
 
 def _words(key: str, words: object) -> tuple[str, ...]:
