@@ -167,6 +167,7 @@ def test_what_cannot_be_used_is_told(server, store, somebody):
     status, text = call(server, f"thumbnails/{digest}")
     path.write_bytes(data)
     assert status == 400 and "cannot be decoded" in json.loads(text)["error"]
+    store.pick(asked[0], "first", f"{person}-r")
     store.rename(person, "名" * 80)
     assert told(server, f"people/{person}/export", {"request": "r"})["path"]
 
