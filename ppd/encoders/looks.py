@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -38,10 +38,10 @@ TENSORS = ("steps", "readings", "reliability")
 class Looks:
     """k looks by `names`, each with a `low` and a `high` word, in the coordinates phi of a taste encoder.
 
-    `steps` [k, d] are the mean differences phi(high side) - phi(low side), `readings` [k, d] the directions along which
-    phi tells the look, each scaled to read 1 from a step of its own; `reliability` [k] is the reading's correlation with
-    the look on held-out pairs, where pictures differ in several. `japanese` holds the low and high words in Japanese,
-    or nothing; `measured` says how.
+    `steps` [k, d] are the mean differences phi(high side) - phi(low side), `readings` [k, d] the directions along
+    which phi tells the look, each scaled to read 1 from a step of its own; `reliability` [k] is the reading's
+    correlation with the look on held-out pairs, where pictures differ in several. `japanese` holds the low and high
+    words in Japanese, or nothing; `measured` says how.
     """
 
     names: tuple[str, ...]
@@ -186,13 +186,6 @@ class Looks:
         reliability = agree.double().mean(1)
         return cls(tuple(words), low, high, steps, _to_steps(readings, steps), reliability, measured="texts")
 
-    def without(self, names: Sequence[str]) -> Looks:
-        """These looks less those of the names."""
-        kept = [index for index, name in enumerate(self.names) if name not in names]
-        lists = {key: tuple(getattr(self, key)[i] for i in kept) for key in ("names", "low", "high")}
-        japanese = tuple(self.japanese[i] for i in kept) if self.japanese else ()
-        return replace(self, **lists, **{key: getattr(self, key)[kept] for key in TENSORS}, japanese=japanese)
-
     def tensors(self) -> dict[str, Tensor]:
         """What goes into a taste encoder's safetensors."""
         return {f"look_{name}": getattr(self, name).contiguous() for name in TENSORS}
@@ -235,16 +228,17 @@ class Looks:
         missing = [f"look_{name}" for name in TENSORS if f"look_{name}" not in tensors]
         if missing:
             raise ValueError(f"The looks lack {', '.join(missing)}.")
-        words = {name: _words(name, lists.get(name)) for name in ("names", "low", "high")}
+        names, low, high = (_words(name, lists.get(name)) for name in ("names", "low", "high"))
         japanese = lists.get("japanese", [])
         if not isinstance(japanese, list):
             raise ValueError(f"expected a list of words as japanese, got {json.dumps(japanese)[:80]}.")
         both = tuple(_words("japanese", one) for one in japanese)
         if any(len(one) != 2 for one in both):
             raise ValueError("expected two words of each look as japanese.")
-        values = {name: tensors[f"look_{name}"] for name in TENSORS}
+        steps, readings, reliability = (tensors[f"look_{name}"] for name in TENSORS)
         pairs = tuple((one[0], one[1]) for one in both)
-        return cls(**words, **values, japanese=pairs, measured=str(lists.get("measured", "")))
+        measured = str(lists.get("measured", ""))
+        return cls(names, low, high, steps, readings, reliability, pairs, measured)
 
 
 def _words(key: str, words: object) -> tuple[str, ...]:
