@@ -33,10 +33,10 @@ TENSORS = ("steps", "readings", "reliability")
 class Looks:
     """k looks by `names`, each with a `low` and a `high` word, in the coordinates phi of a taste encoder.
 
-    `steps` [k, d] are the mean differences phi(high side) - phi(low side), `readings` [k, d] the directions along which
-    phi tells the look, each scaled to read 1 from a step of its own; `reliability` [k] is the reading's correlation
-    with the look on held-out pairs, where pictures differ in several. `japanese` holds the low and high words in
-    Japanese, or nothing; `measured` says how.
+    `steps` [k, d] are the mean differences phi(high side) - phi(low side), `readings` [k, d] the directions along
+    which phi tells the look, each scaled to read 1 from a step of its own; `reliability` [k] is the reading's
+    correlation with the look on held-out pairs, where pictures differ in several. `japanese` holds the low and high
+    words in Japanese, or nothing; `measured` says how.
     """
 
     names: tuple[str, ...]
@@ -181,14 +181,6 @@ class Looks:
         reliability = agree.double().mean(1)
         return cls(tuple(words), low, high, steps, _to_steps(readings, steps), reliability, measured="texts")
 
-    def without(self, names: Sequence[str]) -> Looks:
-        """These looks less those of the names."""
-        kept = [index for index, name in enumerate(self.names) if name not in names]
-        names, low, high = (tuple(words[i] for i in kept) for words in (self.names, self.low, self.high))
-        steps, readings, reliability = (getattr(self, name)[kept] for name in TENSORS)
-        japanese = tuple(self.japanese[i] for i in kept) if self.japanese else ()
-        return Looks(names, low, high, steps, readings, reliability, japanese, self.measured)
-
     def tensors(self) -> dict[str, Tensor]:
         """What goes into a taste encoder's safetensors."""
         return {f"look_{name}": getattr(self, name).contiguous() for name in TENSORS}
@@ -218,7 +210,8 @@ class Looks:
             raise ValueError("expected two words of each look as japanese.")
         steps, readings, reliability = (tensors[f"look_{name}"] for name in TENSORS)
         pairs = tuple((one[0], one[1]) for one in both)
-        return cls(names, low, high, steps, readings, reliability, pairs, str(lists.get("measured", "")))
+        measured = str(lists.get("measured", ""))
+        return cls(names, low, high, steps, readings, reliability, pairs, measured)
 
 
 def _words(key: str, words: object) -> tuple[str, ...]:

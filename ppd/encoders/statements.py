@@ -213,8 +213,8 @@ class _Weighed:
         own = member[:, index]
         if float(p @ own) < LEAST_NAMED:
             return []
-        left, rivals = p * (1 - own), [*rivals]
         found: list[int] = []
+        left, rivals = p * (1 - own), [*rivals]
         while rivals and len(found) < TOGETHER and float(left.sum()) > 1 - SURE:
             gains = left @ member[:, rivals]
             if float(gains.max()) < LEAST_NAMED:
@@ -280,8 +280,8 @@ def _grown(level: Tensor, x: Tensor, y: Tensor, w: Tensor, kept: int) -> Tensor:
     """The `kept` best of the subsets [m, MOST] grown by one look; each gain is a quadratic approximation's."""
     k, effect = x.shape[1] - 1, EFFECTS[len(EFFECTS) // 2]
     if k <= REACHED[0]:
-        grown = [sorted({*row, look}) for row in level.tolist() for look in range(k) if look not in row]
-        full = [[*(i for i in row if i < k), *[k] * MOST][:MOST] for row in grown]
+        larger = [sorted({*row, look}) for row in level.tolist() for look in range(k) if look not in row]
+        full = [[*(i for i in row if i < k), *[k] * MOST][:MOST] for row in larger]
         return torch.tensor(sorted(set(map(tuple, full))), dtype=torch.long).reshape(-1, MOST)
     evidence, mean, covariance = _laplace(level, x, y, w, effect)
     best = evidence.topk(min(REACHED[0], len(level))).indices
