@@ -280,8 +280,8 @@ def _grown(level: Tensor, x: Tensor, y: Tensor, w: Tensor, kept: int) -> Tensor:
     """The `kept` best of the subsets [m, MOST] grown by one look; each gain is a quadratic approximation's."""
     k, effect = x.shape[1] - 1, EFFECTS[len(EFFECTS) // 2]
     if k <= REACHED[0]:
-        larger = [sorted({*row, look}) for row in level.tolist() for look in range(k) if look not in row]
-        full = [[*(i for i in row if i < k), *[k] * MOST][:MOST] for row in larger]
+        added = [sorted({*row, look}) for row in level.tolist() for look in range(k) if look not in row]
+        full = [[*(i for i in row if i < k), *[k] * MOST][:MOST] for row in added]
         return torch.tensor(sorted(set(map(tuple, full))), dtype=torch.long).reshape(-1, MOST)
     evidence, mean, covariance = _laplace(level, x, y, w, effect)
     best = evidence.topk(min(REACHED[0], len(level))).indices
