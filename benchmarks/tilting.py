@@ -85,8 +85,9 @@ def pixel_statistics(pictures: list[Image.Image]) -> Tensor:
     return ((x - x.mean(0)) / x.std(0)).clamp(-2, 2)
 
 
-def middle(chosen: Tensor, rejected: Tensor) -> Tensor:
-    """The rival's shift [f]: picks' half differences, weighed by dual coefficients, times confidence."""
+def middle(chosen: Tensor, rejected: Tensor) -> tuple[Tensor, Tensor]:
+    """The rival's shift [f], picks' half differences weighed by dual coefficients, times confidence; and the pictures'
+    weighted mean [f]."""
     d = F.normalize(chosen.double(), dim=1) - F.normalize(rejected.double(), dim=1)
     span, coordinates = torch.linalg.qr(d.T)
     eye, ones = torch.eye(span.shape[1], dtype=torch.float64), torch.ones(len(d))
@@ -94,7 +95,8 @@ def middle(chosen: Tensor, rejected: Tensor) -> Tensor:
     dual = 1 - torch.sigmoid(coordinates.T @ mean)
     weights, along = dual / dual.abs().sum(), mean / mean.norm()
     confidence = mean.norm() / (mean.norm().square() + along @ covariance @ along).sqrt()
-    return (confidence * (weights @ (chosen - rejected).double()) / 2).float()
+    center = weights @ (chosen + rejected).double() / 2
+    return (confidence * (weights @ (chosen - rejected).double()) / 2).float(), center.float()
 
 
 def measure(people: int, seed: int) -> dict[str, Any]:
@@ -139,7 +141,7 @@ def measure(people: int, seed: int) -> dict[str, Any]:
         for count in PICKS:
             d = phi[chosen[:count]] - phi[rejected[:count]]
             u = fit_posterior(d, torch.ones(count), *prior)[0].float()
-            shifts = {"tilting": u @ directions, "averaging": middle(eyes[chosen[:count]], eyes[rejected[:count]])}
+            shifts = {"tilting": u @ directions, "averaging": middle(eyes[chosen[:count]], eyes[rejected[:count]])[0]}
             for way, shift in shifts.items():
                 found[way].setdefault(count, []).append(share(shift, person))
     report: dict[str, Any] = {

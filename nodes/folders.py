@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
@@ -138,9 +139,8 @@ def picture_folders() -> list[str]:
     """Names of folders of pictures: ComfyUI's output and input, and those of datasets, such as "datasets: studies"."""
     found = set()
     for root in folder_paths.get_folder_paths("datasets"):
-        if os.path.isdir(root):
-            with os.scandir(root) as entries:
-                found |= {entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")}
+        with suppress(OSError), os.scandir(root) as entries:  # data must not take the nodes away
+            found |= {entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")}
     return ["output", "input", *(f"datasets: {name}" for name in sorted(found))]
 
 

@@ -127,7 +127,7 @@ def ask_from_studies(person: str, name: str, most: int = STUDY_QUESTIONS) -> int
     new. Which side stands on the left is drawn by the pair, so that it tells nothing."""
     store, studies = folders.taste_store(), open_studies(folders.studies_folder(name))
     interview = interview_of(person)
-    found = interview.encoder.statements(*interview.picks(person))
+    found = interview.statements(person)
     unasked = {one.name for one in found if one.state == "not asked yet"}
     by_look = sorted(studies.by_look().items(), key=lambda item: item[0] not in unasked)
     before, filed = store.person(person).open, 0

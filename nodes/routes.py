@@ -321,7 +321,7 @@ def _state(person: str, candidate: Candidate | None = None) -> dict[str, Any]:
             return shown | {"reading": reading}
         interview = interviews.interview_of(person)
         next_one, embedding = interview.ask(person)
-        found = interview.encoder.statements(*interview.picks(person))
+        found = interview.statements(person)
     except MissingError:
         raise
     except ValueError as error:  # their taste encoder is gone or damaged: another can be chosen

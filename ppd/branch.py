@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from .adapter import AdapterConfig
 from .families import layers_of
@@ -24,6 +24,9 @@ class Adapter(Protocol):
     """Strengths above it act as it does."""
     groups: int
     """Sets of user tokens side by side in `keys_values`, each with a softmax of its own; their outputs add up."""
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """Its weights."""
 
     def keys_values(
         self, u: Tensor, layers: Sequence[int] | None = None, strength: float = 1.0

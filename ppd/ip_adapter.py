@@ -123,6 +123,9 @@ class TasteIPAdapter(nn.Module):
     default_part = "style only"  # its other layers copy what the pictures show
     max_strength = MAX_STRENGTH
     groups = 2
+    center: Tensor
+    start: Tensor
+    directions: Tensor
 
     def __init__(
         self,
@@ -199,8 +202,7 @@ def load_ip_adapter(path: Path | str) -> IPAdapter:
     layers = _layers(tensors)
     if not image or not layers or len(image) + 2 * len(layers) != len(tensors):
         raise ValueError(
-            f"{path.name} is neither a user adapter nor an IP-Adapter: expected the tensors image_proj.* and "
-            "ip_adapter.* of the latter, and no others."
+            f"{path.name} is no IP-Adapter: expected the tensors image_proj.* and ip_adapter.*, and no others."
         )
     token_dim = layers[0][0].shape[1]
     families = [

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .encoders.encoder import PosteriorEncoder
+from .encoders.statements import Statement, would_ask
 from .pictures import Picture, PreferenceError
 from .store import Candidate, MissingError, TasteStore, fade
 from .user_embedding import UserEmbedding
@@ -61,9 +62,25 @@ def most_telling(differences: Tensor, asked: Tensor, mean: Tensor, covariance: T
     return None
 
 
-def next_question(number: int, differences: Tensor, asked: Tensor, mean: Tensor, covariance: Tensor) -> int | None:
+def next_question(
+    number: int,
+    differences: Tensor,
+    asked: Tensor,
+    mean: Tensor,
+    covariance: Tensor,
+    opening: Tensor | None = None,
+) -> int | None:
     """The index of what to ask after `number` questions, the oldest candidate being first: the most telling, every
-    third time of the newest; None where all have been asked."""
+    third time of the newest; None where all have been asked.
+
+    `opening` [n] marks candidates that differ in a look that no pair has differed in (`statements.would_ask`): while
+    there are such, every third question is the most telling of them, however little the population differs there.
+    """
+    if opening is not None and number % NEWEST_EVERY == 0 and bool(opening.any()):
+        rows = opening.nonzero().flatten()
+        found = most_telling(differences[rows], asked, mean, covariance)
+        if found is not None:
+            return int(rows[found])
     older = max(0, len(differences) - NEWEST) if number % NEWEST_EVERY == NEWEST_EVERY - 1 else 0
     found = most_telling(differences[older:], asked, mean, covariance)
     if found is None and older:
@@ -94,7 +111,7 @@ class Interview:
     """Asks the people of a store, by what `encoder` sees in their candidates; threads may share it.
 
     What was seen is kept in memory. A candidate with a picture that cannot be read, or with one picture twice, is not
-    asked and its answer does not count.
+    asked and its answer does not count. Where the encoder has looks, it asks about those that no pair has differed in.
     """
 
     def __init__(self, store: TasteStore, encoder: PosteriorEncoder) -> None:
@@ -136,11 +153,20 @@ class Interview:
         verdicts, filed = self.store.verdicts(person), self._read(person)
         rows, decided = _open_and_decided(filed, verdicts)
         x, asked = filed.differences[rows], filed.differences[decided]
-        embedding = self._embed(person, verdicts, filed)
+        told = self._picks(person, verdicts, filed)
+        embedding = self.encoder.encode_differences(*told)
         assert embedding.covariance is not None
         x, asked = x / embedding.noise, asked / embedding.noise
-        found = next_question(len(verdicts), x, asked, embedding.u[0], embedding.covariance)
+        opening = None
+        if self.encoder.looks is not None:
+            said = self.encoder.statements(*told)
+            opening = would_ask(self.encoder.looks, said, filed.differences[rows] * self.encoder.prior.noise)
+        found = next_question(len(verdicts), x, asked, embedding.u[0], embedding.covariance, opening)
         return (None if found is None else filed.ids[rows[found]]), embedding
+
+    def statements(self, person: str) -> list[Statement]:
+        """What the person's picks so far say of each of the encoder's looks."""
+        return self.encoder.statements(*self._picks(person, self.store.verdicts(person), self._read(person)))
 
     def forget(self, person: str) -> None:
         """Drop what was seen of a person's candidates, after whoever is looking at them just now."""
@@ -148,14 +174,8 @@ class Interview:
             self._filed.pop(person, None)
             self.encoder.features.drop_memory()
 
-    def picks(self, person: str) -> tuple[Tensor, Tensor, Tensor]:
-        """What the person's picks say: phi(chosen) - phi(rejected) over the noise [n, d], outcomes [n], weights [n]."""
-        return self._picks(person, self.store.verdicts(person), self._read(person))
-
-    def _embed(self, person: str, verdicts: dict[int, str], filed: _Filed) -> UserEmbedding:
-        return self.encoder.encode_differences(*self._picks(person, verdicts, filed))
-
     def _picks(self, person: str, verdicts: dict[int, str], filed: _Filed) -> tuple[Tensor, Tensor, Tensor]:
+        """Differences [n, d], outcomes and weights [n] of what was picked, the oldest first."""
         picks = [(filed.rows[one], what) for one, what in verdicts.items() if one in filed.rows and what != "skip"]
         signs = torch.tensor([-1.0 if what == "second" else 1.0 for _, what in picks])
         outcomes = torch.tensor([0.5 if what == "tie" else 1.0 for _, what in picks])

@@ -358,7 +358,8 @@ def _description(folder: Path) -> dict[str, Any]:
 
 def _study_set(folder: Path, data: dict[str, Any]) -> StudySet:
     looks = {look.id: look for look in (look_of(entry, STUDIES_FILE) for entry in data.get("looks", []))}
-    rows = [_picture(row, number, folder, looks) for number, row in _rows(folder / ROWS_FILE)]
+    root = folder.resolve()
+    rows = [_picture(row, number, root, looks) for number, row in _rows(folder / ROWS_FILE)]
     pictures = {(row.study, row.side): row for row in rows if _is_there(row)}
     missing = len({(row.study, row.side) for row in rows}) - len(pictures)
     created = str(data.get("created", ""))
@@ -409,8 +410,9 @@ def _picture(row: dict[str, Any], number: int, folder: Path, looks: dict[str, Lo
 
 
 def _inside(folder: Path, name: str, number: int) -> Path:
+    """The path of a file of the set in the resolved `folder`; ValueError where it leads out of it."""
     path = (folder / name).resolve()
-    if not path.is_relative_to(folder.resolve()):
+    if not path.is_relative_to(folder):
         raise ValueError(
             f"Line {number} of {folder.name}/{ROWS_FILE} names a file outside of the set ({name[:60]!r}): remove it."
         )

@@ -171,8 +171,8 @@ def test_other_files_are_refused(published, tmp_path):
     refused(tensors, "not safetensors.*convert it: torch.load", "ip-adapter.bin")
     first = "proj.weight" if kind == "plain" else "layers.0.0.to_q.weight"
     refused({n: x for n, x in tensors.items() if n != f"image_proj.{first}"}, "of another kind")
-    refused({"x": torch.ones(1)}, "neither a user adapter nor an IP-Adapter")
-    refused({**tensors, "lora.weight": torch.ones(1)}, "neither a user adapter")
+    refused({"x": torch.ones(1)}, "is no IP-Adapter")
+    refused({**tensors, "lora.weight": torch.ones(1)}, "is no IP-Adapter")
     last = max(int(name.split(".")[1]) for name in tensors if name.startswith("ip_adapter."))
     refused({n: x for n, x in tensors.items() if not n.startswith(f"ip_adapter.{last}.")}, "runs those of SD1.5")
     refused({n: x for n, x in tensors.items() if "norm" not in n or "ip_adapter" in n}, "of another kind")

@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 
 from ppd.encoders.posterior import fit_posterior
+from ppd.encoders.statements import would_ask
 from ppd.pictures import Picture
-from ppd.pocket.studio import load_encoder
+from ppd.pocket.studio import load_encoder, load_looks
 from ppd.questions import NEWEST, Interview, asked_already, information, most_telling, next_question
 from ppd.store import MissingError, TasteStore
 
@@ -173,7 +174,9 @@ def test_an_interview_asks_by_the_rule(store, encoder, monkeypatch):
         rows = [row for row in range(30) if row not in asked]
         torch.testing.assert_close(embedding.u, encoded.u, rtol=0, atol=1e-5)
         known = embedding.u[0], embedding.covariance
-        expected = rows[next_question(number, x[rows] / embedding.noise, x[asked] / embedding.noise, *known)]
+        opening = would_ask(encoder.looks, interview.statements(aki), x[rows] * encoder.prior.noise)
+        differences = (part / embedding.noise for part in (x[rows], x[asked]))
+        expected = rows[next_question(number, *differences, *known, opening)]
         assert question.id == candidates[expected]
         if number % 3 == 2:
             assert question.id in [candidates[row] for row in rows[-NEWEST:]]
@@ -273,3 +276,27 @@ def test_ten_thousand_pairs_with_a_thousand_picks_are_asked_fast(store, encoder)
         interview.ask(aki)
         seconds.append(time.process_time() - start)
     assert min(seconds) < 0.05
+
+
+def test_while_a_look_was_never_asked_each_third_question_asks_it():
+    x = torch.eye(4)[[0, 0, 1, 2]] * torch.tensor([[3.0], [2.9], [2.0], [0.5]])
+    opening = torch.tensor([False, False, False, True])
+    known = x[:0], torch.zeros(4), torch.eye(4)
+    assert [next_question(number, x, *known, opening) for number in range(4)] == [3, 0, 0, 3]
+    assert next_question(0, x, x[3:], *known[1:], opening) == 0  # asked already
+    assert next_question(0, x, *known, torch.zeros(4, dtype=torch.bool)) == 0
+
+
+def test_twelve_pickers_whose_pairs_were_as_bright_as_each_other_are_asked_of_brightness(store, encoder):
+    """Contract: what the pairs never varied is said to be not asked yet, and a pair that varies it comes next."""
+    aki, looks = store.add_person("Aki").id, load_looks(encoder)
+    interview = Interview(store, encoder, looks)
+    assert {one.state for one in interview.say(aki)} == {"not asked yet"}
+    alike = [(plain(100 + i, 100, 100 - i), plain(100 - i, 100, 100 + i)) for i in range(2, 14)]
+    for number, candidate in enumerate(fill(store, aki, alike)):
+        store.pick(candidate, "first", f"r{number}")
+    said = {one.name: one for one in interview.say(aki)}
+    assert said["brightness"].state == "not asked yet"
+    fill(store, aki, [(plain(90, 100, 110), plain(110, 100, 90)), (plain(15, 15, 15), plain(240, 240, 240))])
+    assert interview.ask(aki)[0].id == store.pictures_of(aki)[-1][0]
+    assert Interview(store, encoder).say(aki) == []

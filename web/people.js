@@ -34,16 +34,14 @@ function listOf(node) {
 
 // Names for the choices of a list, and the people there are now
 function fill({ widget, prefix }) {
+    widget.beforeQueued = () => fill({ widget, prefix }); // a graph in the API's format is loaded without a word
     const others = (widget.options.values ?? []).filter((value) => prefix && !value.startsWith(prefix));
     const values = [...others, ...choices().map((choice) => prefix + choice)];
-    widget.options = {
-        ...widget.options,
-        values,
-        getOptionLabel: (value) => {
-            const choice = value ?? "";
-            return choice.startsWith(prefix) ? prefix + label(choice.slice(prefix.length)) : choice;
-        },
+    const getOptionLabel = (value) => {
+        const choice = value ?? "";
+        return choice.startsWith(prefix) ? prefix + label(choice.slice(prefix.length)) : choice;
     };
+    Object.assign(widget.options, { values, getOptionLabel }); // the same object: Nodes 2.0 holds on to it
     if (typeof widget.value === "string" && widget.value.startsWith(prefix)) {
         const value = prefix + nameless(widget.value.slice(prefix.length));
         if (value !== widget.value) widget.value = value;

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -22,6 +22,10 @@ RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 """Shrinkages that are tried, each as a share of what pictures vary anyway: phi has unit variance in every direction."""
 LEAST_OBEYED = 0.75
 """A look is kept if at least this share of pairs that were held out is read the right way round; chance is .5."""
+OTHERS_AT_ONCE = 7
+"""Pictures mostly differ in several looks at once: in how many others, when it is judged how well a look is told."""
+LEAST_TOLD = 0.5
+"""A look is kept if its reading correlates with the look by this much then."""
 TENSORS = ("steps", "readings", "reliability")
 
 
@@ -29,9 +33,10 @@ TENSORS = ("steps", "readings", "reliability")
 class Looks:
     """k looks by `names`, each with a `low` and a `high` word, in the coordinates phi of a taste encoder.
 
-    `steps` [k, d] are the mean differences phi(high side) - phi(low side), `readings` [k, d] the directions along which
-    phi tells the look, each scaled to read 1 from a step of its own; `reliability` [k] is the share of held-out pairs
-    whose high side reads higher. `japanese` holds the low and high words in Japanese, or nothing; `measured` says how.
+    `steps` [k, d] are the mean differences phi(high side) - phi(low side), `readings` [k, d] the directions along
+    which phi tells the look, each scaled to read 1 from a step of its own; `reliability` [k] is the reading's
+    correlation with the look on held-out pairs, where pictures differ in several. `japanese` holds the low and high
+    words in Japanese, or nothing; `measured` says how.
     """
 
     names: tuple[str, ...]
@@ -85,7 +90,8 @@ class Looks:
         japanese: Sequence[tuple[str, str]] = (),
         measured: str = "studies",
     ) -> tuple[Looks, tuple[str, ...]]:
-        """Looks from study pairs, and the names of those dropped since the model does not obey them.
+        """Looks from study pairs, and the names of those dropped since the model does not obey them or the features do
+        not tell them from other looks.
 
         `differences` [n, d] are phi(high side) - phi(low side), `look` [n] says which of `named` (name, low word, high
         word) each pair shows, and `prompt` [n] which pairs share a prompt: those are held out together.
@@ -99,7 +105,8 @@ class Looks:
         held_out, ridge = _held_out_readings(x, y, _folds(prompt))
         own = y.T.bool()
         obeyed = torch.stack([(held_out[rows, index] > 0).double().mean() for index, rows in enumerate(own)])
-        kept = (obeyed >= LEAST_OBEYED).nonzero().flatten().tolist()
+        told = torch.stack([_told(held_out[rows, index], held_out[~rows, index]) for index, rows in enumerate(own)])
+        kept = ((obeyed >= LEAST_OBEYED) & (told >= LEAST_TOLD)).nonzero().flatten().tolist()
         dropped = tuple(name for index, (name, _, _) in enumerate(named) if index not in kept)
         if not kept:
             raise ValueError("The features tell none of the looks: paint more studies, or choose another tower.")
@@ -113,7 +120,7 @@ class Looks:
             high,
             steps,
             _to_steps(readings, steps),
-            obeyed[kept],
+            told[kept],
             tuple(japanese[index] for index in kept) if japanese else (),
             measured,
         ), dropped
@@ -136,8 +143,7 @@ class Looks:
         _check_rows(x, len(y), len(prompt))
         y = y / y.square().mean(0).sqrt()
         held_out, ridge = _held_out_readings(x, y, _folds(prompt))
-        right = (held_out.sign() == y.sign()).double()
-        reliability = (right * y.abs()).sum(0) / y.abs().sum(0)  # of pairs that are apart in the look
+        reliability = F.normalize(held_out, dim=0).mul(F.normalize(y, dim=0)).sum(0)
         readings = _ridge(x, y, ridge)
         steps = (y.T @ x) / len(x)
         names, low, high = zip(*named, strict=True)
@@ -175,13 +181,6 @@ class Looks:
         reliability = agree.double().mean(1)
         return cls(tuple(words), low, high, steps, _to_steps(readings, steps), reliability, measured="texts")
 
-    def without(self, names: Sequence[str]) -> Looks:
-        """These looks less those of the names."""
-        kept = [index for index, name in enumerate(self.names) if name not in names]
-        lists = {key: tuple(getattr(self, key)[i] for i in kept) for key in ("names", "low", "high")}
-        japanese = tuple(self.japanese[i] for i in kept) if self.japanese else ()
-        return replace(self, **lists, **{key: getattr(self, key)[kept] for key in TENSORS}, japanese=japanese)
-
     def tensors(self) -> dict[str, Tensor]:
         """What goes into a taste encoder's safetensors."""
         return {f"look_{name}": getattr(self, name).contiguous() for name in TENSORS}
@@ -202,16 +201,17 @@ class Looks:
         missing = [f"look_{name}" for name in TENSORS if f"look_{name}" not in tensors]
         if missing:
             raise ValueError(f"The looks lack {', '.join(missing)}.")
-        words = {name: _words(name, lists.get(name)) for name in ("names", "low", "high")}
+        names, low, high = (_words(name, lists.get(name)) for name in ("names", "low", "high"))
         japanese = lists.get("japanese", [])
         if not isinstance(japanese, list):
             raise ValueError(f"expected a list of words as japanese, got {json.dumps(japanese)[:80]}.")
         both = tuple(_words("japanese", one) for one in japanese)
         if any(len(one) != 2 for one in both):
             raise ValueError("expected two words of each look as japanese.")
-        values = {name: tensors[f"look_{name}"] for name in TENSORS}
+        steps, readings, reliability = (tensors[f"look_{name}"] for name in TENSORS)
         pairs = tuple((one[0], one[1]) for one in both)
-        return cls(**words, **values, japanese=pairs, measured=str(lists.get("measured", "")))
+        measured = str(lists.get("measured", ""))
+        return cls(names, low, high, steps, readings, reliability, pairs, measured)
 
 
 def _words(key: str, words: object) -> tuple[str, ...]:
@@ -255,6 +255,13 @@ def _held_out_readings(x: Tensor, y: Tensor, folds: Tensor) -> tuple[Tensor, flo
             best = (error, read, ridge)
     assert best is not None
     return best[1], best[2]
+
+
+def _told(own: Tensor, others: Tensor) -> Tensor:
+    """The correlation of a look's reading with the look, where OTHERS_AT_ONCE others are turned too: `own` is read from
+    pairs that differ in the look, `others` from those that do not."""
+    noise = own.var(correction=0) + OTHERS_AT_ONCE * (others.square().mean() if len(others) else 0.0)
+    return own.mean() / (own.mean().square() + noise).sqrt()
 
 
 def _to_steps(readings: Tensor, steps: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ EFFECTS = (0.7, 1.5, 3.0)
 """Standard deviations of an effect, in log-odds per standard deviation of pictures along a look; equally probable."""
 UNTOLD = (0.05, 0.2)
 """Values of rho; equally probable."""
-SURE = 0.9
+SURE = 0.85
 """A look is called sure from this probability on that it matters with that sign; `benchmarks.looks` says how often such
 statements are right."""
 LIKELY = 0.5
@@ -145,7 +145,7 @@ def statements(
     return found
 
 
-def known_so_far(found: list[Statement]) -> float:
+def known_so_far(found: Sequence[Statement]) -> float:
     """The share, 0 to 1, of what there was to learn of somebody in these looks that the statements' posterior holds:
     by how much it has lowered the entropy of which looks matter and with which sign."""
     before = sum(share * size for size, share in enumerate(_sizes(len(found)))) / len(found)
@@ -213,7 +213,8 @@ class _Weighed:
         own = member[:, index]
         if float(p @ own) < LEAST_NAMED:
             return []
-        left, found, rivals = p * (1 - own), [], [*rivals]
+        found: list[int] = []
+        left, rivals = p * (1 - own), [*rivals]
         while rivals and len(found) < TOGETHER and float(left.sum()) > 1 - SURE:
             gains = left @ member[:, rivals]
             if float(gains.max()) < LEAST_NAMED:
@@ -279,8 +280,8 @@ def _grown(level: Tensor, x: Tensor, y: Tensor, w: Tensor, kept: int) -> Tensor:
     """The `kept` best of the subsets [m, MOST] grown by one look; each gain is a quadratic approximation's."""
     k, effect = x.shape[1] - 1, EFFECTS[len(EFFECTS) // 2]
     if k <= REACHED[0]:
-        grown = [sorted({*row, look}) for row in level.tolist() for look in range(k) if look not in row]
-        full = [[*(i for i in row if i < k), *[k] * MOST][:MOST] for row in grown]
+        added = [sorted({*row, look}) for row in level.tolist() for look in range(k) if look not in row]
+        full = [[*(i for i in row if i < k), *[k] * MOST][:MOST] for row in added]
         return torch.tensor(sorted(set(map(tuple, full))), dtype=torch.long).reshape(-1, MOST)
     evidence, mean, covariance = _laplace(level, x, y, w, effect)
     best = evidence.topk(min(REACHED[0], len(level))).indices
@@ -292,8 +293,8 @@ def _grown(level: Tensor, x: Tensor, y: Tensor, w: Tensor, kept: int) -> Tensor:
     gain = evidence[best, None] + 0.5 * slope.square() / left - 0.5 * (left * effect**2).log()
     gain = F.pad(gain, (0, 1)).scatter(1, subsets, -math.inf)[:, :k]
     order = gain.flatten().argsort(descending=True)[: 2 * kept]  # most are reached in two ways or more
-    grown = torch.cat([subsets[order // k], (order % k)[:, None]], 1).sort(1).values[:, :MOST]
-    return torch.unique(grown, dim=0)
+    larger = torch.cat([subsets[order // k], (order % k)[:, None]], 1).sort(1).values[:, :MOST]
+    return torch.unique(larger, dim=0)
 
 
 def _laplace(subsets: Tensor, x: Tensor, y: Tensor, w: Tensor, effect: float) -> tuple[Tensor, Tensor, Tensor]:

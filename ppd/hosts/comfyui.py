@@ -43,7 +43,7 @@ def load_adapter(path: Path | str) -> comfy.model_patcher.ModelPatcher:
     return manage_adapter(UserAdapter.load(path))
 
 
-def manage_adapter(adapter: UserAdapter) -> comfy.model_patcher.ModelPatcher:
+def manage_adapter(adapter: nn.Module) -> comfy.model_patcher.ModelPatcher:
     """Put an adapter under ComfyUI's memory management: its layers become ComfyUI's, which load and cast on demand."""
     for module in list(adapter.modules()):
         for name, layer in module.named_children():

@@ -23,6 +23,7 @@ NODE_IDS = {
     "PPD_UserEmbeddingBlend",
     "PPD_UserEmbeddingBatch",
     "PPD_UserAdapterLoader",
+    "PPD_IPAdapterLoader",
     "PPD_ApplyUserEmbedding",
     "PersonalizedDenoiser",
     "PPD_PocketCheckpointLoader",

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from ppd import cli
 from ppd.pairs import read_pairs
-from ppd.pocket import autoencoder, data, encoder, evaluate, model, people, recipe, scenes
+from ppd.pocket import autoencoder, data, encoder, evaluate, looks, model, people, recipe, scenes
 from ppd.pocket.recipe import ADAPTERS, Recipe, preview_colors
 from ppd.pocket.statistics import STATISTICS
 from ppd.pocket.studio import load_encoder
@@ -69,6 +69,8 @@ def toy_sizes():
         for name, value in {"PICTURES_PER_PERSON": 2, "HELD_OUT_PICTURES": 30, "STRENGTHS": (0.0, 1.0, 1.5)}.items():
             patch.setattr(evaluate, name, value)
         patch.setattr(evaluate, "READ_PAIRS", (2, 4))
+        for name, value in {"STUDIES": 4, "OTHERS": 20}.items():
+            patch.setattr(looks, name, value)
         yield
     torch.set_num_threads(threads)
 
@@ -103,6 +105,7 @@ def test_floating_point_weights_are_half_precision(finished):
 def test_the_time_of_every_stage_is_noted(finished):
     seconds = json.loads((finished.work.parent / "seconds.json").read_text())["seconds"]
     trained = {"vae", "latents", "base", "judge", "encoder", "features", "text tower", "painted", "decoded_statistics"}
+    trained.add("looks")
     assert seconds.keys() == trained | {f"adapter {name}" for name in ADAPTERS}
 
 

@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 import zlib
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -166,6 +167,7 @@ def test_what_cannot_be_used_is_told(server, store, somebody):
     status, text = call(server, f"thumbnails/{digest}")
     path.write_bytes(data)
     assert status == 400 and "cannot be decoded" in json.loads(text)["error"]
+    store.pick(asked[0], "first", f"{person}-r")
     store.rename(person, "名" * 80)
     assert told(server, f"people/{person}/export", {"request": "r"})["path"]
 
@@ -199,6 +201,45 @@ def test_picks_are_exported_and_taken_over(server, store, somebody):
         assert told(server, f"people/{other}/import", {"preference_set": name, "request": "r"})["new"] == new
     contents = [[(p.prompt, p.chosen.digest, p.tie) for p in store.pairs(one)] for one in (person, other)]
     assert contents[0] == contents[1] == [(p.prompt, p.chosen.digest, p.tie) for p in read_pairs(path)]
+    store.delete_person(other)
+
+
+def test_exports_are_folders_of_their_own_and_never_empty(server, store, somebody):
+    person, asked = somebody
+    status, text = call(server, f"people/{person}/export", {"request": "r"})
+    assert status == 400 and "There is nothing to export: " in json.loads(text)["error"]
+    before = set((server.base / "datasets").iterdir())
+    store.pick(asked[0], "first", f"{person}-1")
+    other = store.duplicate(person, "a?b").id
+    store.rename(person, "a:b")
+    paths = {told(server, f"people/{one}/export", {"request": "r"})["path"] for one in (person, other, person)}
+    store.rename(person, "𠮷" * 80)
+    paths.add(told(server, f"people/{person}/export", {"request": "r"})["path"])
+    assert len(paths) == 4
+    assert [len(list(read_pairs(path))) for path in paths] == [1] * 4
+    assert {str(path) for path in set((server.base / "datasets").iterdir()) - before} >= paths
+    store.delete_person(other)
+
+
+def test_bad_pairs_of_a_set_can_be_left_out(server, store, somebody):
+    person, asked = somebody
+    for candidate in asked:
+        store.pick(candidate, "first", f"{person}-{candidate}")
+    path = Path(told(server, f"people/{person}/export", {"request": "r"})["path"])
+    (path / "images" / f"{store.candidate(asked[0]).first}.png").write_bytes(b"broken")
+    other = store.add_person(f"took over {person[:8]}").id
+    body = {"preference_set": f"datasets: {path.name}", "request": "r"}
+    status, text = call(server, f"people/{other}/import", body)
+    assert status == 400 and "or skip bad pairs" in json.loads(text)["error"] and not store.person(other).picks
+    answer = told(server, f"people/{other}/import", {**body, "skip_bad": True})
+    assert answer["new"] == len(asked) - 1 == store.person(other).picks
+    (left_out,) = answer["left_out"]
+    assert f"pick-{asked[0]}" in left_out
+    for picture in (path / "images").iterdir():
+        picture.write_bytes(b"broken")
+    status, text = call(server, f"people/{other}/import", {**body, "skip_bad": True})
+    assert status == 400
+    assert json.loads(text)["error"].startswith(f"No pair of {path.name} can be taken over. Pair 'pick-")
     store.delete_person(other)
 
 

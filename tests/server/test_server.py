@@ -29,6 +29,7 @@ NODE_IDS = {
     "PPD_UserEmbeddingBlend",
     "PPD_UserEmbeddingBatch",
     "PPD_UserAdapterLoader",
+    "PPD_IPAdapterLoader",
     "PPD_ApplyUserEmbedding",
     "PersonalizedDenoiser",
     "PPD_PocketCheckpointLoader",
@@ -82,6 +83,21 @@ def test_every_workflow_runs_and_yields_pictures(server, graphs, name):
         assert picture.std() > 10, "a picture is one flat colour"
     flat = [picture.tobytes() for picture in pictures.values()]
     assert len(set(flat)) == len(flat), "two of the pictures are the same"
+
+
+@pytest.mark.parametrize("title", ["SD1.5", "SDXL"])
+def test_what_the_note_says_of_other_checkpoints(server, title):
+    """The same graph with other loaders: each node has its counterpart by id, and all links are the same."""
+    exchanged = {"PPD_PocketCheckpointLoader": "CheckpointLoaderSimple", "PPD_UserAdapterLoader": "PPD_IPAdapterLoader"}
+    ours, theirs = server.prompt(LEARN), server.prompt(f"{LEARN} with {title}")
+    assert f"*{LEARN} with SD1.5* and *... with SDXL*" in json.dumps(server.workflow(LEARN))
+    for node, entry in ours.items():
+        other = theirs.pop(node)
+        assert other["class_type"] == exchanged.get(entry["class_type"], entry["class_type"])
+        links = {key: value for key, value in other["inputs"].items() if isinstance(value, list)}
+        links.pop("clip_vision", None)
+        assert links == {key: value for key, value in entry["inputs"].items() if isinstance(value, list)}
+    assert [entry["class_type"] for entry in theirs.values()] == ["CLIPVisionLoader"]
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)

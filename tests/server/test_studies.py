@@ -15,25 +15,30 @@ from .model_files import write_checkpoint
 pytestmark = pytest.mark.comfyui
 
 
-def small(server, graphs, **inputs):
+def small(server, graphs, checkpoint, **inputs):
     """The workflow at a size of seconds."""
     settings = {"width": 64, "height": 64, "steps": 2, "count": 1} | inputs
-    return graphs.set_inputs(server.prompt("paint studies"), "PPD_PaintStudies", **settings)
+    prompt = graphs.set_inputs(server.prompt("paint studies"), "PPD_PaintStudies", **settings)
+    return graphs.set_inputs(prompt, "CheckpointLoaderSimple", ckpt_name=checkpoint)
 
 
 @pytest.fixture(scope="module")
 def checkpoint(server):
-    """Writes a narrow checkpoint under the name that the workflow asks for; it and the studies leave the disk again."""
-    loader = next(n for n in server.workflow("paint studies")["nodes"] if n["type"] == "CheckpointLoaderSimple")
-    path = server.base / "models" / "checkpoints" / loader["widgets_values"][0]
+    """Writes a family's narrow checkpoint and returns its name; they and the studies leave the disk again."""
+    folder = server.base / "models" / "checkpoints"
 
     def write(family):
-        write_checkpoint(path, family, text_encoder=True)
+        name = f"narrow {family} with text.safetensors"
+        if not (folder / name).exists():  # a loaded one is mapped into memory
+            write_checkpoint(folder / name, family, text_encoder=True)
+        return name
 
     yield write
     server.post("/free", {"unload_models": True, "free_memory": True})
-    path.unlink()
-    shutil.rmtree(server.base / "datasets", ignore_errors=True)
+    for path in folder.glob("* with text.safetensors"):
+        path.unlink()
+    for description in (server.base / "datasets").glob("*/studies.json"):
+        shutil.rmtree(description.parent)
 
 
 def check(studies, family):
@@ -46,9 +51,8 @@ def check(studies, family):
 
 
 def test_the_workflow_paints_is_cancelled_and_goes_on(server, graphs, checkpoint):
-    checkpoint("sd15")
     folder = server.base / "datasets" / "my studies"
-    prompt = small(server, graphs, count=3)
+    prompt = small(server, graphs, checkpoint("sd15"), count=3)
     (node,) = graphs.nodes_of(prompt, "PPD_PaintStudies")
     run = server.watch(prompt, interrupt_when=lambda run: len(run.previews) > 2)
     assert run.of_type("execution_interrupted") and run.interrupted_after < 30
@@ -68,9 +72,10 @@ def test_the_workflow_paints_is_cancelled_and_goes_on(server, graphs, checkpoint
 
 @pytest.mark.slow
 def test_the_workflow_paints_with_sdxl(server, graphs, checkpoint):
-    checkpoint("sdxl")
-    server.run(small(server, graphs, studies="of sdxl", cfg=1.0))
+    sdxl = checkpoint("sdxl")
+    server.run(small(server, graphs, sdxl, studies="of sdxl", cfg=1.0))
     check(open_studies(server.base / "datasets" / "of sdxl"), "SDXL")
-    entry = server.finished(server.submit(small(server, graphs)))
+    server.run(small(server, graphs, checkpoint("sd15"), studies="of sd15"))
+    entry = server.finished(server.submit(small(server, graphs, sdxl, studies="of sd15")))
     (error,) = [data for kind, data in entry["status"]["messages"] if kind == "execution_error"]
-    assert "The studies 'my studies' were painted by SD15 with the weights" in error["exception_message"]
+    assert "The studies 'of sd15' were painted by SD15 with the weights" in error["exception_message"]

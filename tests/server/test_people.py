@@ -1,0 +1,123 @@
+"""People in workflows, in the real server and its frontend: ids in what is saved, names in what is shown."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+
+import pytest
+
+from .test_checkpoints import node
+from .test_collect_widget import call, graph, person_called
+from .test_collect_widget import name as name  # a fixture
+
+pytestmark = pytest.mark.comfyui
+GRAPH = "JSON.stringify(app.graph.serialize())"
+
+
+def loader(choice):
+    return node("PreferencePairLoader", preference_set=choice, user="", limit=1000, skip_bad=False)
+
+
+def learning(person, choice):
+    """Collects for a person, and reads the same person's pairs."""
+    return {
+        **graph(person),
+        "4": loader(choice),
+        "5": node("UserEmbeddingEncoder", pairs=["4", 0], encoder="pocket", skip_bad=False),
+        "6": node("PreviewAny", source=["5", 1]),
+    }
+
+
+def refusal(server, prompt):
+    """Why the server does not run a prompt."""
+    body = json.dumps({"prompt": prompt, "client_id": "x"}).encode()
+    request = urllib.request.Request(f"{server.url}/prompt", body, {"Content-Type": "application/json"})
+    with pytest.raises(urllib.error.HTTPError) as error:
+        urllib.request.urlopen(request, timeout=60)
+    return error.value.read().decode()
+
+
+def test_a_new_name_is_made_and_read_by_one_workflow(server, store, name):
+    entry = server.run(learning(name, f"person: {name}"))
+    assert entry["outputs"]["6"]["text"][0].startswith("No picks: this is the average person.")
+    person = person_called(store, name)
+    store.pick(store.inbox(person)[0].id, "first", name)
+    store.rename(person, f"{name} 2")
+    for choice in (name, f"{name} 2", person):
+        entry = server.run({"4": loader(f"person: {choice}"), "7": node("PreviewAny", source=["4", 2])})
+        assert entry["outputs"]["7"]["text"][0].startswith(f"person: {name} 2: 1 pair on 1 prompt"), choice
+    entry = server.run(graph(name))  # no empty namesake
+    assert entry["outputs"]["3"]["text"] == [f"{name} 2: questions open 1, answered 1."]
+    assert name not in json.dumps(server.get("/object_info"))
+
+
+def test_who_is_not_there_is_told_in_one_sentence(server, store, name):
+    person = store.add_person(name).id
+    store.delete_person(person)
+    prompt = {"4": loader(f"person: {person}"), "7": node("PreviewAny", source=["4", 2])}
+    assert f"There is no person '{person}' in the taste store: choose another" in refusal(server, prompt)
+    prompt["4"] = loader(f"person: {name}")
+    entry = server.finished(server.submit(prompt))
+    (failure,) = [data for kind, data in entry["status"]["messages"] if kind == "execution_error"]
+    assert failure["exception_message"].startswith(f"There is nobody called {name!r} in the taste store: choose")
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["classic nodes", "nodes 2.0"])
+def page(request, server, chromium):
+    server.post("/settings", {"Comfy.VueNodes.Enabled": request.param, "Comfy.TutorialCompleted": True})
+    page = chromium.new_page(viewport={"width": 1400, "height": 1000})
+    page.set_default_timeout(20_000)
+    page.goto(server.url, wait_until="domcontentloaded")
+    page.wait_for_function("window.app?.extensionManager && window.app.canvas && window.app.graph", timeout=90_000)
+    page.wait_for_function("'PreferenceCollector' in LiteGraph.registered_node_types", timeout=90_000)
+    yield page
+    page.close()
+
+
+VALUES = """() => app.graph.nodes.filter(node => node.type.startsWith('Preference')).map(node => {
+    const widget = node.widgets[0];
+    return [widget.name, widget.type, widget.value, widget.options.getOptionLabel?.(widget.value),
+            widget.options.values];
+})"""
+
+
+SHOWN = """text => [...document.querySelectorAll('.lg-node')].some(node =>
+    node.innerText.includes(text) || [...node.querySelectorAll('input')].some(input => input.value.includes(text)))"""
+
+
+@pytest.mark.browser
+def test_lists_show_names_and_workflows_keep_ids(server, page, store, name):
+    person = store.add_person(name).id
+    server.run(graph(name))  # the collector tells all browsers whom it asked
+    page.wait_for_function(
+        f"fetch('/ppd/people').then(a => a.json()).then(a => JSON.stringify(a).includes('{person}'))"
+    )
+    prompt = learning("x", "y")
+    prompt["3"]["inputs"]["person"], prompt["4"] = name, loader(f"person: {name}")  # as an older workflow has it
+    page.evaluate("prompt => app.loadApiJson(prompt, crypto.randomUUID())", prompt)
+    assert name in page.evaluate(GRAPH)
+    page.evaluate("app.loadGraphData(app.graph.serialize())")
+    page.wait_for_function(f"{GRAPH}.includes('{person}')")
+    told = {one[0]: one for one in page.evaluate(VALUES)}
+    assert told["person"][1:4] == ["combo", person, name]
+    assert told["preference_set"][2:4] == [f"person: {person}", f"person: {name}"]
+    assert {"me", person} <= set(told["person"][4]) and "example: vivid and bold" in told["preference_set"][4]
+    graph_of, prompt_of = GRAPH, "async () => JSON.stringify((await app.graphToPrompt()).output)"
+    for saved in map(page.evaluate, (graph_of, prompt_of)):
+        assert name not in saved and f'"{person}"' in saved and f'"person: {person}"' in saved
+    if page.locator(".lg-node").count():  # nodes 2.0 are elements, classic ones are painted
+        page.wait_for_function(SHOWN, arg=f"person: {name}")
+    call(server, f"people/{person}/rename", {"name": f"{name} 2", "request": "r"})
+    page.wait_for_function(
+        "name => app.graph.nodes.find(node => node.type === 'PreferenceCollector').widgets[0].options"
+        ".getOptionLabel(app.graph.nodes.find(node => node.type === 'PreferenceCollector').widgets[0].value) === name",
+        arg=f"{name} 2",
+    )
+    assert name not in page.evaluate(GRAPH)
+    prompt["3"]["inputs"]["person"] = f"{name} 2"
+    page.evaluate("prompt => app.loadApiJson(prompt, crypto.randomUUID())", prompt)
+    page.evaluate("app.queuePrompt(0)")
+    page.wait_for_function(f"{GRAPH}.includes('{person}')")
+    page.evaluate("app.graph.clear()")

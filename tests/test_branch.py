@@ -1,0 +1,63 @@
+"""The plan that hosts obey: who acts on which rows, how strongly, where and when."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ppd.adapter import AdapterConfig, UserAdapter
+from ppd.branch import Scope, branch_keys_values, describe, guidance_sides, reason_to_be_off
+from ppd.user_embedding import UserEmbedding, null_user
+
+
+def adapter(**more):
+    config = {"family": "sd15", "encoder": "pocket", "encoder_hash": "0" * 64, "embedding_dim": 3, "layers": [8] * 16}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made = UserAdapter(AdapterConfig(**config | more))
+        for layer in made.layers:
+            torch.nn.init.normal_(layer.to_v_user.weight)
+    return made.requires_grad_(False)
+
+
+PERSON = UserEmbedding(torch.tensor([[3.0, 0.0, 4.0]]), "pocket", "0" * 64, 4, "2026-01-01")
+
+
+def test_unconditional_rows_by_the_adapters_rule():
+    u = torch.tensor([[[1.0, 2.0]]])
+    assert [x.tolist() for x in guidance_sides(u, "negative")] == [[[[1, 2]]], [[[-1, -2]]]]
+    for rule in ("none", "same"):
+        assert [x.tolist() for x in guidance_sides(u, rule)] == [[[[1, 2]]]]
+
+
+def test_layers_and_window_meet_the_adapters_own():
+    own = adapter(start_percent=0.2, end_percent=0.8)
+    assert Scope().layers(own) == tuple(range(16)) and Scope("style only").layers(own) == (6, 7, 8)
+    own.default_part = "style only"
+    assert Scope().layers(own) == (6, 7, 8) and len(Scope("all").layers(own)) == 16
+    assert Scope("all", 0.0, 0.5).window(own.config) == (0.2, 0.5)
+    assert reason_to_be_off(own, [PERSON], 1.0, Scope("all", 0.8, 1.0)).startswith("the adapter acts from 20% to 80%")
+
+
+@pytest.mark.parametrize(("strength", "used"), [(0.5, 0.5), (1.0, 1.0), (5.0, 2.0)])
+def test_strength_scales_up_to_the_adapters_most_and_the_null_user_is_silent(strength, used):
+    own = adapter()
+    own.max_strength = 2.0
+    people = torch.stack([PERSON.u, null_user(PERSON).u])
+    ((k, v),) = branch_keys_values(own, people, strength, [3])
+    ((plain_k, plain_v),) = own.keys_values(PERSON.u[None], [3])
+    torch.testing.assert_close(k[:1], plain_k)
+    torch.testing.assert_close(v[:1], used * plain_v)
+    assert not v[1].any()
+    report = describe(own, [PERSON], strength, cfg=4.0)
+    assert f"times cfg 4 = {4 * used:g}" in report and ("used as 2 (this adapter's most)" in report) == (
+        strength == 5.0
+    )
+    assert "The person: 4 pairs, read by pocket, embedding length 5.00." in report
+
+
+def test_what_is_off_says_why():
+    own = adapter()
+    assert describe(own, [PERSON], 0.0) == "Personalization is off: strength is 0."
+    assert reason_to_be_off(own, [null_user(PERSON)] * 2, 1.0, Scope()) == "the null user paints as the base"
+    assert reason_to_be_off(own, [null_user(PERSON), PERSON], 1.0, Scope()) is None
