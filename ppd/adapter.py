@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from .files import read_tensors, write_tensors
@@ -204,15 +203,6 @@ class UserAdapter(nn.Module):
 
     def _layers(self) -> list[UserLayer]:
         return cast(list[UserLayer], list(self.layers))
-
-
-def is_user_adapter(path: Path | str) -> bool:
-    """Whether a file says that it is a user adapter; False also for what is no safetensors file."""
-    try:
-        with safe_open(path, "pt") as file:
-            return (file.metadata() or {}).get("format") == FORMAT
-    except (SafetensorError, OSError):
-        return False
 
 
 def _layout(widths: Sequence[int]) -> str:

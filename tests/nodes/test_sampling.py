@@ -159,9 +159,7 @@ def test_adapters_of_the_user_are_listed_and_loaded(run, node_classes, comfy_fol
         run("PPD_UserAdapterLoader", user_adapter="../../secret")
     other = comfy_folders.weights / "taste_encoders" / "pocket" / "encoder.safetensors"
     (folder / "mine.safetensors").write_bytes(other.read_bytes())
-    with pytest.raises(
-        ValueError, match="mine.safetensors is no user adapter: expected format .* got 'ppd-taste-encoder'"
-    ):
+    with pytest.raises(ValueError, match="mine.safetensors is no user adapter: expected format"):
         run("PPD_UserAdapterLoader", user_adapter="mine.safetensors")
 
 

@@ -35,6 +35,7 @@ NODE_IDS = {
     "PPD_PocketCheckpointLoader",
     "PPD_PaintStudies",
     "PPD_AddStudies",
+    "PPD_MakeTasteEncoder",
 }
 BATCH = 4
 """Latents that a person's direction is looked for in: single pictures are noisy."""
