@@ -32,6 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ppd.encoders.looks import Looks
 from ppd.encoders.population import PopulationPrior
 from ppd.evaluation import Array, bootstrap
 from ppd.pocket.evaluate import GUIDANCE, PICTURES_PER_PERSON
@@ -52,7 +53,7 @@ MOST = 20
 """Picks beyond which nobody is asked."""
 ARMS: dict[str, Ask] = {
     "random": lambda number, differences, *known: 0,
-    "most telling": lambda number, *known: most_telling(*known),
+    "most telling": lambda number, *known: most_telling(*known[:4]),
     "as the panel asks": next_question,
 }
 """Candidates are in random order, so that the first is a random one."""
@@ -75,7 +76,9 @@ def picks_needed(reached: Array, counts: Sequence[int], reference: Array) -> dic
     return bootstrap(rows, fewest)
 
 
-def by_accuracy(pool: Pool, people: People, prior: PopulationPrior, draws: int) -> dict[str, Any]:
+def by_accuracy(
+    pool: Pool, people: People, prior: PopulationPrior, draws: int, looks: Looks | None = None
+) -> dict[str, Any]:
     """For each size of pool and each arm the accuracy by picks, and the picks needed to reach random's at 16."""
     counts = range(1, MOST + 1)
     reached: dict[tuple[int, str], list[Array]] = {}
@@ -84,7 +87,7 @@ def by_accuracy(pool: Pool, people: People, prior: PopulationPrior, draws: int) 
         for size in SIZES:
             for arm, ask in ARMS.items():
                 part = questions.of(size)
-                means, _ = interview(part, prior, ask, MOST)
+                means, _ = interview(part, prior, ask, MOST, looks)
                 curve = np.stack([part.accuracy(u) for u in means], 1)
                 reached.setdefault((size, arm), []).append(curve)
         print(f"draw {draw + 1} of {draws} asked", flush=True)
@@ -99,14 +102,14 @@ def by_accuracy(pool: Pool, people: People, prior: PopulationPrior, draws: int) 
     return report
 
 
-def by_painting(gallery: Gallery, pool: Pool, prior: PopulationPrior) -> dict[str, Any]:
+def by_painting(gallery: Gallery, pool: Pool, prior: PopulationPrior, looks: Looks | None = None) -> dict[str, Any]:
     """For the largest pool the painted win rate by picks, its difference to random's at 16, and the picks needed."""
     most = max(n for counts in PAINTED.values() for n in counts)
     means: dict[str, list[Tensor]] = {arm: [] for arm in PAINTED}
     for draw in range(gallery.captions.shape[1]):
         questions = draw_questions(pool, gallery.people, prior, draw)
         for arm in PAINTED:
-            means[arm].append(interview(questions, prior, ARMS[arm], most)[0])
+            means[arm].append(interview(questions, prior, ARMS[arm], most, looks)[0])
     reference = gallery.wins(torch.stack([mean[REFERENCE] for mean in means["random"]], 1))
     report: dict[str, Any] = {}
     for arm, counts in PAINTED.items():
@@ -220,8 +223,8 @@ def main() -> None:
     pool, prior = recipe.pool, recipe.prior
     duellists = gallery.part(arguments.duel_people, arguments.pictures)
     work = {
-        "accuracy": lambda: by_accuracy(pool, gallery.people, prior, arguments.draws),
-        "painted": lambda: by_painting(gallery, pool, prior),
+        "accuracy": lambda: by_accuracy(pool, gallery.people, prior, arguments.draws, recipe.looks),
+        "painted": lambda: by_painting(gallery, pool, prior, recipe.looks),
         "duel": lambda: by_duel(duellists, pool, prior, two_seeds=arguments.two_seeds),
         "seconds": seconds_to_choose,
     }

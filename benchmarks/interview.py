@@ -16,8 +16,10 @@ from torch import Tensor
 
 from ppd.encoders.encoder import PosteriorEncoder
 from ppd.encoders.features import PictureFeatures
+from ppd.encoders.looks import Looks
 from ppd.encoders.population import PopulationPrior
 from ppd.encoders.posterior import fit_posteriors
+from ppd.encoders.statements import asked_of, would_ask
 from ppd.evaluation import Array, wins
 from ppd.hosts.diffusers import DiffusersHost
 from ppd.pocket import scenes
@@ -32,7 +34,7 @@ SEED = 101
 SIZE, FRESH = 500, 400
 """Candidate pairs in a pool, and the pairs that are kept out of it."""
 DUEL_SEED = 5 * 10**6
-Ask = Callable[[int, Tensor, Tensor, Tensor, Tensor], int | None]
+Ask = Callable[[int, Tensor, Tensor, Tensor, Tensor, Tensor | None], int | None]
 """A way to ask: the arguments and the answer of `ppd.questions.next_question`."""
 
 
@@ -82,8 +84,13 @@ def draw_questions(pool: Pool, people: People, prior: PopulationPrior, draw: int
     return Questions(x[:, :SIZE], picked, gap[:, :SIZE].abs(), x[:, SIZE:], gap[:, SIZE:] > 0)
 
 
-def interview(questions: Questions, prior: PopulationPrior, ask: Ask, picks: int) -> tuple[Tensor, Tensor]:
-    """Posterior means [picks + 1, P, d] after 0, 1 ... answers, and which candidates were asked [P, picks]."""
+def interview(
+    questions: Questions, prior: PopulationPrior, ask: Ask, picks: int, looks: Looks | None = None
+) -> tuple[Tensor, Tensor]:
+    """Posterior means [picks + 1, P, d] after 0, 1 ... answers, and which candidates were asked [P, picks].
+
+    With `looks` the way to ask is told which candidates would ask of one that was not asked yet, as in the panel.
+    """
     people, size, d = questions.differences.shape
     everybody = torch.arange(people)
     signs = torch.where(questions.first, 1.0, -1.0).double()[..., None]
@@ -96,7 +103,11 @@ def interview(questions: Questions, prior: PopulationPrior, ask: Ask, picks: int
         choice = torch.empty(people, dtype=torch.long)
         for person, x in enumerate(questions.differences):
             rows = is_open[person].nonzero().flatten()
-            best = ask(number, x[rows], x[asked[person]], means[person], covariances[person])
+            opening = None
+            if looks is not None:
+                told = asked_of(looks, x[asked[person]] * prior.noise)
+                opening = would_ask(looks, told, x[rows] * prior.noise)
+            best = ask(number, x[rows], x[asked[person]], means[person], covariances[person], opening)
             choice[person] = rows[best or 0]  # the first where all that are left are like those asked
         asked = torch.cat([asked, choice[:, None]], 1)
         x = (questions.differences * signs)[everybody[:, None], asked]
