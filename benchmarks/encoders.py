@@ -11,7 +11,8 @@ which knows these pictures and nothing else; and plain EM in 32 directions, the 
 
 `--people pocket-kind` simulates people instead, who like hidden statistics of pixels (ppd/pocket/people.py), on
 pictures of other models: those in the packages of ComfyUI's workflow templates, or of the folder `--pictures`. One half
-of the pictures makes encoder and prior, the other is asked about. Simulated and real people are not to be compared.
+of the pictures makes encoder and prior, the other is asked about; looks are measured on edits (edits.py), since nothing
+paints studies here. Simulated and real people are not to be compared.
 
 Means are over people, with 95 % bootstrap intervals over people.
 """
@@ -31,6 +32,7 @@ from torch import Tensor
 
 from ppd.encoders.encoder import TasteEncoder
 from ppd.encoders.features import PictureFeatures, Tower
+from ppd.encoders.looks import Looks
 from ppd.encoders.making import Picks, choose_dims, prior_of_looks, prior_of_people
 from ppd.encoders.population import PopulationPrior, fit_population, fit_whitening
 from ppd.encoders.posterior import fit_posterior, fit_posteriors
@@ -48,6 +50,8 @@ SEED = 10
 FIRST_TRY_DIMS = 32
 TOWERS = ("pocket", "efficientnet-lite0")
 POCKET_KIND = "pocket-kind"
+EDITED, EDIT = 24, 0.7
+"""Pictures that are edited to measure looks, and how strongly."""
 TEMPLATES = "comfyui_workflow_templates_media_*"
 
 
@@ -190,13 +194,30 @@ def template_pictures() -> list[Picture]:
     return [p for folder in folders for p in pictures_below(folder) if p.path and p.path.parent == folder.resolve()]
 
 
+def edited_readings(reader: PictureFeatures, pictures: Sequence[Picture], basis: Tensor) -> Tensor:
+    """Readings [k, d] of the looks that edits give to pictures (edits.py), in place of studies that a model paints."""
+    from .edits import SIZE, WORDS, edited
+
+    sides: dict[int, list[Picture]] = {-1: [], 1: []}
+    for picture in pictures:
+        small = picture.open().convert("RGB").resize((SIZE, SIZE))
+        for strengths in np.eye(len(WORDS)):
+            for side, found in sides.items():
+                found.append(Picture.from_image(edited(small, EDIT * side * strengths, np.random.default_rng(SEED))))
+    low, high = (reader.picture_features(sides[side]) for side in (-1, 1))
+    named = [(name, *words) for name, words in WORDS.items()]
+    look, prompt = (np.arange(len(low)) % len(WORDS), np.arange(len(low)) // len(WORDS))
+    return Looks.from_differences((high - low) @ basis, look.tolist(), named, prompt=prompt.tolist())[0].readings
+
+
 def pocket_kind(
-    features: Tensor, pictures: Sequence[Picture], shipped: PopulationPrior | None, people: int, training: int
+    reader: PictureFeatures, pictures: Sequence[Picture], shipped: PopulationPrior | None, people: int, training: int
 ) -> dict[str, Any]:
-    """All figures of simulated people by features [N, f] of any pictures; `shipped` is the pocket's own prior."""
+    """All figures of simulated people on any pictures by a tower; `shipped` is the pocket's own prior."""
     from ppd.pocket.people import People, pick, sample_weights
     from ppd.pocket.statistics import Whitening, picture_statistics, reward_statistics
 
+    features = reader.picture_features(pictures)
     side = (128, 128)
     pixels = (np.asarray(picture.open().convert("RGB").resize(side)) for picture in pictures)
     raw = torch.cat([picture_statistics(torch.from_numpy(x.copy()).permute(2, 0, 1)[None] / 255) for x in pixels])
@@ -223,6 +244,8 @@ def pocket_kind(
     taught = [Picks(place[picks.chosen], place[picks.rejected], picks.outcomes) for picks in taught]
     arms = {} if shipped is None else {"the pocket's own whitening and prior": shipped}
     arms["whitening refitted, people of directions"] = prior_of_looks(center, basis, None, encoder="", encoder_hash="")
+    readings = edited_readings(reader, [pictures[n] for n in known[:EDITED]], basis)
+    arms["whitening refitted, people of looks"] = prior_of_looks(center, basis, readings, encoder="", encoder_hash="")
     arms[f"refitted, and {training} people of their kind"] = prior_of_people(
         own, taught, dims, encoder="", encoder_hash=""
     )
@@ -292,7 +315,7 @@ def main() -> None:
         pictures = pictures_below(arguments.pictures) if arguments.pictures else template_pictures()
         pictures = list({picture.digest: picture for picture in pictures}.values())
         shipped = TasteEncoder.load(WEIGHTS / ENCODER).prior if arguments.tower == "pocket" else None
-        report = pocket_kind(features.picture_features(pictures), pictures, shipped, *arguments.simulated)
+        report = pocket_kind(features, pictures, shipped, *arguments.simulated)
     else:
         pictures, people = read_people(Path(arguments.people))
         report = real_people(features.picture_features(pictures), people, arguments.draws, FOLDS)

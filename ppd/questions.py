@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .encoders.encoder import PosteriorEncoder
-from .encoders.statements import Statement, would_ask
+from .encoders.statements import Statement, asked_of, would_ask
 from .pictures import Picture, PreferenceError
 from .store import Candidate, MissingError, TasteStore, fade
 from .user_embedding import UserEmbedding
@@ -159,8 +159,9 @@ class Interview:
         x, asked = x / embedding.noise, asked / embedding.noise
         opening = None
         if self.encoder.looks is not None:
-            said = self.encoder.statements(*told)
-            opening = would_ask(self.encoder.looks, said, filed.differences[rows] * self.encoder.prior.noise)
+            noise = self.encoder.prior.noise
+            known = asked_of(self.encoder.looks, told[0] * noise, told[2])
+            opening = would_ask(self.encoder.looks, known, filed.differences[rows] * noise)
         found = next_question(len(verdicts), x, asked, embedding.u[0], embedding.covariance, opening)
         return (None if found is None else filed.ids[rows[found]]), embedding
 

@@ -142,8 +142,8 @@ export function settings(panel) {
     const encoders = element("select", { ariaLabel: t("encoder") }, ...[...new Set([person.encoder, ...panel.state.encoders])].map(
         (name) => element("option", { value: name, textContent: name, selected: name === person.encoder })));
     encoders.addEventListener("change", () => panel.encoder(encoders.value));
-    const studies = choice(panel, "ask_from_studies", "studies", (name) => panel.askFrom(name));
-    const sets = choice(panel, "import", "sets", (name) => panel.take(name));
+    const studies = choice(panel, t("ask_from_studies"), "studies", (name) => panel.askFrom(name));
+    const sets = choice(panel, t("import"), "sets", (name) => panel.take(name));
     return [details(panel, "more_settings", t("more_settings"),
         element("label", { className: "row" }, t("fading"), fading),
         element("label", { className: "row" }, t("encoder"), encoders),
@@ -154,7 +154,7 @@ export function settings(panel) {
 
 // A list that is fetched when it is opened, and does something with what is chosen instead of keeping it
 function choice(panel, title, path, onChoice) {
-    const made = element("select", { ariaLabel: t(title) }, element("option", { value: "", textContent: t(title) }));
+    const made = element("select", { ariaLabel: title }, element("option", { value: "", textContent: title }));
     made.addEventListener("focus", () => panel.run(async () => made.append(...(await ask(path)).map(
         (name) => element("option", { value: name, textContent: name })))), { once: true });
     made.addEventListener("change", () => {

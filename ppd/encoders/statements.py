@@ -107,14 +107,13 @@ def statements(
             f"Expected differences [n, {looks.dim}] with an outcome and a weight each, got {list(x.shape)}, "
             f"{list(y.shape)} and {list(w.shape)}."
         )
-    scale = looks.readings.double().norm(dim=1)
-    apart = looks.amounts(x) / scale
+    scale, apart = looks.readings.double().norm(dim=1), _apart(looks, x)
     known = _weigh(apart, x.square().sum(1), y, w)
     matters, high, mean, square = known.by_look(k)
     mean = mean / matters
     deviation = (square / matters - mean.square()).clamp_min(0).sqrt()
     ends = torch.stack([mean, mean - NINETY * deviation, mean + NINETY * deviation], 1) / scale[:, None]
-    low, asked = matters - high, 0.25 * w @ apart.square()
+    low, asked = matters - high, asked_of(looks, x, w)
     most = torch.maximum(low, high)
     alike = (F.normalize(apart, dim=0).T @ F.normalize(apart, dim=0)).abs()
     rivals = (alike > ALIKE) & (most < SURE) & ~torch.eye(k, dtype=torch.bool)
@@ -146,12 +145,18 @@ def statements(
 
 
 def known_so_far(found: Sequence[Statement]) -> float:
-    """The share, 0 to 1, of what there was to learn of somebody in these looks that the statements' posterior holds:
-    by how much it has lowered the entropy of which looks matter and with which sign."""
-    before = sum(share * size for size, share in enumerate(_sizes(len(found)))) / len(found)
-    start = _entropy(before / 2, before / 2)
-    left = sum(_entropy(one.probability_low, one.probability_high) for one in found)
-    return min(1.0, max(0.0, 1 - left / (start * len(found))))
+    """The share, 0 to 1, of what can be told of somebody in these looks that the picks have told: the divergence
+    of the posterior from the prior, of which looks matter and with which sign, over their cross entropy. It is 0 before
+    any pick, and 1 where every look is certain."""
+    matters = sum(share * size for size, share in enumerate(_sizes(len(found)))) / len(found)
+    prior = (matters / 2, matters / 2, 1 - matters)
+    told = possible = 0.0
+    for one in found:
+        low, high = one.probability_low, one.probability_high
+        for now, before in zip((low, high, max(0.0, 1 - low - high)), prior, strict=True):
+            possible -= now * math.log(before)
+            told += now * math.log(now / before) if now > 0 else 0.0
+    return min(1.0, max(0.0, told / possible))
 
 
 def in_words(found: Sequence[Statement]) -> list[str]:
@@ -167,14 +172,23 @@ def in_words(found: Sequence[Statement]) -> list[str]:
     return sentences
 
 
-def would_ask(looks: Looks, found: list[Statement], differences: Tensor) -> Tensor:
-    """Which candidates, differences [n, d] of phi(first) - phi(second), would ask of a look that has not been asked:
-    bool [n]. Their pictures are apart in it by what two pictures mostly are, or by more than most candidates."""
-    open_looks = [index for index, one in enumerate(found) if one.state == "not asked yet"]
-    if not open_looks or not len(differences):
-        return torch.zeros(len(differences), dtype=torch.bool)
-    apart = (looks.amounts(differences) / looks.readings.double().norm(dim=1)).abs()[:, open_looks]
-    return (apart >= math.sqrt(2)).any(1)
+def asked_of(looks: Looks, differences: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Fisher information [k] of picks, differences [n, d] and weights [n], about each look, as in LEAST_ASKED."""
+    apart = _apart(looks, differences)
+    w = torch.ones(len(apart), dtype=apart.dtype) if weights is None else weights.double()
+    return 0.25 * w @ apart.square()
+
+
+def would_ask(looks: Looks, asked: Tensor, differences: Tensor) -> Tensor:
+    """Which candidates, differences [n, d] of phi(first) - phi(second), would ask of a look that has not been asked,
+    by `asked_of`: bool [n]. Their pictures are apart in it by what two pictures mostly are."""
+    apart = _apart(looks, differences).abs()
+    return ((apart >= math.sqrt(2)) & (asked < LEAST_ASKED)).any(1)
+
+
+def _apart(looks: Looks, differences: Tensor) -> Tensor:
+    """How far two pictures are apart in each look, in standard deviations of pictures: [n, d] to [n, k]."""
+    return looks.amounts(differences) / looks.readings.double().norm(dim=1)
 
 
 @dataclass(frozen=True)
@@ -248,12 +262,6 @@ def _weigh(apart: Tensor, square: Tensor, y: Tensor, w: Tensor) -> _Weighed:
     rest = probability[:, len(subsets) :] @ torch.arange(len(shares), dtype=y.dtype) / k
     variance = covariance.diagonal(dim1=-2, dim2=-1)
     return _Weighed(subsets, probability[:, : len(subsets)], mean, variance, rest)
-
-
-def _entropy(low: float, high: float) -> float:
-    """In nats, of a look's being disliked, liked, or none of both."""
-    parts = (max(low, 0.0), max(high, 0.0), max(1 - low - high, 0.0))
-    return -sum(part * math.log(part) for part in parts if part > 0)
 
 
 def _sizes(k: int) -> tuple[float, ...]:

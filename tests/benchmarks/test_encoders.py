@@ -82,6 +82,7 @@ def test_simulated_people_on_any_pictures(weights, tmp_path, monkeypatch):
         blobs = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
         blobs.resize((64, 64), Image.Resampling.BICUBIC).save(tmp_path / "pictures" / f"{number}.png")
     monkeypatch.setattr(encoders, "WEIGHTS", weights)
+    monkeypatch.setattr(encoders, "EDITED", 6)
     out = tmp_path / "figures.json"
     arguments = ["encoders", "--people", "pocket-kind", "--tower", "pocket", "--work", str(tmp_path / "w")]
     arguments += ["--pictures", str(tmp_path / "pictures"), "--simulated", "30", "20", "--json", str(out)]
@@ -90,7 +91,8 @@ def test_simulated_people_on_any_pictures(weights, tmp_path, monkeypatch):
     report = json.loads(out.read_text())
     ideal = report["ideal reader, who sees the statistics"]
     assert ideal["0"]["mean"] < ideal["4"]["mean"] < ideal["16"]["mean"] and ideal["16"]["mean"] > 0.7
-    assert report["whitening refitted, people of directions"]["0"]["mean"] == 0.5
+    for liked in ("directions", "looks"):
+        assert report[f"whitening refitted, people of {liked}"]["0"]["mean"] == 0.5
     assert {"the pocket's own whitening and prior", "refitted, and 20 people of their kind"} <= set(report)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ppd.encoders.looks import Looks
-from ppd.encoders.statements import known_so_far, statements, would_ask
+from ppd.encoders.statements import asked_of, known_so_far, statements, would_ask
 
 READINGS = torch.eye(4)[:3]
 
@@ -75,8 +75,9 @@ def test_what_the_pairs_never_varied_is_not_asked_yet_and_told_by_candidates_tha
     found = statements(looks_of(), x)
     assert states(found)[1:] == [("sure", "less 1"), ("not asked yet", "")]
     candidates = torch.tensor([[3.0, 0, 0, 0], [0, 3.0, 0, 0], [0, 0, 1.5, 0], [0, 0, -1.5, 1.0], [0, 0, 1.3, 0]])
-    assert would_ask(looks_of(), found, candidates).tolist() == [False, False, True, True, False]
-    assert not would_ask(looks_of(), statements(looks_of(), picks([0.0, -1.0, 0.0], 12)), candidates).any()
+    assert would_ask(looks_of(), asked_of(looks_of(), x), candidates).tolist() == [False, False, True, True, False]
+    everything = asked_of(looks_of(), picks([0.0, -1.0, 0.0], 12))
+    assert not would_ask(looks_of(), everything, candidates).any()
 
 
 def test_effects_are_log_odds_for_one_step():

@@ -345,6 +345,7 @@ def test_sets_with_bad_pictures_are_refused_and_write_nothing(server, store, som
     folder = server.base / "input" / f"set with {kind}"
     folder.mkdir()
     Image.new("RGB", (8, 8), (1, 2, 3)).save(folder / "good.png")
+    Image.new("RGB", (8, 8), (3, 2, 1)).save(folder / "other.png")
     secret = tmp_path / "secret.png"
     Image.new("RGB", (8, 8), (99, 98, 97)).save(secret)
     bad = folder / "bad.png"
@@ -355,7 +356,7 @@ def test_sets_with_bad_pictures_are_refused_and_write_nothing(server, store, som
     elif kind == "a link out":
         bad.symlink_to(secret)
     named = str(secret) if kind == "a path out" else "bad.png"
-    rows = [{"prompt": "p", "chosen": "good.png", "rejected": picture} for picture in ("good.png", named)]
+    rows = [{"prompt": "p", "chosen": "good.png", "rejected": picture} for picture in ("other.png", named)]
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     name = f"input: set with {kind}"
     status, text = call(server, f"people/{person}/import", {"preference_set": name, "request": "r"})
