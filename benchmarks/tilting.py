@@ -29,12 +29,11 @@ from ppd.evaluation import bootstrap
 from ppd.pocket.studio import WEIGHTS, load_encoder
 
 from .edits import template_pictures
+from .preference_judge import TASTE_SCALE
 
 PICKS = (4, 8, 16)
 NEAREST = 10
 TEMPERATURE = 0.38
-TASTE_SCALE = 3.0
-"""The rival's prior standard deviation of taste along any direction of unit features."""
 
 
 def efficientnet() -> Callable[[list[Image.Image]], Tensor]:
