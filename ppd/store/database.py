@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import sqlite3
 import threading
 import time
@@ -23,6 +24,8 @@ PATIENCE = 30.0
 """Seconds to wait for another program that is writing."""
 IMPATIENCE = 0.5
 """Seconds to wait where somebody waits for a list of names."""
+BETWEEN_TRIES = 0.1
+"""Seconds that a statement of opening waits, since two that change the journal may wait for each other for ever."""
 MOST_FAILURES = 20
 """To open a file that another process may be changing just now."""
 Kind = type | UnionType
@@ -107,14 +110,16 @@ class Database:
     def _first(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """The rows of a statement that may be a transaction's first, which is where a journal that this drive does not
         carry is noticed: another process may just have set it."""
-        database = self._connection()
-        try:
-            return database.execute(statement, values).fetchall()
-        except sqlite3.OperationalError as error:
-            if database.in_transaction or not _lacks_memory(error) or not _is_wal(self.path):
-                raise
-        self.close()
-        return self._connection().execute(statement, values).fetchall()
+        for failures in range(MOST_FAILURES + 1):
+            database = self._connection()
+            try:
+                return database.execute(statement, values).fetchall()
+            except sqlite3.OperationalError as error:
+                is_of_journal = _lacks_memory(error) and _is_wal(self.path)
+                if database.in_transaction or not is_of_journal or failures == MOST_FAILURES:
+                    raise
+                self.close()
+        raise AssertionError("the last failure is raised")
 
     def _connection(self) -> sqlite3.Connection:
         database = getattr(self._local, "database", None)
@@ -138,7 +143,9 @@ class Database:
         end, failures = time.monotonic() + self._patience, 0
         while True:
             try:
-                return self._prepared(sqlite3.connect(self.path, timeout=self._patience, isolation_level=None))
+                database = self._prepared(sqlite3.connect(self.path, timeout=BETWEEN_TRIES, isolation_level=None))
+                database.execute(f"PRAGMA busy_timeout = {round(1000 * self._patience)}")
+                return database
             except sqlite3.OperationalError as error:
                 # Who changes the journal, or finds it changing, is told of a lock at once instead of waiting for it
                 is_locked = "locked" in str(error)
@@ -147,7 +154,7 @@ class Database:
                     raise
                 if not is_locked and _is_wal(self.path):
                     self._leave_shared_memory()
-            time.sleep(0.02)
+            time.sleep(random.uniform(0, BETWEEN_TRIES))  # those that open it together do not meet again
 
     def _prepared(self, database: sqlite3.Connection) -> sqlite3.Connection:
         is_bereft = self._is_bereft()  # before the look at the database: a new one may get its pictures meanwhile
@@ -173,7 +180,8 @@ class Database:
         """Give the database another journal than WAL, which needs memory that processes share: some network drives
         promise it and have none. With the file for itself alone SQLite gets by without that memory, and can change."""
         self._has_shared_memory = False
-        with suppress(sqlite3.OperationalError), closing(sqlite3.connect(self.path, isolation_level=None)) as database:
+        connected = sqlite3.connect(self.path, timeout=BETWEEN_TRIES, isolation_level=None)
+        with suppress(sqlite3.OperationalError), closing(connected) as database:
             database.execute("PRAGMA locking_mode = EXCLUSIVE")
             database.execute("PRAGMA journal_mode = TRUNCATE")
 

@@ -25,7 +25,6 @@ FILES = {
     "pocket_base.safetensors",
     "pocket_judge.safetensors",
     "pocket_world.safetensors",
-    "taste_encoders/pocket/encoder.json",
     "taste_encoders/pocket/encoder.safetensors",
     "taste_encoders/pocket/tower.safetensors",
     "adapters/pocket.safetensors",
@@ -104,7 +103,7 @@ def test_floating_point_weights_are_half_precision(finished):
 
 def test_the_time_of_every_stage_is_noted(finished):
     seconds = json.loads((finished.work.parent / "seconds.json").read_text())["seconds"]
-    trained = {"vae", "latents", "base", "judge", "encoder", "features", "text tower", "painted", "decoded_statistics"}
+    trained = {"vae", "latents", "base", "judge", "encoder", "looks", "painted", "decoded_statistics"}
     trained.add("looks")
     assert seconds.keys() == trained | {f"adapter {name}" for name in ADAPTERS}
 
@@ -132,7 +131,7 @@ def test_a_run_stopped_after_every_stage_makes_the_same_weights(finished, tmp_pa
             done = True
         except Stopped:
             pass
-    assert len(stopped_at) == 12
+    assert len(stopped_at) == 11
     for name in sorted(FILES):
         ours, theirs = (load_file(folder / name) for folder in (again.weights, finished.weights))
         assert ours.keys() == theirs.keys()
@@ -197,7 +196,7 @@ def test_a_taste_encoder_of_another_tower_is_refused(finished, tmp_path):
 def test_the_taste_encoder_names_the_looks_of_its_statistics(finished):
     assert finished.taste_encoder.tower["hash"] == finished.encoder.weight_hash
     assert finished.looks.names == STATISTICS and finished.looks.readings.shape == (6, finished.prior.dim)
-    assert finished.taste_encoder.made == {"people": 60, "kind": "simulated", "pictures": recipe.POOL}
+    assert finished.taste_encoder.made == {"people": 16, "kind": "simulated", "pictures": recipe.POOL}
 
 
 def test_finished_weights_without_their_work_need_no_autoencoder_training(finished, tmp_path, monkeypatch):

@@ -196,6 +196,7 @@ def test_the_history_stays_unfolded_and_says_what_was_no_pick(store, somebody, o
     assert entries.count() == 24
     page.get_by_role("button", name="Show more").click()
     entries.nth(29).wait_for()
+    page.locator(".ppd-taste .pair").wait_for()  # so many pictures are read in the background first
     page.locator(".ppd-taste").press("ArrowLeft")
     wait_for_picks(page, 30, 2)
     assert entries.count() == 31
@@ -217,7 +218,7 @@ def test_fading_takes_whole_numbers_from_one(store, somebody, open_panel):
     page = open_panel(somebody)
     wait_for_picks(page, 0, 3)
     page.get_by_text("More", exact=True).click()
-    field = page.get_by_role("spinbutton")
+    field = page.locator(".ppd-taste").get_by_role("spinbutton")
     for typed, half_life in (("7", 7), ("0", 7), ("", None)):
         field.fill(typed)
         field.blur()

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.comfyui
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
 STUDIES = "paint studies"
-POCKET = [name for name in WORKFLOWS if not name.startswith(("personal picture with", STUDIES))]
+POCKET = [name for name in WORKFLOWS if not name.startswith(("personal picture with", "learn my taste with", STUDIES))]
 """Those that run as they are; test_checkpoints.py and test_studies.py bring the others' files."""
 FIRST, BLEND, SWEEP, LEARN = "first personal picture", "blend two people", "strength sweep", "learn my taste"
 WARM, COOL = "vivid and bold", "cool and soft"

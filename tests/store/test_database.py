@@ -210,7 +210,7 @@ def test_a_store_that_is_moved_to_such_a_drive(store, aki, tmp_path):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 @pytest.mark.parametrize("has_shared_memory", [True, False])
 def test_six_processes_open_a_fresh_folder_at_once(tmp_path, has_shared_memory):
-    for attempt in range(6):
+    for attempt in range(3):
         folder = tmp_path / str(attempt)
         if not has_shared_memory:
             without_shared_memory(folder)
