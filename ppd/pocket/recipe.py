@@ -201,7 +201,7 @@ class Recipe:
             }
             prior = fit_prior(self.pool, support, center, basis, **identity)
             start = time.monotonic()
-            looks = make_looks(self.encoder, self.vae, prior)
+            looks = make_looks(self.encoder, self.model.vae, prior)
             self._note("looks", round(time.monotonic() - start, 1))
             TasteEncoder(tower, prior, looks, made).save(folder)
         encoder = TasteEncoder.load(folder)
