@@ -178,12 +178,19 @@ class Panel {
         }
     }
 
+    // Nothing is taken over of a set with a bad pair, unless the rest is asked for
     take(name) {
         const { id } = this.state.person;
+        const { dialog } = app.extensionManager;
         this.run(async () => {
-            const { new: count } = await ask(`people/${id}/import`, { preference_set: name });
+            const body = { preference_set: name };
+            const taken = await ask(`people/${id}/import`, body).catch(async (error) => {
+                const message = t("import_rest", { error: error.message });
+                return (await dialog.confirm({ title: t("import"), message })) && ask(`people/${id}/import`, { ...body, skip_bad: true });
+            });
+            if (!taken) return;
             await this.open(id);
-            this.notify(t("imported", { count }));
+            this.notify(t(taken.left_out.length ? "imported_rest" : "imported", { count: taken.new, left_out: taken.left_out.length }));
         });
     }
 
