@@ -1,4 +1,4 @@
-"""Each person's own taste encoder in the real server: chosen, read anew in the background, lost; questions from studies."""
+"""One's own taste encoder in the real server: chosen, read anew in the background, lost; questions from studies."""
 
 from __future__ import annotations
 
