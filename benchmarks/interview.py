@@ -21,12 +21,13 @@ from ppd.encoders.population import PopulationPrior
 from ppd.encoders.posterior import fit_posteriors
 from ppd.encoders.statements import asked_of, would_ask
 from ppd.evaluation import Array, wins
+from ppd.files import file_digest
 from ppd.hosts.diffusers import DiffusersHost
 from ppd.pocket import scenes
 from ppd.pocket.evaluate import GUIDANCE, Evaluation
 from ppd.pocket.model import generate
 from ppd.pocket.people import People, pick
-from ppd.pocket.recipe import Recipe, file_hash
+from ppd.pocket.recipe import Recipe
 from ppd.pocket.statistics import CLIP, picture_statistics
 from ppd.pocket.taste import Pool
 
@@ -129,7 +130,7 @@ class Painter:
         """Captions and seeds of any shape [...], u [..., d] or None for the base: whitened statistics, not clipped,
         [..., M] and encoder features [..., f]."""
         adapter = self.recipe.weights / "adapters" / "pocket.safetensors"
-        what = [captions.tolist(), seeds.tolist(), self.steps, GUIDANCE, file_hash(adapter)]
+        what = [captions.tolist(), seeds.tolist(), self.steps, GUIDANCE, file_digest(adapter)]
         key = sha256(json.dumps(what).encode() + (b"" if u is None else u.float().numpy().tobytes())).hexdigest()
         path = self.folder / f"{key[:24]}.npz"
         if not path.exists():

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from ..adapter import UserAdapter
 from ..encoders.statements import Statement, statements
 from ..evaluation import bootstrap, correlation, micro_f1, object_counts, ridge_r2, wins
+from ..files import file_digest
 from ..hosts.diffusers import DiffusersHost
 from . import scenes
 from .autoencoder import encode_pictures
@@ -20,7 +21,7 @@ from .data import PictureSet, picture_set, to_tensor
 from .judge import objects_found
 from .model import SAMPLING_STEPS, generate
 from .people import TEMPERATURE, People, sample_weights
-from .recipe import Recipe, file_hash
+from .recipe import Recipe
 from .statistics import CLIP, STATISTICS, picture_statistics
 from .taste import SUPPORT_COUNTS, Support, draw_support, embed_people
 
@@ -333,5 +334,5 @@ def settings(recipe: Recipe, run: Evaluation, adapter: UserAdapter) -> dict[str,
         "strength": 1.0,
         "captions": len(scenes.HELD_OUT_CAPTIONS),
         "adapter_training": adapter.config.training,
-        "sha256": {str(path.relative_to(recipe.weights)): file_hash(path)[:16] for path in files},
+        "sha256": {str(path.relative_to(recipe.weights)): file_digest(path)[:16] for path in files},
     }

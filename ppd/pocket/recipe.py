@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from ..encoders.population import PopulationPrior, fit_whitening
 from ..encoders.towers import TOWER_FILE
 from ..encoders.towers.open_clip import OpenClipTower, save_encoder
 from ..evaluation import micro_f1, object_counts
+from ..files import file_digest, replacing, write_file
 from ..hosts.diffusers import DiffusersHost
 from ..pairs import PreferencePair, write_pairs
 from ..pictures import Picture
@@ -90,12 +90,12 @@ class Recipe:
     def _claim(self, name: str, value: Any, difference: str) -> None:
         """Note in work.json what the work folder's stages depend on; refuse a folder whose stages depend on other."""
         path = self.work / "work.json"
-        if not path.exists() and any(file.suffix != ".partial" for file in self.work.iterdir()):
+        if not path.exists() and any(file.suffix != ".part" for file in self.work.iterdir()):
             raise ValueError(f"{self.work} is in use for something else: name an empty or a new folder with --work.")
         noted = json.loads(path.read_text()) if path.exists() else {}
         if noted.setdefault(name, value) != value:
             raise ValueError(f"{self.work} holds stages {difference}: delete the folder, or name another with --work.")
-        _write_json(noted, path)
+        write_file(path, json.dumps(noted, indent=1).encode())
 
     def _once(self, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         path = self.work / f"{name}.safetensors"
@@ -109,7 +109,7 @@ class Recipe:
     def _note(self, stage: str, seconds: float) -> None:
         path = self.work / "seconds.json"
         noted = json.loads(path.read_text()) if path.exists() else {}
-        _write_json({**noted, stage: seconds}, path)
+        write_file(path, json.dumps({**noted, stage: seconds}, indent=1).encode())
 
     @property
     def _base(self) -> Path:
@@ -151,10 +151,8 @@ class Recipe:
                 (decode_latents(self.model.vae, part / scale) * 255 + 0.5).byte().permute(0, 2, 3, 1).numpy()
                 for part in tqdm(latents[:DECODED].split(200), desc="decoding", mininterval=2.0)
             ]
-            partial = path.with_suffix(".partial")
-            with partial.open("wb") as file:
+            with replacing(path) as partial, partial.open("wb") as file:
                 np.save(file, np.concatenate(parts))
-            partial.replace(path)
         return np.load(path, mmap_mode="r")
 
     @cached_property
@@ -169,7 +167,7 @@ class Recipe:
             factors, bias = preview_colors(latents[:500], self.data.pictures[:500])
             PocketModel(unet, text_encoder, self.vae, scale, vocabulary_in_use()).save(self._base, factors, bias)
         self._claim(
-            "base", file_hash(self._base), f"that belong to another {self._base.name} than that of {self.weights}"
+            "base", file_digest(self._base), f"that belong to another {self._base.name} than that of {self.weights}"
         )
         return PocketModel.load(self._base).to(default_device())
 
@@ -182,7 +180,7 @@ class Recipe:
             self._note("encoder", round(time.monotonic() - start, 1))
             config = {"embed_dim": EMBED_DIM, "vision_cfg": VISION}
             save_encoder(path, trained.visual, config, name=ENCODER_NAME, mean=MEAN, std=STD)
-        self._claim("encoder", file_hash(path), f"that belong to another {path.name} than that of {self.weights}")
+        self._claim("encoder", file_digest(path), f"that belong to another {path.name} than that of {self.weights}")
         return OpenClipTower.from_file(path, device=default_device())
 
     @cached_property
@@ -435,21 +433,8 @@ class Recipe:
 
 def _save(tensors: dict[str, Tensor], path: Path) -> None:
     """Write tensors in one step, since a half-written file would pass for a finished stage."""
-    partial = path.with_suffix(".partial")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial)
-    partial.replace(path)
-
-
-def _write_json(values: dict[str, Any], path: Path) -> None:
-    """The same for JSON."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(values, indent=1))
-    partial.replace(path)
-
-
-def file_hash(path: Path) -> str:
-    """sha256 of a file."""
-    return sha256(path.read_bytes()).hexdigest()
+    with replacing(path) as partial:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial)
 
 
 def preview_colors(latents: Tensor, pictures: np.ndarray) -> tuple[list[list[float]], list[float]]:

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from ppd import cli
+from ppd.files import file_digest
 from ppd.pairs import read_pairs
 from ppd.pocket import autoencoder, data, encoder, evaluate, looks, model, people, recipe, scenes
 from ppd.pocket.recipe import ADAPTERS, Recipe, preview_colors
@@ -141,8 +142,8 @@ def test_a_run_stopped_after_every_stage_makes_the_same_weights(finished, tmp_pa
 
 
 def test_a_half_written_stage_is_made_again(finished, tmp_path):
-    """A kill while a stage is being written leaves a .partial beside it, which nobody reads."""
-    (tmp_path / "small.partial").write_bytes(b"cut off")
+    """A kill while a stage is being written leaves a .part beside it, which nobody reads."""
+    (tmp_path / "small.part").write_bytes(b"cut off")
     again = Recipe(tmp_path, finished.weights)
     assert torch.equal(again._once("small", lambda: {"x": torch.ones(2)})["x"], torch.ones(2))
     assert torch.equal(again._once("small", lambda: {"x": torch.zeros(2)})["x"], torch.ones(2))
@@ -212,7 +213,7 @@ def test_the_command_line_evaluates_the_weights_it_is_given(finished, tmp_path):
     file = tmp_path / "figures.json"
     command = ["evaluate", "pocket", "--quick", "--people", "4", "--work", str(finished.work), "--json", str(file)]
     assert cli.main([*command, "--weights", str(finished.weights)]) == 0
-    digest = recipe.file_hash(finished.weights / "pocket_base.safetensors")[:16]
+    digest = file_digest(finished.weights / "pocket_base.safetensors")[:16]
     assert json.loads(file.read_text())["settings"]["sha256"]["pocket_base.safetensors"] == digest
 
 
