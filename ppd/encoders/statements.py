@@ -28,7 +28,7 @@ EFFECTS = (0.7, 1.5, 3.0)
 """Standard deviations of an effect, in log-odds per standard deviation of pictures along a look; equally probable."""
 UNTOLD = (0.05, 0.2)
 """Values of rho; equally probable."""
-SURE = 0.85
+SURE = 0.9
 """A look is called sure from this probability on that it matters with that sign; `benchmarks.looks` says how often such
 statements are right."""
 LIKELY = 0.5

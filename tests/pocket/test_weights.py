@@ -101,7 +101,8 @@ def test_what_is_picked_is_told_and_swapped_picks_are_told_the_other_way():
         for word, (chosen, rejected) in ((encoder.looks.high, ends), (encoder.looks.low, ends[::-1])):
             found = encoder.statements(encoder.prior.differences(chosen, rejected))
             # Pairs that differ in contrast differ in outlines too, so that it is not sure by them alone
-            assert found[own].prefers == word[own] and found[own].state == ("likely" if name == "contrast" else "sure")
+            expected = "likely" if name in ("contrast", "warmth") else "sure"
+            assert (found[own].state, found[own].prefers) == (expected, word[own])
             assert [one.name for one in found if one.prefers] == [name]
 
 
