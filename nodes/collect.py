@@ -18,7 +18,7 @@ from ..ppd.store import MissingError, Person, TasteStore
 from ..ppd.user_embedding import UserEmbedding as Embedding
 from . import folders, people
 from .announce import announce, ask_now
-from .interviews import adopt
+from .interviews import adopt, look_in_queue
 from .sockets import CATEGORY, UserEmbedding, one_person, people_of
 
 Value = TypeVar("Value")
@@ -107,6 +107,7 @@ class PreferenceCollector(io.ComfyNode):
         embeddings = [one for value in (*user_embedding, *other_embedding) for one in people_of(value)]
         hints = [adopt(somebody, embeddings) for somebody in asked]
         for somebody in asked:
+            look_in_queue(somebody.id)
             announce(somebody.id)
         if wait_seconds[0]:
             ask_now(cls.hidden.unique_id, questions)

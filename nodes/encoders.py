@@ -23,7 +23,7 @@ def taste_encoders() -> list[str]:
     """Names of all taste encoders, the shipped ones first."""
     shipped = sorted(path.parent.name for path in (folders.WEIGHTS / FOLDER).glob(f"*/{JSON_FILE}"))
     roots = map(Path, folder_paths.get_folder_paths(FOLDER))
-    own = {path.parent.name for root in roots for path in root.glob(f"*/{JSON_FILE}")}
+    own = {path.parent.name for root in roots for path in root.glob(f"*/{JSON_FILE}") if path.is_file()}
     return [*shipped, *sorted(own - set(shipped))]
 
 
@@ -41,7 +41,13 @@ def encoder_folder(name: str) -> Path:
 def encoder_digest(name: str) -> str:
     """Changes when the taste encoder does."""
     folder = encoder_folder(name)
-    return " ".join(file_digest(folder / file) for file in (JSON_FILE, TENSOR_FILE))
+    try:
+        return " ".join(file_digest(folder / file) for file in (JSON_FILE, TENSOR_FILE))
+    except OSError as error:
+        raise ValueError(
+            f"The taste encoder {name!r} cannot be read ({error.strerror}): expected {JSON_FILE} and {TENSOR_FILE} in "
+            "its folder; choose another, or make or copy it again."
+        ) from error
 
 
 def read_encoder(name: str) -> PosteriorEncoder:

@@ -75,8 +75,8 @@ def feature_cache() -> Path:
 
 def forget_features(digest: str) -> None:
     """Erase what any encoder saw in the picture of this hash."""
-    for path in feature_cache().glob(f"*/{digest[:2]}/{digest}.npy"):
-        path.unlink()
+    for path in feature_cache().glob(f"*/{digest[:2]}/*{digest}.npy*"):  # also what a kill left half-written
+        path.unlink(missing_ok=True)
 
 
 def taste_store() -> TasteStore:

@@ -11,13 +11,14 @@ from hashlib import sha256
 from itertools import zip_longest
 
 from ..ppd.encoders.encoder import TasteEncoder
+from ..ppd.pictures import Picture
 from ..ppd.questions import Interview
 from ..ppd.store import MissingError, Person
 from ..ppd.studies import open_studies
 from ..ppd.user_embedding import UserEmbedding
 from . import folders
 from .announce import announce
-from .encoders import encoder_digest, encoder_folder, read_encoder, taste_encoders
+from .encoders import encoder_digest, encoder_folder, load_encoder, read_encoder, taste_encoders
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,8 @@ BETWEEN_NEWS = 1.0
 
 STUDY_QUESTIONS = 30
 """Filed from a set of studies at once."""
+QUEUE_ONLY = ("text_encoder", "transformers")
+"""Kinds of towers that beside the queue remember what they saw, and see nothing new."""
 MOST_OPEN = 2
 """Taste encoders kept in memory; a tower may have gigabytes."""
 
@@ -36,6 +39,8 @@ _interviews: dict[tuple[str, str], Interview] = {}
 _opening = threading.Lock()
 _progress: dict[str, tuple[int, int]] = {}
 """Pictures read and in all, of people whose pictures are being read."""
+_failed: dict[tuple[str, str], str] = {}
+"""Why a person's pictures could not be read by a taste encoder."""
 _starting = threading.Lock()
 
 
@@ -44,7 +49,9 @@ def interview_of(person: str) -> Interview:
     name = folders.taste_store().person(person).encoder
     key = (name, encoder_digest(name))
     with _opening:
-        if key not in _interviews:
+        if key in _interviews:
+            _interviews[key] = _interviews.pop(key)  # the one used longest ago goes first
+        else:
             while len(_interviews) >= MOST_OPEN:
                 _interviews.pop(next(iter(_interviews)))
             # On the CPU, so that a question waits for no model and takes none of its memory
@@ -62,13 +69,14 @@ def set_encoder(person: str, name: str) -> None:
     """Have another taste encoder read the person's pictures, from now on and anew; all picks stay."""
     encoder_folder(name)
     folders.taste_store().set_encoder(person, name)
+    _failed.pop((person, name), None)
 
 
 def adopt(person: Person, embeddings: Iterable[UserEmbedding]) -> str:
     """Have who has not picked yet be read by the taste encoder that their pictures were painted by; else what to say
     of a difference, or nothing."""
     hashes = {embedding.encoder_hash for embedding in embeddings}
-    names = [name for name in taste_encoders() if _hash_of(name, encoder_digest(name)) in hashes]
+    names = [name for name in taste_encoders() if _is_of(name, hashes)]
     if not names or person.encoder in names:
         return ""
     if person.picks:
@@ -80,32 +88,58 @@ def adopt(person: Person, embeddings: Iterable[UserEmbedding]) -> str:
     return ""
 
 
+def _is_of(name: str, hashes: set[str]) -> bool:
+    """Whether a taste encoder makes embeddings of these hashes; a damaged one makes none."""
+    try:
+        return _hash_of(name, encoder_digest(name)) in hashes
+    except ValueError:
+        return False
+
+
 @lru_cache(maxsize=64)
 def _hash_of(name: str, digest: str) -> str:
     return TasteEncoder.load(encoder_folder(name)).weight_hash
 
 
+def look_in_queue(person: str) -> None:
+    """Have a vision-language model, which works in ComfyUI's queue only, look at the person's pictures now, so that
+    the tab can ask about them."""
+    store = folders.taste_store()
+    name = store.person(person).encoder
+    try:
+        kind = TasteEncoder.load(encoder_folder(name)).tower["kind"]
+    except ValueError:  # the tab says so
+        return
+    if kind in QUEUE_ONLY:
+        digests = {digest for _, *pair in store.pictures_of(person) for digest in pair if store.has_picture(digest)}
+        pictures = [Picture(store.picture(digest)) for digest in sorted(digests)]
+        load_encoder(name).features.picture_features(pictures, broken={})
+
+
 def reading(person: str) -> tuple[int, int] | None:
     """Pictures read and in all, while so many are new that they are read in the background; None where a question can
     be asked at once."""
+    name, interview = folders.taste_store().person(person).encoder, interview_of(person)
+    new = interview.unread(person)
     with _starting:
         if person in _progress:
             return _progress[person]
-        interview = interview_of(person)
-        new = interview.unread(person)
+        if (person, name) in _failed:
+            raise ValueError(_failed[person, name])
         if new <= MANY:
             return None
         _progress[person] = (0, new)
-    threading.Thread(target=_read, args=(person, interview), daemon=True).start()
+    threading.Thread(target=_read, args=(person, name, interview), daemon=True).start()
     return 0, new
 
 
-def _read(person: str, interview: Interview) -> None:
+def _read(person: str, name: str, interview: Interview) -> None:
     last = time.monotonic()
 
     def progress(done: int, total: int) -> None:
         nonlocal last
-        folders.taste_store().person(person)  # raises where they were deleted meanwhile: nothing is read any more
+        if folders.taste_store().person(person).encoder != name:  # which raises where they were deleted meanwhile
+            raise MissingError("Another taste encoder reads them now.")
         _progress[person] = (done, total)
         if time.monotonic() - last > BETWEEN_NEWS:
             last = time.monotonic()
@@ -115,8 +149,12 @@ def _read(person: str, interview: Interview) -> None:
         interview.read(person, progress)
     except MissingError:
         forget(person)
-    except Exception:  # in a thread of its own: the next question meets it again and says so
+    except Exception as error:  # in a thread of its own: the next question says so
         log.exception("The pictures could not be read.")
+        _failed[person, name] = (
+            f"The taste encoder {name!r} could not read the pictures ({error}): choose it again under More to try "
+            "anew, or another."
+        )
     finally:
         _progress.pop(person, None)
         announce(person)
@@ -130,13 +168,15 @@ def ask_from_studies(person: str, name: str, most: int = STUDY_QUESTIONS) -> int
     found = interview.statements(person)
     unasked = {one.name for one in found if one.state == "not asked yet"}
     by_look = sorted(studies.by_look().items(), key=lambda item: item[0] not in unasked)
-    before, filed = store.person(person).open, 0
+    filed: set[int] = set()
+    known = {number for number, *_ in store.pictures_of(person)}
     for pair in (pair for row in zip_longest(*(pairs for _, pairs in by_look)) for pair in row if pair is not None):
-        if filed == most:
+        if len(filed) == most:
             break
+        if pair.alike():
+            continue
         key = sha256(f"study {pair.study}".encode()).hexdigest()
         first, second = (pair.low, pair.high) if int(key, 16) % 2 else (pair.high, pair.low)
         origin = {"studies": name, "look": pair.look}
-        store.add_candidate(person, pair.prompt, first.picture, second.picture, origin, key)
-        filed = store.person(person).open - before
-    return filed
+        filed |= {store.add_candidate(person, pair.prompt, first.picture, second.picture, origin, key)} - known
+    return len(filed)

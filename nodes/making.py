@@ -138,7 +138,10 @@ def chosen_tower(choice: str) -> tuple[dict[str, Any], Path | None]:
 
 
 def _holds_tower(name: str) -> bool:
-    return (encoder_folder(name) / TOWER_FILE).is_file()
+    try:
+        return (encoder_folder(name) / TOWER_FILE).is_file()
+    except ValueError:  # it went meanwhile
+        return False
 
 
 def new_encoder_folder(name: str, overwrite: bool) -> Path:

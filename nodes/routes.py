@@ -322,9 +322,14 @@ def _state(person: str, candidate: Candidate | None = None) -> dict[str, Any]:
         interview = interviews.interview_of(person)
         next_one, embedding = interview.ask(person)
         found = interview.statements(person)
-    except MissingError:
+    except (MissingError, UnusableError):
         raise
-    except ValueError as error:  # their taste encoder is gone or damaged: another can be chosen
+    except (
+        ValueError,
+        OSError,
+        RuntimeError,
+        ImportError,
+    ) as error:  # their taste encoder is gone or damaged: another can be chosen
         return shown | {"problem": str(error)}
     if candidate is None and next_one is not None:
         shown["question"] = _shown(next_one)

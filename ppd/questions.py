@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -97,6 +98,8 @@ class _Filed:
     differences: Tensor
     seen: int = 0
     """The last candidate that was looked at."""
+    unseen: tuple[tuple[int, str, str], ...] = ()
+    """Candidates with a picture that could not be looked at then: it may be another time."""
 
 
 def _open_and_decided(filed: _Filed, verdicts: dict[int, str]) -> tuple[list[int], list[int]]:
@@ -118,7 +121,7 @@ class Interview:
         self.store = store
         self.encoder = encoder
         self._filed: dict[str, _Filed] = {}
-        self._lock = threading.Lock()
+        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
     def ask(self, person: str) -> tuple[Candidate | None, UserEmbedding]:
         """What to ask the person next, and the user embedding behind the picks so far.
@@ -133,8 +136,7 @@ class Interview:
 
     def unread(self, person: str) -> int:
         """How many pictures of the person have not been looked at."""
-        with self._lock:
-            filed = self._filed.get(person)
+        filed = self._filed.get(person)
         new = self.store.pictures_of(person, after=filed.seen if filed else 0)
         return len({digest for _, *pair in new for digest in pair})
 
@@ -171,7 +173,7 @@ class Interview:
 
     def forget(self, person: str) -> None:
         """Drop what was seen of a person's candidates, after whoever is looking at them just now."""
-        with self._lock:
+        with self._locks[person]:
             self._filed.pop(person, None)
             self.encoder.features.drop_memory()
 
@@ -185,9 +187,10 @@ class Interview:
 
     def _read(self, person: str, progress: Callable[[int, int], None] | None = None) -> _Filed:
         """The person's candidates, those filed since the last time looked at now."""
-        with self._lock:
+        with self._locks[person]:
             filed = self._filed.get(person) or _Filed([], {}, torch.empty(0, self.encoder.prior.dim))
-            new = self.store.pictures_of(person, after=filed.seen)
+            newest = self.store.pictures_of(person, after=filed.seen)
+            new = [*filed.unseen, *newest]
             if not new:
                 return filed
             phi = self._look({digest for _, *pair in new for digest in pair}, progress)
@@ -199,7 +202,9 @@ class Interview:
             ids = filed.ids + [one for one, _ in kept]
             differences = torch.cat([filed.differences, *(difference[None] for _, difference in kept)])
             # Another object, not this one changed: another thread may be at work with it
-            filed = _Filed(ids, {one: row for row, one in enumerate(ids)}, differences, seen=new[-1][0])
+            unseen = tuple(entry for entry in new if not {*entry[1:]} <= phi.keys())
+            seen = newest[-1][0] if newest else filed.seen
+            filed = _Filed(ids, {one: row for row, one in enumerate(ids)}, differences, seen, unseen)
             self._filed[person] = filed
             return filed
 

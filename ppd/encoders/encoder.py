@@ -196,7 +196,7 @@ def _read_json(folder: Path) -> dict[str, Any]:
         values = json.loads((folder / JSON_FILE).read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"There is no taste encoder at {folder}: expected a folder with {JSON_FILE}.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{JSON_FILE} of the taste encoder {folder.name!r} is no JSON: make it again.") from error
     found = values.get("format") if isinstance(values, dict) else None
     if found != FORMAT:

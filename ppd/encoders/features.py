@@ -102,6 +102,12 @@ class PictureFeatures:
                 new = self.tower.features([tensor for tensor, _ in waiting.values()])
                 for (digest, (_, indices)), row in zip(waiting.items(), new, strict=True):
                     row = row.clone()
+                    if not bool(row.isfinite().all()):
+                        error = PreferenceError(f"the tower {self.name} sees no numbers in the picture")
+                        if broken is None:
+                            raise error
+                        broken.update(dict.fromkeys(indices, error))
+                        continue
                     self._remember(digest, row)
                     for index in indices:
                         rows[index] = row
@@ -184,7 +190,7 @@ class PictureFeatures:
         except (OSError, ValueError, EOFError, TypeError) as error:
             log.warning("Feature cache file %s is unreadable and is made again (%s)", file.name, error)
             return None
-        if row.shape != (self.dim,):
+        if row.shape != (self.dim,) or not bool(row.isfinite().all()):
             return None
         self._keep(digest, row)
         return row

@@ -1,4 +1,4 @@
-"""What tells networks apart without reading gigabytes: all names and shapes, and the small tensors."""
+"""What tells networks apart without reading gigabytes: names, shapes, small tensors, and some values of large ones."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 SMALL = 1 << 16
-"""Numbers that a tensor has at most to be read: biases and norms, which differ between any two trainings."""
+"""Numbers that a tensor has at most to be read whole: biases and norms."""
+SPREAD = 256
+"""Values that are read of a larger one, from end to end: a merged LoRA changes nothing but those."""
 
 _known: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 
 
 def fingerprint(module: nn.Module) -> str:
-    """sha256 of a module's tensor names, shapes and small tensors, remembered as long as the module lives.
+    """sha256 of a module's tensor names, shapes and values, remembered as long as the module lives.
 
     At half precision, so that a model and the fp16 file it was saved to have one. `mask_token`, of the training, is
     passed over: where the file leaves it out, it holds whatever the memory held.
@@ -28,9 +30,10 @@ def fingerprint(module: nn.Module) -> str:
             if tensor.is_meta or name.endswith("mask_token"):
                 continue
             total.update(f"{name} {list(tensor.shape)}".encode())
-            if tensor.numel() <= SMALL:
-                stored = tensor.half() if tensor.is_floating_point() else tensor.long()
-                total.update(stored.cpu().contiguous().numpy().tobytes())
+            if tensor.numel() > SMALL:
+                tensor = tensor.flatten()[:: tensor.numel() // SPREAD]
+            stored = tensor.half() if tensor.is_floating_point() else tensor.long()
+            total.update(stored.cpu().contiguous().numpy().tobytes())
         _known[module] = total.hexdigest()
     return _known[module]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,8 +45,11 @@ class PopulationPrior:
         d, f = self.mean.numel(), self.center.numel()
         if shapes != [(d,), (d, d), (f,), (f, d)]:
             raise ValueError(f"Expected mean [d], covariance [d, d], center [f], basis [f, d], got {shapes}.")
-        if not self.noise > 0:
+        if not d:
+            raise ValueError("Expected at least one dimension of taste, got none.")
+        if not 0 < self.noise < math.inf:
             raise ValueError(f"Expected a pick noise above 0, got {self.noise}.")
+        root_of(self.covariance)
 
     @property
     def dim(self) -> int:

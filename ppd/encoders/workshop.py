@@ -24,7 +24,7 @@ from .features import PictureFeatures
 from .looks import FOLDS, Looks
 from .making import LEAST_PEOPLE, MOST_DIMS, SIMULATED, Picks, choose_dims, prior_of_looks, prior_of_people
 from .population import PopulationPrior, fit_whitening
-from .towers import TOWER_FILE
+from .towers import TOWER_FILE, complete
 
 ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 LEAST_PAIRS = 5
@@ -99,7 +99,7 @@ def make_encoder(
         "painted_by": None if materials.studies is None else materials.studies.model,
         "dropped_looks": list(dropped),
     }
-    tower = {**reference, "name": name, "hash": tower_hash}
+    tower = complete(reference, features.tower)
     return TasteEncoder(tower, prior, looks, made)
 
 
@@ -130,10 +130,12 @@ def report_of(encoder: TasteEncoder) -> str:
         lines.append(f"The pairs are of {count} {'person' if count == 1 else 'people'}, fewer than {LEAST_PEOPLE}.")
     if isinstance(encoder.looks, Looks):
         order = encoder.looks.reliability.argsort(descending=True).tolist()
-        told = (f"{encoder.looks.low[i]} / {encoder.looks.high[i]} {encoder.looks.reliability[i]:.0%}" for i in order)
-        lines.append(f"{counted(len(order), 'look')}, right on held-out studies: {', '.join(told)}.")
+        told = (f"{encoder.looks.low[i]} / {encoder.looks.high[i]} {encoder.looks.reliability[i]:.2f}" for i in order)
+        lines.append(
+            f"{counted(len(order), 'look')}, told on held-out studies, with correlations of: {', '.join(told)}."
+        )
     if made["dropped_looks"]:
-        lines.append(f"Dropped, since the model does not paint them reliably: {', '.join(made['dropped_looks'])}.")
+        lines.append(f"Dropped, since these studies do not show them reliably: {', '.join(made['dropped_looks'])}.")
     return "\n".join(lines)
 
 

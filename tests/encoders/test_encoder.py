@@ -49,6 +49,8 @@ def test_a_folder_holds_it_whole(tmp_path, looks):
         ("[]", "mine/encoder.json is no taste encoder: expected format 'ppd-taste-encoder', got None"),
         ({"version": "9"}, "'mine' is of version '9', expected '1': update"),
         ({"noise": -1}, "'mine' is damaged .*pick noise above 0"),
+        ({"noise": float("inf")}, "'mine' is damaged .*pick noise above 0, got inf"),
+        ("[" * 100_000, "encoder.json of the taste encoder 'mine' is no JSON"),
         ({"tower": {"kind": "folder", "name": "tiny", "hash": "b"}}, "belong to different towers"),
         ({"tower": {}}, "'mine' is damaged .*lacks 'hash'"),
         ({"looks": {"names": ["a", "b"], "low": ["a"], "high": ["b"]}}, "'mine' is damaged .*Expected words"),

@@ -133,3 +133,18 @@ def test_grey_and_transparent_pictures():
     Image.new("L", (32, 32), 128).save(buffer, "PNG")
     grey = features.picture_features([Picture(data=buffer.getvalue())])
     torch.testing.assert_close(grey, see(features, [Image.new("RGB", (32, 32), (128, 128, 128))]))
+
+
+def test_what_is_no_number_is_told_and_never_kept(tmp_path):
+    features = features_of(tiny_model(), cache_dir=tmp_path)
+    good, bad = Picture.from_image(picture(0)), Picture.from_image(picture(1))
+    (expected,) = features.picture_features([good])
+    features.tower.features = lambda prepared: torch.full((len(prepared), 12), torch.nan)
+    with pytest.raises(PreferenceError, match="the tower tiny sees no numbers"):
+        features.picture_features([bad])
+    broken = {}
+    rows = features.picture_features([good, bad], broken=broken)
+    assert list(broken) == [1] and torch.equal(rows[0], expected) and len(list(tmp_path.rglob("*.npy"))) == 1
+    (file,) = tmp_path.rglob("*.npy")
+    np.save(file, np.full(12, np.nan, np.float32))
+    assert torch.equal(features_of(tiny_model(), cache_dir=tmp_path).picture_features([good])[0], expected)

@@ -78,7 +78,7 @@ def test_looks_are_measured_as_painted_and_those_not_obeyed_are_named(features, 
     report = report_of(encoder)
     assert report.splitlines()[0].startswith("48 pictures seen by pocket-clip; ")
     assert "1000 simulated people, who like one to three of the looks" in report
-    assert "Dropped, since the model does not paint them reliably: old-new." in report
+    assert "Dropped, since these studies do not show them reliably: old-new." in report
     save_encoder(encoder, tmp_path / "mine", weights / ENCODER)
     back = TasteEncoder.load(tmp_path / "mine")
     assert back.made == encoder.made and back.looks.names == encoder.looks.names

@@ -60,7 +60,7 @@ def test_studies_are_listed_and_read(run, output, comfy_folders, node_classes):
         low_name="dim", high_name="lit")  # fmt: skip
     assert "mine" in node_classes[ID].INPUT_TYPES()["required"]["studies"][1]["options"]
     _, report = make(run, name="of studies", studies="mine", pictures="output")
-    assert "dim / lit 100%" in report and "32 pictures" in report
+    assert "dim / lit 1.00" in report and "32 pictures" in report
 
 
 @pytest.mark.parametrize("name", ["", "..", "../mine", "a/b", ".hidden", "x" * 65, "con:", "dot."])

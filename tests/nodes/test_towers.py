@@ -53,3 +53,17 @@ def test_the_model_stays_open_for_the_next_run_and_another_in_its_place_is_refus
     write_vlm(comfy_folders.models / "tiny", "qwen2_5_vl", seed=1)
     with pytest.raises(ValueError, match="The tower tiny is another than the taste encoder was made with"):
         encoders.load_encoder("eyes")
+
+
+def test_what_is_collected_is_looked_at_in_the_queue_so_that_the_tab_can_ask(run, eyes, comfy_folders):
+    interviews = import_module("ppd_pack.nodes.interviews")
+    store = comfy_folders.module.taste_store()
+    aki = store.add_person("Aki").id
+    store.set_encoder(aki, "eyes")
+    pictures = torch.rand(2, 32, 32, 3, generator=torch.Generator().manual_seed(2))
+    first, second = (import_module("ppd_pack.ppd.pictures").Picture.from_tensor(one) for one in pictures)
+    asked = store.add_candidate(aki, "a dog", first, second)
+    interview = interviews.interview_of(aki)
+    assert interview.ask(aki)[0] is None  # nobody looked yet
+    interviews.look_in_queue(aki)
+    assert interview.ask(aki)[0].id == asked

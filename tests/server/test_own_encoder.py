@@ -58,7 +58,10 @@ def test_another_encoder_reads_the_same_picks(server, store, somebody, other_enc
 def test_an_encoder_that_is_gone_leaves_the_person_and_another_can_be_chosen(server, store, somebody, other_encoder):
     person, asked = somebody
     told(server, f"people/{person}/encoder", {"encoder": other_encoder, "request": "r"})
-    shutil.rmtree(server.base / "models" / "taste_encoders" / other_encoder)
+    folder = server.base / "models" / "taste_encoders" / other_encoder
+    (folder / "encoder.safetensors").unlink()
+    assert "cannot be read" in told(server, f"people/{person}/question")["problem"]
+    shutil.rmtree(folder)
     state = told(server, f"people/{person}/question")
     assert "There is no taste encoder 'mine'" in state["problem"] and state["question"] is None
     status, _ = call(server, f"people/{person}/picks", {"candidate": asked[0], "verdict": "tie", "request": "r"})
@@ -88,6 +91,7 @@ def test_questions_from_studies_ask_each_look_once_before_any_twice(server, stor
         for place, look in enumerate(looks):
             sides = plain(30 * place, 9 * number, 0), plain(30 * place, 9 * number, 200)
             assert writer.add_finished(look, f"a dog {number}", 7, *sides)
+    assert writer.add_finished(looks[0], "heeded not", 7, plain(1, 1, 1), plain(1, 1, 1))  # and so never asked
     assert told(server, "studies") == ["my studies"]
     assert told(server, f"people/{person}/studies", {"studies": "my studies", "request": "r"}) == {"new": 6}
     new = store.inbox(person)[:6][::-1]

@@ -123,7 +123,7 @@ def test_a_second_reading_of_a_vision_language_model_touches_no_tower(vlm_folder
         PictureFeatures(remembered, cache_dir=tmp_path).picture_features([picture(7)])
 
 
-def test_a_fingerprint_is_of_names_shapes_and_small_tensors_at_half_precision():
+def test_a_fingerprint_is_of_names_shapes_and_values_at_half_precision():
     def module(bias=0.0, width=4, weight=0.0, rows=SMALL):
         made = nn.Sequential(nn.Linear(width, rows))
         with torch.no_grad():
@@ -132,7 +132,10 @@ def test_a_fingerprint_is_of_names_shapes_and_small_tensors_at_half_precision():
         return made
 
     same = fingerprint(module())
-    assert fingerprint(module(weight=1.0)) == same  # too large to be read
+    assert fingerprint(module(weight=1e-9)) == same != fingerprint(module(weight=1.0))  # read from end to end, in steps
+    merged = module()  # a low-rank change to a large matrix and to nothing else, as a LoRA that was merged into it
+    merged[0].weight.data += torch.linspace(-1, 1, SMALL)[:, None] * torch.linspace(-1, 1, 4)
+    assert fingerprint(merged) != same
     assert fingerprint(module(bias=1e-9)) == same and fingerprint(module().half()) == same
     assert len({same, fingerprint(module(bias=1.0)), fingerprint(module(width=5)), fingerprint(module(rows=9))}) == 4
     remembered = module()
