@@ -198,6 +198,9 @@ def load_ip_adapter(path: Path | str) -> IPAdapter:
             "image_proj.* and ip_adapter.*, safetensors.torch.save_file."
         )
     tensors, _ = read_tensors(path, None, "", (), (), "IP-Adapter")
+    damaged = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
+    if damaged:
+        raise ValueError(f"{path.name} is damaged: {damaged[0]} holds values that are no numbers; download it again.")
     image = {name.removeprefix("image_proj."): x for name, x in tensors.items() if name.startswith("image_proj.")}
     layers = _layers(tensors)
     if not image or not layers or len(image) + 2 * len(layers) != len(tensors):

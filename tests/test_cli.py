@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from ppd import cli
@@ -64,6 +65,16 @@ def test_encode_writes_a_user_embedding_and_its_figures(pocket, tmp_path, capsys
     assert embedding.covariance_factor is None
     assert json.loads(figures.read_text()) == {"file": str(out), "pairs": 4, "encoder": embedding.encoder}
     assert "4 pairs" in capsys.readouterr().out
+
+
+def test_encode_by_a_taste_encoder_of_ones_own(pocket, people, tmp_path, capsys):
+    own = shutil.copytree(pocket / studio.ENCODER, tmp_path / "taste encoders" / "mine")
+    out, examples = tmp_path / "me.safetensors", str(pocket / "examples" / "warm")
+    assert main(["encode", examples, "--out", str(out), "--encoder", str(own)]) == 0
+    assert torch.equal(UserEmbedding.load(out).u, UserEmbedding.load(people[0]).u)
+    capsys.readouterr()
+    assert main(["encode", examples, "--out", str(out), "--encoder", str(tmp_path)]) == 2
+    assert "There is no taste encoder at" in only_sentence(capsys)
 
 
 def test_encode_stores_the_covariance_only_on_request(pocket, tmp_path):

@@ -178,6 +178,7 @@ def test_other_files_are_refused(published, tmp_path):
     refused({n: x for n, x in tensors.items() if "norm" not in n or "ip_adapter" in n}, "of another kind")
     wide = "image_proj.proj.weight" if kind == "plain" else "image_proj.proj_in.weight"
     refused({**tensors, wide: torch.cat([tensors[wide]] * 2, 1)}, "of another kind")
+    refused({**tensors, wide: tensors[wide] * torch.nan}, f"is damaged: {wide} holds values that are no numbers")
     (tmp_path / "cut.safetensors").write_bytes(b"cut off")
     with pytest.raises(ValueError, match="not a readable safetensors file"):
         load_ip_adapter(tmp_path / "cut.safetensors")
