@@ -88,10 +88,11 @@ class PPD_PaintStudies(io.ComfyNode):  # noqa: N801
                 _set_input(),
                 io.Int.Input(
                     "count",
-                    default=300,
+                    default=510,
                     min=1,
                     max=100_000,
-                    tooltip="Pairs of pictures in all, those that the set holds already counted. 300 tell most looks.",
+                    tooltip="Pairs of pictures in all, those that the set holds already counted. An encoder "
+                    "needs five of each look: 510 are six of each of the 85.",
                 ),
                 io.Int.Input(
                     "width",

@@ -203,8 +203,10 @@ def _looks(studies: StudySet | None, seen: _Seen, basis: Tensor) -> tuple[Looks 
     seldom = tuple(f"{look} (fewer than {LEAST_PAIRS} pairs)" for look in by_look if len(by_look[look]) < LEAST_PAIRS)
     ids = [look for look, pairs in by_look.items() if len(pairs) >= LEAST_PAIRS]
     if not ids:
+        most = max(map(len, by_look.values()), default=0)
         raise ValueError(
-            f"The studies {studies.name!r} have no look with {LEAST_PAIRS} pairs: let Paint Studies paint more of them."
+            f"The studies {studies.name!r} have no look with {LEAST_PAIRS} pairs, at most {most} of one: "
+            f"let Paint Studies go on to a count of {LEAST_PAIRS * len(studies.looks)}, or paint fewer looks."
         )
     pairs = [pair for look in ids for pair in by_look[look]]
     rows = [seen.rows[seen.of([getattr(pair, side).picture for pair in pairs])] for side in ("low", "high")]

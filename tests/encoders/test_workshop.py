@@ -151,7 +151,7 @@ def test_what_cannot_be_made_is_said(features, studies, tmp_path):
     with pytest.raises(ValueError, match="Expected 1 to 48 dimensions, got 49"):
         make_encoder(features, REFERENCE, Materials(studies), most_dims=49)
     seldom = paint_studies(tmp_path / "few", prompts=4)
-    with pytest.raises(ValueError, match="'few' have no look with 5 pairs: let Paint Studies"):
+    with pytest.raises(ValueError, match="'few' have no look with 5 pairs, at most . of one: let Paint Studies"):
         make_encoder(features, REFERENCE, Materials(seldom))
 
 

@@ -317,3 +317,17 @@ def test_wrong_pictures_get_one_sentence_and_nothing_is_written(run, comfy_folde
 def test_seeds_give_comfyuis_noise():
     for seed, shape in ((0, (1, 4, 8, 8)), (2**63 + 5, (1, 16, 5, 7)), (123, (1, 16, 1, 6, 4))):
         assert torch.equal(noise_of(seed, shape), comfy.sample.prepare_noise(torch.zeros(shape), seed))
+
+
+def test_the_default_count_paints_enough_pairs_of_every_look_for_a_taste_encoder(node_classes):
+    from collections import Counter
+
+    from ppd.encoders.workshop import LEAST_PAIRS
+    from ppd.lexicon import read_lexicon
+    from ppd.studies import plan
+
+    inputs = node_classes["PPD_PaintStudies"].GET_SCHEMA().inputs
+    (count,) = [entry.default for entry in inputs if entry.id == "count"]
+    words = read_lexicon()
+    painted = Counter(cell.look.id for cell in plan(words.chosen(""), words.prompts, count, 0))
+    assert painted.keys() == words.looks.keys() and min(painted.values()) >= LEAST_PAIRS
