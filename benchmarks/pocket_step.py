@@ -53,7 +53,7 @@ def measure(rounds: int, steps: int, batch: int) -> dict[str, Any]:
     import nodes
     import torch
     from ppd_pack.ppd.hosts.comfyui import apply_user, load_adapter
-    from ppd_pack.ppd.hosts.comfyui_pocket import load_pocket
+    from ppd_pack.ppd.pocket.comfyui import load_pocket
     from ppd_pack.ppd.user_embedding import UserEmbedding
 
     weights = ROOT / "weights"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..ppd.files import file_digest
-from ..ppd.hosts.comfyui_pocket import load_pocket
+from ..ppd.pocket.comfyui import load_pocket
 from . import folders
 from .sockets import CATEGORY
 

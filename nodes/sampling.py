@@ -11,13 +11,29 @@ from comfy_api.latest import io, ui
 
 from ..ppd.branch import Scope, describe
 from ..ppd.hosts.comfyui import apply_user, count_report
-from ..ppd.hosts.comfyui_pocket import UNKNOWN_WORDS, Pocket
 from ..ppd.user_embedding import UserEmbedding as Embedding
 from .adapter import scope_inputs, strength_input
 from .sockets import CATEGORY, UserAdapter, UserEmbedding, people_of
 
-LARGEST = 192
-"""Pixels a side beyond which the pocket model's pictures fall apart."""
+
+def sampler_inputs(cfg: float, cfg_tooltip: str) -> list[io.Input]:
+    """Steps, cfg, sampler and scheduler as the stock KSampler has them, the same in every node that samples."""
+    return [
+        io.Int.Input(
+            "steps", default=20, min=1, max=10000, tooltip="The number of steps used in the denoising process."
+        ),
+        io.Float.Input("cfg", default=cfg, min=0.0, max=100.0, step=0.1, round=0.01, tooltip=cfg_tooltip),
+        io.Combo.Input(
+            "sampler_name",
+            options=comfy.samplers.KSampler.SAMPLERS,
+            tooltip="The algorithm used when sampling.",
+        ),
+        io.Combo.Input(
+            "scheduler",
+            options=comfy.samplers.KSampler.SCHEDULERS,
+            tooltip="How noise is gradually removed to form the image.",
+        ),
+    ]
 
 
 class PersonalizedDenoiser(io.ComfyNode):
@@ -41,32 +57,7 @@ class PersonalizedDenoiser(io.ComfyNode):
                     control_after_generate=True,
                     tooltip="The random seed used for creating the noise.",
                 ),
-                io.Int.Input(
-                    "steps",
-                    default=20,
-                    min=1,
-                    max=10000,
-                    tooltip="The number of steps used in the denoising process.",
-                ),
-                io.Float.Input(
-                    "cfg",
-                    default=8.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="The classifier-free guidance scale. The person's effect grows with it.",
-                ),
-                io.Combo.Input(
-                    "sampler_name",
-                    options=comfy.samplers.KSampler.SAMPLERS,
-                    tooltip="The algorithm used when sampling.",
-                ),
-                io.Combo.Input(
-                    "scheduler",
-                    options=comfy.samplers.KSampler.SCHEDULERS,
-                    tooltip="How noise is gradually removed to form the image.",
-                ),
+                *sampler_inputs(8.0, "The classifier-free guidance scale. The person's effect grows with it."),
                 io.Conditioning.Input("positive", tooltip="What to include in the image."),
                 io.Conditioning.Input("negative", tooltip="What to exclude from the image."),
                 io.Latent.Input("latent_image", tooltip="The latent image to denoise."),
@@ -124,21 +115,11 @@ class PersonalizedDenoiser(io.ComfyNode):
             latents = latent_image["samples"].shape[0]
             if len(people) not in (1, latents):
                 lines.append(count_report(len(people), latents))
-        side = 8 * max(latent_image["samples"].shape[-2:])
-        if isinstance(model.model.model_config, Pocket) and side > LARGEST:
-            lines.append(f"The pocket model has seen 128 x 128 pixels only and cannot compose {side}: use 128.")
-        lines += [
-            f"The model does not know these words of the {side} prompt: {', '.join(words)}."
-            for side, words in (("positive", unknown_words(positive)), ("negative", unknown_words(negative)))
-            if words
-        ]
+        config = model.model.model_config
+        if hasattr(type(config), "notes_on_run"):  # of the class: ComfyUI's configurations warn of what they lack
+            lines += config.notes_on_run(latent_image["samples"], positive, negative)
         (latent,) = nodes.common_ksampler(
             model, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise=denoise
         )
         report = "\n".join(lines)
         return io.NodeOutput(latent, report, ui=ui.PreviewText(report))
-
-
-def unknown_words(conditioning: Any) -> list[str]:
-    """Words that the pocket model's text encoder was never taught, each once; empty for other models."""
-    return list(dict.fromkeys(word for _, options in conditioning for word in options.get(UNKNOWN_WORDS, [])))

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import comfy.model_management
-import comfy.samplers
 import comfy.sd
 import comfy.utils
 import latent_preview
@@ -39,6 +38,7 @@ from ..ppd.studies import (
 from . import folders
 from .announce import say
 from .collect import two_pictures
+from .sampling import sampler_inputs
 from .sockets import CATEGORY, Studies
 
 log = logging.getLogger(__name__)
@@ -112,26 +112,7 @@ class PPD_PaintStudies(io.ComfyNode):  # noqa: N801
                     max=0xFFFFFFFFFFFFFFFF,
                     tooltip="What all seeds are derived from. Another one adds other studies to the set.",
                 ),
-                io.Int.Input("steps", default=20, min=1, max=10000, tooltip="The number of the sampler's steps."),
-                io.Float.Input(
-                    "cfg",
-                    default=7.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="The classifier-free guidance scale; 1 for turbo and other distilled models.",
-                ),
-                io.Combo.Input(
-                    "sampler_name",
-                    options=comfy.samplers.KSampler.SAMPLERS,
-                    tooltip="The algorithm used when sampling.",
-                ),
-                io.Combo.Input(
-                    "scheduler",
-                    options=comfy.samplers.KSampler.SCHEDULERS,
-                    tooltip="How noise is gradually removed to form the image.",
-                ),
+                *sampler_inputs(7.0, "The classifier-free guidance scale; 1 for turbo and other distilled models."),
                 io.String.Input(
                     "negative", multiline=True, default="", tooltip="The negative prompt of every picture."
                 ),

@@ -15,16 +15,15 @@ from torch import nn
 
 from ..branch import Adapter
 from ..families import FAMILIES
-from .comfyui_pocket import Pocket
 
-MODELS = {
-    "pocket": (Pocket, comfy.model_base.BaseModel, UNetModel),
+MODELS: dict[str, tuple[type, type, type]] = {
     "sd15": (comfy.supported_models.SD15, comfy.model_base.BaseModel, UNetModel),
     "sd2": (comfy.supported_models.SD20, comfy.model_base.BaseModel, UNetModel),
     "sdxl": (comfy.supported_models.SDXL, comfy.model_base.SDXL, UNetModel),
     "stable_cascade": (comfy.supported_models.Stable_Cascade_C, comfy.model_base.StableCascade_C, StageC),
 }
-"""Family to ComfyUI's classes of configuration, model and denoiser, exactly: their subclasses are other models."""
+"""Family to ComfyUI's classes of configuration, model and denoiser, exactly: their subclasses are other models.
+A model that comes with the pack adds itself."""
 
 Place = tuple[str, int, int]
 """Of an attention layer in a UNet: "input", "output" or "middle", the block's id, the transformer's index in there, as

@@ -30,7 +30,7 @@ if find_spec("comfy"):
     from ppd.branch import describe
     from ppd.hosts.comfyui import KEY, apply_user, count_report, manage_adapter
     from ppd.hosts.comfyui_denoisers import cross_attentions
-    from ppd.hosts.comfyui_pocket import load_pocket
+    from ppd.pocket.comfyui import load_pocket
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 
@@ -453,7 +453,7 @@ def test_other_adapters_are_refused(model, trained):
     with pytest.raises(ValueError, match="7 cross-attention layers"):
         apply_user(model, manage_adapter(UserAdapter(config)), [person(trained)])
     _, managed = variant(trained, family="flux")
-    with pytest.raises(ValueError, match="this version runs pocket, sd15, sd2, sdxl, stable_cascade only"):
+    with pytest.raises(ValueError, match="this version runs sd15, sd2, sdxl, stable_cascade, pocket only"):
         apply_user(model, managed, [person(trained)])
 
 

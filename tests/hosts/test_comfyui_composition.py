@@ -62,7 +62,7 @@ if find_spec("comfy"):
     from ppd.branch import Scope
     from ppd.hosts.comfyui import apply_user, manage_adapter
     from ppd.hosts.comfyui_denoisers import cross_attentions
-    from ppd.hosts.comfyui_pocket import load_pocket
+    from ppd.pocket.comfyui import load_pocket
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 POSITIVE, NEGATIVE, MIDDLE, OTHER = 11, 12, 13, 14

@@ -34,7 +34,7 @@ if find_spec("comfy"):
 @pytest.fixture(scope="module")
 def pocket(pack, pocket_base_file):
     """MODEL, CLIP and VAE of the small pocket, whose words are those of conftest's vocabulary."""
-    host = sys.modules["ppd_pack.ppd.hosts.comfyui_pocket"]
+    host = sys.modules["ppd_pack.ppd.pocket.comfyui"]
     return SimpleNamespace(**dict(zip(("model", "clip", "vae"), host.load_pocket(pocket_base_file), strict=True)))
 
 

@@ -16,7 +16,7 @@ if find_spec("comfy"):
     import latent_preview
     import nodes
 
-    from ppd.hosts.comfyui_pocket import UNKNOWN_WORDS, Pocket, load_pocket
+    from ppd.pocket.comfyui import UNKNOWN_WORDS, Pocket, load_pocket
 
 PROMPTS = ["a red boat under the moon", "", "house , hill"]
 

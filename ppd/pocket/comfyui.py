@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import comfy.latent_formats
+import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
@@ -17,15 +18,19 @@ import comfy.supported_models
 import comfy.supported_models_base
 import comfy.taesd.taesd
 import comfy.utils
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor
 
-from ..pocket.autoencoder import PocketAutoencoder
-from ..pocket.base_file import END, START, PocketBase, read_base
+from ..hosts.comfyui_denoisers import MODELS
+from .autoencoder import PocketAutoencoder
+from .base_file import END, START, PocketBase, read_base
 
 log = logging.getLogger(__name__)
 
 UNKNOWN_WORDS = "ppd_unknown_words"
 """Key in a CONDITIONING's options: the words of its prompt that the pocket model was never taught."""
+LARGEST = 192
+"""Pixels a side beyond which the pocket model's pictures fall apart."""
 
 
 class PocketLatents(comfy.latent_formats.LatentFormat):
@@ -55,6 +60,21 @@ class Pocket(comfy.supported_models.SD15):
             "linear_end": schedule["beta_end"],
             "timesteps": schedule["num_train_timesteps"],
         }
+
+    def notes_on_run(self, latent: Tensor, positive: Any, negative: Any) -> list[str]:
+        """What to tell of a run: a latent [B, 4, H, W] too large to compose, and words that were never taught."""
+        side = 8 * max(latent.shape[-2:])
+        notes = []
+        if side > LARGEST:
+            notes.append(f"The pocket model has seen 128 x 128 pixels only and cannot compose {side}: use 128.")
+        for prompt, conditioning in (("positive", positive), ("negative", negative)):
+            words = dict.fromkeys(word for _, options in conditioning for word in options.get(UNKNOWN_WORDS, []))
+            if words:
+                notes.append(f"The model does not know these words of the {prompt} prompt: {', '.join(words)}.")
+        return notes
+
+
+MODELS["pocket"] = (Pocket, comfy.model_base.BaseModel, UNetModel)
 
 
 def denoiser_config(config: dict[str, Any]) -> dict[str, Any]:
