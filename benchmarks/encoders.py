@@ -37,10 +37,9 @@ from ppd.encoders.making import Picks, choose_dims, prior_of_looks, prior_of_peo
 from ppd.encoders.population import PopulationPrior, fit_population, fit_whitening
 from ppd.encoders.posterior import fit_posterior, fit_posteriors
 from ppd.encoders.towers import open_tower
-from ppd.encoders.workshop import pictures_below
 from ppd.evaluation import Array, bootstrap
 from ppd.pairs import read_pairs
-from ppd.pictures import Picture
+from ppd.pictures import Picture, pictures_below
 from ppd.pocket.studio import ENCODER, WEIGHTS
 
 COUNTS = (0, 4, 8, 16)

@@ -32,6 +32,7 @@ from torch.nn import functional as F
 
 from ppd.evaluation import bootstrap
 from ppd.pairs import PreferencePair, read_pairs
+from ppd.pictures import pictures_below
 from ppd.sheet import Margin, contact_sheet
 
 from .pocket_step import load_folder, load_pack
@@ -40,7 +41,6 @@ from .preference_judge import fit_judges, scores, split, win_rate
 PEERS_LAYERS = {"sd15": "7:1,8:1,9:1", "sdxl": "6:1"}
 """The layers of style, each at weight 1, as the peer counts: transformers in the order of execution."""
 SIZES = {"sd15": 512, "sdxl": 1024}
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 MOST = 512
 """Pictures that the IP-Adapter is fitted to, at most."""
 
@@ -189,7 +189,6 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
     import comfy.sd
     from ppd_pack.ppd.encoders.encoder import TasteEncoder
     from ppd_pack.ppd.hosts.comfyui_towers import open_tower
-    from ppd_pack.ppd.pictures import Picture
 
     strength = arguments.strength
     with torch.inference_mode():
@@ -198,8 +197,8 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
         eyes = clip_vision if arguments.judge is None else load_clip_vision(arguments.judge)
         taste = TasteEncoder.load(arguments.encoder)
         encoder = taste.open(open_tower(taste.tower, arguments.encoder))
-        files = sorted(path for path in arguments.pictures.rglob("*") if path.suffix.lower() in ENDINGS)
-        adapter = fitted_adapter(arguments.ip_adapter, encoder, clip_vision, list(map(Picture, files[:MOST])))
+        pictures = pictures_below(arguments.pictures)[:MOST]
+        adapter = fitted_adapter(arguments.ip_adapter, encoder, clip_vision, pictures)
         family = adapter.model.config.family
         models = {"plain": model, **our_models(model, adapter, encoder, support, strength)}
         if arguments.peer is not None:

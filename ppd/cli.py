@@ -182,8 +182,9 @@ def _sample(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _make_encoder(arguments: argparse.Namespace) -> dict[str, Any]:
     from .encoders.features import PictureFeatures
-    from .encoders.workshop import Materials, make_encoder, pictures_below, report_of, save_encoder
+    from .encoders.workshop import Materials, make_encoder, report_of, save_encoder
     from .pairs import read_pairs
+    from .pictures import pictures_below
     from .studies import open_studies
 
     if arguments.out.exists():

@@ -10,7 +10,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from .messages import quoted
@@ -75,8 +75,7 @@ def write_tensors(path: Path, kind: str, version: str, tensors: dict[str, Tensor
     """Write a safetensors file of format `kind` in one step: a reader sees the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with replacing(path) as temporary:
-        save_file(ready, str(temporary), metadata={"format": kind, "version": version, **metadata})
+    write_file(path, save(ready, metadata={"format": kind, "version": version, **metadata}))
 
 
 def read_tensors(

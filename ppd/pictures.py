@@ -21,6 +21,8 @@ from .messages import quoted, reason_of
 SEEN_SIDE = 4096
 """Longest side in pixels that towers look at: decoded larger, a picture would take gigabytes as a tensor."""
 _CHECKED_SIDE = 32
+ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+"""Of files that are taken for pictures where a folder is looked through."""
 
 _checked: dict[Path, Stamp] = {}
 
@@ -134,3 +136,19 @@ def picture_stamp(path: Path) -> Stamp:
         return stamp(path)
     except OSError as error:
         raise PreferenceError(f"the picture {quoted(path.name)} cannot be read ({reason_of(error)})") from error
+
+
+def pictures_below(folder: Path) -> list[Picture]:
+    """All pictures of a folder and of the folders in it, by name; hidden ones and links to elsewhere are left out."""
+    root = folder.resolve()
+    found = [
+        path
+        for path in sorted(root.rglob("*"))
+        if path.suffix.lower() in ENDINGS
+        and not any(part.startswith(".") for part in path.relative_to(root).parts)
+        and path.resolve().is_relative_to(root)
+        and path.is_file()
+    ]
+    if not found:
+        raise ValueError(f"There are no pictures in {folder.name!r}: expected {', '.join(ENDINGS)} files.")
+    return [Picture(path) for path in found]

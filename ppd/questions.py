@@ -91,7 +91,7 @@ def next_question(
 
 @dataclass
 class _Filed:
-    """A person's readable candidates in the order they were filed: ids, their rows, phi(first) - phi(second) [n, d]."""
+    """A person's readable candidates in the order they were first seen: ids, rows, phi(first) - phi(second) [n, d]."""
 
     ids: list[int]
     rows: dict[int, int]

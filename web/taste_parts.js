@@ -63,7 +63,7 @@ export function question(panel) {
 }
 
 const wordOf = (one, side) => (isJapanese() && one.japanese?.[side === "low" ? 0 : 1]) || t(`word_${one[side]}`, {}, one[side]);
-const liked = (one) => wordOf(one, one.mean < 0 ? "low" : "high");
+const liked = (one) => wordOf(one, one.probability_low > one.probability_high ? "low" : "high");
 const nameOf = (one) => t(`look_${one.name}`, {}, `${wordOf(one, "low")} / ${wordOf(one, "high")}`);
 const list = (ones, word) => ones.map(word).join(t("comma"));
 
@@ -80,7 +80,7 @@ function progress({ person, statements, known, noise }) {
 }
 
 // A row: how much the person leans to one of two words, as a dot, and where the truth lies nine times in ten, as a bar
-function look(one) {
+function look(one, all) {
     const at = (value) => 50 + 50 * Math.max(-1, Math.min(1, value / REACH));
     const [from, dot, to] = [one.least, one.mean, one.most].map(at);
     const bar = element("span", { className: "bar" });
@@ -88,7 +88,8 @@ function look(one) {
     const mark = element("span", { className: "dot" });
     mark.style.left = `${dot}%`;
     const told = t(one.state === "sure" ? "leans" : "leans_perhaps", { name: nameOf(one), word: liked(one) });
-    const instead = one.instead.length ? ` ${t("instead", { words: one.instead.join(t("comma")) })}` : "";
+    const others = all.filter(({ name }) => one.instead.includes(name));
+    const instead = others.length ? ` ${t("instead", { words: list(others, nameOf) })}` : "";
     const scale = element("div", { className: "scale", role: "img", ariaLabel: told + instead, title: told + instead }, bar, mark);
     scale.classList.toggle("sure", one.state === "sure");
     return element("div", { className: "look" }, element("span", { textContent: wordOf(one, "low") }), scale,
@@ -101,9 +102,10 @@ export function learned(panel) {
     const parts = [progress(state)], { person, statements } = state;
     if (!person.picks) return parts;
     const told = statements.filter((one) => ["sure", "likely"].includes(one.state));
-    parts.push(...told.sort((a, b) => (b.state === "sure") - (a.state === "sure")).map(look));
+    const row = (one) => look(one, statements);
+    parts.push(...told.sort((a, b) => (b.state === "sure") - (a.state === "sure")).map(row));
     const open = statements.filter((one) => one.state === "unknown");
-    if (open.length) parts.push(details(panel, "open_looks", t("open_looks", { count: open.length }), ...open.map(look)));
+    if (open.length) parts.push(details(panel, "open_looks", t("open_looks", { count: open.length }), ...open.map(row)));
     const unasked = statements.filter((one) => one.state === "not asked yet");
     if (unasked.length) {
         parts.push(details(panel, "not_asked", t("not_asked", { count: unasked.length }), element("p", { textContent: list(unasked, nameOf) })));

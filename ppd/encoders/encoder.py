@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..files import read_tensors, write_file, write_tensors
+from ..files import file_digest, read_tensors, write_file, write_tensors
 from ..pairs import PreferencePair
 from ..pictures import PreferenceError
 from ..user_embedding import UserEmbedding, covariance_factor
@@ -148,7 +148,7 @@ class TasteEncoder:
         return embedding_hash(self.prior)
 
     def save(self, folder: Path | str) -> None:
-        """Write the folder; encoder.json comes last, so that a folder without it is unfinished."""
+        """Write the folder; encoder.json comes last, with its tensors' sha256, so that what was cut short is told."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: getattr(self.prior, name) for name in PRIOR_TENSORS}
@@ -157,7 +157,7 @@ class TasteEncoder:
             tensors |= self.looks.tensors()
             values["looks"] = self.looks.lists()
         write_tensors(folder / TENSOR_FILE, FORMAT, VERSION, tensors, {"hash": self.tower["hash"]})
-        values["made"] = self.made
+        values |= {"tensors": file_digest(folder / TENSOR_FILE), "made": self.made}
         write_file(folder / JSON_FILE, (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode())
 
     @classmethod
@@ -170,8 +170,8 @@ class TasteEncoder:
         )
         try:
             tower, words = values["tower"], values.get("looks")
-            if metadata["hash"] != tower["hash"]:
-                raise ValueError(f"{JSON_FILE} and {TENSOR_FILE} belong to different towers")
+            if metadata["hash"] != tower["hash"] or file_digest(folder / TENSOR_FILE) != values["tensors"]:
+                raise ValueError(f"{JSON_FILE} and {TENSOR_FILE} do not belong together")
             name, tower_hash = str(tower["name"]), str(tower["hash"])
             mean, covariance, center, basis = (tensors[item] for item in PRIOR_TENSORS)
             prior = PopulationPrior(mean, covariance, center, basis, name, tower_hash, float(values["noise"]))

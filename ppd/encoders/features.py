@@ -109,6 +109,9 @@ class PictureFeatures:
                         broken.update(dict.fromkeys(indices, error))
                         continue
                     self._remember(digest, row)
+                    path = pictures[indices[0]].path
+                    if path is not None and not path.exists():  # erased meanwhile, and so is what was seen in it
+                        self._forget(digest)
                     for index in indices:
                         rows[index] = row
                 waiting.clear()
@@ -202,6 +205,12 @@ class PictureFeatures:
             file.parent.mkdir(parents=True, exist_ok=True)
             with replacing(file) as temporary, temporary.open("wb") as stream:
                 np.save(stream, row.numpy(), allow_pickle=False)
+
+    def _forget(self, digest: str) -> None:
+        self._memory.pop(digest, None)
+        file = self._cache_file(digest)
+        if file is not None:
+            file.unlink(missing_ok=True)
 
     def _keep(self, digest: str, row: Tensor) -> None:
         self._memory[digest] = row

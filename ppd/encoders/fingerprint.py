@@ -8,7 +8,7 @@ from hashlib import sha256
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from torch import nn
+from torch import Tensor, nn
 
 SMALL = 1 << 16
 """Numbers that a tensor has at most to be read whole: biases and norms."""
@@ -31,11 +31,17 @@ def fingerprint(module: nn.Module) -> str:
                 continue
             total.update(f"{name} {list(tensor.shape)}".encode())
             if tensor.numel() > SMALL:
-                tensor = tensor.flatten()[:: tensor.numel() // SPREAD]
+                tensor = some_values(tensor)
             stored = tensor.half() if tensor.is_floating_point() else tensor.long()
             total.update(stored.cpu().contiguous().numpy().tobytes())
         _known[module] = total.hexdigest()
     return _known[module]
+
+
+def some_values(tensor: Tensor) -> Tensor:
+    """SPREAD values [n] of a tensor, or a few more, from its first to its last in steps; all of a smaller one."""
+    flat = tensor.detach().reshape(-1)
+    return flat[:: max(1, flat.numel() // SPREAD)]
 
 
 def hash_with(settings: Mapping[str, Any], *fingerprints: str) -> str:

@@ -10,7 +10,7 @@ the others: readings @ steps.T is nearly the identity.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -148,38 +148,6 @@ class Looks:
         steps = (y.T @ x) / len(x)
         names, low, high = zip(*named, strict=True)
         return cls(names, low, high, steps, _to_steps(readings, steps), reliability, measured=measured)
-
-    @classmethod
-    def from_texts(
-        cls,
-        encode_text: Callable[[list[str]], Tensor],
-        captions: Sequence[str],
-        words: Mapping[str, tuple[str, str]],
-        basis: Tensor,
-        *,
-        ridge: float = 0.1,
-    ) -> Looks:
-        """Looks from a tower's text side, where there are no studies: of each name its low and high word.
-
-        `encode_text` turns texts into features [n, f] in the space of the pictures' (an open_clip model's `lambda
-        texts: model.encode_text(tokenizer(texts))`); a step is the mean over `captions` of text(caption + high word) -
-        text(caption + low word) (prompt ensembling: Radford et al. 2021, 3.1.4), whitened by `basis` [f, d].
-        """
-        if not captions or not words:
-            raise ValueError(f"Expected captions and words of looks, got {len(captions)} and {len(words)}.")
-
-        def unit(word: str) -> Tensor:
-            with torch.no_grad():
-                return F.normalize(encode_text([f"{caption} {word}" for caption in captions]).double(), dim=-1)
-
-        x = torch.stack([unit(high) - unit(low) for low, high in words.values()]) @ basis.double()
-        steps, agree = x.mean(1), torch.einsum("kcd,kd->kc", x, x.mean(1)) > 0
-        # Texts differ by far more than pictures that they describe: brought to what pictures vary
-        steps = steps / steps.norm(dim=1, keepdim=True).clamp_min(1e-12)
-        readings = _ridge(steps, torch.eye(len(steps), dtype=torch.float64), ridge)
-        low, high = zip(*words.values(), strict=True)
-        reliability = agree.double().mean(1)
-        return cls(tuple(words), low, high, steps, _to_steps(readings, steps), reliability, measured="texts")
 
     def tensors(self) -> dict[str, Tensor]:
         """What goes into a taste encoder's safetensors."""

@@ -83,7 +83,7 @@ def choose_dims(features: Tensor, most: int = MOST_DIMS) -> int:
     if len(features) < LEAST_PICTURES:
         raise ValueError(
             f"Expected at least {LEAST_PICTURES} different pictures to make a taste encoder of, got {len(features)}: "
-            "paint studies, or choose a folder with more pictures."
+            "let Paint Studies paint more, or add a folder of pictures."
         )
     likelihoods = held_out_likelihoods(features, most)
     return max(likelihoods, key=lambda d: likelihoods[d])

@@ -5,16 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..files import read_tensors, write_tensors
 from .posterior import PEOPLE_PER_BATCH, checked, laplace, root_of
 
-FORMAT = "ppd-population-prior"
-VERSION = "1"
 PRIOR_SCALES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 
 
@@ -63,30 +59,6 @@ class PopulationPrior:
     def differences(self, chosen: Tensor, rejected: Tensor) -> Tensor:
         """What one pick tells: (phi(chosen) - phi(rejected)) / noise, features [..., f] to [..., d]."""
         return (chosen - rejected) @ self.basis.to(chosen) / self.noise
-
-    def save(self, path: Path | str) -> None:
-        """Write the prior as safetensors (format "ppd-population-prior", version "1")."""
-        tensors = {name: getattr(self, name) for name in ("mean", "covariance", "center", "basis")}
-        metadata = {"encoder": self.encoder, "encoder_hash": self.encoder_hash, "noise": repr(self.noise)}
-        write_tensors(Path(path), FORMAT, VERSION, tensors, metadata)
-
-    @classmethod
-    def load(cls, path: Path | str) -> PopulationPrior:
-        """Read a prior; a file that is none raises ValueError saying so."""
-        path = Path(path)
-        names = ("mean", "covariance", "center", "basis")
-        tensors, metadata = read_tensors(
-            path, FORMAT, VERSION, names, ("encoder", "encoder_hash", "noise"), "population prior"
-        )
-        try:
-            noise = float(metadata["noise"])
-        except ValueError:
-            raise ValueError(f"{path.name}: expected a number as noise, got {metadata['noise']!r}.") from None
-        try:
-            chosen = {name: tensors[name] for name in names}
-            return cls(**chosen, encoder=metadata["encoder"], encoder_hash=metadata["encoder_hash"], noise=noise)
-        except ValueError as error:
-            raise ValueError(f"{path.name}: {error}") from error
 
 
 def fit_population(people: Sequence[tuple[Tensor, Tensor]], rounds: int = 50) -> tuple[Tensor, Tensor]:

@@ -26,7 +26,6 @@ from .making import LEAST_PEOPLE, MOST_DIMS, SIMULATED, Picks, choose_dims, prio
 from .population import PopulationPrior, fit_whitening
 from .towers import TOWER_FILE, complete
 
-ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 LEAST_PAIRS = 5
 """Fewer study pairs of a look cannot say whether the model obeys it."""
 Progress = Callable[[int, int], None]
@@ -137,22 +136,6 @@ def report_of(encoder: TasteEncoder) -> str:
     if made["dropped_looks"]:
         lines.append(f"Dropped, since these studies do not show them reliably: {', '.join(made['dropped_looks'])}.")
     return "\n".join(lines)
-
-
-def pictures_below(folder: Path) -> list[Picture]:
-    """All pictures of a folder and of the folders in it, by name; hidden ones and links to elsewhere are left out."""
-    root = folder.resolve()
-    found = [
-        path
-        for path in sorted(root.rglob("*"))
-        if path.suffix.lower() in ENDINGS
-        and not any(part.startswith(".") for part in path.relative_to(root).parts)
-        and path.resolve().is_relative_to(root)
-        and path.is_file()
-    ]
-    if not found:
-        raise ValueError(f"There are no pictures in {folder.name!r}: expected {', '.join(ENDINGS)} files.")
-    return [Picture(path) for path in found]
 
 
 def _liked(encoder: TasteEncoder) -> str:

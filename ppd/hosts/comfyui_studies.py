@@ -16,11 +16,13 @@ from comfy.model_patcher import ModelPatcher
 from comfy.weight_adapter.base import WeightAdapterBase
 from torch import Tensor
 
+from ..encoders.fingerprint import SPREAD, some_values
+
 OnStep = Callable[[int, Tensor], None]
 """Called with the number of steps done, and the picture's latent as the model now foresees it."""
 EMPTY_RATIO = 8
 """Pixels for each number of an empty latent, before it is fitted to the model."""
-_TENSORS, _VALUES = 64, 64
+_TENSORS = 64
 """How many weights the fingerprint looks at, and how many numbers in each."""
 
 
@@ -62,7 +64,7 @@ def _fingerprint(model: ModelPatcher) -> str:
     total = hashlib.sha256()
     weights = model.model_state_dict("diffusion_model.")
     total.update(json.dumps({name: list(tensor.shape) for name, tensor in sorted(weights.items())}).encode())
-    for name in _spread(sorted(name for name, tensor in weights.items() if tensor.numel() >= _VALUES)):
+    for name in _spread(sorted(name for name, tensor in weights.items() if tensor.numel() >= SPREAD)):
         # While a patched model is loaded, its own weights are in the backup
         tensor = model.backup[name].weight if name in model.backup else weights[name]
         total.update(_some_values(tensor))
@@ -80,8 +82,7 @@ def _spread(names: list[str]) -> list[str]:
 
 
 def _some_values(tensor: Tensor) -> bytes:
-    flat = tensor.detach().reshape(-1)
-    return flat[:: max(1, flat.numel() // _VALUES)].to("cpu", torch.float32).numpy().tobytes()
+    return some_values(tensor).to("cpu", torch.float32).numpy().tobytes()
 
 
 def _tensors(patch: Any) -> Iterator[Tensor]:

@@ -2,13 +2,14 @@
 
 from .candidates import VERDICTS, Candidate
 from .errors import MissingError, StoreError, UnusableError
-from .people import DEFAULT_ENCODER, LONGEST_NAME, Person
+from .people import DEFAULT_ENCODER, LONGEST_NAME, PERSON_ID, Person
 from .pictures import THUMBNAIL
 from .taste_store import TasteStore, fade
 
 __all__ = [
     "DEFAULT_ENCODER",
     "LONGEST_NAME",
+    "PERSON_ID",
     "THUMBNAIL",
     "VERDICTS",
     "Candidate",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import unicodedata
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from .database import Database
 from .errors import MissingError, StoreError, damaged
 
 LONGEST_NAME = 80
+PERSON_ID = re.compile("[0-9a-f]{32}")
 DEFAULT_ENCODER = "pocket"
 """The taste encoder of who has chosen none; the schema says so too."""
 
@@ -71,7 +73,7 @@ class People:
             former = self.person(person).name
             name = self._free(database, name, person)
             database.execute("UPDATE people SET name = ? WHERE id = ?", (name, person))
-            if former.casefold() != name.casefold():
+            if _key(former) != _key(name):
                 database.execute("INSERT OR REPLACE INTO former_names VALUES (?, ?)", (former, person))
 
     def set_half_life(self, person: str, picks: float | None) -> None:
@@ -106,10 +108,10 @@ class People:
 
     def _known_as(self, name: str) -> str | None:
         """The id of who has a name, or has had it."""
-        wanted = _name(name).casefold()
+        wanted = _key(_name(name))
         for table in ("SELECT id, name FROM people", "SELECT person, name FROM former_names"):
             for person, known in self.database.read(table, kinds=(str, str)):
-                if known.casefold() == wanted:
+                if _key(known) == wanted:
                     return str(person)
         return None
 
@@ -117,10 +119,10 @@ class People:
         """A name that `person` may have: nobody else's, and from now on no former one."""
         name = _name(name)
         for other, known in self.database.read("SELECT id, name FROM people", kinds=(str, str)):
-            if other != person and known.casefold() == name.casefold():
+            if other != person and _key(known) == _key(name):
                 raise StoreError(f"There is a person called {name!r} already: choose another name.")
         for (known,) in self.database.read("SELECT name FROM former_names", kinds=(str,)):
-            if known.casefold() == name.casefold():
+            if _key(known) == _key(name):
                 database.execute("DELETE FROM former_names WHERE name = ?", (known,))
         return name
 
@@ -136,10 +138,17 @@ def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
+def _key(name: str) -> str:
+    """What tells names apart: not case, nor whether an accent is a sign of its own."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
 def _name(name: str) -> str:
-    name = " ".join(name.split())
+    name = " ".join(unicodedata.normalize("NFC", name).split())
     if not 0 < len(name) <= LONGEST_NAME:
         raise StoreError(f"The name has {len(name)} characters: give 1 to {LONGEST_NAME}.")
     if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
         raise StoreError(f"The name {name!r} has signs that cannot be shown: leave them out.")
+    if PERSON_ID.fullmatch(name):
+        raise StoreError(f"The name {name!r} looks like the id that workflows name people by: choose another.")
     return name

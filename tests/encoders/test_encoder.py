@@ -1,6 +1,7 @@
 """The taste encoder's folder: what it holds comes back, and what is damaged is refused in one sentence."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -51,7 +52,7 @@ def test_a_folder_holds_it_whole(tmp_path, looks):
         ({"noise": -1}, "'mine' is damaged .*pick noise above 0"),
         ({"noise": float("inf")}, "'mine' is damaged .*pick noise above 0, got inf"),
         ("[" * 100_000, "encoder.json of the taste encoder 'mine' is no JSON"),
-        ({"tower": {"kind": "folder", "name": "tiny", "hash": "b"}}, "belong to different towers"),
+        ({"tower": {"kind": "folder", "name": "tiny", "hash": "b"}}, "do not belong together"),
         ({"tower": {}}, "'mine' is damaged .*lacks 'hash'"),
         ({"looks": {"names": ["a", "b"], "low": ["a"], "high": ["b"]}}, "'mine' is damaged .*Expected words"),
     ],
@@ -65,4 +66,16 @@ def test_a_damaged_folder_is_refused_by_name(tmp_path, change, message):
     else:
         file.write_text(change if isinstance(change, str) else json.dumps({**json.loads(file.read_text()), **change}))
     with pytest.raises(ValueError, match=message):
+        TasteEncoder.load(folder)
+
+
+def test_overwriting_that_was_cut_short_is_told(tmp_path):
+    """Its tensors new and its words old: looks would be named by others."""
+    folder = tmp_path / "mine"
+    encoder().save(folder)
+    words = (folder / "encoder.json").read_bytes()
+    one = encoder()
+    replace(one, prior=replace(one.prior, mean=one.prior.mean + 1)).save(folder)
+    (folder / "encoder.json").write_bytes(words)
+    with pytest.raises(ValueError, match="'mine' is damaged .*do not belong together"):
         TasteEncoder.load(folder)

@@ -148,3 +148,12 @@ def test_what_is_no_number_is_told_and_never_kept(tmp_path):
     (file,) = tmp_path.rglob("*.npy")
     np.save(file, np.full(12, np.nan, np.float32))
     assert torch.equal(features_of(tiny_model(), cache_dir=tmp_path).picture_features([good])[0], expected)
+
+
+def test_what_was_seen_in_a_picture_that_is_erased_meanwhile_goes_too(tmp_path):
+    path, features = tmp_path / "one.png", features_of(tiny_model(), cache_dir=tmp_path / "seen")
+    picture(0).save(path)
+    looked = features.tower.features
+    features.tower.features = lambda prepared: (path.unlink(), looked(prepared))[1]
+    assert features.picture_features([Picture(path)]).any()
+    assert not list((tmp_path / "seen").rglob("*.npy")) and not features._memory

@@ -4,8 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
-from open_clip.tokenizer import SimpleTokenizer
 
 from ppd.encoders.looks import Looks
 
@@ -58,22 +56,6 @@ def test_known_amounts_make_readings_in_standard_deviations():
     looks = Looks.from_amounts(x, amounts, NAMED, prompt=list(range(400)), measured="by hand")
     torch.testing.assert_close(looks.readings, torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.6, 0.8]]), atol=0.1, rtol=0)
     assert (looks.reliability > 0.99).all() and looks.measured == "by hand"
-
-
-def test_any_open_clip_model_with_a_text_side_makes_looks():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        vision = CLIPVisionCfg(layers=1, width=32, head_width=16, patch_size=16, image_size=32)
-        model = CLIP(8, vision, CLIPTextCfg(context_length=12, vocab_size=49408, width=16, heads=2, layers=1)).eval()
-    tokenizer = SimpleTokenizer(context_length=12)
-    words = {"warmth": ("in cold colours", "in warm colours"), "tone": ("dark", "bright")}
-    looks = Looks.from_texts(lambda t: model.encode_text(tokenizer(t)), ["a lake", "a hill"], words, torch.eye(8))
-    assert looks.readings.shape == (2, 8) and looks.high == ("in warm colours", "bright") and looks.measured == "texts"
-    torch.testing.assert_close((looks.readings * looks.steps).sum(1), torch.ones(2))
-    other = (looks.readings @ looks.steps.T - torch.eye(2)).abs().max()
-    assert other < (looks.steps[0] @ looks.steps[1]).abs() + 1e-6
-    with pytest.raises(ValueError, match="captions and words of looks, got 0 and 2"):
-        Looks.from_texts(lambda t: torch.zeros(len(t), 8), [], words, torch.eye(8))
 
 
 def test_tensors_and_lists_give_the_looks_back():

@@ -12,10 +12,10 @@ from PIL import Image
 from ppd.encoders.encoder import TasteEncoder
 from ppd.encoders.features import PictureFeatures
 from ppd.encoders.towers import open_tower
-from ppd.encoders.workshop import Materials, make_encoder, pictures_below, report_of, save_encoder
+from ppd.encoders.workshop import Materials, make_encoder, report_of, save_encoder
 from ppd.lexicon import Look, LookSide
 from ppd.pairs import PreferencePair
-from ppd.pictures import Picture, PreferenceError
+from ppd.pictures import Picture, PreferenceError, pictures_below
 from ppd.pocket.studio import ENCODER
 from ppd.studies import continue_studies, open_studies
 

@@ -260,3 +260,12 @@ def test_ten_thousand_pairs_stay_fast(store, aki):
             seconds.append(time.process_time() - start)
         assert min(seconds) < 0.05
     assert (store.person(aki).picks, store.person(aki).open) == (5000, 5000)
+
+
+def test_an_accent_is_a_sign_of_its_own_to_nobody_and_an_id_is_no_name(store):
+    composed = store.add_person("Zo\u00eb")
+    assert store.person_called("Zoe\u0308") == composed
+    with pytest.raises(StoreError, match="There is a person called"):
+        store.add_person("zoe\u0308")
+    with pytest.raises(StoreError, match="looks like the id that workflows name people by"):
+        store.add_person(composed.id)
