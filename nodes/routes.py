@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from aiohttp import web
 from comfy.cli_args import args
@@ -17,12 +14,12 @@ from ..ppd.pictures import PreferenceError
 from ..ppd.store import Candidate, MissingError, UnusableError
 from . import folders, interviews
 from .announce import announce
+from .answers import answer, file
 from .bodies import LARGEST_NUMBER, Body, Encoder, HalfLife, Import, Named, Pick, StudyQuestions, read, refused
 from .encoders import taste_encoders
 from .people import ME
 
 PREFIX = "/ppd"
-Result = TypeVar("Result")
 LONGEST_PAGE = 1000
 """Answers in one reply at most, and by default."""
 
@@ -64,7 +61,7 @@ async def people(request: web.Request) -> web.Response:
         everybody = [asdict(person) for person in store.people()]
         return {"people": everybody, "me": me and me.id, "shared": bool(args.multi_user)}
 
-    return await _answer(work)
+    return await answer(work)
 
 
 async def add_person(request: web.Request) -> web.Response:
@@ -76,7 +73,7 @@ async def add_person(request: web.Request) -> web.Response:
         announce(made.id)
         return asdict(made)
 
-    return await _answer(work)
+    return await answer(work)
 
 
 async def delete_person(request: web.Request) -> web.Response:
@@ -94,7 +91,7 @@ async def delete_person(request: web.Request) -> web.Response:
         announce(person)
         return {}
 
-    return await _answer(work)
+    return await answer(work)
 
 
 async def rename(request: web.Request) -> web.Response:
@@ -106,7 +103,7 @@ async def rename(request: web.Request) -> web.Response:
         announce(person)
         return asdict(folders.taste_store().person(person))
 
-    return await _answer(work)
+    return await answer(work)
 
 
 async def duplicate(request: web.Request) -> web.Response:
@@ -118,7 +115,7 @@ async def duplicate(request: web.Request) -> web.Response:
         announce(made.id)
         return asdict(made)
 
-    return await _answer(work)
+    return await answer(work)
 
 
 async def set_half_life(request: web.Request) -> web.Response:
@@ -129,7 +126,7 @@ async def set_half_life(request: web.Request) -> web.Response:
         folders.taste_store().set_half_life(person, body.picks)
         return _changed(person)
 
-    return await _answer(work)
+    return await answer(work)
 
 
 async def set_encoder(request: web.Request) -> web.Response:
@@ -140,7 +137,7 @@ async def set_encoder(request: web.Request) -> web.Response:
         interviews.set_encoder(person, body.encoder)
         return _changed(person)
 
-    return await _answer(work)
+    return await answer(work)
 
 
 async def export(request: web.Request) -> web.Response:
@@ -158,7 +155,7 @@ async def export(request: web.Request) -> web.Response:
             raise
         return {"path": str(path)}
 
-    return await _answer(work)
+    return await answer(work)
 
 
 async def import_pairs(request: web.Request) -> web.Response:
@@ -172,12 +169,12 @@ async def import_pairs(request: web.Request) -> web.Response:
         announce(person)
         return {"new": new, "left_out": [str(error) for error in skipped]}
 
-    return await _answer(work)
+    return await answer(work)
 
 
 async def study_sets(request: web.Request) -> web.Response:
     """Names of the sets of studies that can be asked from."""
-    return await _answer(folders.study_sets)
+    return await answer(folders.study_sets)
 
 
 async def ask_from_studies(request: web.Request) -> web.Response:
@@ -189,12 +186,12 @@ async def ask_from_studies(request: web.Request) -> web.Response:
         announce(person)
         return {"new": new}
 
-    return await _answer(work)
+    return await answer(work)
 
 
 async def preference_sets(request: web.Request) -> web.Response:
     """Names of the preference sets that can be taken over."""
-    return await _answer(folders.preference_sets)
+    return await answer(folders.preference_sets)
 
 
 # Questions and picks
@@ -204,7 +201,7 @@ async def question(request: web.Request) -> web.Response:
     """How the person stands, and what to ask next or null; or `?candidate=` a question of theirs, decided or not."""
     person = request.match_info["person"]
     wanted = _number(request.query["candidate"]) if "candidate" in request.query else None
-    return await _answer(lambda: _state(person, None if wanted is None else _theirs(person, wanted)))
+    return await answer(lambda: _state(person, None if wanted is None else _theirs(person, wanted)))
 
 
 async def asked(request: web.Request) -> web.Response:
@@ -216,7 +213,7 @@ async def asked(request: web.Request) -> web.Response:
         latest = [one.id for one in folders.taste_store().history(person, limit=1)]
         return {**_shown(candidate), "latest": latest == [number]}
 
-    return await _answer(work)
+    return await answer(work)
 
 
 async def history(request: web.Request) -> web.Response:
@@ -229,7 +226,7 @@ async def history(request: web.Request) -> web.Response:
         page = store.history(store.person(person).id, before=before, limit=limit + 1)
         return {"picks": [_shown(one) for one in page[:limit]], "more": len(page) > limit}
 
-    return await _answer(work)
+    return await answer(work)
 
 
 async def pick(request: web.Request) -> web.Response:
@@ -240,7 +237,7 @@ async def pick(request: web.Request) -> web.Response:
         folders.taste_store().pick(_theirs(person, body.candidate).id, body.verdict, body.request)
         return _changed(person)
 
-    return await _answer(work)
+    return await answer(work)
 
 
 async def undo(request: web.Request) -> web.Response:
@@ -252,7 +249,7 @@ async def undo(request: web.Request) -> web.Response:
         undone = store.undo(store.person(person).id, body.request)
         return _changed(person, undone)
 
-    return await _answer(work)
+    return await answer(work)
 
 
 async def skip_repeats(request: web.Request) -> web.Response:
@@ -265,7 +262,7 @@ async def skip_repeats(request: web.Request) -> web.Response:
         store.skip(store.person(person).id, interviews.interview_of(person).repeats(person))
         return _changed(person)
 
-    return await _answer(work)
+    return await answer(work)
 
 
 # Pictures
@@ -273,17 +270,12 @@ async def skip_repeats(request: web.Request) -> web.Response:
 
 async def picture(request: web.Request) -> web.StreamResponse:
     """A picture by its sha256."""
-    return await _file(lambda: folders.taste_store().picture(request.match_info["digest"]), "image/png")
+    return await file(lambda: folders.taste_store().picture(request.match_info["digest"]), "image/png")
 
 
 async def thumbnail(request: web.Request) -> web.StreamResponse:
     """A small picture by the sha256 of the large one."""
-    return await _file(lambda: folders.taste_store().thumbnail(request.match_info["digest"]), "image/jpeg")
-
-
-async def _file(find: Callable[[], Path], content_type: str) -> web.StreamResponse:
-    headers = {"Content-Type": content_type, "Cache-Control": "private, no-store"}
-    return web.FileResponse(await _done(find), headers=headers)
+    return await file(lambda: folders.taste_store().thumbnail(request.match_info["digest"]), "image/jpeg")
 
 
 # What the above are made of
@@ -347,22 +339,3 @@ def _number(text: str) -> int:
     if len(text) > 19 or not text.isascii() or not text.isdecimal() or not 0 < int(text) <= LARGEST_NUMBER:
         raise refused(web.HTTPNotFound, "Expected a number.")
     return int(text)
-
-
-async def _answer(work: Callable[[], Any]) -> web.Response:
-    return web.json_response(await _done(work))
-
-
-async def _done(work: Callable[[], Result]) -> Result:
-    """What `work` returns, done in a thread, or its refusal as one sentence: 404 for what is not there, 400 for what
-    cannot be used, 503 where the disk does not let us read or write."""
-    try:
-        return await asyncio.to_thread(work)
-    except MissingError as error:
-        raise refused(web.HTTPNotFound, str(error)) from error
-    except UnusableError as error:
-        raise refused(web.HTTPServiceUnavailable, str(error)) from error
-    except ValueError as error:
-        raise refused(web.HTTPBadRequest, str(error)) from error
-    except OSError as error:
-        raise refused(web.HTTPServiceUnavailable, f"A file could not be read or written ({error}).") from error
