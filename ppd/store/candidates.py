@@ -101,6 +101,10 @@ class Candidates(People):
             )
         )
 
+    def choices(self, person: str) -> dict[int, str]:
+        """The choice among several that a candidate's standing pick is part of, where it is of one."""
+        return {}
+
     def pick(self, candidate: int, verdict: str, request: str) -> int:
         """What the person says of a candidate, now or anew. A request that comes twice counts once; the pick's id."""
         if verdict not in VERDICTS:
