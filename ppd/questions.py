@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .encoders.encoder import PosteriorEncoder
+from .encoders.choices import numbered
+from .encoders.encoder import PosteriorEncoder, Told
 from .encoders.statements import Statement, asked_of, would_ask
 from .pictures import Picture, PreferenceError
 from .store import Candidate, MissingError, TasteStore, fade
@@ -162,7 +163,7 @@ class Interview:
         opening = None
         if self.encoder.looks is not None:
             noise = self.encoder.prior.noise
-            known = asked_of(self.encoder.looks, told[0] * noise, told[2])
+            known = asked_of(self.encoder.looks, told.differences * noise, told.weights, told.choices)
             opening = would_ask(self.encoder.looks, known, filed.differences[rows] * noise)
         found = next_question(len(verdicts), x, asked, embedding.u[0], embedding.covariance, opening)
         return (None if found is None else filed.ids[rows[found]]), embedding
@@ -177,13 +178,17 @@ class Interview:
             self._filed.pop(person, None)
             self.encoder.features.drop_memory()
 
-    def _picks(self, person: str, verdicts: dict[int, str], filed: _Filed) -> tuple[Tensor, Tensor, Tensor]:
-        """Differences [n, d], outcomes and weights [n] of what was picked, the oldest first."""
+    def _picks(self, person: str, verdicts: dict[int, str], filed: _Filed) -> Told:
+        """What was picked, the oldest first; the best of several is one pick, and fades as one."""
+        names = self.store.choices(person)
         picks = [(filed.rows[one], what) for one, what in verdicts.items() if one in filed.rows and what != "skip"]
         signs = torch.tensor([-1.0 if what == "second" else 1.0 for _, what in picks])
         outcomes = torch.tensor([0.5 if what == "tie" else 1.0 for _, what in picks])
         differences = filed.differences[[row for row, _ in picks]] * signs[:, None]
-        return differences, outcomes, torch.tensor(fade(len(picks), self.store.person(person).half_life))
+        choices = numbered([names.get(filed.ids[row]) for row, _ in picks])
+        first, number = choices.unique(return_inverse=True)
+        weights = torch.tensor(fade(len(first), self.store.person(person).half_life))[number]
+        return Told(differences, outcomes, weights, choices)
 
     def _read(self, person: str, progress: Callable[[int, int], None] | None = None) -> _Filed:
         """The person's candidates, those filed since the last time looked at now."""
