@@ -15,6 +15,9 @@ the person's own picks of these pairs; `covered` is the share of them whose true
 interval. What the tower does not see lacks in every interval, so how sure each reading makes is shown apart: an ideal
 reader sees the hidden statistics and knows the moments of the training people's tastes.
 
+`statements` is how often what is called sure of a look is right, and how many looks are called so, of people who like
+one to three statistics of pixels and nothing else, after STATED answers (benchmarks/looks.py).
+
 Pictures are rendered in random styles, since the base takes half an hour to paint as many; with `--work` they are those
 that the base painted into that folder, as in `benchmarks.asking`. Means are over people, with 95 % bootstrap intervals
 over people.
@@ -35,8 +38,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ppd.encoders.looks import Looks
 from ppd.encoders.population import PopulationPrior
 from ppd.encoders.posterior import fit_with_noise
+from ppd.encoders.statements import statements
 from ppd.evaluation import Array, bootstrap
 from ppd.moodboard import MOST_BACKGROUND
 from ppd.pocket import scenes
@@ -46,6 +51,8 @@ from ppd.pocket.recipe import Recipe
 from ppd.pocket.statistics import picture_statistics, reward_statistics
 from ppd.pocket.studio import WEIGHTS
 from ppd.pocket.taste import Pool
+
+from .looks import TRUE_LOOKS, figures, judged, tastes
 
 SEED = 211
 PICTURES = 2000
@@ -59,13 +66,14 @@ LOVED = (5, 10, 20)
 SEEN = 10
 """A moodboard holds one in so many pictures that the person saw."""
 BACKGROUNDS = (16, 64, 256)
+STATED = 8
 MEASURES = ("accuracy", "loss", "covered")
 NINETY = 1.645
 """Standard deviations to either side that hold 90 %."""
 
 
-def rendered_pool(recipe: Recipe, count: int) -> Pool:
-    """Pictures in random styles, as many of each training caption but for one."""
+def rendered_pool(recipe: Recipe, count: int) -> tuple[Pool, Tensor]:
+    """Pictures in random styles, as many of each training caption but for one; and their raw statistics [n, M]."""
     rng = np.random.default_rng(SEED)
     captions = np.arange(count) % len(scenes.TRAINING_CAPTIONS)
     statistics, features = [], []
@@ -74,9 +82,10 @@ def rendered_pool(recipe: Recipe, count: int) -> Pool:
         pictures = to_tensor(
             np.stack([scenes.render(scenes.TRAINING_CAPTIONS[captions[i]], scenes.random_style(rng), i) for i in some])
         )
-        statistics.append(reward_statistics(recipe.whitening, picture_statistics(pictures)))
+        statistics.append(picture_statistics(pictures))
         features.append(recipe.encoder.image_tensor_features(pictures))
-    return Pool(captions, torch.cat(statistics), torch.cat(features))
+    raw = torch.cat(statistics)
+    return Pool(captions, reward_statistics(recipe.whitening, raw), torch.cat(features)), raw
 
 
 @dataclass(frozen=True)
@@ -181,6 +190,26 @@ def by_moodboard(everybody: list[Person], prior: PopulationPrior) -> dict[str, A
     return report
 
 
+def by_statements(pool: Pool, raw: Tensor, prior: PopulationPrior, looks: Looks, people: int) -> dict[str, Any]:
+    """How often sure statements are right, by arm, of as many people for each number of true looks."""
+    reward = raw.double() / raw.double().std(0)
+    phi, world = prior.whiten(pool.features).double(), torch.corrcoef(raw.double().T)
+    rows: dict[str, list[tuple[int, int, int]]] = {}
+    for true_looks in TRUE_LOOKS:
+        rng = np.random.default_rng([SEED, true_looks])
+        for weights in tqdm(tastes(world, people, true_looks, rng), desc="statements", mininterval=2.0):
+            captions = rng.permutation(np.unique(pool.captions))
+            asked = [rng.permutation(np.flatnonzero(pool.captions == caption)) for caption in captions]
+            person = Person((reward @ weights).numpy(), phi, asked, np.empty((0, 2), int))
+            for shown in SHOWN:
+                differences, choices = person.told(person.grids(shown, STATED, rng))
+                readings = {_arm(shown): choices} | ({f"{_arm(shown)}, read as pairs": None} if shown > 2 else {})
+                for arm, numbers in readings.items():
+                    found = statements(looks, differences, choices=numbers)
+                    rows.setdefault(arm, []).append((*judged(found, weights), true_looks))
+    return {arm: figures(np.array(some, dtype=float)) for arm, some in rows.items()}
+
+
 def nobodys(everybody: list[Person], prior: PopulationPrior) -> dict[str, float]:
     """The accuracy of the population user, before any answer."""
     return bootstrap(np.array([person.judged(prior, torch.empty(0, prior.dim), None)[0] for person in everybody]))
@@ -217,6 +246,9 @@ def table(report: dict[str, Any]) -> str:
                 row = "  ".join(f"{measure} {_figure(found[measure])}" for measure in MEASURES)
                 less = f"  less pairs' {_figure(found['less_pairs'])}" if "less_pairs" in found else ""
                 lines.append(f"  {arm:24} {count:>3}  {row}{less}")
+    lines.append(f"statements after {STATED} answers")
+    for arm, found in report["statements"].items():
+        lines.append(f"  {arm:24}      right {_figure(found['right'])}  sure {_figure(found['sure'])}")
     return "\n".join(lines)
 
 
@@ -232,10 +264,15 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as empty:
         recipe = Recipe(arguments.work or Path(empty), WEIGHTS)
-        pool = recipe.pool if arguments.work else rendered_pool(recipe, PICTURES)
+        if arguments.work:
+            pool, raw = recipe.pool, recipe.painted["statistics"]
+        else:
+            pool, raw = rendered_pool(recipe, PICTURES)
         people = recipe.people["reporting"]
         few = People(people.weights[: arguments.people], people.types[: arguments.people])
         report = measure(pool, few, recipe.people["training"], recipe.prior)
+        stated = max(1, len(few.weights) // 5)
+        report["statements"] = by_statements(pool, raw, recipe.prior, recipe.looks, stated)
     report["settings"] = {
         "people": len(few.weights),
         "pictures": "painted" if arguments.work else "rendered",

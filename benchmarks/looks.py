@@ -128,14 +128,14 @@ def look_at_edits(tower: OpenClipTower) -> dict[str, Tensor]:
     }
 
 
-def tastes(world: World, count: int, true_looks: int, rng: np.random.Generator) -> Tensor:
+def tastes(covariance: Tensor, count: int, true_looks: int, rng: np.random.Generator) -> Tensor:
     """Weights [count, k] of people with that many true looks, of a reward of unit standard deviation over pictures."""
-    k = len(world.covariance)
+    k = len(covariance)
     weights = torch.zeros(count, k, dtype=torch.float64)
     for row in weights:
         chosen = rng.choice(k, true_looks, replace=False)
         row[chosen] = torch.from_numpy(rng.choice([-1.0, 1.0], true_looks) * rng.uniform(0.5, 1, true_looks))
-    return weights / ((weights @ world.covariance) * weights).sum(1, keepdim=True).sqrt()
+    return weights / ((weights @ covariance) * weights).sum(1, keepdim=True).sqrt()
 
 
 def picked(world: World, way: str, weights: Tensor, rng: np.random.Generator) -> Tensor:
@@ -183,7 +183,7 @@ def by_people(world: World, people: int) -> dict[str, Any]:
                 rng = np.random.default_rng([SEED, number, at, true_looks])
                 rows: dict[int, list[tuple[int, int, int]]] = {n: [] for n in COUNTS}
                 known: dict[int, list[float]] = {n: [] for n in COUNTS}
-                for weights in tastes(world, people, true_looks, rng):
+                for weights in tastes(world.covariance, people, true_looks, rng):
                     picks = picked(world, way, weights, rng)
                     for n in COUNTS:
                         found = statements(world.looks, picks[:n])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks import choices
-from benchmarks.choices import ideal, measure, meet, rendered_pool, table
+from benchmarks.choices import by_statements, ideal, measure, meet, rendered_pool, table
 from ppd.encoders.posterior import fit_posterior
 from ppd.pocket import scenes
 from ppd.pocket.people import TEMPERATURE, People
@@ -29,7 +29,7 @@ def recipe(tmp_path_factory) -> Recipe:
 def pool(recipe) -> Pool:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scenes, "TRAINING_CAPTIONS", scenes.TRAINING_CAPTIONS[:CAPTIONS])
-        return rendered_pool(recipe, CAPTIONS * EACH)
+        return rendered_pool(recipe, CAPTIONS * EACH)[0]
 
 
 @pytest.fixture(autouse=True)
@@ -99,8 +99,11 @@ def test_the_ideal_reader_knows_tastes_by_their_moments(recipe, pool):
 
 def test_grids_teach_more_than_pairs_and_the_report_has_its_figures(recipe, pool):
     report = measure(pool, some(recipe.people["reporting"], 10), recipe.people["training"], recipe.prior)
+    report["statements"] = by_statements(pool, pool.statistics, recipe.prior, recipe.looks, 2)
     report = json.loads(json.dumps(report))
-    assert set(report) == {"population", "choices", "moodboard", "ideal reader"}
+    nine, as_pairs = (report["statements"][f"best of 9{read}"]["sure"]["mean"] for read in ("", ", read as pairs"))
+    assert nine <= as_pairs
+    assert set(report) == {"population", "choices", "moodboard", "ideal reader", "statements"}
     grids = {"pairs", "best of 4", "best of 4, read as pairs", "best of 9", "best of 9, read as pairs"}
     assert set(report["choices"]) == set(report["ideal reader"]) == grids
     assert set(report["choices"]["pairs"]) == {"4", "18"} and set(report["choices"]["best of 9"]) == {"4"}

@@ -20,7 +20,7 @@ def world():
 
 def test_people_of_a_known_world_are_known_and_wrong_signs_are_wrong():
     known, rng = world(), np.random.default_rng(1)
-    weights = tastes(known, 5, 2, rng)
+    weights = tastes(known.covariance, 5, 2, rng)
     torch.testing.assert_close(weights.norm(dim=1), torch.ones(5).double())
     assert ((weights != 0).sum(1) == 2).all()
     picks = picked(known, "duels", weights[0], rng)
