@@ -26,6 +26,7 @@ def standing(person: str, of: int = 2, asked: Candidate | None = None) -> dict[s
     state: dict[str, Any] = {
         "person": asdict(store.person(person)),
         "encoders": taste_encoders(),
+        "studies": folders.study_sets(),
         "question": None if asked is None else shown(asked),
         "upcoming": [],
         "reading": None,

@@ -34,7 +34,7 @@ def enough(prior: PopulationPrior, covariance: Tensor) -> tuple[float, int]:
     for more, later in enumerate(_good_picks(covariance.double(), _differences(prior)), 1):
         if more == ENOUGH or _explained(first, later) >= wanted:
             break
-    return max(0.0, now / wanted), more
+    return max(0.0, round(now / wanted, 4)), more
 
 
 @lru_cache(maxsize=8)
