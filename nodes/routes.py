@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -13,6 +13,7 @@ from comfy.cli_args import args
 from ..ppd.grids import SIZES
 from ..ppd.pictures import PreferenceError
 from ..ppd.store import Candidate, MissingError
+from ..ppd.store.candidates import MOST_CHOICES
 from . import folders, interviews, study_questions
 from .announce import announce
 from .answers import answer, file
@@ -254,7 +255,7 @@ async def pick(request: web.Request) -> web.Response:
     def work() -> Any:
         number = _theirs(person, body.candidate).id
         folders.taste_store().pick(number, body.verdict, body.request)
-        return _changed(person, body, changed=[number])
+        return _changed(person, body, [number])
 
     return await answer(work)
 
@@ -264,24 +265,25 @@ async def choose(request: web.Request) -> web.Response:
     person, body = request.match_info["person"], await read(request, Choice)
 
     def work() -> Any:
-        store = folders.taste_store()
+        store, before = folders.taste_store(), _latest(person)
         if body.best is None:
             interviews.pass_over(person, body.pictures)
-            return _changed(person, body)
-        choice = store.choose(person, body.prompt, body.pictures, body.best, body.request)
-        return _changed(person, body, changed=store.candidates_of_choice(choice))
+        else:
+            store.choose(person, body.prompt, body.pictures, body.best, body.request)
+        return _changed(person, body, before ^ _latest(person))
 
     return await answer(work)
 
 
 async def undo(request: web.Request) -> web.Response:
-    """Take back the person's latest pick; how the person stands then, with the question it was about."""
+    """Take back the person's latest pick, or the whole choice; how the person stands then, with the question it was
+    about where two pictures are asked about."""
     person, body = request.match_info["person"], await read(request, Asked)
 
     def work() -> Any:
-        store = folders.taste_store()
+        store, before = folders.taste_store(), _latest(person)
         undone = store.undo(store.person(person).id, body.request)
-        return _changed(person, body, undone if body.of == 2 else None, [] if undone is None else [undone.id])
+        return _changed(person, body, before ^ _latest(person), undone if body.of == 2 else None)
 
     return await answer(work)
 
@@ -294,7 +296,7 @@ async def skip_repeats(request: web.Request) -> web.Response:
         store = folders.taste_store()
         repeats = interviews.interview_of(person).repeats(person)
         store.skip(store.person(person).id, repeats)
-        return _changed(person, body, changed=repeats[:LONGEST_PAGE])
+        return _changed(person, body, repeats[:LONGEST_PAGE])
 
     return await answer(work)
 
@@ -323,12 +325,23 @@ def _theirs(person: str, number: int) -> Candidate:
     return candidate
 
 
-def _changed(person: str, request: Body, asked: Candidate | None = None, changed: Sequence[int] = ()) -> dict[str, Any]:
+def _latest(person: str) -> set[tuple[int, int | None]]:
+    """The latest answers, more than one choice may make, by question and pick."""
+    return {(one.id, one.pick) for one in folders.taste_store().history(person, limit=2 * MOST_CHOICES)}
+
+
+def _changed(
+    person: str,
+    request: Body,
+    changed: Iterable[int | tuple[int, int | None]] = (),
+    asked: Candidate | None = None,
+) -> dict[str, Any]:
     """How the person stands after a request that changed it, and how the questions that it `changed` stand."""
     announce(person, request.request)
     of = request.of if isinstance(request, Asked) else 2
     store = folders.taste_store()
-    return standing(person, of, asked) | {"changed": [shown(store.candidate(number)) for number in changed]}
+    numbers = sorted({one if isinstance(one, int) else one[0] for one in changed})
+    return standing(person, of, asked) | {"changed": [shown(store.candidate(number)) for number in numbers]}
 
 
 def _number(text: str) -> int:

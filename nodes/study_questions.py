@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from hashlib import sha256
 from itertools import zip_longest
 
-from ..ppd.store import MissingError
+from ..ppd.store import MissingError, Question
 from ..ppd.studies import open_studies
 from . import folders
 from .announce import announce
@@ -88,15 +88,15 @@ def ask_from_studies(person: str, name: str, most: int = STUDY_QUESTIONS) -> int
     found = interview.statements(person)
     unasked = {one.name for one in found if one.state == "not asked yet"}
     by_look = sorted(studies.by_look().items(), key=lambda item: item[0] not in unasked)
-    filed: set[int] = set()
-    known = {number for number, *_ in store.pictures_of(person)}
+    known = store.keys(person)
+    new: list[Question] = []
     for pair in (pair for row in zip_longest(*(pairs for _, pairs in by_look)) for pair in row if pair is not None):
-        if len(filed) == most:
+        if len(new) == most:
             break
-        if pair.alike():
-            continue
         key = sha256(f"study {pair.study}".encode()).hexdigest()
+        if key in known or pair.alike():
+            continue
         first, second = (pair.low, pair.high) if int(key, 16) % 2 else (pair.high, pair.low)
         origin = {"studies": name, "look": pair.look}
-        filed |= {store.add_candidate(person, pair.prompt, first.picture, second.picture, origin, key)} - known
-    return len(filed)
+        new.append(Question(pair.prompt, first.picture, second.picture, origin, key))
+    return len(store.add_candidates(person, new))

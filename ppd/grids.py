@@ -97,6 +97,9 @@ def _by_prompt(store: TasteStore, person: str) -> list[tuple[str, list[str]]]:
             losers = {"first": both[:1], "second": both[1:]}.get(one.verdict, both)
             beaten.update((one.prompt, digest) for digest in losers)
         pictures.setdefault(one.prompt, {}).update(dict.fromkeys(both))
+    kept = store.latest_picture(person)  # the odd one of a batch, which no pair has
+    if kept is not None:
+        pictures[kept.prompt] = {kept.digest: None} | pictures.get(kept.prompt, {})
     return [
         (prompt, [digest for digest in digests if (prompt, digest) not in beaten][:MOST_PICTURES])
         for prompt, digests in pictures.items()
