@@ -44,8 +44,8 @@ class PreferenceCollector(io.ComfyNode):
             inputs=[
                 io.Image.Input(
                     "images",
-                    tooltip="Pictures of one prompt: a batch or a list, asked about two by two, and on the rating page as "
-                    "the best of four or nine. One without a partner is compared with the last run's.",
+                    tooltip="Pictures of one prompt: a batch or a list, asked about two by two, and on the rating page "
+                    "as the best of four or nine. One without a partner is compared with the last run's.",
                 ),
                 io.String.Input(
                     "person",

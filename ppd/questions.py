@@ -249,11 +249,11 @@ class Interview:
             waiting = self._in_turn(person, (*filed.waiting, *newest)) if newest else filed.waiting
             now = (*filed.unseen, *waiting[:most])
             # Another object, not this one changed: another thread may be at work with it
-            filed = self._with(filed, now, self.look({digest for _, *pair in now for digest in pair}))
-            filed.known = newest[-1][0] if newest else filed.known
-            filed.waiting = () if most is None else tuple(waiting[most:])
-            self._filed[person] = filed
-            return filed
+            seen = self._with(filed, now, self.look({digest for _, *pair in now for digest in pair}))
+            seen.known = newest[-1][0] if newest else filed.known
+            seen.waiting = () if most is None else tuple(waiting[most:])
+            self._filed[person] = seen
+            return seen
         finally:
             lock.release()
 
