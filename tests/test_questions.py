@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sqlite3
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -214,6 +215,28 @@ def test_an_interview_learns_what_the_encoder_does(store, encoder):
     learned, encoded = Interview(store, encoder).ask(aki)[1], encoder.encode(store.pairs(aki))
     torch.testing.assert_close(learned.u, encoded.u, rtol=0, atol=1e-5)
     assert learned.pairs == encoded.pairs == 3
+
+
+def test_the_best_of_several_is_one_pick_and_fades_as_one(store, encoder, monkeypatch):
+    """A grid of four, whose pairs stand either way round, and then a pick of two."""
+    aki, best = store.add_person("Aki").id, PAIRS[1][0]
+    grid = fill(store, aki, [(best, PAIRS[1][1]), (PAIRS[2][0], best), (best, PAIRS[2][1])])
+    for candidate, verdict in zip(grid, ("first", "second", "first"), strict=True):
+        store.pick(candidate, verdict, f"r{candidate}")
+    store.pick(store.add_candidate(aki, "another", *PAIRS[3]), "second", "last")
+    store.set_half_life(aki, 1)
+    monkeypatch.setattr(store, "choices", lambda person: dict.fromkeys(grid, "grid"))
+    *chosen, last = store.pairs(aki)
+    told = [replace(pair, choice="grid", weight=0.5) for pair in chosen] + [last]
+    interview = Interview(store, encoder)
+    learned, encoded = interview.ask(aki)[1], encoder.encode(told)
+    torch.testing.assert_close(learned.u, encoded.u, rtol=0, atol=1e-5)
+    assert learned.pairs == encoded.pairs == 2
+    as_pairs = encoder.encode([replace(pair, choice=None) for pair in told])
+    assert (as_pairs.u - learned.u).norm() > 0.05 and as_pairs.pairs == 4
+    said = {one.name: one for one in encoder.statements(*encoder.read(told))}
+    for one in interview.statements(aki):
+        assert one.probability == pytest.approx(said[one.name].probability, abs=1e-4)
 
 
 def test_exported_and_imported_picks_make_the_same_embedding_to_the_last_bit(store, encoder, tmp_path):
