@@ -82,12 +82,11 @@ def adopt(person: Person, embeddings: Iterable[UserEmbedding]) -> str:
     names = [name for name in taste_encoders() if _is_of(name, hashes)]
     if not names or person.encoder in names:
         return ""
-    if person.picks:
+    if not folders.taste_store().set_encoder(person.id, names[0], unless_picked=True):
         return (
             f"The tab Taste reads {person.name} by the taste encoder {person.encoder!r}, and this was painted by "
             f"{names[0]!r}: choose that one there, under More."
         )
-    folders.taste_store().set_encoder(person.id, names[0])
     return ""
 
 
