@@ -1,11 +1,11 @@
 // The sidebar tab "Taste": questions about pairs of pictures, what has been answered, and what was learned.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { CHANGED, VERDICTS, ask, element, loadWords, t } from "./common.js";
+import { CHANGED, CHOSEN, LAST_PERSON, VERDICTS, ask, element, loadWords, t } from "./common.js";
+import { waiting } from "./people.js";
 import * as parts from "./taste_parts.js";
 
 const TAB = "ppd-taste";
-const LAST_PERSON = "ppd.person";
 const PAGE = 24; // answers
 const NONE = { picks: [], more: false };
 
@@ -77,7 +77,9 @@ class Panel {
         const history = state ? await ask(`people/${state.person.id}/history?limit=${this.unfoldedFor(state.person)}`) : NONE;
         Object.assign(this, { state, history });
         if (state) {
+            const isNew = localStorage.getItem(LAST_PERSON) !== state.person.id;
             localStorage.setItem(LAST_PERSON, state.person.id);
+            if (isNew) api.dispatchCustomEvent(CHOSEN);
             this.people = this.people.map((person) => (person.id === state.person.id ? state.person : person));
         }
         this.render();
@@ -230,12 +232,11 @@ class Panel {
     }
 }
 
-// The count of what waits, on the tab's icon. A string on the registered tab: a function is asked once only
+// The count of what waits for the tab's person. A string on the registered tab: a function is asked once only
 async function showBadge() {
-    const { people } = await ask("people");
-    const waiting = people.reduce((total, { open }) => total + open, 0);
+    const open = (await waiting())?.waiting;
     const tab = app.extensionManager.sidebarTab.sidebarTabs.find(({ id }) => id === TAB);
-    if (tab) tab.iconBadge = waiting ? String(waiting) : null;
+    if (tab) tab.iconBadge = open ? String(open) : null;
 }
 
 app.registerExtension({
@@ -258,6 +259,7 @@ app.registerExtension({
             destroy: () => panel?.close(),
         });
         api.addEventListener(CHANGED, showBadge);
+        api.addEventListener(CHOSEN, showBadge);
         await showBadge();
     },
 });
