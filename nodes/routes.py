@@ -55,6 +55,7 @@ def register(routes: web.RouteTableDef) -> None:
     routes.post(f"{person}/import")(import_pairs)
     routes.get(f"{person}/question")(question)
     routes.get(f"{person}/questions/{{candidate}}")(asked)
+    routes.get(f"{person}/waiting")(waiting)
     routes.get(f"{person}/history")(history)
     routes.post(f"{person}/picks")(pick)
     routes.post(f"{person}/choices")(choose)
@@ -235,6 +236,12 @@ async def asked(request: web.Request) -> web.Response:
         return {**shown(candidate), "latest": latest == [number]}
 
     return await answer(work)
+
+
+async def waiting(request: web.Request) -> web.Response:
+    """How many questions that would be asked wait for the person's answer."""
+    person = request.match_info["person"]
+    return await answer(lambda: {"waiting": interviews.waiting(person)})
 
 
 async def history(request: web.Request) -> web.Response:

@@ -186,6 +186,12 @@ class Interview:
         repeated = asked_already(filed.differences[rows], filed.differences[decided]).tolist()
         return [filed.ids[row] for row, is_repeated in zip(rows, repeated, strict=True) if is_repeated]
 
+    def waiting(self, person: str) -> int:
+        """How many open candidates would be asked: those that can be read and repeat no decided one."""
+        filed = self._read(person)
+        rows, decided = _open_and_decided(filed, self.store.verdicts(person))
+        return int((~asked_already(filed.differences[rows], filed.differences[decided])).sum())
+
     def _ask(self, person: str, most: int | None = None, count: int = 1) -> tuple[list[int], UserEmbedding, Told]:
         """At most `count` candidates in the order they would be asked, the embedding, and what it was read from."""
         verdicts, filed = self.store.verdicts(person), self._read(person, most)
