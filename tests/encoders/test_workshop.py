@@ -93,10 +93,32 @@ def test_looks_are_measured_as_painted_and_those_not_obeyed_are_named(features, 
     assert amounts[0] > abs(amounts[1])
 
 
+def test_what_was_painted_is_compared_with_what_the_tower_reads(studies, weights):
+    """A text side that reads "bright" as it was painted, and "warm" the other way round."""
+    features = PictureFeatures(open_tower(REFERENCE, weights / ENCODER))
+    plain = make_encoder(features, REFERENCE, Materials(studies))
+    assert "words_agree" not in plain.made
+    towards = torch.linalg.pinv(plain.prior.basis.double()).T @ plain.looks.steps.double().T  # features [f, k]
+    signs = {"bright": (0, 1), "dark": (0, -1), "warm": (1, -1), "cool": (1, 1)}
+
+    def text_side(texts):
+        sides = [signs[text.rsplit(", ", 1)[1]] for text in texts]
+        return torch.stack([sign * towards[:, look] for look, sign in sides])
+
+    features.tower.text_side = text_side
+    encoder = make_encoder(features, REFERENCE, Materials(studies))
+    assert encoder.made["words_agree"] == {"dark-bright": 1.0, "cool-warm": -1.0}
+    assert "cosine 0.00 in the median of the looks, least -1.00 of cool-warm" in report_of(encoder)
+
+
 def test_real_people_make_the_prior_and_leave_no_name(features, tmp_path, weights):
-    encoder = make_encoder(features, REFERENCE, Materials(pairs=people()))
+    grid = [
+        PreferencePair("a", scene(9000, light=0.3), scene(9000 + n, light=-0.3), f"{n}", user="person 3", choice="best")
+        for n in range(1, 4)
+    ]
+    encoder = make_encoder(features, REFERENCE, Materials(pairs=people() + grid))
     made = encoder.made
-    assert (made["people"], made["people_are"], made["picks"], made["study_pairs"]) == (14, "real", 196, 0)
+    assert (made["people"], made["people_are"], made["picks"], made["study_pairs"]) == (14, "real", 197, 0)
     assert encoder.looks is None
     right = [
         float(encoder.prior.differences(*rows) @ encoder.prior.mean) > 0
@@ -109,7 +131,7 @@ def test_real_people_make_the_prior_and_leave_no_name(features, tmp_path, weight
     assert sum(right) >= 19
     save_encoder(encoder, tmp_path / "mine", weights / ENCODER)
     assert "person 3" not in (tmp_path / "mine" / "encoder.json").read_text()
-    assert "14 real people with 196 picks" in report_of(encoder)
+    assert "14 real people with 197 picks" in report_of(encoder)
 
 
 def test_few_people_give_way_to_simulated_ones_and_it_is_said(features):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,7 +94,10 @@ def test_questions_from_studies_ask_each_look_once_before_any_twice(server, stor
             assert writer.add_finished(look, f"a dog {number}", 7, *sides)
     assert writer.add_finished(looks[0], "heeded not", 7, plain(1, 1, 1), plain(1, 1, 1))  # and so never asked
     assert "asked studies" in told(server, "studies")
-    assert told(server, f"people/{person}/studies", {"studies": "asked studies", "request": "r"}) == {"new": 6}
+    with ThreadPoolExecutor(3) as hands:  # at once, and yet each question is filed by one of them
+        bodies = [{"studies": "asked studies", "request": f"r{number}"} for number in range(3)]
+        answers = list(hands.map(lambda body: told(server, f"people/{person}/studies", body)["new"], bodies))
+    assert sorted(answers) == [0, 0, 6]
     new = store.inbox(person)[:6][::-1]
     assert [one.origin["look"] for one in new] == [look.id for look in looks] * 2
     digests = {plain(0, 0, 0).digest, plain(0, 0, 200).digest}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import struct
 import threading
@@ -164,12 +165,31 @@ def test_what_cannot_be_used_is_told(server, store, somebody):
     path = store.picture(digest)
     data = path.read_bytes()
     path.write_bytes(b"damaged")
-    status, text = call(server, f"thumbnails/{digest}")
+    answers = [call(server, f"{kind}/{digest}") for kind in ("pictures", "thumbnails")]
     path.write_bytes(data)
-    assert status == 400 and "cannot be decoded" in json.loads(text)["error"]
+    for status, text in answers:
+        assert status == 400 and json.loads(text)["error"].startswith("This picture cannot be shown: the picture ")
     store.pick(asked[0], "first", f"{person}-r")
     store.rename(person, "名" * 80)
     assert told(server, f"people/{person}/export", {"request": "r"})["path"]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_a_picture_is_served_as_what_it_is(server, store, somebody, kind):
+    """As imported pictures may be; browsers show no TIFF, so that comes as PNG."""
+    person, _ = somebody
+    buffer = io.BytesIO()
+    Image.new("RGB", (32, 16), (200, 30, 30)).save(buffer, kind)
+    data = buffer.getvalue()
+    store.add_picture(person, kind, Picture(data=data))
+    url = f"{server.url}/ppd/pictures/{Picture(data=data).digest}"
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        served, headers = answer.read(), answer.headers
+    assert headers["Content-Type"] == {"TIFF": "image/png"}.get(kind, f"image/{kind.lower()}")
+    assert (headers["X-Content-Type-Options"], headers["Cache-Control"]) == ("nosniff", "private, no-store")
+    with Image.open(io.BytesIO(served)) as image:
+        assert (image.format, image.size) == ("PNG" if kind == "TIFF" else kind, (32, 16))
+    assert kind == "TIFF" or served == data
 
 
 def test_picks_fade_by_request(server, store, somebody):
