@@ -193,12 +193,12 @@ def test_what_was_answered_elsewhere_meanwhile_is_not_asked(store, encoder, monk
     interview = Interview(store, encoder)
     found, ask = [], interview._ask
 
-    def in_between(person):
-        number, embedding = ask(person)
+    def in_between(*arguments):
+        numbers, *rest = ask(*arguments)
         if not found:
-            store.pick(number, "first", "another window")
-        found.append(number)
-        return number, embedding
+            store.pick(numbers[0], "first", "another window")
+        found.append(numbers[0])
+        return numbers, *rest
 
     monkeypatch.setattr(interview, "_ask", in_between)
     question, embedding = interview.ask(aki)
@@ -323,3 +323,50 @@ def test_twelve_pickers_whose_pairs_were_as_bright_as_each_other_are_asked_of_br
     assert said["brightness"].state == "not asked yet"
     fill(store, aki, [(plain(90, 100, 110), plain(110, 100, 90)), (plain(15, 15, 15), plain(240, 240, 240))])
     assert interview.ask(aki)[0].id == store.pictures_of(aki)[-1][0]
+
+
+def test_many_new_candidates_are_looked_at_part_by_part_and_asked_about_meanwhile(store, encoder):
+    """The newest open ones and the latest picks first; in the end as if all had been looked at together."""
+    aki = store.add_person("Aki").id
+    colours = torch.randint(0, 256, (80, 2, 3), generator=torch.Generator().manual_seed(2)).tolist()
+    candidates = fill(store, aki, [(plain(*first), plain(*second)) for first, second in colours])
+    for number, candidate in enumerate(candidates[:10]):
+        store.pick(candidate, "first", f"r{number}")
+    interview, steps = Interview(store, encoder), []
+    standing = interview.stand(aki, most=4, upcoming=2)
+    assert standing.question.id in candidates[-2:] and len(standing.upcoming) == 1
+    assert standing.embedding.pairs == 2 and interview.unread(aki) == 76
+    (late,) = fill(store, aki, PAIRS[1:2])
+    assert interview.unread(aki) == 77
+
+    def progress(done, of):
+        asked = interview.stand(aki, most=1)
+        steps.append((done, of, asked.embedding.pairs))
+
+    interview.read(aki, progress)
+    assert [(done, of) for done, of, _ in steps] == [(32, 77), (65, 77), (77, 77)]
+    assert steps[-1][2] == 10 and interview.unread(aki) == 0
+    whole = Interview(store, encoder)
+    assert interview.stand(aki).question == whole.stand(aki).question
+    assert interview._filed[aki].ids == whole._filed[aki].ids == [*candidates, late]
+    torch.testing.assert_close(interview._filed[aki].differences, whole._filed[aki].differences)
+
+
+def test_who_finds_another_looking_takes_what_has_been_seen(store, encoder):
+    aki = store.add_person("Aki").id
+    fill(store, aki, PAIRS)
+    interview = Interview(store, encoder)
+    interview.stand(aki, most=2)
+    with interview._locks[aki]:
+        standing = interview.stand(aki, most=2)
+    assert standing.question is not None and interview.unread(aki) == 2
+
+
+def test_what_may_come_next_is_what_would_be_asked_after_a_skip(store, encoder):
+    aki = store.add_person("Aki").id
+    fill(store, aki, PAIRS)
+    interview = Interview(store, encoder)
+    now = interview.stand(aki, upcoming=2)
+    assert len({now.question.id, *(one.id for one in now.upcoming)}) == 3
+    store.pick(now.question.id, "skip", "r")
+    assert interview.stand(aki).question.id == now.upcoming[0].id

@@ -7,6 +7,8 @@ from PIL import Image
 
 from ppd.pictures import Picture
 
+from .panels import open_panels, show, shown, wait_for_picks
+
 pytestmark = [pytest.mark.comfyui, pytest.mark.browser]
 GRAPH = "JSON.stringify(app.graph.serialize())"
 
@@ -19,53 +21,7 @@ def somebody(somebody):
 
 @pytest.fixture
 def open_panel(server, chromium):
-    """Opens the frontend with the tab Taste and a person chosen, in a window of its own; complaints are collected."""
-    contexts = []
-
-    def open_(person, language="en"):
-        context = chromium.new_context(viewport={"width": 1400, "height": 900})
-        contexts.append(context)
-        page = context.new_page()
-        page.complaints = []
-        page.on("pageerror", lambda error: page.complaints.append(str(error)))
-        page.on(
-            "console",
-            lambda message: (
-                message.type == "error"
-                and ("ppd" in message.text or "/extensions/personalized" in message.location.get("url", ""))
-                and page.complaints.append(message.text)
-            ),
-        )
-        page.add_init_script(f"localStorage.setItem('ppd.person', '{person}')")
-        show(server, page, language)
-        return page
-
-    yield open_
-    complaints = [line for context in contexts for page in context.pages for line in page.complaints]
-    for context in contexts:
-        context.close()
-    assert not complaints
-
-
-def show(server, page, language="en"):
-    server.post("/settings", {"Comfy.TutorialCompleted": True})  # else templates open over the page
-    page.goto(server.url, wait_until="domcontentloaded")
-    page.wait_for_function("window.app?.extensionManager && window.app.canvas && window.app.graph", timeout=90_000)
-    page.wait_for_function("'PreferenceCollector' in LiteGraph.registered_node_types", timeout=90_000)
-    page.evaluate(f"app.extensionManager.setting.set('Comfy.Locale', '{language}')")
-    page.wait_for_function("app.extensionManager.sidebarTab.sidebarTabs.some(tab => tab.id === 'ppd-taste')")
-    if not page.locator(".ppd-taste").count():
-        page.evaluate("app.extensionManager.sidebarTab.toggleSidebarTab('ppd-taste')")
-    page.locator(".ppd-taste .progress").wait_for()
-
-
-def shown(page):
-    """The prompt of the question that is looked at."""
-    return page.locator(".ppd-taste .prompt").inner_text()
-
-
-def wait_for_picks(page, picks, waiting):
-    page.locator(".ppd-taste .progress").get_by_text(f"Picks: {picks}. Questions waiting: {waiting}.").wait_for()
+    yield from open_panels(server, chromium)
 
 
 def test_picks_by_mouse_and_by_key_leave_the_graph_alone(server, store, somebody, open_panel):
@@ -203,15 +159,52 @@ def test_the_history_stays_unfolded_and_says_what_was_no_pick(store, somebody, o
     assert shown(page) not in entries.first.get_attribute("title")
 
 
-def test_keys_are_explained_until_they_work(somebody, open_panel):
+def test_keys_work_while_the_mouse_is_over_the_tab_without_a_click(store, somebody, open_panel):
     page = open_panel(somebody)
-    hint = page.get_by_text("Click here to use the keys")
+    wait_for_picks(page, 0, 3)
     page.evaluate("document.activeElement.blur()")
+    page.mouse.move(900, 500)
+    hint = page.get_by_text("The keys work while the mouse is over this tab")
     assert hint.is_visible()
-    hint.click()
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_timeout(300)
+    assert store.history(somebody) == []
+    page.locator(".ppd-taste .progress").hover()
     assert not hint.is_visible()
+    page.keyboard.press("ArrowLeft")
+    wait_for_picks(page, 1, 2)
     page.get_by_label("Person").focus()
-    assert hint.is_visible()  # there arrows choose a person
+    page.keyboard.press("ArrowDown")  # there arrows choose a person
+    page.wait_for_timeout(300)
+    assert len(store.history(somebody)) == 1
+
+
+def test_keys_scroll_where_the_question_is_out_of_sight(store, somebody, open_panel):
+    """Scrolled down to the answers, no key answers what is above."""
+    for number in range(60):
+        pictures = (Picture.from_image(Image.new("RGB", (8, 8), (4 * number, side, 0))) for side in (0, 200))
+        store.pick(store.add_candidate(somebody, f"old {number}", *pictures), "first", f"{somebody}-{number}")
+    page = open_panel(somebody)
+    page.set_viewport_size({"width": 700, "height": 480})
+    page.locator(".ppd-taste .picture").first.wait_for()
+    page.get_by_role("button", name="Show more").click()
+    panel = page.locator(".ppd-taste")
+    page.get_by_text("More", exact=True).scroll_into_view_if_needed()
+    page.locator(".ppd-taste .entry").last.hover()
+    top = "document.querySelector('.ppd-taste .pair').getBoundingClientRect().top"
+    before = page.evaluate(top)
+    assert before < -200
+    panel.evaluate("panel => panel.focus({ preventScroll: true })")
+    page.keyboard.press("ArrowUp")
+    page.wait_for_function(f"{top} > {before}")
+    page.wait_for_timeout(300)
+    assert len(store.history(somebody)) == 60
+    page.locator(".ppd-taste .entry").nth(20).click()
+    page.get_by_text("Answered before.").wait_for()
+    page.wait_for_function(f"{top} >= 0")
+    page.keyboard.press("ArrowRight")
+    page.get_by_text("Answered before.").wait_for(state="detached")
+    assert store.history(somebody)[0].verdict == "second"
 
 
 def test_fading_takes_whole_numbers_from_one(store, somebody, open_panel):
@@ -280,13 +273,13 @@ def test_a_press_before_the_next_question_is_seen_does_not_answer_it(store, some
         """() => {
             const fetch = app.api.fetchApi;
             app.api.fetchApi = async function (path, ...rest) {
-                if (path.includes('/history')) await new Promise((done) => setTimeout(done, 1000));
+                if (path.includes('/picks')) await new Promise((done) => setTimeout(done, 1000));
                 return fetch.call(this, path, ...rest);
             };
         }"""
     )
     page.locator(".ppd-taste").press("ArrowLeft")
-    page.wait_for_timeout(600)  # the pick has its answer by now, the history not yet
+    page.wait_for_timeout(600)
     page.locator(".ppd-taste").press("ArrowLeft")
     wait_for_picks(page, 1, 2)
     page.wait_for_timeout(1500)
@@ -317,7 +310,7 @@ def test_people_are_switched_made_and_deleted(server, store, somebody, open_pane
 def test_the_tabs_icon_counts_what_waits(store, somebody, open_panel):
     page = open_panel(somebody)
     badge = "app.extensionManager.sidebarTab.sidebarTabs.find(tab => tab.id === 'ppd-taste').iconBadge"
-    waiting = sum(one.open for one in store.people())
+    waiting = store.person(somebody).open  # whoever else has questions
     page.wait_for_function(f"{badge} === '{waiting}'")
     page.locator(".ppd-taste").press("ArrowLeft")
     page.wait_for_function(f"({badge} ?? '0') === '{waiting - 1}'")

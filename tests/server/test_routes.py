@@ -272,7 +272,7 @@ def test_bad_bodies_are_refused_and_write_nothing(server, store, somebody):
         b"[]",
         b"\xff\xfe",
         b'{"a":' * 800,
-        b"x" * 5000,
+        b"x" * 20_000,
         {},
         {**good, "more": 1},
         {**good, "candidate": "1"},
@@ -441,3 +441,31 @@ def test_open_browsers_are_told(server, store, somebody):
     assert [(one["person"], one["request"]) for one in heard] == [(person, "r"), (copy, "r")]
     assert [one["revision"] for one in heard] == [store.revision(one) for one in (person, copy)]
     store.delete_person(copy)
+
+
+def test_the_best_of_a_grid_is_one_answer_with_all_that_changed(server, store, somebody):
+    person, asked = somebody
+    for number in range(2):
+        colours = [(250 - 200 * number, 240, 10), (10, 20 + 200 * number, 30)]
+        store.add_candidate(person, "a hill", *(Picture.from_image(Image.new("RGB", (64, 64), c)) for c in colours))
+    state = told(server, f"people/{person}/question?of=4")
+    grid = state["question"]
+    assert grid["prompt"] == "a hill" and 3 <= len(grid["pictures"]) <= 4
+    body = {"prompt": "a hill", "pictures": grid["pictures"], "best": grid["pictures"][0], "of": 4, "request": "g"}
+    for _ in range(2):  # a request that is sent twice counts once
+        state = told(server, f"people/{person}/choices", body)
+        assert state["person"]["picks"] == len(grid["pictures"]) - 1 and 0 < state["known"] <= 1
+    assert state["question"]["id"] in asked  # no other prompt has enough pictures
+    assert {pair.choice is None for pair in store.pairs(person)} == {False}
+    undone = told(server, f"people/{person}/undo", {"of": 4, "request": "u"})
+    assert undone["person"]["picks"] == 0 and undone["question"]["pictures"] == grid["pictures"]
+    assert [one["verdict"] for one in undone["changed"]] == [None] * (len(grid["pictures"]) - 1)
+    state = told(server, f"people/{person}/choices", body | {"best": None, "request": "s"})
+    assert state["question"].get("pictures") != grid["pictures"] and state["changed"] == []
+    foreign = "0" * 64
+    assert call(server, f"people/{person}/choices", body | {"best": foreign, "request": "f"})[0] == 400
+    pictures = [*grid["pictures"], foreign]
+    assert call(server, f"people/{person}/choices", body | {"pictures": pictures, "request": "h"})[0] == 404
+    for bad in ({"pictures": grid["pictures"][:1]}, {"of": 3}, {"best": "../x"}, {"prompt": None}):
+        assert call(server, f"people/{person}/choices", body | bad)[0] == 400, bad
+    assert store.pairs(person) == []
