@@ -26,15 +26,15 @@ class Finished:
     size: int
 
 
-def finished_pictures(folder: Path) -> list[Finished]:
-    """All pictures of a folder and of the folders in it, the newest first; hidden ones and links are left out, and
-    folders that cannot be read."""
-    return sorted(_below(str(folder), ""), reverse=True)
+def finished_pictures(root: Path, below: str = "") -> list[Finished]:
+    """All pictures of a folder, or of the one at a path `below` it, and of the folders in that, the newest first;
+    hidden ones and links are left out, and folders that cannot be read."""
+    return sorted(_below(str(root / below), f"{below}/" if below else ""), reverse=True)
 
 
-def finished_picture(folder: Path, name: str) -> Finished:
-    """The picture of a path inside the folder; OSError where it is gone."""
-    size, modified = stamp(folder / name)
+def finished_picture(path: Path, name: str) -> Finished:
+    """The picture of a file under its path inside the folder; OSError where it is gone."""
+    size, modified = stamp(path)
     return Finished(modified, name, size)
 
 

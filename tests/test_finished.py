@@ -43,10 +43,15 @@ def test_the_newest_first_and_nothing_hidden_linked_or_no_picture(tmp_path):
     (folder / "no\nname.png").write_bytes(b"")
     found = finished_pictures(folder)
     assert [(one.modified, one.name) for one in found] == [(3, "a.png"), (2, "deep/er/c.PNG"), (1, "b.png")]
-    assert found[0] == Finished(3, "a.png", (folder / "a.png").stat().st_size) == finished_picture(folder, "a.png")
+    assert (
+        found[0]
+        == Finished(3, "a.png", (folder / "a.png").stat().st_size)
+        == finished_picture(folder / "a.png", "a.png")
+    )
+    assert [one.name for one in finished_pictures(folder, "deep")] == ["deep/er/c.PNG"]
     assert finished_pictures(tmp_path / "gone") == []
     with pytest.raises(FileNotFoundError):
-        finished_picture(folder, "gone.png")
+        finished_picture(folder / "gone.png", "gone.png")
 
 
 def test_a_prompt_is_read_once_per_change(tmp_path, monkeypatch):
