@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +21,7 @@ from ..ppd.decoding import signature_of
 from ..ppd.files import Stamp, file_digest, stamp
 from ..ppd.finished import Finished, finished_picture, finished_pictures, prompt_of
 from ..ppd.messages import quoted
-from ..ppd.pictures import Picture
+from ..ppd.pictures import Picture, PreferenceError
 from . import folders
 from .announce import announce
 from .answers import answer, done
@@ -100,7 +100,8 @@ async def rate(request: web.Request) -> web.Response:
 
     def work() -> Any:
         path = folders.finished_file(body.folder, body.picture)
-        _rate(person, body.folder, path, finished_picture(path, body.picture), body.rating, body.request)
+        with _explained():
+            _rate(person, body.folder, path, finished_picture(path, body.picture), body.rating, body.request)
         announce(person)
         return _counts(person)
 
@@ -125,10 +126,13 @@ async def rate_rest(request: web.Request) -> web.Response:
     def work() -> Any:
         word, root, _ = folders.finished_folder(body.within)
         rest = _rest(person, folders.finished_file(body.folder, body.picture), body.within)
+        rated = []
         for one in rest:
-            _rate(person, word, root / one.name, one, body.rating, f"{body.request} {one.name}")
+            with suppress(PreferenceError, OSError):  # damaged, or gone meanwhile
+                _rate(person, word, root / one.name, one, body.rating, f"{body.request} {one.name}")
+                rated.append(one.name)
         announce(person)
-        return {"pictures": [one.name for one in rest], "counts": _counts(person)}
+        return {"pictures": rated, "counts": _counts(person)}
 
     return await answer(work)
 
@@ -150,7 +154,8 @@ async def thumbnail(request: web.Request) -> web.Response:
 
     def work() -> bytes:
         path = folders.finished_file(request.query.get("folder", ""), request.query.get("picture", ""))
-        return _small(path, stamp(path))
+        with _explained():
+            return _small(path, stamp(path))
 
     return web.Response(body=await done(work), content_type="image/jpeg", headers=PRIVATE)
 
@@ -199,6 +204,14 @@ def _behind(pictures: list[Finished], cursor: str) -> Iterator[Finished]:
     modified, _, name = cursor.partition("/")
     last = (_number(modified), name) if cursor else None
     return (one for one in pictures if last is None or (one.modified, one.name) < last)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except PreferenceError as error:
+        raise ValueError(f"It may be damaged, or not written to its end yet: {error}.") from error
 
 
 def _number(text: str) -> int:

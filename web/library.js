@@ -239,7 +239,7 @@ class Large {
         this.library = library;
         this.dialog = element("dialog", { className: "ppd-large" });
         this.dialog.addEventListener("keydown", (event) => this.onKey(event));
-        this.dialog.addEventListener("click", ({ target }) => target === this.dialog && this.dialog.close());
+        this.dialog.addEventListener("click", ({ target }) => [this.dialog, this.image].includes(target) && this.dialog.close());
         this.dialog.addEventListener("close", () => {
             this.tile?.focus();
             this.tile = null;
@@ -252,6 +252,7 @@ class Large {
         const { picture } = tile, { prompt, name } = picture;
         const image = element("img", { src: api.apiURL(picture.picture), alt: prompt || name });
         image.addEventListener("error", () => image.replaceWith(element("p", { textContent: t("library_unseen") })));
+        this.image = image;
         const buttons = controls((rating) => this.library.rate(this.tile.picture, rating));
         if (prompt) {
             const rest = element("button", { textContent: t("library_rest") });
