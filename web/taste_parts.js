@@ -1,5 +1,6 @@
 // The parts of the Taste tab, made anew from its state whenever that changes.
 import { ask, element, isJapanese, pictureURL, t, thumbnailURL } from "./common.js";
+import { library } from "./library.js";
 
 const SIDES = [["first", "left"], ["second", "right"]];
 const REACH = 4; // log-odds at the ends of a look's scale: of two pictures that far apart one is chosen 98 times in 100
@@ -146,7 +147,7 @@ export function settings(panel) {
     encoders.addEventListener("change", () => panel.encoder(encoders.value));
     const studies = choice(panel, t("ask_from_studies"), "studies", (name) => panel.askFrom(name));
     const sets = choice(panel, t("import"), "sets", (name) => panel.take(name));
-    return [details(panel, "more_settings", t("more_settings"),
+    return [details(panel, "library", t("library"), library(panel)), details(panel, "more_settings", t("more_settings"),
         element("label", { className: "row" }, t("fading"), fading),
         element("label", { className: "row" }, t("encoder"), encoders),
         element("div", { className: "row" }, studies),
