@@ -11,11 +11,12 @@ CHANGED = "ppd.taste"
 ASKED = "ppd.question"
 
 
-def announce(person: str) -> None:
-    """To all browsers: a person's questions or picks are others now."""
+def announce(person: str, request: str | None = None) -> None:
+    """To all browsers: a person's questions or picks are others now, and by which request of a browser, which has its
+    answer and need not look again."""
     server = getattr(PromptServer, "instance", None)
     if server is not None:
-        server.send_sync(CHANGED, {"person": person})
+        server.send_sync(CHANGED, {"person": person, "request": request})
 
 
 def ask_now(node: str, questions: list[dict[str, Any]]) -> None:

@@ -8,11 +8,12 @@ from typing import Annotated, Literal, TypeVar
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-LARGEST_BODY = 4096
-"""Bytes; a pick has about a hundred."""
+LARGEST_BODY = 16384
+"""Bytes; a pick has about a hundred, a choice of nine a prompt beside."""
 LARGEST_NUMBER = 2**62
 """Of a question or a pick: less than SQLite's largest."""
 
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(min_length=1, max_length=80)]
 
 
@@ -30,11 +31,25 @@ class Named(Body):
     name: Name
 
 
-class Pick(Body):
+class Asked(Body):
+    """What may change what is asked next: the best of `of` pictures."""
+
+    of: Literal[2, 4, 9] = 2
+
+
+class Pick(Asked):
     """An answer to a question."""
 
     candidate: Annotated[int, Field(gt=0, le=LARGEST_NUMBER)]
     verdict: Literal["first", "second", "tie", "skip"]
+
+
+class Choice(Asked):
+    """An answer to a grid: which of the pictures of a prompt is the best, by sha256; null for a skip."""
+
+    prompt: Annotated[str, Field(max_length=LARGEST_BODY)]
+    pictures: Annotated[list[Digest], Field(min_length=2, max_length=16)]
+    best: Digest | None
 
 
 class HalfLife(Body):

@@ -42,7 +42,11 @@ class PreferenceCollector(io.ComfyNode):
             is_input_list=True,  # a list of pictures is asked about like a batch, not picture by picture
             hidden=[io.Hidden.prompt, io.Hidden.unique_id],
             inputs=[
-                io.Image.Input("images", tooltip="Pictures of one prompt: a batch or a list, asked about two by two."),
+                io.Image.Input(
+                    "images",
+                    tooltip="Pictures of one prompt: a batch or a list, asked about two by two, and on the rating page as "
+                    "the best of four or nine. One without a partner is compared with the last run's.",
+                ),
                 io.String.Input(
                     "person",
                     default=people.ME,
@@ -87,7 +91,7 @@ class PreferenceCollector(io.ComfyNode):
         user_embedding: Sequence[Embedding | tuple[Embedding, ...]] = (),
         other_embedding: Sequence[Embedding | tuple[Embedding, ...]] = (),
     ) -> io.NodeOutput:
-        pairs = pairs_of(images, other_images)
+        pairs, odd = pairs_of(images, other_images)
         store = folders.taste_store()
         named = {name: people.find(name, make=True) for name in dict.fromkeys(person)}
         asked: dict[Person, list[int]] = {somebody: [] for somebody in named.values() if somebody is not None}
@@ -102,6 +106,19 @@ class PreferenceCollector(io.ComfyNode):
                 left_out[str(error)] += 1
             else:
                 asked[somebody].append(number)
+        kept = []
+        if odd is not None:
+            index, image = odd
+            somebody = named[at(person, index)]
+            assert somebody is not None
+            origin = {"prompt": cls.hidden.prompt, **painted_for(index, first=user_embedding)}
+            try:
+                number, said = compare_with_last(store, somebody, at(prompt, index), image, origin)
+            except PreferenceError as error:
+                left_out[str(error)] += 1
+            else:
+                asked[somebody] += [] if number is None else [number]
+                kept.append(said)
         everything = [number for numbers in asked.values() for number in numbers]
         questions = [question(store, number) for number in dict.fromkeys(everything)]  # two pairs may be the same
         embeddings = [one for value in (*user_embedding, *other_embedding) for one in people_of(value)]
@@ -113,6 +130,7 @@ class PreferenceCollector(io.ComfyNode):
             ask_now(cls.hidden.unique_id, questions)
             wait_for_answers(store, wait_seconds[0], everything)
         reports = [report_of(store, somebody, asked[somebody] if wait_seconds[0] else []) for somebody in asked]
+        reports += kept
         reports += [f"Not asked: {counted(number, 'pair')}, since {reason}" for reason, number in left_out.items()]
         report = "\n".join([*reports, *filter(None, hints)])
         return io.NodeOutput(report, ui={"ppd_question": questions, "text": (report,)})
@@ -161,24 +179,40 @@ def wait_for_answers(store: TasteStore, seconds: float, asked: list[int]) -> Non
             time.sleep(BETWEEN_LOOKS)
 
 
+Image = tuple[int, torch.Tensor]
+"""A picture [H, W, C], and in which batch [n, H, W, C] of the list it lay."""
+
+
 def pairs_of(
     batches: Sequence[torch.Tensor], others: Sequence[torch.Tensor] | None
-) -> list[tuple[int, torch.Tensor, torch.Tensor]]:
-    """Two pictures [H, W, C] for each question, and in which batch [n, H, W, C] of the list the first of them lay."""
+) -> tuple[list[tuple[int, torch.Tensor, torch.Tensor]], Image | None]:
+    """Two pictures [H, W, C] for each question, and in which batch [n, H, W, C] of the list the first of them lay; and
+    the one that is left over."""
     images = [(index, image) for index, batch in enumerate(batches) for image in batch]
     if others is None:
-        if len(images) % 2:
-            raise ValueError(
-                f"There are {len(images)} images, but questions take two each: make an even batch, or connect "
-                "other_images."
-            )
-        return [(*first, second) for first, (_, second) in zip(images[::2], images[1::2], strict=True)]
+        odd = images.pop() if len(images) % 2 else None
+        return [(*first, second) for first, (_, second) in zip(images[::2], images[1::2], strict=True)], odd
     seconds = [image for batch in others for image in batch]
     if len(images) != len(seconds):
         raise ValueError(
             f"There are {len(images)} images and {len(seconds)} other images: give as many of the one as of the other."
         )
-    return [(*first, second) for first, second in zip(images, seconds, strict=True)]
+    return [(*first, second) for first, second in zip(images, seconds, strict=True)], None
+
+
+def compare_with_last(
+    store: TasteStore, person: Person, prompt: str, image: torch.Tensor, origin: dict[str, Any]
+) -> tuple[int | None, str]:
+    """Keep a picture [H, W, C] that has no partner, and ask about it and the one kept before: the question, None where
+    there was none, and what to report."""
+    last, picture = store.latest_picture(person.id), Picture.from_tensor(image)
+    if last is not None and last.digest == picture.digest:
+        raise PreferenceError("it is the last run's picture again: is the seed fixed?")
+    store.add_picture(person.id, prompt, picture, origin)
+    if last is None:
+        return None, "One picture is kept: the next run's is compared with it."
+    number = store.add_candidate(person.id, prompt, Picture(store.picture(last.digest)), picture, origin)
+    return number, "One picture is compared with the last run's."
 
 
 def two_pictures(first: torch.Tensor, second: torch.Tensor) -> tuple[Picture, Picture]:

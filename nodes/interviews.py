@@ -5,16 +5,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterable
 from functools import lru_cache
-from hashlib import sha256
-from itertools import zip_longest
 
 from ..ppd.encoders.encoder import TasteEncoder
+from ..ppd.grids import grid
 from ..ppd.pictures import Picture
-from ..ppd.questions import Interview
+from ..ppd.questions import Interview, Standing
 from ..ppd.store import MissingError, Person
-from ..ppd.studies import open_studies
 from ..ppd.user_embedding import UserEmbedding
 from . import folders
 from .announce import announce
@@ -22,13 +21,15 @@ from .encoders import encoder_digest, encoder_folder, load_encoder, read_encoder
 
 log = logging.getLogger(__name__)
 
-MANY = 64
-"""New pictures beyond which nobody is kept waiting for them to be read."""
+MANY = 32
+"""New candidates beyond which nobody is kept waiting for their pictures to be read."""
+FIRST = 4
+"""Of many new ones, how many are looked at before the first question."""
+UPCOMING = 2
+"""Questions that a browser is told beforehand, so that it can fetch their pictures."""
 BETWEEN_NEWS = 1.0
 """Seconds from one report of progress to the next."""
 
-STUDY_QUESTIONS = 30
-"""Filed from a set of studies at once."""
 QUEUE_ONLY = ("text_encoder", "transformers")
 """Kinds of towers that beside the queue remember what they saw, and see nothing new."""
 MOST_OPEN = 2
@@ -38,7 +39,9 @@ _interviews: dict[tuple[str, str], Interview] = {}
 """By the taste encoder's name and what is in it."""
 _opening = threading.Lock()
 _progress: dict[str, tuple[int, int]] = {}
-"""Pictures read and in all, of people whose pictures are being read."""
+"""Candidates looked at and in all, of people whose pictures are being read."""
+_passed: defaultdict[str, set[frozenset[str]]] = defaultdict(set)
+"""Grids that a person skipped since the server started."""
 _failed: dict[tuple[str, str], str] = {}
 """Why a person's pictures could not be read by a taste encoder."""
 _starting = threading.Lock()
@@ -116,21 +119,31 @@ def look_in_queue(person: str) -> None:
         load_encoder(name).features.picture_features(pictures, broken={})
 
 
-def reading(person: str) -> tuple[int, int] | None:
-    """Pictures read and in all, while so many are new that they are read in the background; None where a question can
-    be asked at once."""
+def stand(person: str) -> tuple[Standing, tuple[int, int] | None]:
+    """How the person's interview stands, and candidates looked at and in all, while so many are new that they are
+    looked at in the background."""
     name, interview = folders.taste_store().person(person).encoder, interview_of(person)
+    if (person, name) in _failed:
+        raise ValueError(_failed[person, name])
     new = interview.unread(person)
+    if new <= MANY and person not in _progress:
+        return interview.stand(person, upcoming=UPCOMING), None
+    standing = interview.stand(person, most=FIRST, upcoming=UPCOMING)
     with _starting:
-        if person in _progress:
-            return _progress[person]
-        if (person, name) in _failed:
-            raise ValueError(_failed[person, name])
-        if new <= MANY:
-            return None
-        _progress[person] = (0, new)
-    threading.Thread(target=_read, args=(person, name, interview), daemon=True).start()
-    return 0, new
+        if person not in _progress:
+            _progress[person] = (0, interview.unread(person))
+            threading.Thread(target=_read, args=(person, name, interview), daemon=True).start()
+        return standing, _progress[person]
+
+
+def grid_for(person: str, standing: Standing, size: int) -> tuple[str, list[str]] | None:
+    """A prompt and the pictures of it to choose the best of `size` from; None where none has enough."""
+    return grid(interview_of(person), person, standing.embedding, size, _passed[person])
+
+
+def pass_over(person: str, pictures: Iterable[str]) -> None:
+    """Do not ask for the best of these pictures again, as long as the server runs: a skip tells nothing of a taste."""
+    _passed[person].add(frozenset(pictures))
 
 
 def _read(person: str, name: str, interview: Interview) -> None:
@@ -158,25 +171,3 @@ def _read(person: str, name: str, interview: Interview) -> None:
     finally:
         _progress.pop(person, None)
         announce(person)
-
-
-def ask_from_studies(person: str, name: str, most: int = STUDY_QUESTIONS) -> int:
-    """File study pairs of a set as questions, those of looks that the person was not asked about first; how many are
-    new. Which side stands on the left is drawn by the pair, so that it tells nothing."""
-    store, studies = folders.taste_store(), open_studies(folders.studies_folder(name))
-    interview = interview_of(person)
-    found = interview.statements(person)
-    unasked = {one.name for one in found if one.state == "not asked yet"}
-    by_look = sorted(studies.by_look().items(), key=lambda item: item[0] not in unasked)
-    filed: set[int] = set()
-    known = {number for number, *_ in store.pictures_of(person)}
-    for pair in (pair for row in zip_longest(*(pairs for _, pairs in by_look)) for pair in row if pair is not None):
-        if len(filed) == most:
-            break
-        if pair.alike():
-            continue
-        key = sha256(f"study {pair.study}".encode()).hexdigest()
-        first, second = (pair.low, pair.high) if int(key, 16) % 2 else (pair.high, pair.low)
-        origin = {"studies": name, "look": pair.look}
-        filed |= {store.add_candidate(person, pair.prompt, first.picture, second.picture, origin, key)} - known
-    return len(filed)

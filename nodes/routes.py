@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
 from aiohttp import web
 from comfy.cli_args import args
 
-from ..ppd.encoders.statements import known_so_far
+from ..ppd.grids import SIZES
 from ..ppd.pictures import PreferenceError
-from ..ppd.store import Candidate, MissingError, UnusableError
-from . import folders, interviews
+from ..ppd.store import Candidate, MissingError
+from ..ppd.store.candidates import MOST_CHOICES
+from . import folders, interviews, study_questions
 from .announce import announce
 from .answers import answer, file
-from .bodies import LARGEST_NUMBER, Body, Encoder, HalfLife, Import, Named, Pick, StudyQuestions, read, refused
-from .encoders import taste_encoders
+from .bodies import (
+    LARGEST_NUMBER,
+    Asked,
+    Body,
+    Choice,
+    Encoder,
+    HalfLife,
+    Import,
+    Named,
+    Pick,
+    StudyQuestions,
+    read,
+    refused,
+)
 from .people import ME
+from .standing import shown, standing
 
 PREFIX = "/ppd"
 LONGEST_PAGE = 1000
@@ -41,6 +56,7 @@ def register(routes: web.RouteTableDef) -> None:
     routes.get(f"{person}/questions/{{candidate}}")(asked)
     routes.get(f"{person}/history")(history)
     routes.post(f"{person}/picks")(pick)
+    routes.post(f"{person}/choices")(choose)
     routes.post(f"{person}/undo")(undo)
     routes.post(f"{person}/skip_repeats")(skip_repeats)
     routes.get(f"{PREFIX}/pictures/{{digest}}")(picture)
@@ -124,7 +140,7 @@ async def set_half_life(request: web.Request) -> web.Response:
 
     def work() -> Any:
         folders.taste_store().set_half_life(person, body.picks)
-        return _changed(person)
+        return _changed(person, body)
 
     return await answer(work)
 
@@ -135,7 +151,7 @@ async def set_encoder(request: web.Request) -> web.Response:
 
     def work() -> Any:
         interviews.set_encoder(person, body.encoder)
-        return _changed(person)
+        return _changed(person, body)
 
     return await answer(work)
 
@@ -182,7 +198,7 @@ async def ask_from_studies(request: web.Request) -> web.Response:
     person, body = request.match_info["person"], await read(request, StudyQuestions)
 
     def work() -> Any:
-        new = interviews.ask_from_studies(person, body.studies)
+        new = study_questions.ask_from_studies(person, body.studies)
         announce(person)
         return {"new": new}
 
@@ -198,10 +214,13 @@ async def preference_sets(request: web.Request) -> web.Response:
 
 
 async def question(request: web.Request) -> web.Response:
-    """How the person stands, and what to ask next or null; or `?candidate=` a question of theirs, decided or not."""
-    person = request.match_info["person"]
+    """How the person stands, and what to ask next or null, `?of=` so many pictures; or `?candidate=` a question of
+    theirs, decided or not."""
+    person, of = request.match_info["person"], _number(request.query.get("of", "2"))
     wanted = _number(request.query["candidate"]) if "candidate" in request.query else None
-    return await answer(lambda: _state(person, None if wanted is None else _theirs(person, wanted)))
+    return await answer(
+        lambda: standing(person, min(of, max(SIZES)), None if wanted is None else _theirs(person, wanted))
+    )
 
 
 async def asked(request: web.Request) -> web.Response:
@@ -211,7 +230,7 @@ async def asked(request: web.Request) -> web.Response:
     def work() -> Any:
         candidate = _theirs(person, number)
         latest = [one.id for one in folders.taste_store().history(person, limit=1)]
-        return {**_shown(candidate), "latest": latest == [number]}
+        return {**shown(candidate), "latest": latest == [number]}
 
     return await answer(work)
 
@@ -224,7 +243,7 @@ async def history(request: web.Request) -> web.Response:
     def work() -> Any:
         store = folders.taste_store()
         page = store.history(store.person(person).id, before=before, limit=limit + 1)
-        return {"picks": [_shown(one) for one in page[:limit]], "more": len(page) > limit}
+        return {"picks": [shown(one) for one in page[:limit]], "more": len(page) > limit}
 
     return await answer(work)
 
@@ -234,33 +253,50 @@ async def pick(request: web.Request) -> web.Response:
     person, body = request.match_info["person"], await read(request, Pick)
 
     def work() -> Any:
-        folders.taste_store().pick(_theirs(person, body.candidate).id, body.verdict, body.request)
-        return _changed(person)
+        number = _theirs(person, body.candidate).id
+        folders.taste_store().pick(number, body.verdict, body.request)
+        return _changed(person, body, [number])
+
+    return await answer(work)
+
+
+async def choose(request: web.Request) -> web.Response:
+    """Answer a grid, or skip it; how the person stands then."""
+    person, body = request.match_info["person"], await read(request, Choice)
+
+    def work() -> Any:
+        store, before = folders.taste_store(), _latest(person)
+        if body.best is None:
+            interviews.pass_over(person, body.pictures)
+        else:
+            store.choose(person, body.prompt, body.pictures, body.best, body.request)
+        return _changed(person, body, before ^ _latest(person))
 
     return await answer(work)
 
 
 async def undo(request: web.Request) -> web.Response:
-    """Take back the person's latest pick; how the person stands then, with the question it was about."""
-    person, body = request.match_info["person"], await read(request, Body)
+    """Take back the person's latest pick, or the whole choice; how the person stands then, with the question it was
+    about where two pictures are asked about."""
+    person, body = request.match_info["person"], await read(request, Asked)
 
     def work() -> Any:
-        store = folders.taste_store()
+        store, before = folders.taste_store(), _latest(person)
         undone = store.undo(store.person(person).id, body.request)
-        return _changed(person, undone)
+        return _changed(person, body, before ^ _latest(person), undone if body.of == 2 else None)
 
     return await answer(work)
 
 
 async def skip_repeats(request: web.Request) -> web.Response:
     """Skip all open questions that repeat what has been answered; how the person stands then."""
-    person = request.match_info["person"]
-    await read(request, Body)
+    person, body = request.match_info["person"], await read(request, Asked)
 
     def work() -> Any:
         store = folders.taste_store()
-        store.skip(store.person(person).id, interviews.interview_of(person).repeats(person))
-        return _changed(person)
+        repeats = interviews.interview_of(person).repeats(person)
+        store.skip(store.person(person).id, repeats)
+        return _changed(person, body, repeats[:LONGEST_PAGE])
 
     return await answer(work)
 
@@ -289,50 +325,23 @@ def _theirs(person: str, number: int) -> Candidate:
     return candidate
 
 
-def _changed(person: str, candidate: Candidate | None = None) -> dict[str, Any]:
-    announce(person)
-    return _state(person, candidate)
+def _latest(person: str) -> set[tuple[int, int | None]]:
+    """The latest answers, more than one choice may make, by question and pick."""
+    return {(one.id, one.pick) for one in folders.taste_store().history(person, limit=2 * MOST_CHOICES)}
 
 
-def _state(person: str, candidate: Candidate | None = None) -> dict[str, Any]:
-    """How a person stands, and a question: `candidate`, or what to ask next."""
+def _changed(
+    person: str,
+    request: Body,
+    changed: Iterable[int | tuple[int, int | None]] = (),
+    asked: Candidate | None = None,
+) -> dict[str, Any]:
+    """How the person stands after a request that changed it, and how the questions that it `changed` stand."""
+    announce(person, request.request)
+    of = request.of if isinstance(request, Asked) else 2
     store = folders.taste_store()
-    shown = {
-        "person": asdict(store.person(person)),
-        "encoders": taste_encoders(),
-        "question": None if candidate is None else _shown(candidate),
-        "reading": None,
-        "problem": None,
-        "noise": 1.0,
-        "known": 0.0,
-        "statements": [],
-    }
-    try:
-        reading = interviews.reading(person)
-        if reading is not None:
-            return shown | {"reading": reading}
-        interview = interviews.interview_of(person)
-        next_one, embedding = interview.ask(person)
-        found = interview.statements(person)
-    except (MissingError, UnusableError):
-        raise
-    except (
-        ValueError,
-        OSError,
-        RuntimeError,
-        ImportError,
-    ) as error:  # their taste encoder is gone or damaged: another can be chosen
-        return shown | {"problem": str(error)}
-    if candidate is None and next_one is not None:
-        shown["question"] = _shown(next_one)
-    looks = interview.encoder.looks
-    japanese = dict(zip(looks.names, looks.japanese, strict=False)) if looks else {}
-    statements = [asdict(one) | {"japanese": japanese.get(one.name)} for one in found]
-    return shown | {"noise": embedding.noise, "known": known_so_far(found) if found else 0.0, "statements": statements}
-
-
-def _shown(candidate: Candidate) -> dict[str, Any]:
-    return {name: getattr(candidate, name) for name in ("id", "prompt", "first", "second", "verdict", "pick")}
+    numbers = sorted({one if isinstance(one, int) else one[0] for one in changed})
+    return standing(person, of, asked) | {"changed": [shown(store.candidate(number)) for number in numbers]}
 
 
 def _number(text: str) -> int:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import threading
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain, zip_longest
 
 import torch
 from torch import Tensor
@@ -28,6 +29,8 @@ NEWEST_EVERY = 3
 """Every third question is one of the newest, so that what is being painted now is asked about too."""
 NEWEST = 20
 """How many candidates those are."""
+PART = 32
+"""Candidates that are looked at before the next question may be asked of them."""
 
 
 def information(differences: Tensor, mean: Tensor, covariance: Tensor) -> Tensor:
@@ -91,15 +94,29 @@ def next_question(
 
 @dataclass
 class _Filed:
-    """A person's readable candidates in the order they were first seen: ids, rows, phi(first) - phi(second) [n, d]."""
+    """A person's candidates in the order they were filed: ids, rows, phi(first) - phi(second) [n, d] of those that were
+    looked at and can be read."""
 
     ids: list[int]
     rows: dict[int, int]
     differences: Tensor
-    seen: int = 0
-    """The last candidate that was looked at."""
+    known: int = 0
+    """The last candidate that was heard of."""
+    waiting: tuple[tuple[int, str, str], ...] = ()
+    """Candidates that were not looked at yet, by id and pictures, the first to look at first."""
     unseen: tuple[tuple[int, str, str], ...] = ()
     """Candidates with a picture that could not be looked at then: it may be another time."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How an interview stands: what to ask, what may come after it, the user embedding behind the picks, and what it
+    was read from, as `PosteriorEncoder.statements` takes it."""
+
+    question: Candidate | None
+    upcoming: tuple[Candidate, ...]
+    embedding: UserEmbedding
+    told: tuple[Tensor, Tensor, Tensor]
 
 
 def _open_and_decided(filed: _Filed, verdicts: dict[int, str]) -> tuple[list[int], list[int]]:
@@ -128,21 +145,38 @@ class Interview:
 
         None where every candidate is decided, or repeats one that is.
         """
+        standing = self.stand(person)
+        return standing.question, standing.embedding
+
+    def stand(self, person: str, most: int | None = None, upcoming: int = 0) -> Standing:
+        """How the person's interview stands, by one fit of the posterior.
+
+        `most` candidates are looked at now where more are new: of the rest nothing is asked and said yet. `upcoming`
+        questions are those that follow if the picks change nothing.
+        """
         while True:
-            number, embedding = self._ask(person)
-            candidate = None if number is None else self.store.candidate(number)
-            if candidate is None or candidate.verdict is None:  # else it was answered elsewhere just now
-                return candidate, embedding
+            numbers, embedding, told = self._ask(person, most, 1 + upcoming)
+            candidates = [self.store.candidate(number) for number in numbers]
+            if all(one.verdict is None for one in candidates):  # else one was answered elsewhere just now
+                question = candidates[0] if candidates else None
+                return Standing(question, tuple(candidates[1:]), embedding, told)
 
     def unread(self, person: str) -> int:
-        """How many pictures of the person have not been looked at."""
-        filed = self._filed.get(person)
-        new = self.store.pictures_of(person, after=filed.seen if filed else 0)
-        return len({digest for _, *pair in new for digest in pair})
+        """How many candidates of the person have not been looked at."""
+        filed = self._filed.get(person) or self._nothing()
+        return len(filed.waiting) + len(self.store.pictures_of(person, after=filed.known))
 
     def read(self, person: str, progress: Callable[[int, int], None] | None = None) -> None:
-        """Look at the person's pictures that are new; `progress(done, of)` may raise to cancel."""
-        self._read(person, progress)
+        """Look at the person's candidates that are new, part by part, so that others can be asked about meanwhile;
+        `progress(done, of)` may raise to cancel."""
+        done, of = 0, self.unread(person)
+        while done < of:
+            left = len(self._read(person, PART, is_patient=True).waiting)
+            done, of = max(0, of - left), max(of, left)
+            if progress is not None:
+                progress(done, of)
+            if not left:
+                return
 
     def repeats(self, person: str) -> list[int]:
         """The open candidates that are not asked, since they repeat decided ones."""
@@ -151,8 +185,11 @@ class Interview:
         repeated = asked_already(filed.differences[rows], filed.differences[decided]).tolist()
         return [filed.ids[row] for row, is_repeated in zip(rows, repeated, strict=True) if is_repeated]
 
-    def _ask(self, person: str) -> tuple[int | None, UserEmbedding]:
-        verdicts, filed = self.store.verdicts(person), self._read(person)
+    def _ask(
+        self, person: str, most: int | None = None, count: int = 1
+    ) -> tuple[list[int], UserEmbedding, tuple[Tensor, Tensor, Tensor]]:
+        """At most `count` candidates in the order they would be asked, the embedding, and what it was read from."""
+        verdicts, filed = self.store.verdicts(person), self._read(person, most)
         rows, decided = _open_and_decided(filed, verdicts)
         x, asked = filed.differences[rows], filed.differences[decided]
         told = self._picks(person, verdicts, filed)
@@ -164,8 +201,14 @@ class Interview:
             noise = self.encoder.prior.noise
             known = asked_of(self.encoder.looks, told[0] * noise, told[2])
             opening = would_ask(self.encoder.looks, known, filed.differences[rows] * noise)
-        found = next_question(len(verdicts), x, asked, embedding.u[0], embedding.covariance, opening)
-        return (None if found is None else filed.ids[rows[found]]), embedding
+        found: list[int] = []
+        for later in range(count):
+            row = next_question(len(verdicts) + later, x, asked, embedding.u[0], embedding.covariance, opening)
+            if row is None:
+                break
+            found.append(filed.ids[rows[row]])
+            asked = torch.cat([asked, x[row : row + 1]])
+        return found, embedding, told
 
     def statements(self, person: str) -> list[Statement]:
         """What the person's picks so far say of each of the encoder's looks."""
@@ -185,37 +228,65 @@ class Interview:
         differences = filed.differences[[row for row, _ in picks]] * signs[:, None]
         return differences, outcomes, torch.tensor(fade(len(picks), self.store.person(person).half_life))
 
-    def _read(self, person: str, progress: Callable[[int, int], None] | None = None) -> _Filed:
-        """The person's candidates, those filed since the last time looked at now."""
-        with self._locks[person]:
-            filed = self._filed.get(person) or _Filed([], {}, torch.empty(0, self.encoder.prior.dim))
-            newest = self.store.pictures_of(person, after=filed.seen)
-            new = [*filed.unseen, *newest]
-            if not new:
+    def _nothing(self) -> _Filed:
+        return _Filed([], {}, torch.empty(0, self.encoder.prior.dim))
+
+    def _read(self, person: str, most: int | None = None, is_patient: bool = False) -> _Filed:
+        """The person's candidates, those filed since the last time looked at now, or `most` of them.
+
+        With `most`, who finds another thread looking takes what it has seen so far, unless `is_patient`.
+        """
+        lock = self._locks[person]
+        known = self._filed.get(person)
+        if not lock.acquire(blocking=most is None or is_patient or known is None):
+            assert known is not None
+            return known
+        try:
+            filed = self._filed.get(person) or self._nothing()
+            newest = self.store.pictures_of(person, after=filed.known)
+            if not newest and not filed.waiting and not filed.unseen:
                 return filed
-            phi = self._look({digest for _, *pair in new for digest in pair}, progress)
-            kept = [
-                (one, phi[first] - phi[second])
-                for one, first, second in new
-                if first != second and {first, second} <= phi.keys()
-            ]
-            ids = filed.ids + [one for one, _ in kept]
-            differences = torch.cat([filed.differences, *(difference[None] for _, difference in kept)])
+            waiting = self._in_turn(person, (*filed.waiting, *newest)) if newest else filed.waiting
+            now = (*filed.unseen, *waiting[:most])
             # Another object, not this one changed: another thread may be at work with it
-            unseen = tuple(entry for entry in new if not {*entry[1:]} <= phi.keys())
-            seen = newest[-1][0] if newest else filed.seen
-            filed = _Filed(ids, {one: row for row, one in enumerate(ids)}, differences, seen, unseen)
+            filed = self._with(filed, now, self.look({digest for _, *pair in now for digest in pair}))
+            filed.known = newest[-1][0] if newest else filed.known
+            filed.waiting = () if most is None else tuple(waiting[most:])
             self._filed[person] = filed
             return filed
+        finally:
+            lock.release()
 
-    def _look(self, digests: set[str], progress: Callable[[int, int], None] | None) -> dict[str, Tensor]:
+    def _in_turn(self, person: str, new: Sequence[tuple[int, str, str]]) -> tuple[tuple[int, str, str], ...]:
+        """New candidates as they are looked at: open and decided ones in turn, the newest first."""
+        verdicts = self.store.verdicts(person)
+        newest = sorted(new, reverse=True)
+        parts = ([one for one in newest if (one[0] in verdicts) == is_decided] for is_decided in (False, True))
+        return tuple(one for one in chain.from_iterable(zip_longest(*parts)) if one is not None)
+
+    @staticmethod
+    def _with(filed: _Filed, new: Sequence[tuple[int, str, str]], phi: dict[str, Tensor]) -> _Filed:
+        """What is filed, with new candidates whose pictures look like `phi`."""
+        kept = {
+            one: phi[first] - phi[second]
+            for one, first, second in new
+            if first != second and {first, second} <= phi.keys()
+        }
+        ids = [*filed.ids, *kept]
+        order = sorted(range(len(ids)), key=ids.__getitem__)
+        differences = torch.cat([filed.differences, *(difference[None] for difference in kept.values())])[order]
+        ids = [ids[row] for row in order]
+        unseen = tuple(entry for entry in new if not {*entry[1:]} <= phi.keys())
+        return _Filed(ids, {one: row for row, one in enumerate(ids)}, differences, unseen=unseen)
+
+    def look(self, digests: set[str]) -> dict[str, Tensor]:
         """phi / noise [d] of every picture that can be read, by its hash."""
         pictures: dict[str, Picture] = {}
         for digest in digests:
             with suppress(MissingError):
                 pictures[digest] = Picture(self.store.picture(digest))
         broken: dict[int, PreferenceError] = {}
-        features = self.encoder.features.picture_features(list(pictures.values()), broken=broken, progress=progress)
+        features = self.encoder.features.picture_features(list(pictures.values()), broken=broken)
         phi = self.encoder.prior.whiten(features) / self.encoder.prior.noise
         return {
             digest: row for index, (digest, row) in enumerate(zip(pictures, phi, strict=True)) if index not in broken

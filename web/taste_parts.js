@@ -1,11 +1,11 @@
-// The parts of the Taste tab, made anew from its state whenever that changes.
-import { ask, element, isJapanese, pictureURL, t, thumbnailURL } from "./common.js";
-import { library } from "./library.js";
+// The parts of the Taste panel, made anew from its state whenever that changes.
+import { ask, element, isJapanese, t, thumbnailURL } from "./common.js";
 
 const SIDES = [["first", "left"], ["second", "right"]];
+export const SECTIONS = []; // of other modules, folded: { name, title(), make(panel) }
 const REACH = 4; // log-odds at the ends of a look's scale: of two pictures that far apart one is chosen 98 times in 100
 
-function button(text, onClick, properties = {}) {
+export function button(text, onClick, properties = {}) {
     const made = element("button", { textContent: text, ...properties });
     made.addEventListener("click", onClick);
     return made;
@@ -18,49 +18,37 @@ function details(panel, name, title, ...children) {
     return made;
 }
 
-export function header(panel) {
+export function header({ panel, root, isPage }) {
     const current = panel.state?.person;
     const add = button(t("add"), () => panel.person("add"));
-    if (!current) return [element("div", { className: "row" }, add)];
+    if (!current) return [];
     const options = panel.people.map(({ id, name }) => element("option", { value: id, textContent: name,
         selected: id === current.id }));
     const select = element("select", { ariaLabel: t("person") }, ...options);
     select.addEventListener("change", () => panel.run(() => panel.open(select.value)));
+    const sizes = element("div", { className: "sizes", role: "group", ariaLabel: t("of") }, ...[2, 4, 9].map((of) =>
+        button(of, () => panel.setOf(of), { ariaPressed: of === panel.of, title: t("best_of", { of }) })));
+    const paints = button(t("paints"), () => panel.setPaints(!panel.paints), { ariaPressed: panel.paints, title: t("paints_tooltip") });
     const actions = ["rename", "duplicate", "export", "delete"].map((name) => button(t(name), () => panel.person(name)));
-    return [element("div", { className: "row" }, select),
-        details(panel, "manage", t("manage"), element("div", { className: "row" }, add, ...actions))];
+    const manage = details(panel, "manage", t("manage"), element("div", { className: "row" }, add, ...actions));
+    if (!isPage) {
+        const page = button(t("open_page"), () => panel.openPage(), { title: t("open_page_tooltip") });
+        return [element("div", { className: "row" }, select, page), element("div", { className: "row" }, sizes, paints, known(panel)), manage];
+    }
+    const row = element("div", { className: "row" }, select, known(panel), sizes, paints);
+    row.append(button(t("details"), () => root.classList.toggle("unfolded")),
+        button("✕", () => panel.closePage(), { className: "close", ariaLabel: t("close_page"), title: t("close_page") }));
+    return [row];
 }
 
-export function question(panel) {
-    const { person, question, reading, problem } = panel.state ?? {};
-    if (!question && problem) return [element("p", { className: "empty", textContent: problem })];
-    if (!question && reading) {
-        const [done, of] = reading;
-        return [element("p", { className: "empty", textContent: t("reading", { done, of, encoder: person.encoder }) })];
-    }
-    if (!question && person?.open) {
-        return [element("p", { className: "empty", textContent: t("empty_repeats") }),
-            element("div", { className: "row" }, button(t("skip_repeats"), () => panel.skipRepeats()))];
-    }
-    if (!question) return [element("p", { className: "empty", textContent: t("empty") })];
-    const pictures = SIDES.map(([verdict, side]) => {
-        const image = element("img", { src: pictureURL(question[verdict]), alt: t(`${side}_picture`) });
-        const choice = button("", () => panel.pick(verdict), { className: "picture", ariaLabel: t(`${side}_is_better`),
-            title: t(`${side}_is_better`) });
-        choice.classList.toggle("chosen", question.verdict === verdict);
-        choice.append(image);
-        return choice;
-    });
-    const answers = ["tie", "skip"].map((verdict) => button(t(verdict), () => panel.pick(verdict)));
-    answers.push(button(t("undo"), () => panel.undo()));
-    const made = [element("div", { className: "pair" }, ...pictures),
-        element("p", { className: "prompt", textContent: question.prompt }),
-        element("div", { className: "row" }, ...answers), element("p", { className: "keys", textContent: t("keys") })];
-    if (question.verdict) {
-        const back = button(t("back"), () => panel.next());
-        made.unshift(element("p", { textContent: `${t("revising")} ${t(`said_${question.verdict}`)}` }, " ", back));
-    }
-    return made;
+// How far the picks have come to what painting for the person takes
+export function known({ state }) {
+    const share = Math.round(100 * state.known);
+    const text = state.more ? t(state.more === 1 ? "one_more" : "some_more", state) : t("enough");
+    const filled = element("span", { className: "filled" });
+    filled.style.width = `${share}%`;
+    return element("div", { className: "known", role: "progressbar", ariaValueNow: share, ariaLabel: t("known_label"), title: t("known_label") },
+        element("span", { className: "scale" }, filled), element("span", { textContent: text }));
 }
 
 const wordOf = (one, side) => (isJapanese() && one.japanese?.[side === "low" ? 0 : 1]) || t(`word_${one[side]}`, {}, one[side]);
@@ -68,11 +56,10 @@ const liked = (one) => wordOf(one, one.probability_low > one.probability_high ? 
 const nameOf = (one) => t(`look_${one.name}`, {}, `${wordOf(one, "low")} / ${wordOf(one, "high")}`);
 const list = (ones, word) => ones.map(word).join(t("comma"));
 
-function progress({ person, statements, known, noise }) {
+function progress({ person, statements, noise }) {
     const sentences = [t("picks", person)];
     const of = (state) => statements.filter((one) => one.state === state);
     const sure = of("sure"), likely = of("likely");
-    if (person.picks && statements.length) sentences.push(t("known", { known: Math.round(100 * known) }));
     if (sure.length) sentences.push(t("sure", { words: list(sure, liked) }));
     if (likely.length) sentences.push(t("likely", { words: list(likely, liked) }));
     if (person.picks && statements.length && !sure.length && !likely.length) sentences.push(t("unsure_of_all"));
@@ -114,23 +101,31 @@ export function learned(panel) {
     return parts;
 }
 
-export function history(panel) {
-    const { picks, more } = panel.history;
-    if (!picks.length) return [];
-    const entries = picks.map((pick) => {
-        const images = SIDES.map(([verdict]) => {
-            const image = element("img", { src: thumbnailURL(pick[verdict]), alt: "", loading: "lazy" });
-            image.classList.toggle("chosen", pick.verdict === verdict);
-            return image;
-        });
-        const label = `${t(`said_${pick.verdict}`)} ${pick.prompt}`;
-        const entry = button("", () => panel.revise(pick.id), { className: "entry", ariaLabel: label, title: label });
-        entry.append(...images);
-        if (["tie", "skip"].includes(pick.verdict)) entry.append(element("span", { textContent: t(`short_${pick.verdict}`) }));
-        return entry;
+// An answer's pictures, made once in a view: they are not fetched anew with every press
+function entry({ panel, entries }, pick) {
+    const key = `${pick.id} ${pick.pick}`;
+    if (entries.has(key)) return entries.get(key);
+    const images = SIDES.map(([verdict]) => {
+        const image = element("img", { src: thumbnailURL(pick[verdict]), alt: "", loading: "lazy" });
+        const one = element("span", { className: "thumbnail" }, image);
+        if (pick.verdict === verdict) one.append(element("span", { className: "tick", textContent: "✓" }));
+        one.classList.toggle("chosen", pick.verdict === verdict);
+        return one;
     });
-    const parts = [element("h3", { textContent: t("history") }), element("div", { className: "entries" }, ...entries)];
-    if (more) parts.push(button(t("more"), () => panel.more()));
+    const label = `${t(`said_${pick.verdict}`)} ${pick.prompt}`;
+    const made = button("", () => panel.revise(pick.id), { className: "entry", ariaLabel: label, title: label });
+    made.append(...images);
+    if (["tie", "skip"].includes(pick.verdict)) made.append(element("span", { textContent: t(`short_${pick.verdict}`) }));
+    entries.set(key, made);
+    return made;
+}
+
+export function history(view) {
+    const { picks, more } = view.panel.history;
+    if (!picks.length) return [];
+    const entries = element("div", { className: "entries" }, ...picks.map((pick) => entry(view, pick)));
+    const parts = [element("h3", { textContent: t("history") }), entries];
+    if (more) parts.push(button(t("more"), () => view.panel.more()));
     return parts;
 }
 
@@ -140,14 +135,15 @@ export function settings(panel) {
     const fading = element("input", { type: "number", min: 1, max: 10000, step: 1, value: person.half_life ?? "",
         placeholder: t("never"), ariaLabel: t("fading") });
     fading.addEventListener("change", () => {
-        if (fading.reportValidity()) panel.fade(fading.value === "" ? null : Number(fading.value));
+        if (fading.reportValidity()) panel.set("half_life", { picks: fading.value === "" ? null : Number(fading.value) });
     });
     const encoders = element("select", { ariaLabel: t("encoder") }, ...[...new Set([person.encoder, ...panel.state.encoders])].map(
         (name) => element("option", { value: name, textContent: name, selected: name === person.encoder })));
-    encoders.addEventListener("change", () => panel.encoder(encoders.value));
+    encoders.addEventListener("change", () => panel.set("encoder", { encoder: encoders.value }));
     const studies = choice(panel, t("ask_from_studies"), "studies", (name) => panel.askFrom(name));
     const sets = choice(panel, t("import"), "sets", (name) => panel.take(name));
-    return [details(panel, "library", t("library"), library(panel)), details(panel, "more_settings", t("more_settings"),
+    const added = SECTIONS.map(({ name, title, make }) => details(panel, name, title(), make(panel)));
+    return [...added, details(panel, "more_settings", t("more_settings"),
         element("label", { className: "row" }, t("fading"), fading),
         element("label", { className: "row" }, t("encoder"), encoders),
         element("div", { className: "row" }, studies),

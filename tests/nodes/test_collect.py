@@ -79,11 +79,36 @@ def test_whom_the_pictures_were_painted_for_is_noted(collect, run, comfy_folders
 
 
 def test_unequal_numbers_are_refused(collect, comfy_folders):
-    with pytest.raises(ValueError, match="3 images, but questions take two each"):
-        collect(images=images(3))
     with pytest.raises(ValueError, match="2 images and 3 other images"):
         collect(images=images(2), other_images=images(3))
     assert comfy_folders.module.taste_store().people() == []
+
+
+def test_one_picture_is_compared_with_the_last_runs(collect, comfy_folders):
+    store, (one, other, third) = comfy_folders.module.taste_store(), images(3)[:, None]
+    out = collect(images=one)
+    assert out.ui["ppd_question"] == []
+    assert out.result[0].splitlines()[1] == "One picture is kept: the next run's is compared with it."
+    again = collect(images=one)
+    assert "Not asked: 1 pair, since it is the last run's picture again: is the seed fixed?" in again.result[0]
+    for picture, before in ((other, one), (third, other)):
+        out = collect(images=picture)
+        (question,) = out.ui["ppd_question"]
+        for digest, wanted in ((question["first"], before), (question["second"], picture)):
+            found = np.asarray(store_picture(store, digest))
+            np.testing.assert_array_equal(found, (wanted[0] * 255).round().to(torch.uint8).numpy())
+    assert out.result[0].splitlines()[1] == "One picture is compared with the last run's."
+    (me,) = store.people()
+    assert me.open == 2
+
+
+def test_an_odd_batch_is_asked_two_by_two_and_the_one_left_over_is_kept(collect, comfy_folders):
+    out = collect(images=images(5))
+    assert len(out.ui["ppd_question"]) == 2 and "One picture is kept" in out.result[0]
+    store = comfy_folders.module.taste_store()
+    kept = store.latest_picture(store.people()[0].id)
+    last = (images(5)[-1] * 255).round().to(torch.uint8).numpy()
+    np.testing.assert_array_equal(np.asarray(store_picture(store, kept.digest)), last)
 
 
 def test_lists_are_asked_about_like_batches(collect, comfy_folders):
@@ -101,8 +126,6 @@ def test_lists_are_asked_about_like_batches(collect, comfy_folders):
     assert [one.prompt for one in store.inbox(bo.id)] == ["a hill", "a hill"]
     collect(images=[images(1, 7), images(1, 8)], other_images=[images(1, 9), large])
     assert [person.open for person in store.people()] == [1, 2, 2]
-    with pytest.raises(ValueError, match="3 images, but questions take two each"):
-        collect(images=[images(2), large])
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

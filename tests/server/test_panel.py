@@ -203,15 +203,49 @@ def test_the_history_stays_unfolded_and_says_what_was_no_pick(store, somebody, o
     assert shown(page) not in entries.first.get_attribute("title")
 
 
-def test_keys_are_explained_until_they_work(somebody, open_panel):
+def test_keys_work_while_the_mouse_is_over_the_tab_without_a_click(store, somebody, open_panel):
     page = open_panel(somebody)
-    hint = page.get_by_text("Click here to use the keys")
+    wait_for_picks(page, 0, 3)
     page.evaluate("document.activeElement.blur()")
+    page.mouse.move(900, 500)
+    hint = page.get_by_text("The keys work while the mouse is over this tab")
     assert hint.is_visible()
-    hint.click()
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_timeout(300)
+    assert store.history(somebody) == []
+    page.locator(".ppd-taste .progress").hover()
     assert not hint.is_visible()
+    page.keyboard.press("ArrowLeft")
+    wait_for_picks(page, 1, 2)
     page.get_by_label("Person").focus()
-    assert hint.is_visible()  # there arrows choose a person
+    page.keyboard.press("ArrowDown")  # there arrows choose a person
+    page.wait_for_timeout(300)
+    assert len(store.history(somebody)) == 1
+
+
+def test_keys_scroll_where_the_question_is_out_of_sight(store, somebody, open_panel):
+    """Scrolled down to the answers, no key answers what is above."""
+    for number in range(60):
+        pictures = (Picture.from_image(Image.new("RGB", (8, 8), (4 * number, side, 0))) for side in (0, 200))
+        store.pick(store.add_candidate(somebody, f"old {number}", *pictures), "first", f"{somebody}-{number}")
+    page = open_panel(somebody)
+    page.set_viewport_size({"width": 700, "height": 480})
+    page.locator(".ppd-taste .picture").first.wait_for()
+    page.get_by_role("button", name="Show more").click()
+    panel = page.locator(".ppd-taste")
+    panel.evaluate("panel => (panel.scrollTop = panel.scrollHeight)")
+    panel.hover(position={"x": 20, "y": 300})
+    before = panel.evaluate("panel => panel.scrollTop")
+    panel.press("ArrowUp")
+    page.wait_for_function(f"document.querySelector('.ppd-taste').scrollTop < {before}")
+    page.wait_for_timeout(300)
+    assert len(store.history(somebody)) == 60
+    page.locator(".ppd-taste .entry").nth(40).click()
+    page.get_by_text("Answered before.").wait_for()
+    page.wait_for_function("document.querySelector('.ppd-taste .pair').getBoundingClientRect().top >= 0")
+    panel.press("ArrowRight")
+    page.get_by_text("Answered before.").wait_for(state="detached")
+    assert store.history(somebody)[0].verdict == "second"
 
 
 def test_fading_takes_whole_numbers_from_one(store, somebody, open_panel):
@@ -280,13 +314,13 @@ def test_a_press_before_the_next_question_is_seen_does_not_answer_it(store, some
         """() => {
             const fetch = app.api.fetchApi;
             app.api.fetchApi = async function (path, ...rest) {
-                if (path.includes('/history')) await new Promise((done) => setTimeout(done, 1000));
+                if (path.includes('/picks')) await new Promise((done) => setTimeout(done, 1000));
                 return fetch.call(this, path, ...rest);
             };
         }"""
     )
     page.locator(".ppd-taste").press("ArrowLeft")
-    page.wait_for_timeout(600)  # the pick has its answer by now, the history not yet
+    page.wait_for_timeout(600)
     page.locator(".ppd-taste").press("ArrowLeft")
     wait_for_picks(page, 1, 2)
     page.wait_for_timeout(1500)

@@ -252,7 +252,7 @@ def test_bad_bodies_are_refused_and_write_nothing(server, store, somebody):
         b"[]",
         b"\xff\xfe",
         b'{"a":' * 800,
-        b"x" * 5000,
+        b"x" * 20_000,
         {},
         {**good, "more": 1},
         {**good, "candidate": "1"},
@@ -418,5 +418,5 @@ def test_open_browsers_are_told(server, store, somebody):
                     return heard, copy["id"]
 
     heard, copy = asyncio.run(asyncio.wait_for(listen(), 30))
-    assert heard == [{"person": person}, {"person": copy}]
+    assert heard == [{"person": person, "request": "r"}, {"person": copy, "request": None}]
     store.delete_person(copy)

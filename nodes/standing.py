@@ -1,0 +1,66 @@
+"""How a person stands, in one answer: all that the panel shows after a press, so that a press is one request."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from ..ppd.enough import enough
+from ..ppd.store import Candidate, MissingError, UnusableError
+from . import folders, interviews
+from .encoders import taste_encoders
+from .study_questions import top_up
+
+
+def shown(candidate: Candidate) -> dict[str, Any]:
+    """What a browser shows of a question or an answer."""
+    return {name: getattr(candidate, name) for name in ("id", "prompt", "first", "second", "verdict", "pick")}
+
+
+def standing(person: str, of: int = 2, asked: Candidate | None = None) -> dict[str, Any]:
+    """How a person stands, and a question: `asked`, or what to ask next, with the pictures that may come after it.
+
+    With `of` above 2 the question is a grid of so many pictures of one prompt where there are enough, without an id.
+    """
+    store = folders.taste_store()
+    state: dict[str, Any] = {
+        "person": asdict(store.person(person)),
+        "encoders": taste_encoders(),
+        "studies": folders.study_sets(),
+        "question": None if asked is None else shown(asked),
+        "upcoming": [],
+        "reading": None,
+        "problem": None,
+        "noise": 1.0,
+        "known": 0.0,
+        "more": 0,
+        "statements": [],
+    }
+    try:
+        if asked is None:
+            top_up(person)
+            state["person"] = asdict(store.person(person))
+        now, state["reading"] = interviews.stand(person)
+        interview = interviews.interview_of(person)
+        found = interview.encoder.statements(*now.told)
+        grid = interviews.grid_for(person, now, of) if of > 2 and asked is None else None
+    except (MissingError, UnusableError):
+        raise
+    except (
+        ValueError,
+        OSError,
+        RuntimeError,
+        ImportError,
+    ) as error:  # their taste encoder is gone or damaged: another can be chosen
+        return state | {"problem": str(error)}
+    if asked is None and grid is not None:
+        state["question"] = {"prompt": grid[0], "pictures": grid[1], "verdict": None}
+    elif asked is None and now.question is not None:
+        state["question"] = shown(now.question)
+    state["upcoming"] = [picture for one in now.upcoming for picture in (one.first, one.second)]
+    assert now.embedding.covariance is not None
+    state["known"], state["more"] = enough(interview.encoder.prior, now.embedding.covariance)
+    looks = interview.encoder.looks
+    japanese = dict(zip(looks.names, looks.japanese, strict=False)) if looks else {}
+    state["statements"] = [asdict(one) | {"japanese": japanese.get(one.name)} for one in found]
+    return state | {"noise": now.embedding.noise}

@@ -1,0 +1,61 @@
+// A place where the panel is shown: the sidebar's tab, or the whole window. Both show the same state.
+import { element, t } from "./common.js";
+import * as parts from "./taste_parts.js";
+import { answers, empty, frames } from "./taste_question.js";
+import { Zoom } from "./taste_zoom.js";
+
+export class View {
+    constructor(panel, isPage) {
+        Object.assign(this, { panel, isPage, entries: new Map() });
+        const named = (name, ...children) => (this[name] = element("div", { className: name }, ...children));
+        this.stage = element("div", { className: "pair" });
+        this.zoom = new Zoom(this.stage, (frame) => this.onPick(frame), { turns: isPage });
+        const asked = named("question", this.stage, named("answers"));
+        const known = named("details", named("learned"), named("history"), named("settings"));
+        this.root = element("div", { tabIndex: 0, role: "region", ariaLabel: t("taste") }, named("header"), named("notice"), asked, known);
+        this.root.className = isPage ? "ppd-taste page" : "ppd-taste";
+        this.notice.setAttribute("role", "status");
+        this.answers.textContent = t("loading");
+    }
+
+    onPick({ dataset: { side, digest } }) {
+        if (digest) this.panel.choose(digest);
+        else this.panel.pick(side);
+    }
+
+    // What is kept where it is while it may have the focus, or be under a press, is made anew only if it has changed
+    render() {
+        const { panel } = this, { state } = panel;
+        const focused = this.root.contains(document.activeElement);
+        const header = JSON.stringify([state?.person.id, panel.people.map(({ id, name }) => [id, name]), panel.of, panel.paints]);
+        if (header !== this.shownHeader) this.header.replaceChildren(...parts.header(this));
+        this.shownHeader = header;
+        this.header.querySelector(".known")?.replaceWith(parts.known(panel));
+        this.renderQuestion();
+        this.learned.replaceChildren(...parts.learned(panel));
+        this.history.replaceChildren(...parts.history(this));
+        if (!this.settings.contains(document.activeElement)) this.settings.replaceChildren(...parts.settings(panel));
+        if (focused && !this.root.contains(document.activeElement)) this.root.focus({ preventScroll: true });
+    }
+
+    renderQuestion() {
+        const { panel } = this, { question, person, reading, problem } = panel.state ?? {};
+        const asked = JSON.stringify([question, !question && [person?.open, problem]]);
+        const below = JSON.stringify([asked, reading, person?.picks, panel.history.picks.length]);
+        if (asked !== this.asked) {
+            this.stage.className = `pair${question?.pictures ? ` grid of-${question.pictures.length > 4 ? 9 : 4}` : ""}`;
+            this.stage.replaceChildren(...frames(this));
+            this.zoom.reset();
+        }
+        if (below !== this.below) {
+            const why = question ? [] : empty(panel);
+            this.answers.replaceChildren(...why, ...answers(this));
+        }
+        Object.assign(this, { asked, below });
+    }
+
+    showQuestion() {
+        this.root.classList.remove("unfolded");
+        this.question.scrollIntoView({ block: "start" });
+    }
+}

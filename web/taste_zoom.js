@@ -1,0 +1,133 @@
+// One zoom and one place for all pictures of a question, and a dividing line between two that lie on each other.
+
+const STEP = 1.0015; // a wheel's turn by one pixel
+const LARGEST = 32;
+const STILL = 4; // pixels that a press may wander and be a click
+const TWICE = 250; // milliseconds in which a second click may follow where a double click means something
+
+// Where the picture's own pixels lie, without the bars beside them
+export function pixelsOf(image) {
+    const box = image.getBoundingClientRect();
+    const scale = Math.min(box.width / image.naturalWidth, box.height / image.naturalHeight);
+    const [width, height] = [image.naturalWidth * scale, image.naturalHeight * scale];
+    return { left: box.left + (box.width - width) / 2, top: box.top + (box.height - height) / 2, width, height };
+}
+
+function isOn(image, { clientX, clientY }) {
+    const { left, top, width, height } = pixelsOf(image);
+    return clientX >= left && clientX <= left + width && clientY >= top && clientY <= top + height;
+}
+
+export class Zoom {
+    // A stage holds `.picture` buttons, each with an image; `onPick(button)` hears clicks on the pictures' pixels
+    constructor(stage, onPick, { turns }) {
+        Object.assign(this, { stage, onPick, pointers: new Map() });
+        if (turns) stage.addEventListener("wheel", (event) => this.onWheel(event), { passive: false });
+        stage.addEventListener("pointerdown", (event) => this.onDown(event));
+        stage.addEventListener("pointermove", (event) => this.onMove(event));
+        for (const name of ["pointerup", "pointercancel"]) stage.addEventListener(name, (event) => this.onUp(event));
+        stage.addEventListener("click", (event) => this.onClick(event));
+        stage.addEventListener("dblclick", () => this.isMoved && this.reset());
+        this.reset();
+    }
+
+    get isMoved() {
+        return this.scale !== 1;
+    }
+
+    get isDivided() {
+        return this.stage.classList.contains("divided");
+    }
+
+    reset() {
+        this.set(1, 0, 0);
+    }
+
+    // A scale, and how far the middle is moved in widths and heights of the frame
+    set(scale, x, y) {
+        const reach = Math.max(0, (scale - 1) / 2);
+        const clamp = (value) => Math.max(-reach, Math.min(reach, value));
+        Object.assign(this, { scale, x: clamp(x), y: clamp(y) });
+        clearTimeout(this.coming);
+        this.draw();
+    }
+
+    draw() {
+        for (const image of this.stage.querySelectorAll(".picture img")) {
+            image.style.transform = this.isMoved ? `translate(${100 * this.x}%, ${100 * this.y}%) scale(${this.scale})` : "";
+        }
+    }
+
+    // What is under the point stays there
+    zoomTo(scale, point) {
+        const frame = point.target?.closest?.(".picture") ?? this.stage.querySelector(".picture");
+        const box = frame.getBoundingClientRect();
+        const [u, v] = [(point.clientX - box.left) / box.width - 0.5, (point.clientY - box.top) / box.height - 0.5];
+        const ratio = scale / this.scale;
+        this.set(scale, u - (u - this.x) * ratio, v - (v - this.y) * ratio);
+    }
+
+    // One pixel of the picture on one of the screen, and back
+    fullSize() {
+        const image = this.stage.querySelector(".picture img");
+        if (!image) return;
+        const full = (this.scale * image.naturalWidth) / pixelsOf(image).width / devicePixelRatio;
+        if (this.isMoved || Math.abs(full - 1) < 0.01) this.reset();
+        else this.set(full, 0, 0);
+    }
+
+    divide(isDivided = !this.isDivided) {
+        this.stage.classList.toggle("divided", isDivided && this.stage.querySelectorAll(".picture").length === 2);
+    }
+
+    onWheel(event) {
+        event.preventDefault();
+        event.stopPropagation();
+        this.zoomTo(Math.max(1, Math.min(LARGEST, this.scale * STEP ** -event.deltaY)), event);
+    }
+
+    onDown(event) {
+        if (event.button) return;
+        this.pointers.set(event.pointerId, event);
+        if (this.pointers.size === 1) Object.assign(this, { began: event, dragged: false });
+        this.moveLine(event);
+    }
+
+    onMove(event) {
+        this.moveLine(event);
+        const before = this.pointers.get(event.pointerId);
+        if (!before) return;
+        const other = [...this.pointers.values()].find(({ pointerId }) => pointerId !== event.pointerId);
+        this.pointers.set(event.pointerId, event);
+        if (Math.hypot(event.clientX - this.began.clientX, event.clientY - this.began.clientY) > STILL || other) {
+            if (!this.dragged) this.stage.setPointerCapture(event.pointerId);
+            this.dragged = true;
+        }
+        if (other) {
+            const apart = (one) => Math.hypot(one.clientX - other.clientX, one.clientY - other.clientY);
+            this.zoomTo(Math.max(1, Math.min(LARGEST, (this.scale * apart(event)) / Math.max(1, apart(before)))), other);
+        } else if (this.dragged && this.isMoved) {
+            const box = this.stage.querySelector(".picture").getBoundingClientRect();
+            this.set(this.scale, this.x + (event.clientX - before.clientX) / box.width, this.y + (event.clientY - before.clientY) / box.height);
+        }
+    }
+
+    onUp(event) {
+        this.pointers.delete(event.pointerId);
+    }
+
+    moveLine({ clientX }) {
+        if (!this.isDivided) return;
+        const box = this.stage.getBoundingClientRect();
+        this.stage.style.setProperty("--line", `${Math.max(0, Math.min(100, (100 * (clientX - box.left)) / box.width))}%`);
+    }
+
+    // A drag is no pick, nor is a click on the bars beside a picture, nor one on two pictures that lie on each other
+    onClick(event) {
+        const button = event.target.closest(".picture");
+        const byMouse = event.detail > 0;
+        if (!button || (byMouse && (this.dragged || this.isDivided || !isOn(button.querySelector("img"), event)))) return;
+        if (!byMouse || !this.isMoved) this.onPick(button);
+        else if (event.detail === 1) this.coming = setTimeout(() => this.onPick(button), TWICE);
+    }
+}
