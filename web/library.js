@@ -2,6 +2,7 @@
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { ask, element, t } from "./common.js";
+import { SECTIONS } from "./taste_parts.js";
 
 const RATINGS = { keep: "♥", not: "✕" };
 const KEYS = { k: "keep", x: "not" };
@@ -10,6 +11,7 @@ const SETTLED = 300; // milliseconds after the last pictures of a run
 const sections = new WeakMap();
 
 document.head.append(element("link", { rel: "stylesheet", href: new URL("library.css", import.meta.url).href }));
+SECTIONS.push({ name: "library", title: () => t("library"), make: library });
 
 // The section of a panel, which stays the same element whenever the panel is made anew
 export function library(panel) {
@@ -58,18 +60,15 @@ class Library {
         return this.panel.state?.person.id;
     }
 
-    // Looks at the folder when it is first seen, and whenever it comes in sight for another person or with other ratings
+    // Looks at the folder whenever it comes in sight, and for what changes while it is: person, ratings, pictures of a run
     watch() {
-        new IntersectionObserver(([{ isIntersecting }]) => {
-            this.isSeen = isIntersecting;
+        new IntersectionObserver((entries) => {
+            this.stale ||= !this.isSeen;
+            this.isSeen = entries.at(-1).isIntersecting;
             this.update();
         }).observe(this.root);
-        const onExecuted = ({ detail }) => {
-            // The frontend tells a tab not always that it is gone
-            if (this.panel.root.isConnected) this.painting(detail);
-            else api.removeEventListener("executed", onExecuted);
-        };
-        api.addEventListener("executed", onExecuted);
+        this.root.addEventListener("focusout", () => this.update());
+        api.addEventListener("executed", ({ detail }) => this.painting(detail));
     }
 
     // Pictures of a run, as its nodes come to their ends
@@ -204,7 +203,7 @@ class Library {
         tile.picture = picture;
         tile.title = prompt || `${name} ${t("library_no_prompt")}`;
         tile.setAttribute("aria-label", [prompt || name, rating && t(`library_${rating}`)].filter(Boolean).join(". "));
-        press(tile, rating);
+        mark(tile, rating);
     }
 
     // The arrows go on from the tile that was reached last
@@ -215,8 +214,10 @@ class Library {
 
     onKey(event) {
         const tile = event.target.closest?.(".tile");
-        if (!tile || event.target !== tile || event.ctrlKey || event.metaKey || event.altKey || ["Tab", "Escape"].includes(event.key)) return;
-        event.stopPropagation(); // neither the graph's nor the question's
+        const isPlain = !event.ctrlKey && !event.metaKey && !event.altKey;
+        if (event.key === "Enter" && event.ctrlKey) return; // it runs the graph
+        event.stopPropagation(); // none other is the graph's
+        if (!isPlain || event.target !== tile) return;
         const rating = KEYS[event.key.toLowerCase()], step = stepOf(event.key, tile.parentElement);
         if (!rating && !step && event.key !== "Enter") return;
         event.preventDefault();
@@ -273,7 +274,7 @@ class Large {
     }
 
     render() {
-        if (this.tile) press(this.dialog, this.tile.picture.rating);
+        if (this.tile) mark(this.dialog, this.tile.picture.rating);
     }
 
     onKey(event) {
@@ -298,7 +299,7 @@ function controls(onRating, tabIndex = 0) {
     });
 }
 
-function press(parent, rating) {
+function mark(parent, rating) {
     parent.classList.toggle("kept", rating === "keep");
     parent.classList.toggle("refused", rating === "not");
     for (const name of Object.keys(RATINGS)) parent.querySelector(`button.${name}`).setAttribute("aria-pressed", rating === name);

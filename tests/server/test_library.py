@@ -1,4 +1,4 @@
-"""Rating finished pictures over HTTP: what lies in ComfyUI's folders, what its own nodes wrote there, and what is kept."""
+"""Rating finished pictures over HTTP: what lies in ComfyUI's folders, what its nodes wrote there, and what is kept."""
 
 from __future__ import annotations
 
