@@ -16,7 +16,7 @@ from ..ppd.pairs import counted
 from ..ppd.pictures import Picture, PreferenceError
 from ..ppd.store import MissingError, Person, TasteStore
 from ..ppd.user_embedding import UserEmbedding as Embedding
-from . import folders, people
+from . import folders, people, run_notes
 from .announce import announce, ask_now
 from .interviews import adopt, look_in_queue
 from .sockets import CATEGORY, UserEmbedding, one_person, people_of
@@ -44,14 +44,14 @@ class PreferenceCollector(io.ComfyNode):
             inputs=[
                 io.Image.Input(
                     "images",
-                    tooltip="Pictures of one prompt: a batch or a list, asked about two by two, and on the rating page as "
-                    "the best of four or nine. One without a partner is compared with the last run's.",
+                    tooltip="Pictures of one prompt: a batch or a list, asked about two by two, and on the rating page "
+                    "as the best of four or nine. One without a partner is compared with the last run's.",
                 ),
                 io.String.Input(
                     "person",
-                    default=people.ME,
-                    tooltip="Whose taste is asked for. The workflow keeps an id in place of the name. New people are "
-                    "made in the tab Taste; a name that is new is made as well.",
+                    default=people.TAB,
+                    tooltip="Whose taste is asked for: whoever is chosen in the tab Taste, or always the same person, "
+                    "of whom the workflow keeps an id in place of the name. New people are made in the tab Taste.",
                     extra_dict={"widgetType": people.WIDGET},
                 ),
                 io.String.Input("prompt", default="", tooltip="What the pictures show, as it was asked for."),
@@ -132,8 +132,9 @@ class PreferenceCollector(io.ComfyNode):
         reports = [report_of(store, somebody, asked[somebody] if wait_seconds[0] else []) for somebody in asked]
         reports += kept
         reports += [f"Not asked: {counted(number, 'pair')}, since {reason}" for reason, number in left_out.items()]
-        report = "\n".join([*reports, *filter(None, hints)])
-        return io.NodeOutput(report, ui={"ppd_question": questions, "text": (report,)})
+        notes = run_notes.of_this_run()
+        report = "\n".join([*notes, *reports, *filter(None, hints)])
+        return io.NodeOutput(report, ui={"ppd_question": questions, "ppd_notes": notes, "text": (report,)})
 
 
 def at(values: Sequence[Value], index: int) -> Value:

@@ -79,14 +79,17 @@ class UserEmbeddingEncoder(io.ComfyNode):
 
 
 def report_of(embedding: Embedding, found: list[Statement], skipped: list[PreferenceError]) -> str:
-    """What the encoder learned of a person, in lines for people."""
-    read = f"{counted(embedding.pairs, 'pair')} read by {embedding.encoder}: {embedding.reach}."
-    lines = [read if embedding.pairs or skipped else "No picks: this is the average person."]
+    """What the encoder learned of a person, in lines for people; the facts behind it last."""
+    known = embedding.pairs or skipped
+    lines = [f"Known from {counted(embedding.pairs, 'pick')}." if known else "No picks: this is the average person."]
     lines += in_words(found)
+    facts = f"read by {embedding.encoder}, {embedding.reach}"
     if embedding.noise > 1:
-        lines.append(f"Picks contradict each other: read as {embedding.noise:g} times as noisy as most people's.")
+        lines.append("Some picks contradict each other, so each tells less.")
+        facts += f", picks {embedding.noise:g} times as noisy as most people's"
     if skipped:
         lines += [f"Left out {len(skipped)}:", *listed(skipped)]
+    lines.append(f"({facts}.)")
     return "\n".join(lines)
 
 

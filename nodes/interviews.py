@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 MANY = 32
 """New candidates beyond which nobody is kept waiting for their pictures to be read."""
+MOST_COUNTED = 500
+"""Open questions of which it is told how many repeat answers."""
 FIRST = 4
 """Of many new ones, how many are looked at before the first question."""
 UPCOMING = 2
@@ -32,6 +34,8 @@ BETWEEN_NEWS = 1.0
 
 QUEUE_ONLY = ("text_encoder", "transformers")
 """Kinds of towers that beside the queue remember what they saw, and see nothing new."""
+SMALL = ("folder",)
+"""Kinds of towers that are opened in no time: those that lie in the taste encoder's own folder."""
 MOST_OPEN = 2
 """Taste encoders kept in memory; a tower may have gigabytes."""
 
@@ -62,6 +66,21 @@ def interview_of(person: str) -> Interview:
         return _interviews[key]
 
 
+def waiting(person: str) -> int:
+    """How many open questions would be asked: all but those that repeat answers or cannot be read. All, where telling
+    would take a large tower that nobody has opened, or more time than a moment."""
+    now = folders.taste_store().person(person)
+    try:
+        opened = (now.encoder, encoder_digest(now.encoder)) in _interviews
+        if not now.open or not (opened or TasteEncoder.load(encoder_folder(now.encoder)).tower["kind"] in SMALL):
+            return now.open
+        interview = interview_of(person)
+        takes_long = interview.unread(person) > MANY or now.open > MOST_COUNTED
+        return now.open if takes_long else interview.waiting(person)
+    except (ValueError, OSError, RuntimeError):  # the tab says why
+        return now.open
+
+
 def forget(person: str) -> None:
     """Drop what any taste encoder saw of the person's pictures."""
     for interview in list(_interviews.values()):
@@ -82,12 +101,11 @@ def adopt(person: Person, embeddings: Iterable[UserEmbedding]) -> str:
     names = [name for name in taste_encoders() if _is_of(name, hashes)]
     if not names or person.encoder in names:
         return ""
-    if person.picks:
+    if not folders.taste_store().set_encoder(person.id, names[0], unless_picked=True):
         return (
             f"The tab Taste reads {person.name} by the taste encoder {person.encoder!r}, and this was painted by "
             f"{names[0]!r}: choose that one there, under More."
         )
-    folders.taste_store().set_encoder(person.id, names[0])
     return ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from itertools import islice
 from typing import Any
 
@@ -36,9 +37,10 @@ class PreferencePairLoader(io.ComfyNode):
                 io.Combo.Input(
                     "preference_set",
                     options=[*folders.preference_sets(), *(PERSON + one for one in people.choices())],
-                    tooltip="A folder with pairs.jsonl and its pictures, or a .jsonl or .parquet file, in ComfyUI's "
-                    "input or datasets folder; or a person whose picks Collect Preferences keeps, of whom the workflow "
-                    "keeps an id and no name. The examples come with the pack.",
+                    default=PERSON + people.TAB,
+                    tooltip="Whose picks: those of whoever is chosen in the tab Taste, or of one person, of whom the "
+                    "workflow keeps an id and no name; or a set: a folder with pairs.jsonl and its pictures, or a "
+                    ".jsonl or .parquet file, in ComfyUI's input or datasets folder. The examples come with the pack.",
                 ),
                 io.String.Input(
                     "user",
@@ -90,7 +92,10 @@ class PreferencePairLoader(io.ComfyNode):
     def fingerprint_inputs(cls, preference_set: str, **constants: Any) -> str:
         if preference_set.startswith(PERSON):
             person = people.find(preference_set.removeprefix(PERSON))
-            return f"{person.name} {folders.taste_store().fingerprint(person.id)}" if person else ""
+            if person is None:
+                return ""
+            # Hashed, since ComfyUI saves it in every picture of the run: a rename changes the report
+            return sha256(f"{person.name} {folders.taste_store().fingerprint(person.id)}".encode()).hexdigest()
         return preference_set_digest(folders.preference_set(preference_set))
 
     @classmethod
@@ -124,6 +129,7 @@ def read_person(
     hidden: io.HiddenHolder | None,
 ) -> tuple[str, list[PreferencePair]]:
     """The name and the newest pairs of the person of a choice; none where nobody has been asked yet."""
+    choice = people.called(choice)
     person = people.find(choice)
     if user.strip() and user.strip().casefold() not in (choice.casefold(), (person.name if person else "").casefold()):
         raise ValueError(

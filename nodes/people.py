@@ -11,6 +11,8 @@ from . import folders
 
 ME = "me"
 """Who can always be chosen, also where nobody has been made yet."""
+TAB = "tab"
+"""Whoever is chosen in the tab Taste. The browser puts the id there when it queues a graph; without one it is "me"."""
 PERSON = "person: "
 """What a choice of preference pairs begins with that is no preference set but somebody in the taste store."""
 WIDGET = "PPD_PERSON"
@@ -18,19 +20,25 @@ WIDGET = "PPD_PERSON"
 
 
 def choices() -> list[str]:
-    """Who can be chosen: "me", and the ids of the others. Only "me" where the store cannot be read, which running the
-    node tells: a list of choices must not take the nodes away."""
+    """Who can be chosen: the tab's person, "me", and the ids of the others. None of these where the store cannot be
+    read, which running the node tells: a list of choices must not take the nodes away."""
     store = folders.taste_store()
     try:
         with store.database.hurried():
             me = store.person_called(ME)
-            return [ME, *(one.id for one in store.people() if me is None or one.id != me.id)]
+            return [TAB, ME, *(one.id for one in store.people() if me is None or one.id != me.id)]
     except UnusableError:
-        return [ME]
+        return [TAB, ME]
+
+
+def called(choice: str) -> str:
+    """The name or id that a choice stands for where no browser has put the tab's person in."""
+    return ME if choice == TAB else choice
 
 
 def find(choice: str, make: bool = False) -> Person | None:
-    """The person of an id or of a name; with `make` a new one for a name that nobody has."""
+    """The person of an id or of a name, "me" for the tab's; with `make` a new one for a name that nobody has."""
+    choice = called(choice)
     if PERSON_ID.fullmatch(choice):
         return folders.taste_store().person(choice)
     return folders.taste_store().person_called(choice, make=make)

@@ -11,10 +11,10 @@ from aiohttp import web
 from comfy.cli_args import args
 
 from ..ppd.grids import SIZES
-from ..ppd.pictures import PreferenceError
+from ..ppd.pictures import Picture, PreferenceError
 from ..ppd.store import Candidate, MissingError
 from ..ppd.store.candidates import MOST_CHOICES
-from . import folders, interviews, study_questions
+from . import answers, folders, interviews, study_questions
 from .announce import announce
 from .answers import answer, file
 from .bodies import (
@@ -37,6 +37,7 @@ from .standing import shown, standing
 PREFIX = "/ppd"
 LONGEST_PAGE = 1000
 """Answers in one reply at most, and by default."""
+UNFINISHED = "The last traces go once another program lets go of the taste store: close it, then open the tab again."
 
 
 def register(routes: web.RouteTableDef) -> None:
@@ -54,6 +55,7 @@ def register(routes: web.RouteTableDef) -> None:
     routes.post(f"{person}/import")(import_pairs)
     routes.get(f"{person}/question")(question)
     routes.get(f"{person}/questions/{{candidate}}")(asked)
+    routes.get(f"{person}/waiting")(waiting)
     routes.get(f"{person}/history")(history)
     routes.post(f"{person}/picks")(pick)
     routes.post(f"{person}/choices")(choose)
@@ -86,26 +88,27 @@ async def add_person(request: web.Request) -> web.Response:
 
     def work() -> Any:
         made = folders.taste_store().add_person(body.name)
-        announce(made.id)
+        announce(made.id, body.request)
         return asdict(made)
 
     return await answer(work)
 
 
 async def delete_person(request: web.Request) -> web.Response:
-    """Erase a person, the pictures nobody else has, and what was seen in them."""
+    """Erase a person, the pictures nobody else has, and what was seen in them: whether that is finished, or the last
+    traces go once another program lets go of the store."""
     person = request.match_info["person"]
 
     def work() -> Any:
         store = folders.taste_store()
-        digests = {digest for _, *pair in store.pictures_of(person) for digest in pair}
-        store.delete_person(person)
+        digests = store.digests(person)
+        finished = store.delete_person(person)
         interviews.forget(person)
         for digest in digests:  # again, for one who was still looking when the pictures went
             if not store.has_picture(digest):
                 folders.forget_features(digest)
-        announce(person)
-        return {}
+        announce(person, request.query.get("request"))
+        return {"finished": finished} if finished else {"finished": finished, "note": UNFINISHED}
 
     return await answer(work)
 
@@ -116,7 +119,7 @@ async def rename(request: web.Request) -> web.Response:
 
     def work() -> Any:
         folders.taste_store().rename(person, body.name)
-        announce(person)
+        announce(person, body.request)
         return asdict(folders.taste_store().person(person))
 
     return await answer(work)
@@ -128,7 +131,7 @@ async def duplicate(request: web.Request) -> web.Response:
 
     def work() -> Any:
         made = folders.taste_store().duplicate(person, body.name)
-        announce(made.id)
+        announce(made.id, body.request)
         return asdict(made)
 
     return await answer(work)
@@ -182,7 +185,7 @@ async def import_pairs(request: web.Request) -> web.Response:
         skipped: list[PreferenceError] = []
         path = folders.preference_set(body.preference_set)
         new = folders.taste_store().add_pairs(person, path, skip_bad=body.skip_bad, skipped=skipped)
-        announce(person)
+        announce(person, body.request)
         return {"new": new, "left_out": [str(error) for error in skipped]}
 
     return await answer(work)
@@ -199,7 +202,7 @@ async def ask_from_studies(request: web.Request) -> web.Response:
 
     def work() -> Any:
         new = study_questions.ask_from_studies(person, body.studies)
-        announce(person)
+        announce(person, body.request)
         return {"new": new}
 
     return await answer(work)
@@ -233,6 +236,12 @@ async def asked(request: web.Request) -> web.Response:
         return {**shown(candidate), "latest": latest == [number]}
 
     return await answer(work)
+
+
+async def waiting(request: web.Request) -> web.Response:
+    """How many questions that would be asked wait for the person's answer."""
+    person = request.match_info["person"]
+    return await answer(lambda: {"waiting": interviews.waiting(person)})
 
 
 async def history(request: web.Request) -> web.Response:
@@ -306,7 +315,7 @@ async def skip_repeats(request: web.Request) -> web.Response:
 
 async def picture(request: web.Request) -> web.StreamResponse:
     """A picture by its sha256."""
-    return await file(lambda: folders.taste_store().picture(request.match_info["digest"]), "image/png")
+    return await answers.picture(lambda: Picture(folders.taste_store().picture(request.match_info["digest"])))
 
 
 async def thumbnail(request: web.Request) -> web.StreamResponse:

@@ -29,6 +29,7 @@ def standing(person: str, of: int = 2, asked: Candidate | None = None) -> dict[s
         "studies": folders.study_sets(),
         "question": None if asked is None else shown(asked),
         "upcoming": [],
+        "waiting": 0,
         "reading": None,
         "problem": None,
         "noise": 1.0,
@@ -41,6 +42,7 @@ def standing(person: str, of: int = 2, asked: Candidate | None = None) -> dict[s
             top_up(person)
             state["person"] = asdict(store.person(person))
         now, state["reading"] = interviews.stand(person)
+        state["waiting"] = interviews.waiting(person)
         interview = interviews.interview_of(person)
         found = interview.encoder.statements(*now.told)
         grid = interviews.grid_for(person, now, of) if of > 2 and asked is None else None

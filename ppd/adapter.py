@@ -78,7 +78,7 @@ class AdapterConfig:
         if tuple(widths) != self.layers:
             raise ValueError(
                 f"This denoiser has {_layout(widths)}, but the user adapter is for the family {self.family!r} "
-                f"with {_layout(self.layers)}: load a model of that family, or an adapter for this model."
+                f"with {_layout(self.layers)}: load a model of that family."
             )
 
     def check_embedding(self, embedding: UserEmbedding) -> None:

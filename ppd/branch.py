@@ -96,24 +96,32 @@ def describe(
     cfg: float | None = None,
     scope: Scope = DEFAULT_SCOPE,
 ) -> str:
-    """What is active, in lines for people: family, layers, strength, part of the schedule, pairs behind each u."""
+    """What is active: a line for who paints, whose picks and how strongly, and one with all that made the picture."""
     config = adapter.config
     if reason := reason_to_be_off(adapter, people, strength, scope):
         return f"Personalization is off: {reason}."
     used = min(strength, adapter.max_strength)
-    most = "" if used == strength else f", used as {used:g} (this adapter's most)"
-    push = "" if cfg is None else f", times cfg {cfg:g} = {used * cfg:g}"
+    most = "" if used == strength else f" (acts as {used:g}, this adapter's most)"
+    few = " Weak so far: pick more." if any(person.pairs < FEW for person in people) else ""
     start, end = scope.window(config)
-    count = len(scope.layers(adapter))
-    lines = [
-        f"Personalization is on: family {config.family}, {count} of {len(config.layers)} cross-attention layers.",
-        f"Strength {strength:g}{most}{push}; unconditional rows: {_RULES[config.unconditional]}.",
-        f"Active from {start:.0%} to {end:.0%} of the noise schedule.",
+    facts = [
+        f"{config.family}, {len(scope.layers(adapter))} of {len(config.layers)} cross-attention layers",
+        f"noise schedule from {start:.0%} to {end:.0%}",
+        *([] if cfg is None else [f"strength times cfg {cfg:g} = {used * cfg:g}"]),
+        f"unconditional rows: {_RULES[config.unconditional]}",
+        *dict.fromkeys(f"read by {person.encoder}" for person in people),
+        f"length of u {' and '.join(f'{person.u.norm():.2f}' for person in people)}",
     ]
-    for number, person in enumerate(people, 1):
-        name = "The person" if len(people) == 1 else f"Person {number}"
-        lines.append(f"{name}: {counted(person.pairs, 'pair')}, read by {person.encoder}, {person.reach}.")
-    return "\n".join(lines)
+    return f"Paints {_for_whom(people)} at strength {strength:g}{most}.{few}\n({'; '.join(facts)}.)"
 
 
+def _for_whom(people: Sequence[UserEmbedding]) -> str:
+    picks = [counted(person.pairs, "pick") for person in people]
+    if len(people) > 1:
+        return f"for {len(people)} people, of {' and '.join(picks)},"
+    return f"for {picks[0]}" if people[0].pairs else "for the average person, since there are no picks yet,"
+
+
+FEW = 4
+"""Picks below which a taste is hardly known: the least that the method's paper and our measurements give a person."""
 _RULES = {"none": "the base", "same": "the same person", "negative": "the opposite taste"}

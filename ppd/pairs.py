@@ -35,8 +35,8 @@ def counted(number: int, noun: str) -> str:
 class PreferencePair:
     """Of two pictures of one prompt, the one a person preferred; with `tie` neither, and the order means nothing.
 
-    `weight` says how much the pair still counts, from 0 to 1; files do not hold it. Pairs of one `choice` have the same
-    chosen picture and are one observation: the best of several.
+    A person's pairs of one `choice` have one chosen picture and are one observation, the best among several: never a
+    tie. `weight` says how much the pair still counts, from 0 to 1; files do not hold it.
     """
 
     prompt: str
@@ -81,10 +81,11 @@ def read_pairs(
 ) -> Iterator[PreferencePair]:
     """The pairs of a preference set in the order of its rows, one at a time.
 
-    `user` keeps one person's only, whatever is wrong with others'. A bad row, a missing or corrupt picture, or one
-    picture twice, raises PreferenceError with the pair's id; with `skip_bad` it is logged, appended to `skipped`, and
-    left out. `check_pictures=False` leaves pictures undecoded, for sets too large for that. Pick-a-Pic rows without a
-    label, or marked as two equal pictures, are no pairs and are passed over.
+    `user` keeps one person's only, whatever is wrong with others'. A bad row, a missing or corrupt picture, one picture
+    twice, or another chosen picture than the row's choice had so far, raises PreferenceError with the pair's id; with
+    `skip_bad` it is logged, appended to `skipped`, and left out. `check_pictures=False` leaves pictures undecoded, for
+    sets too large for that. Pick-a-Pic rows without a label, or marked as two equal pictures, are no pairs and are
+    passed over.
     """
     files = files_of(Path(path))
     return _read(files, skip_bad, user, check_pictures, skipped)
@@ -93,7 +94,7 @@ def read_pairs(
 def _read(
     files: list[Path], skip_bad: bool, user: str | None, check: bool, skipped: list[PreferenceError] | None
 ) -> Iterator[PreferencePair]:
-    number = 0
+    number, best = 0, _Best()
     for file in files:
         root = file.parent.resolve()
         for row in rows_of(file):
@@ -106,6 +107,7 @@ def _read(
                     continue
                 if check:
                     pair.check()
+                best.check(pair)
             except PreferenceError as error:
                 if not skip_bad:
                     raise
@@ -123,8 +125,9 @@ def write_pairs(folder: Path | str, pairs: Iterable[PreferencePair]) -> None:
     """
     folder = Path(folder)
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    lines = []
+    lines, best = [], _Best()
     for pair in pairs:
+        best.check(pair)
         row: dict[str, Any] = {"id": pair.id, "prompt": pair.prompt}
         for role, picture in (("chosen", pair.chosen), ("rejected", pair.rejected)):
             try:
@@ -138,6 +141,35 @@ def write_pairs(folder: Path | str, pairs: Iterable[PreferencePair]) -> None:
         row.update({key: value for key, value in optional.items() if value is not None})
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
     write_file(folder / PAIRS_FILE, "".join(lines).encode())
+
+
+class _Best:
+    """The chosen picture of each choice of a preference set so far, and which pair said so."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str | None, str], tuple[str, str]] = {}
+
+    def check(self, pair: PreferencePair) -> None:
+        """Raise PreferenceError where the pair contradicts its choice."""
+        if pair.choice is None:
+            return
+        if pair.tie:
+            raise PreferenceError(
+                f"Pair {quoted(pair.id)} is a tie of the choice {quoted(pair.choice)}, expected a chosen picture: take "
+                "its choice or its tie out.",
+                pair.id,
+            )
+        try:
+            digest = pair.chosen.digest
+        except PreferenceError as error:
+            raise pair.error("chosen", error) from error
+        known, by = self._known.setdefault((pair.user, pair.choice), (digest, pair.id))
+        if known != digest:
+            raise PreferenceError(
+                f"Pair {quoted(pair.id)} has another chosen picture than pair {quoted(by)} of the same choice "
+                f"{quoted(pair.choice)}, expected one: give each choice a name of its own.",
+                pair.id,
+            )
 
 
 def preference_set_digest(path: Path | str) -> str:

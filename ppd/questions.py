@@ -13,7 +13,8 @@ from itertools import chain, zip_longest
 import torch
 from torch import Tensor
 
-from .encoders.encoder import PosteriorEncoder
+from .encoders.choices import numbered
+from .encoders.encoder import PosteriorEncoder, Told
 from .encoders.statements import Statement, asked_of, would_ask
 from .pictures import Picture, PreferenceError
 from .store import Candidate, MissingError, TasteStore, fade
@@ -116,7 +117,7 @@ class Standing:
     question: Candidate | None
     upcoming: tuple[Candidate, ...]
     embedding: UserEmbedding
-    told: tuple[Tensor, Tensor, Tensor]
+    told: Told
 
 
 def _open_and_decided(filed: _Filed, verdicts: dict[int, str]) -> tuple[list[int], list[int]]:
@@ -185,9 +186,13 @@ class Interview:
         repeated = asked_already(filed.differences[rows], filed.differences[decided]).tolist()
         return [filed.ids[row] for row, is_repeated in zip(rows, repeated, strict=True) if is_repeated]
 
-    def _ask(
-        self, person: str, most: int | None = None, count: int = 1
-    ) -> tuple[list[int], UserEmbedding, tuple[Tensor, Tensor, Tensor]]:
+    def waiting(self, person: str) -> int:
+        """How many open candidates would be asked: those that can be read and repeat no decided one."""
+        filed = self._read(person)
+        rows, decided = _open_and_decided(filed, self.store.verdicts(person))
+        return int((~asked_already(filed.differences[rows], filed.differences[decided])).sum())
+
+    def _ask(self, person: str, most: int | None = None, count: int = 1) -> tuple[list[int], UserEmbedding, Told]:
         """At most `count` candidates in the order they would be asked, the embedding, and what it was read from."""
         verdicts, filed = self.store.verdicts(person), self._read(person, most)
         rows, decided = _open_and_decided(filed, verdicts)
@@ -199,7 +204,7 @@ class Interview:
         opening = None
         if self.encoder.looks is not None:
             noise = self.encoder.prior.noise
-            known = asked_of(self.encoder.looks, told[0] * noise, told[2])
+            known = asked_of(self.encoder.looks, told.differences * noise, told.weights, told.choices)
             opening = would_ask(self.encoder.looks, known, filed.differences[rows] * noise)
         found: list[int] = []
         for later in range(count):
@@ -220,13 +225,17 @@ class Interview:
             self._filed.pop(person, None)
             self.encoder.features.drop_memory()
 
-    def _picks(self, person: str, verdicts: dict[int, str], filed: _Filed) -> tuple[Tensor, Tensor, Tensor]:
-        """Differences [n, d], outcomes and weights [n] of what was picked, the oldest first."""
+    def _picks(self, person: str, verdicts: dict[int, str], filed: _Filed) -> Told:
+        """What was picked, the oldest first; the best of several is one pick, and fades as one."""
+        names = self.store.choices(person)
         picks = [(filed.rows[one], what) for one, what in verdicts.items() if one in filed.rows and what != "skip"]
         signs = torch.tensor([-1.0 if what == "second" else 1.0 for _, what in picks])
         outcomes = torch.tensor([0.5 if what == "tie" else 1.0 for _, what in picks])
         differences = filed.differences[[row for row, _ in picks]] * signs[:, None]
-        return differences, outcomes, torch.tensor(fade(len(picks), self.store.person(person).half_life))
+        choices = numbered([names.get(filed.ids[row]) for row, _ in picks])
+        first, number = choices.unique(return_inverse=True)
+        weights = torch.tensor(fade(len(first), self.store.person(person).half_life))[number]
+        return Told(differences, outcomes, weights, choices)
 
     def _nothing(self) -> _Filed:
         return _Filed([], {}, torch.empty(0, self.encoder.prior.dim))
@@ -249,11 +258,11 @@ class Interview:
             waiting = self._in_turn(person, (*filed.waiting, *newest)) if newest else filed.waiting
             now = (*filed.unseen, *waiting[:most])
             # Another object, not this one changed: another thread may be at work with it
-            filed = self._with(filed, now, self.look({digest for _, *pair in now for digest in pair}))
-            filed.known = newest[-1][0] if newest else filed.known
-            filed.waiting = () if most is None else tuple(waiting[most:])
-            self._filed[person] = filed
-            return filed
+            seen = self._with(filed, now, self.look({digest for _, *pair in now for digest in pair}))
+            seen.known = newest[-1][0] if newest else filed.known
+            seen.waiting = () if most is None else tuple(waiting[most:])
+            self._filed[person] = seen
+            return seen
         finally:
             lock.release()
 

@@ -24,8 +24,8 @@ VERSION = "1"
 class UserEmbedding:
     """A user embedding of N vectors with d dimensions, and its provenance.
 
-    `u` [N, d] float32 · `encoder`, `encoder_hash` the encoder that made it · `pairs` how many preference pairs are
-    behind it · `created` ISO date ·
+    `u` [N, d] float32 · `encoder`, `encoder_hash` the encoder that made it · `pairs` how many picks are behind it, the
+    best of several being one · `created` ISO date ·
     `covariance_factor` [d, r], F with posterior covariance F F' · `noise` scale of this person's pick noise as inferred
     from contradictions, 1 the population's; it explains the covariance, and no file holds it.
     """

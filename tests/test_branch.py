@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -49,11 +51,24 @@ def test_strength_scales_up_to_the_adapters_most_and_the_null_user_is_silent(str
     torch.testing.assert_close(k[:1], plain_k)
     torch.testing.assert_close(v[:1], used * plain_v)
     assert not v[1].any()
-    report = describe(own, [PERSON], strength, cfg=4.0)
-    assert f"times cfg 4 = {4 * used:g}" in report and ("used as 2 (this adapter's most)" in report) == (
-        strength == 5.0
-    )
-    assert "The person: 4 pairs, read by pocket, embedding length 5.00." in report
+    said, facts = describe(own, [PERSON], strength, cfg=4.0).split("\n")
+    most = " (acts as 2, this adapter's most)" if strength == 5.0 else ""
+    assert said == f"Paints for 4 picks at strength {strength:g}{most}."
+    assert f"times cfg 4 = {4 * used:g}" in facts and facts.endswith("read by pocket; length of u 5.00.)")
+
+
+@pytest.mark.parametrize(
+    ("picks", "said"),
+    [
+        ([4], "Paints for 4 picks at strength 1."),
+        ([1], "Paints for 1 pick at strength 1. Weak so far: pick more."),
+        ([0], "Paints for the average person, since there are no picks yet, at strength 1. Weak so far: pick more."),
+        ([9, 3], "Paints for 2 people, of 9 picks and 3 picks, at strength 1. Weak so far: pick more."),
+    ],
+)
+def test_the_first_line_is_for_people(picks, said):
+    people = [replace(PERSON, pairs=number) for number in picks]
+    assert describe(adapter(), people, 1.0).split("\n")[0] == said
 
 
 def test_what_is_off_says_why():

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import time
+from dataclasses import replace
 from datetime import datetime
 
 import numpy as np
@@ -240,6 +241,36 @@ def test_write_and_read_back(tmp_path):
     assert (tmp_path / "set" / "pairs.jsonl").read_bytes() == before
 
 
+def test_pairs_of_one_choice_share_their_chosen_picture_and_come_back(tmp_path):
+    rows = [row(choice="x", user="u"), row(), row("a", "c", choice="x", user="u"), row("b", "c", choice="x", user="v")]
+    folder = folder_of(tmp_path, rows)
+    pairs = list(read_pairs(folder))
+    assert [pair.choice for pair in pairs] == ["x", None, "x", "x"]
+    write_pairs(tmp_path / "again", pairs)
+    assert [pair.choice for pair in read_pairs(tmp_path / "again")] == ["x", None, "x", "x"]
+    before = preference_set_digest(folder)
+    text = (folder / "pairs.jsonl").read_text()
+    (folder / "pairs.jsonl").write_text(text.replace('"choice": "x", ', '"choice": "y", ').replace('"x"', '"y"'))
+    assert [pair.choice for pair in read_pairs(folder)] == ["y", None, "y", "y"]
+    assert preference_set_digest(folder) != before
+
+
+def test_a_choice_with_two_chosen_pictures_or_a_tie_is_refused_by_name(tmp_path):
+    folder = folder_of(tmp_path, [row(choice="x"), row("c", "d", choice="x"), row("a", "d", choice="x", tie=True)])
+    with pytest.raises(PreferenceError, match="Pair 'row-2' has another chosen picture than pair 'row-1' of the same"):
+        list(read_pairs(folder))
+    skipped = []
+    assert [pair.id for pair in read_pairs(folder, skip_bad=True, skipped=skipped)] == ["row-1"]
+    assert [error.pair_id for error in skipped] == ["row-2", "row-3"]
+    assert "Pair 'row-3' is a tie of the choice 'x', expected a chosen picture" in str(skipped[1])
+    with pytest.raises(PreferenceError, match="expected a text as choice, got dict"):
+        list(read_pairs(folder_of(tmp_path / "other", [row(choice={"id": 1})])))
+    first = next(read_pairs(folder))
+    with pytest.raises(PreferenceError, match="Pair 'again' has another chosen picture"):
+        write_pairs(tmp_path / "w", [first, replace(first, chosen=first.rejected, rejected=first.chosen, id="again")])
+    assert not (tmp_path / "w" / "pairs.jsonl").exists()
+
+
 def test_a_failed_write_leaves_the_old_set(tmp_path):
     good = PreferencePair("p", Picture(data=encoded((1, 1, 1))), Picture(data=encoded((2, 2, 2))), "good")
     write_pairs(tmp_path / "set", [good])
@@ -308,9 +339,10 @@ def test_trl_parquet_with_images_and_shards_in_order(tmp_path):
             "rejected": {"bytes": encoded((2, 2, 2)), "path": None},
         }
 
-    pick_a_pic(tmp_path / "b.parquet", [trl("third")])
+    pick_a_pic(tmp_path / "b.parquet", [trl("third") | {"choice": "x"}])
     pick_a_pic(tmp_path / "a.parquet", [trl("first"), trl("second")])
     pairs = list(read_pairs(tmp_path))
+    assert [pair.choice for pair in pairs] == [None, None, "x"]
     assert [(pair.prompt, pair.id) for pair in pairs] == [("first", "row-1"), ("second", "row-2"), ("third", "row-3")]
     assert pairs[0].chosen.open().getpixel((0, 0)) == (1, 1, 1)
 

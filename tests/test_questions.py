@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sqlite3
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -216,6 +217,28 @@ def test_an_interview_learns_what_the_encoder_does(store, encoder):
     assert learned.pairs == encoded.pairs == 3
 
 
+def test_the_best_of_several_is_one_pick_and_fades_as_one(store, encoder, monkeypatch):
+    """A grid of four, whose pairs stand either way round, and then a pick of two."""
+    aki, best = store.add_person("Aki").id, PAIRS[1][0]
+    grid = fill(store, aki, [(best, PAIRS[1][1]), (PAIRS[2][0], best), (best, PAIRS[2][1])])
+    for candidate, verdict in zip(grid, ("first", "second", "first"), strict=True):
+        store.pick(candidate, verdict, f"r{candidate}")
+    store.pick(store.add_candidate(aki, "another", *PAIRS[3]), "second", "last")
+    store.set_half_life(aki, 1)
+    monkeypatch.setattr(store, "choices", lambda person: dict.fromkeys(grid, "grid"))
+    *chosen, last = store.pairs(aki)
+    told = [replace(pair, choice="grid", weight=0.5) for pair in chosen] + [last]
+    interview = Interview(store, encoder)
+    learned, encoded = interview.ask(aki)[1], encoder.encode(told)
+    torch.testing.assert_close(learned.u, encoded.u, rtol=0, atol=1e-5)
+    assert learned.pairs == encoded.pairs == 2
+    as_pairs = encoder.encode([replace(pair, choice=None) for pair in told])
+    assert (as_pairs.u - learned.u).norm() > 0.05 and as_pairs.pairs == 4
+    said = {one.name: one for one in encoder.statements(*encoder.read(told))}
+    for one in interview.statements(aki):
+        assert one.probability == pytest.approx(said[one.name].probability, abs=1e-4)
+
+
 def test_exported_and_imported_picks_make_the_same_embedding_to_the_last_bit(store, encoder, tmp_path):
     aki, bo = (store.add_person(name).id for name in ("Aki", "Bo"))
     for candidate, verdict in zip(fill(store, aki, PAIRS), ("second", "tie", "skip", "first"), strict=True):
@@ -300,3 +323,50 @@ def test_twelve_pickers_whose_pairs_were_as_bright_as_each_other_are_asked_of_br
     assert said["brightness"].state == "not asked yet"
     fill(store, aki, [(plain(90, 100, 110), plain(110, 100, 90)), (plain(15, 15, 15), plain(240, 240, 240))])
     assert interview.ask(aki)[0].id == store.pictures_of(aki)[-1][0]
+
+
+def test_many_new_candidates_are_looked_at_part_by_part_and_asked_about_meanwhile(store, encoder):
+    """The newest open ones and the latest picks first; in the end as if all had been looked at together."""
+    aki = store.add_person("Aki").id
+    colours = torch.randint(0, 256, (80, 2, 3), generator=torch.Generator().manual_seed(2)).tolist()
+    candidates = fill(store, aki, [(plain(*first), plain(*second)) for first, second in colours])
+    for number, candidate in enumerate(candidates[:10]):
+        store.pick(candidate, "first", f"r{number}")
+    interview, steps = Interview(store, encoder), []
+    standing = interview.stand(aki, most=4, upcoming=2)
+    assert standing.question.id in candidates[-2:] and len(standing.upcoming) == 1
+    assert standing.embedding.pairs == 2 and interview.unread(aki) == 76
+    (late,) = fill(store, aki, PAIRS[1:2])
+    assert interview.unread(aki) == 77
+
+    def progress(done, of):
+        asked = interview.stand(aki, most=1)
+        steps.append((done, of, asked.embedding.pairs))
+
+    interview.read(aki, progress)
+    assert [(done, of) for done, of, _ in steps] == [(32, 77), (65, 77), (77, 77)]
+    assert steps[-1][2] == 10 and interview.unread(aki) == 0
+    whole = Interview(store, encoder)
+    assert interview.stand(aki).question == whole.stand(aki).question
+    assert interview._filed[aki].ids == whole._filed[aki].ids == [*candidates, late]
+    torch.testing.assert_close(interview._filed[aki].differences, whole._filed[aki].differences)
+
+
+def test_who_finds_another_looking_takes_what_has_been_seen(store, encoder):
+    aki = store.add_person("Aki").id
+    fill(store, aki, PAIRS)
+    interview = Interview(store, encoder)
+    interview.stand(aki, most=2)
+    with interview._locks[aki]:
+        standing = interview.stand(aki, most=2)
+    assert standing.question is not None and interview.unread(aki) == 2
+
+
+def test_what_may_come_next_is_what_would_be_asked_after_a_skip(store, encoder):
+    aki = store.add_person("Aki").id
+    fill(store, aki, PAIRS)
+    interview = Interview(store, encoder)
+    now = interview.stand(aki, upcoming=2)
+    assert len({now.question.id, *(one.id for one in now.upcoming)}) == 3
+    store.pick(now.question.id, "skip", "r")
+    assert interview.stand(aki).question.id == now.upcoming[0].id

@@ -1,9 +1,11 @@
 // The node Collect Preferences shows the newest question of its run, answered by mouse or by key.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { CHANGED, VERDICTS, ask, element, loadWords, pictureURL, t } from "./common.js";
+import { CHANGED, CHOSEN, VERDICTS, ask, element, loadWords, pictureURL, t } from "./common.js";
+import { nameOf, waiting } from "./people.js";
 
 const ASKED = "ppd.question"; // the server's message that a node asks while it still runs
+const TYPED_INTO = "input, textarea, select, [contenteditable]";
 const [WIDTH, HEIGHT] = [380, 260]; // the widget's least size
 const MARGIN = 10; // that the classic renderer leaves around a DOM widget
 const STYLE = `
@@ -13,15 +15,21 @@ const STYLE = `
 .ppd-collect:focus-visible { border-radius: 6px; }
 .ppd-collect p { margin: 0; }
 .ppd-collect .empty { margin: auto; max-width: 32ch; text-align: center; color: var(--descrip-text); }
+.ppd-collect .note { flex: none; color: var(--p-orange-400, #e90); }
 .ppd-collect .prompt { flex: none; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; color: var(--descrip-text); }
 .ppd-collect .pair { flex: 1; min-height: 0; display: grid; grid-template-columns: 1fr 1fr; gap: 6px; }
 .ppd-collect button { font: inherit; color: var(--input-text); background: var(--comfy-input-bg); border: 1px solid var(--border-color);
   border-radius: 6px; padding: 4px 10px; cursor: pointer; }
 .ppd-collect button:hover:enabled { border-color: var(--p-primary-color, #4a90d9); }
-.ppd-collect .picture { position: relative; padding: 0; overflow: hidden; }
-.ppd-collect .picture img { position: absolute; inset: 0; width: 100%; height: 100%; object-fit: contain; }
-.ppd-collect .picture:disabled { cursor: default; opacity: 0.4; }
-.ppd-collect .picture[aria-pressed=true] { opacity: 1; border: 2px solid var(--p-primary-color, #4a90d9); }
+.ppd-collect .side { container-type: size; min-width: 0; min-height: 0; padding: 3px; display: grid; place-items: center; }
+.ppd-collect .picture { position: relative; padding: 0; border: none; border-radius: 0;
+  width: min(100cqw, 100cqh * var(--ratio, 1)); aspect-ratio: var(--ratio, 1); }
+.ppd-collect .picture img { display: block; width: 100%; height: 100%; }
+.ppd-collect .picture:hover:enabled { outline: 1px solid var(--p-primary-color, #4a90d9); }
+.ppd-collect .picture:disabled { cursor: default; }
+.ppd-collect .picture[aria-pressed=true] { outline: 3px solid var(--p-primary-color, #4a90d9); }
+.ppd-collect .picture[aria-pressed=true]::after { content: "✓"; position: absolute; right: 4px; bottom: 4px; padding: 0 5px;
+  border-radius: 8px; color: #fff; background: var(--p-primary-color, #4a90d9); }
 .ppd-collect .row { flex: none; display: flex; align-items: center; gap: 6px; }
 .ppd-collect .row p { flex: 1; min-width: 0; }
 .ppd-collect .row button { flex: none; }
@@ -31,9 +39,9 @@ const STYLE = `
 class Questions {
     constructor() {
         this.asked = []; // the newest first
+        this.notes = []; // of the run that asked
         this.at = 0; // which of them is shown
         this.root = element("div", { className: "ppd-collect", tabIndex: 0, role: "group" });
-        this.root.addEventListener("keydown", (event) => this.onKey(event));
         this.root.addEventListener("wheel", (event) => this.onWheel(event));
         this.draw();
         this.refresh();
@@ -44,8 +52,9 @@ class Questions {
     }
 
     // A node that waited is heard of twice, and one taken from the cache again and again: that is nothing new
-    show(asked) {
+    show(asked, notes) {
         const newest = [...asked].reverse();
+        if (notes) this.notes = notes;
         if (JSON.stringify(newest) !== JSON.stringify(this.asked)) Object.assign(this, { asked: newest, at: 0, question: null });
         return this.refresh();
     }
@@ -57,6 +66,7 @@ class Questions {
         let question, error;
         try {
             question = await ask(`people/${current.person}/questions/${current.id}`);
+            question.name = await nameOf(current.person);
         } catch (failure) {
             error = failure;
         }
@@ -66,25 +76,48 @@ class Questions {
         if (error || !same) this.draw(error?.message);
     }
 
-    // Before a run there is no question to show, but how many wait in the tab, whoever is asked
+    // Before a run there is no question to show, but how many wait in the tab
     async count() {
-        const answer = ask("people").catch(() => ({ people: [] }));
+        const answer = waiting();
         this.counting = answer;
-        const { people } = await answer;
+        const found = await answer;
         if (answer !== this.counting || this.current) return;
-        this.open = people.reduce((total, { open }) => total + open, 0);
+        this.open = found;
         this.draw();
     }
 
+    // The keys are the widget's while it has the focus or the mouse, but they answer only what is seen
     onKey(event) {
+        const { activeElement } = document;
+        const focused = this.root.contains(activeElement);
+        if (!focused && (!this.root.matches(":hover") || activeElement?.closest(TYPED_INTO))) return;
         if (event.ctrlKey || event.metaKey || event.altKey) return;
-        event.stopPropagation(); // the graph would delete or move the node
-        const undo = event.key.toLowerCase() === "u";
-        if (!undo && !(event.key in VERDICTS)) return;
+        if (focused) event.stopPropagation(); // the graph would delete or move the node
+        const act = this.actionOf(event.key, focused && activeElement);
+        if (!act || !this.isSeen()) return;
         event.preventDefault();
-        if (event.repeat) return;
-        if (undo) this.undo();
-        else this.pick(VERDICTS[event.key]);
+        event.stopPropagation();
+        if (!event.repeat) act();
+    }
+
+    actionOf(key, focused) {
+        if (key in VERDICTS) return () => this.pick(VERDICTS[key]);
+        if (key.toLowerCase() === "u") return () => this.undo();
+        const onOther = focused?.tagName === "BUTTON" && focused.className !== "next"; // which Enter presses
+        return key === "Enter" && !onOther && this.question?.verdict && this.left ? () => this.next() : null;
+    }
+
+    // Both pictures are in the window, and nothing lies over them
+    isSeen() {
+        const pictures = [...this.root.querySelectorAll(".picture")];
+        return pictures.length > 0 && pictures.every((picture) => {
+            const { left, top, width, height } = picture.getBoundingClientRect();
+            return picture.contains(document.elementFromPoint(left + width / 2, top + height / 2));
+        });
+    }
+
+    get left() {
+        return this.asked.length - this.at - 1;
     }
 
     // The classic renderer lays the widget over the canvas, which then hears no wheel; Nodes 2.0 passes it on by itself
@@ -130,14 +163,14 @@ class Questions {
         this.root.ariaLabel = t("collect_label");
         const parts = [];
         if (question) {
+            parts.push(...this.notes.map((note) => element("p", { className: "note", textContent: note })));
             parts.push(this.pair(question));
-            if (question.prompt) {
-                parts.push(element("p", { className: "prompt", textContent: question.prompt, title: question.prompt }));
-            }
+            const told = [t("asked_of", question), question.prompt].filter(Boolean).join(" · ");
+            parts.push(element("p", { className: "prompt", textContent: told, title: told }));
             parts.push(question.verdict ? this.answer(question) : this.choices());
         } else if (!complaint) {
             const { open } = this;
-            const text = open ? `${t("collect_empty")} ${t("collect_waiting", { open })}` : t("collect_empty");
+            const text = open?.waiting ? `${t("collect_empty")} ${t("collect_waiting", open)}` : t("collect_empty");
             parts.push(element("p", { className: "empty", textContent: text }));
         }
         if (complaint) parts.push(element("p", { role: "alert", textContent: complaint }));
@@ -148,12 +181,15 @@ class Questions {
 
     pair({ first, second, verdict }) {
         const sides = [["first", first], ["second", second]].map(([side, digest]) => {
-            const image = element("img", { src: pictureURL(digest), alt: "", draggable: false });
+            const image = element("img", { alt: "", draggable: false });
             const title = t(side === "first" ? "left_is_better" : "right_is_better");
             const button = element("button", { className: "picture", ariaLabel: title, title, disabled: !!verdict }, image);
             if (verdict) button.ariaPressed = String(verdict === side);
             button.addEventListener("click", () => this.pick(side));
-            return button;
+            // The button is as large as the picture: the bars beside it pick nothing
+            image.addEventListener("load", () => button.style.setProperty("--ratio", image.naturalWidth / image.naturalHeight));
+            image.src = pictureURL(digest);
+            return element("div", { className: "side" }, button);
         });
         return element("div", { className: "pair" }, ...sides);
     }
@@ -167,7 +203,7 @@ class Questions {
         const row = element("div", { className: "row" },
             element("p", { role: "status", textContent: t(`said_${verdict}`) }));
         if (latest) row.append(this.button(t("undo"), () => this.undo()));
-        const left = this.asked.length - this.at - 1;
+        const { left } = this;
         if (left) row.append(this.button(t("collect_next", { left }), () => this.next(), "next"));
         return row;
     }
@@ -198,16 +234,22 @@ function nodeOf(id) {
     return node;
 }
 
-function show(id, asked) {
-    if (asked?.length) shown.get(nodeOf(id))?.show(asked);
+function show(node, { ppd_question: asked, ppd_notes: notes } = {}) {
+    if (asked?.length) shown.get(node)?.show(asked, notes);
 }
 
 app.registerExtension({
     name: "ppd.collect",
     setup() {
         document.head.append(element("style", { textContent: STYLE }));
-        api.addEventListener(ASKED, ({ detail }) => show(detail.node, detail.questions));
-        api.addEventListener("executed", ({ detail }) => show(detail.display_node ?? detail.node, detail.output?.ppd_question));
+        api.addEventListener(ASKED, ({ detail }) => show(nodeOf(detail.node), { ppd_question: detail.questions }));
+        api.addEventListener("executed", ({ detail }) => show(nodeOf(detail.display_node ?? detail.node), detail.output ?? {}));
+        window.addEventListener("keydown", (event) => {
+            for (const node of collectors()) shown.get(node).onKey(event);
+        }, true); // before the graph and the frontend's own keys
+        api.addEventListener(CHOSEN, () => {
+            for (const node of collectors()) if (!shown.get(node).current) shown.get(node).count();
+        });
         api.addEventListener(CHANGED, ({ detail }) => {
             for (const node of collectors()) {
                 const questions = shown.get(node);
@@ -223,6 +265,7 @@ app.registerExtension({
         shown.set(node, questions);
         const widget = node.addDOMWidget("ppd_question", "ppd_question", questions.root, {
             serialize: false, // not in the graph that runs
+            hideOnZoom: false, // the pictures are what the node is for, however small
             hideInPanel: true, // a second place would take the element away from the node
             selectOn: [], // picking must not change which node lies on top, which is saved
             getMinHeight: () => HEIGHT + 2 * MARGIN,
@@ -235,8 +278,7 @@ app.registerExtension({
     onNodeOutputsUpdated(outputs) {
         for (const node of collectors()) {
             const { graph } = node;
-            const asked = outputs[graph === app.graph ? String(node.id) : `${graph.id}:${node.id}`]?.ppd_question;
-            if (asked?.length) shown.get(node).show(asked);
+            show(node, outputs[graph === app.graph ? String(node.id) : `${graph.id}:${node.id}`]);
         }
     },
 });

@@ -1,22 +1,49 @@
-// People in the nodes' lists: the browser shows names, the workflow and so every saved picture keeps ids.
+// People in the nodes' lists: the browser shows names, the workflow and so every saved picture keeps ids. "The tab's
+// person" is whoever is chosen in the tab Taste when the graph is queued: the workflow keeps "tab", the run gets the id.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { CHANGED, ask } from "./common.js";
+import { ANSWERED, CHANGED, CHOSEN, LAST_PERSON, ask, isOwn, loadWords, t } from "./common.js";
 
 const ME = "me"; // can always be chosen, also before there is somebody of that name
+const TAB = "tab";
 const PERSON = "person: "; // what a person's choice begins with in Load Preference Pairs
 const LISTS = { PreferencePairLoader: ["preference_set", PERSON], PreferenceCollector: ["person", ""] };
 let people = [];
 let me = null;
+let reading, counting;
 
 // Where the store cannot be read the lists stay as the server gave them: running a node tells why
 async function read() {
     ({ people, me } = await ask("people").catch(() => ({ people, me })));
 }
 
+// As the tab does: where the chosen one is gone, the first
+const tabsPerson = () => people.find(({ id }) => id === localStorage.getItem(LAST_PERSON)) ?? people[0];
+
+export async function nameOf(id) {
+    await reading; // they may have been made by the run that asks
+    return people.find((one) => one.id === id)?.name ?? "";
+}
+
+// The tab's person, and how many questions that are really asked wait for them; null where there is nobody
+export function waiting() {
+    counting ??= (async () => {
+        await reading;
+        const person = tabsPerson();
+        return person ? { ...(await ask(`people/${person.id}/waiting`)), name: person.name } : null;
+    })().catch(() => null); // deleted just now: more news are on their way
+    return counting;
+}
+
 const idOf = (choice) => (choice === ME ? me : choice);
-const label = (choice) => people.find(({ id }) => id === idOf(choice))?.name ?? choice;
-const choices = () => [ME, ...people.map(({ id }) => id).filter((id) => id !== me)];
+const choices = () => [TAB, ME, ...people.map(({ id }) => id).filter((id) => id !== me)];
+
+function label(choice, prefix) {
+    if (choice === TAB) return t("tabs_person", { name: tabsPerson()?.name ?? ME });
+    const person = people.find(({ id }) => id === idOf(choice));
+    if (!person) return prefix + choice;
+    return prefix + t(person.picks === 1 ? "name_and_pick" : "name_and_picks", person);
+}
 
 // The choice that means the same, without a name: older workflows have one
 function nameless(choice) {
@@ -39,7 +66,7 @@ function fill({ widget, prefix }) {
     const values = [...others, ...choices().map((choice) => prefix + choice)];
     const getOptionLabel = (value) => {
         const choice = value ?? "";
-        return choice.startsWith(prefix) ? prefix + label(choice.slice(prefix.length)) : choice;
+        return choice.startsWith(prefix) ? label(choice.slice(prefix.length), prefix) : choice;
     };
     Object.assign(widget.options, { values, getOptionLabel }); // the same object: Nodes 2.0 holds on to it
     if (typeof widget.value === "string" && widget.value.startsWith(prefix)) {
@@ -55,8 +82,7 @@ function* nodes(graph = app.graph) {
     }
 }
 
-async function refresh() {
-    await read();
+function fillAll() {
     for (const node of nodes()) {
         const list = listOf(node);
         if (list) fill(list);
@@ -64,17 +90,58 @@ async function refresh() {
     app.canvas?.setDirty(true, true);
 }
 
+async function refresh() {
+    counting = null;
+    reading = read();
+    await reading;
+    fillAll();
+}
+
+function onChosen() {
+    counting = null;
+    fillAll();
+}
+
+// What was pressed in this window told all that it changed
+function onAnswered({ detail: { person, waiting } }) {
+    people = people.map((one) => (one.id === person.id ? person : one));
+    counting = Promise.resolve({ waiting, name: person.name });
+    fillAll();
+}
+
+// Here, and not in the widgets: a widget that stands on a subgraph's node is not asked for its value
+function putTabsPerson({ output }) {
+    const person = tabsPerson();
+    if (!person) return;
+    for (const { class_type, inputs } of Object.values(output)) {
+        const [name, prefix] = LISTS[class_type] ?? [];
+        if (name && inputs[name] === prefix + TAB) inputs[name] = prefix + person.id;
+    }
+}
+
+// At once, not in setup: whoever imports this hears the news later
+api.addEventListener(CHANGED, ({ detail }) => isOwn(detail) || refresh());
+api.addEventListener(ANSWERED, onAnswered);
+api.addEventListener(CHOSEN, onChosen);
+window.addEventListener("storage", ({ key }) => key === LAST_PERSON && api.dispatchCustomEvent(CHOSEN)); // another window
+
 app.registerExtension({
     name: "ppd.people",
     async init() {
-        await read();
+        reading = read();
+        await Promise.all([reading, loadWords()]);
     },
     setup() {
-        api.addEventListener(CHANGED, refresh);
+        const { graphToPrompt } = app;
+        app.graphToPrompt = async (...given) => {
+            const made = await graphToPrompt.apply(app, given);
+            putTabsPerson(made);
+            return made;
+        };
     },
     getCustomWidgets: () => ({
         PPD_PERSON(node, name, [, { default: value, tooltip }]) {
-            const widget = node.addWidget("combo", name, value, () => {}, { values: [ME] });
+            const widget = node.addWidget("combo", name, value, () => {}, { values: [TAB, ME] });
             widget.tooltip = tooltip;
             return { widget };
         },

@@ -1,7 +1,8 @@
 // "Taste" as a sidebar tab and as a page over the whole window: which of two pictures is better, and what was learned.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { ANSWERED, CHANGED, ask, element, isOwn, loadWords, t } from "./common.js";
+import { ANSWERED, CHANGED, CHOSEN, element, isOwn, loadWords, t } from "./common.js";
+import { waiting } from "./people.js";
 import { Panel } from "./taste_panel.js";
 
 const TAB = "ppd-taste";
@@ -14,14 +15,12 @@ async function opened() {
     return panel;
 }
 
-// The count of what waits, on the tab's icon. A string on the registered tab: a function is asked once only
-function showBadge(people) {
-    const waiting = people.reduce((total, { open }) => total + open, 0);
+// The count of what waits for the tab's person. A string on the registered tab: a function is asked once only
+async function showBadge() {
+    const open = (await waiting())?.waiting;
     const tab = app.extensionManager.sidebarTab.sidebarTabs.find(({ id }) => id === TAB);
-    if (tab) tab.iconBadge = waiting ? String(waiting) : null;
+    if (tab) tab.iconBadge = open ? String(open) : null;
 }
-
-const readBadge = async () => showBadge((await ask("people")).people);
 
 app.registerExtension({
     name: "ppd.taste",
@@ -39,8 +38,8 @@ app.registerExtension({
             render: async (root) => (await opened()).openTab(root),
             destroy: () => panel?.closeTab(),
         });
-        api.addEventListener(CHANGED, ({ detail }) => isOwn(detail) || readBadge());
-        api.addEventListener(ANSWERED, () => showBadge(panel.people));
-        await readBadge();
+        api.addEventListener(CHANGED, ({ detail }) => isOwn(detail) || showBadge());
+        for (const name of [CHOSEN, ANSWERED]) api.addEventListener(name, showBadge);
+        await showBadge();
     },
 });

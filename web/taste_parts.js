@@ -108,7 +108,6 @@ function entry({ panel, entries }, pick) {
     const images = SIDES.map(([verdict]) => {
         const image = element("img", { src: thumbnailURL(pick[verdict]), alt: "", loading: "lazy" });
         const one = element("span", { className: "thumbnail" }, image);
-        if (pick.verdict === verdict) one.append(element("span", { className: "tick", textContent: "✓" }));
         one.classList.toggle("chosen", pick.verdict === verdict);
         return one;
     });

@@ -12,14 +12,13 @@ function frame(view, digest, { label, chosen, number, ...data }) {
     const broken = element("p", { className: "broken", textContent: t("broken_picture") });
     image.alt = label;
     image.style.transform = "";
-    const fit = () => view.isPage || made.style.setProperty("--ratio", image.naturalWidth / image.naturalHeight);
+    const fit = () => made.style.setProperty("--ratio", image.naturalWidth / image.naturalHeight);
     if (pictures.broken.has(digest)) return broken;
     image.onerror = () => made.isConnected && made.replaceWith(broken);
     image.onload = fit;
     if (image.naturalWidth) fit();
     Object.assign(made.dataset, data);
     made.classList.toggle("chosen", Boolean(chosen));
-    if (chosen) made.append(element("span", { className: "tick", textContent: "✓" }));
     if (number) made.append(element("span", { className: "number", textContent: number }));
     return made;
 }

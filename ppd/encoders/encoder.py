@@ -17,7 +17,7 @@ from datetime import date
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -45,6 +45,16 @@ def embedding_hash(prior: PopulationPrior) -> str:
     """
     basis = prior.basis.contiguous().numpy().tobytes()
     return sha256(prior.encoder_hash.encode() + basis + repr(prior.noise).encode()).hexdigest()
+
+
+class Told(NamedTuple):
+    """What a person's picks say: phi(chosen) - phi(rejected) over the noise [n, d], outcomes [n] (1 a pick, .5 a tie),
+    weights [n], and the number of each one's choice [n] (`choices.numbered`)."""
+
+    differences: Tensor
+    outcomes: Tensor
+    weights: Tensor
+    choices: Tensor
 
 
 class PosteriorEncoder:
@@ -93,35 +103,41 @@ class PosteriorEncoder:
         on_bad: str = "raise",
         skipped: list[PreferenceError] | None = None,
         progress: Callable[[int, int], None] | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """What the picks say: phi(chosen) - phi(rejected) over the noise [n, d], outcomes [n] and weights [n].
-
-        Arguments as in `encode`.
-        """
+    ) -> Told:
+        """What the picks say; arguments as in `encode`."""
         seen = self.features.pair_features(pairs, on_bad=on_bad, skipped=skipped, progress=progress)
-        return self.prior.differences(seen.chosen, seen.rejected), seen.outcomes, seen.weights
+        return Told(self.prior.differences(seen.chosen, seen.rejected), seen.outcomes, seen.weights, seen.choices)
 
     def statements(
-        self, differences: Tensor, outcomes: Tensor | None = None, weights: Tensor | None = None
+        self,
+        differences: Tensor,
+        outcomes: Tensor | None = None,
+        weights: Tensor | None = None,
+        choices: Tensor | None = None,
     ) -> list[Statement]:
         """What such differences say of each look; nothing where the encoder names none."""
         if self.looks is None:
             return []
-        return statements(self.looks, differences * self.prior.noise, outcomes, weights)
+        return statements(self.looks, differences * self.prior.noise, outcomes, weights, choices)
 
     def encode_differences(
-        self, differences: Tensor, outcomes: Tensor | None = None, weights: Tensor | None = None
+        self,
+        differences: Tensor,
+        outcomes: Tensor | None = None,
+        weights: Tensor | None = None,
+        choices: Tensor | None = None,
     ) -> UserEmbedding:
-        """The user embedding behind differences [n, d] as `prior.differences` makes them; outcomes default to picks."""
+        """The user embedding behind differences [n, d] as `prior.differences` makes them, by default all of them picks
+        of one picture out of two."""
         outcomes = torch.ones(len(differences)) if outcomes is None else outcomes
         mean, covariance, noise = fit_with_noise(
-            differences, outcomes, self.prior.mean.double(), self.prior.covariance.double(), weights
+            differences, outcomes, self.prior.mean.double(), self.prior.covariance.double(), weights, choices
         )
         return UserEmbedding(
             u=mean[None].float(),
             encoder=self.name,
             encoder_hash=self.weight_hash,
-            pairs=len(differences),
+            pairs=len(differences) if choices is None else len(choices.unique()),
             created=date.today().isoformat(),
             covariance_factor=covariance_factor(covariance).float(),
             noise=noise,

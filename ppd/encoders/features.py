@@ -16,6 +16,7 @@ from torch import Tensor
 from ..files import replacing
 from ..pairs import PreferencePair
 from ..pictures import SEEN_SIDE, Picture, PreferenceError
+from .choices import numbered
 
 log = logging.getLogger(__name__)
 
@@ -43,12 +44,13 @@ class Tower(Protocol):
 
 class PairFeatures(NamedTuple):
     """What is seen of n pairs: features [n, f] of chosen and rejected pictures, outcomes [n] (1 a pick, .5 a tie),
-    weights [n], and which of the pairs given they are."""
+    weights [n], the number of each one's choice [n] (`choices.numbered`), and which of the pairs given they are."""
 
     chosen: Tensor
     rejected: Tensor
     outcomes: Tensor
     weights: Tensor
+    choices: Tensor
     kept: list[int]
 
 
@@ -173,7 +175,8 @@ class PictureFeatures:
         kept = [index for index in range(len(pairs)) if index not in errors]
         outcomes = torch.tensor([0.5 if pairs[index].tie else 1.0 for index in kept])
         weights = torch.tensor([pairs[index].weight for index in kept])
-        return PairFeatures(features[0::2][kept], features[1::2][kept], outcomes, weights, kept)
+        choices = numbered([pairs[index].choice for index in kept])
+        return PairFeatures(features[0::2][kept], features[1::2][kept], outcomes, weights, choices, kept)
 
     def _cache_file(self, digest: str) -> Path | None:
         if self.cache_dir is None:

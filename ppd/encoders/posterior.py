@@ -1,9 +1,10 @@
 """The posterior of a person's taste: Bayesian Bradley-Terry on differences of whitened picture features.
 
 A person with taste theta picks the first of two pictures with probability sigmoid(theta . (phi(first) - phi(second))),
-phi the whitened features (Bradley and Terry 1952). Over people theta ~ N(mean, covariance), the population prior,
-fitted by EM over training people. The user embedding is the posterior mean by Laplace's approximation (MacKay 1992;
-Rasmussen and Williams 2006, 3.4): the population user with no pairs, nearer to the person with each pair.
+phi the whitened features (Bradley and Terry 1952), and one of several with softmax(theta . phi) (choices.py). Over
+people theta ~ N(mean, covariance), the population prior, fitted by EM over training people. The user embedding is the
+posterior mean by Laplace's approximation (MacKay 1992; Rasmussen and Williams 2006, 3.4): the population user with no
+pairs, nearer to the person with each pair.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import logging
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from .choices import Choices
 
 log = logging.getLogger(__name__)
 
@@ -25,41 +27,58 @@ NOISE_SPREAD = 0.5
 
 
 def fit_posterior(
-    differences: Tensor, outcomes: Tensor, mean: Tensor, covariance: Tensor, weights: Tensor | None = None
+    differences: Tensor,
+    outcomes: Tensor,
+    mean: Tensor,
+    covariance: Tensor,
+    weights: Tensor | None = None,
+    choices: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Posterior mean [d] and covariance [d, d] of one person's theta by Laplace's approximation.
 
     `differences` [n, d] are phi(chosen) - phi(rejected), `outcomes` [n] is 1 for a pick and .5 for a tie, `weights` [n]
-    scales log-likelihoods (fading: 2^(-age/half-life)); `mean`, `covariance` are the prior, returned itself for n = 0.
+    scales log-likelihoods (fading: 2^(-age/half-life)); rows of one number in `choices` [n], of 0..n-1, are one choice
+    among several (None: each is one of two); `mean`, `covariance` are the prior, returned itself for n = 0.
     """
     if len(differences) == 0:
         return mean.clone(), covariance.clone()
     mask = torch.ones_like(outcomes) if weights is None else weights
-    means, covariances = fit_posteriors(differences[None], outcomes[None], mask[None], mean, covariance)
+    told = None if choices is None else choices[None]
+    means, covariances = fit_posteriors(differences[None], outcomes[None], mask[None], mean, covariance, told)
     return means[0], covariances[0]
 
 
 def fit_posteriors(
-    differences: Tensor, outcomes: Tensor, mask: Tensor, mean: Tensor, covariance: Tensor
+    differences: Tensor,
+    outcomes: Tensor,
+    mask: Tensor,
+    mean: Tensor,
+    covariance: Tensor,
+    choices: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`fit_posterior` for P people at once: differences [P, n, d], outcomes and mask [P, n] to means [P, d] and
-    covariances [P, d, d].
+    """`fit_posterior` for P people at once: differences [P, n, d], outcomes, mask and choices [P, n] to means [P, d]
+    and covariances [P, d, d].
 
     `mask` is False or 0 for padding, True or a weight for observations; mean [d], covariance [d, d] are everybody's
     prior. Computed in float64 on the CPU, returned in the prior's type on the prior's device.
     """
     x, y, w, m = checked(differences, outcomes, mask, mean)
     root = root_of(covariance)
+    batches = [slice(start, start + PEOPLE_PER_BATCH) for start in range(0, len(x), PEOPLE_PER_BATCH)]
     parts = [
-        laplace(*part, m, root)[:2]
-        for part in zip(x.split(PEOPLE_PER_BATCH), y.split(PEOPLE_PER_BATCH), w.split(PEOPLE_PER_BATCH), strict=True)
+        laplace(x[some], y[some], w[some], m, root, None if choices is None else choices[some])[:2] for some in batches
     ]
     means, covariances = (torch.cat(part) for part in zip(*parts, strict=True))
     return means.to(mean), covariances.to(mean)
 
 
 def fit_with_noise(
-    differences: Tensor, outcomes: Tensor, mean: Tensor, covariance: Tensor, weights: Tensor | None = None
+    differences: Tensor,
+    outcomes: Tensor,
+    mean: Tensor,
+    covariance: Tensor,
+    weights: Tensor | None = None,
+    choices: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, float]:
     """`fit_posterior` at the most probable of NOISES, and that scale: picks that contradict each other raise it, and
     each of them tells less then.
@@ -75,9 +94,10 @@ def fit_with_noise(
     x, y, w, m = checked(
         differences.expand(len(scales), -1, -1), outcomes.expand(shape), decided.double().expand(shape), mean
     )
-    evidence = laplace(x / scales[:, None, None], y, w, m, root_of(covariance))[2]
+    told = None if choices is None else choices.expand(shape)
+    evidence = laplace(x / scales[:, None, None], y, w, m, root_of(covariance), told)[2]
     noise = NOISES[int((evidence - 0.5 * (scales.log() / NOISE_SPREAD).square()).argmax())]
-    return *fit_posterior(differences / noise, outcomes, mean, covariance, weights), noise
+    return *fit_posterior(differences / noise, outcomes, mean, covariance, weights, choices), noise
 
 
 def checked(differences: Tensor, outcomes: Tensor, mask: Tensor, mean: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -109,28 +129,31 @@ def root_of(covariance: Tensor) -> Tensor:
     return vectors * values.clamp_min(0).sqrt()
 
 
-def laplace(x: Tensor, y: Tensor, w: Tensor, mean: Tensor, root: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def laplace(
+    x: Tensor, y: Tensor, w: Tensor, mean: Tensor, root: Tensor, choices: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Newton's method for all people together, in coordinates theta = mean + root @ a with prior a ~ N(0, I).
 
-    x [P, n, d], y and w [P, n] to the mode [P, d], its covariance [P, d, d] and the log-evidence [P]. There the Hessian
-    I + A' W A has no eigenvalue below 1, whatever the prior.
+    x [P, n, d], y, w and choices [P, n] to the mode [P, d], its covariance [P, d, d] and the log-evidence [P]. There
+    the Hessian I + R' R has no eigenvalue below 1, whatever the prior.
     """
+    said = Choices(y, w, choices)
     design, offset = x @ root, x @ mean
     identity = torch.eye(root.shape[1], dtype=x.dtype)
     a = torch.zeros(x.shape[0], root.shape[1], dtype=x.dtype)
 
     def objective(at: Tensor) -> tuple[Tensor, Tensor]:
         z = offset + torch.einsum("pnd,pd->pn", design, at)
-        return (w * (F.softplus(z) - y * z)).sum(-1) + 0.5 * at.square().sum(-1), z
+        return said.loss(z) + 0.5 * at.square().sum(-1), z
 
-    def hessian_factor(p: Tensor) -> Tensor:
-        return torch.linalg.cholesky(identity + design.mT @ (design * (w * p * (1 - p))[..., None]))
+    def hessian_factor(z: Tensor) -> Tensor:
+        r = said.root(z, design)
+        return torch.linalg.cholesky(identity + r.mT @ r)
 
     value, z = objective(a)
     for _ in range(MOST_STEPS):
-        p = torch.sigmoid(z)
-        gradient = a + torch.einsum("pnd,pn->pd", design, w * (p - y))
-        step = torch.cholesky_solve(gradient[..., None], hessian_factor(p)).squeeze(-1)
+        gradient = a + torch.einsum("pnd,pn->pd", design, said.slope(z))
+        step = torch.cholesky_solve(gradient[..., None], hessian_factor(z)).squeeze(-1)
         decrement = (gradient * step).sum(-1)
         length = torch.ones_like(value)
         for _ in range(40):
@@ -145,8 +168,7 @@ def laplace(x: Tensor, y: Tensor, w: Tensor, mean: Tensor, root: Tensor) -> tupl
             break
     else:
         log.warning("%d posteriors did not settle in %d Newton steps.", int((decrement >= 1e-12).sum()), MOST_STEPS)
-    p = torch.sigmoid(z)
-    factor = hessian_factor(p)
+    factor = hessian_factor(z)
     half = torch.linalg.solve_triangular(factor, root.T.expand_as(factor), upper=False)
     evidence = -value - factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     return mean + a @ root.T, half.mT @ half, evidence

@@ -3,9 +3,10 @@
 Looks go together in pictures, so a person who picks muted pictures picks warm or icy ones too, and each look by itself
 would explain the picks. Here few looks explain them jointly (spike and slab: George and McCulloch 1993): the
 log-odds of a pick are the sum over a subset of looks of effect times how far the two pictures are apart, and something
-that the looks do not tell, N(0, rho^2) in every direction of phi. Subsets of up to three looks are weighed by Laplace's
-approximation of their evidence (MacKay 1992), over sizes of effects and of rho; every figure is a mean over subsets.
-Nothing here leans to what people mostly like: swapped picks turn every statement round.
+that the looks do not tell, N(0, rho^2) in every direction of phi; the best of several is one choice by such log-odds
+(choices.py). Subsets of up to three looks are weighed by Laplace's approximation of their evidence (MacKay 1992), over
+sizes of effects and of rho; every figure is a mean over subsets. Nothing here leans to what people mostly like: swapped
+picks turn every statement round.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .choices import Choices
 from .looks import Looks
 
 SIZES = (0.1, 0.4, 0.3, 0.2)
@@ -88,12 +90,16 @@ class Statement:
 
 
 def statements(
-    looks: Looks, differences: Tensor, outcomes: Tensor | None = None, weights: Tensor | None = None
+    looks: Looks,
+    differences: Tensor,
+    outcomes: Tensor | None = None,
+    weights: Tensor | None = None,
+    choices: Tensor | None = None,
 ) -> list[Statement]:
     """One statement per look, in their order, of somebody's picks.
 
     `differences` [n, d] are phi(chosen) - phi(rejected) (`PopulationPrior.differences` times its noise), `outcomes` [n]
-    1 for a pick and .5 for a tie, `weights` [n] as fading gives them.
+    1 for a pick and .5 for a tie, `weights` [n] as fading gives them, `choices` [n] as in `fit_posterior`.
     """
     n, k = len(differences), len(looks)
     given = (
@@ -108,12 +114,12 @@ def statements(
             f"{list(y.shape)} and {list(w.shape)}."
         )
     scale, apart = looks.readings.double().norm(dim=1), _apart(looks, x)
-    known = _weigh(apart, x.square().sum(1), y, w)
+    known = _weigh(apart, x.square().sum(1), (y, w, torch.arange(n) if choices is None else choices))
     matters, high, mean, square = known.by_look(k)
     mean = mean / matters
     deviation = (square / matters - mean.square()).clamp_min(0).sqrt()
     ends = torch.stack([mean, mean - NINETY * deviation, mean + NINETY * deviation], 1) / scale[:, None]
-    low, asked = matters - high, asked_of(looks, x, w)
+    low, asked = matters - high, asked_of(looks, x, w, choices)
     most = torch.maximum(low, high)
     alike = (F.normalize(apart, dim=0).T @ F.normalize(apart, dim=0)).abs()
     rivals = (alike > ALIKE) & (most < SURE) & ~torch.eye(k, dtype=torch.bool)
@@ -172,11 +178,13 @@ def in_words(found: Sequence[Statement]) -> list[str]:
     return sentences
 
 
-def asked_of(looks: Looks, differences: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Fisher information [k] of picks, differences [n, d] and weights [n], about each look, as in LEAST_ASKED."""
-    apart = _apart(looks, differences)
-    w = torch.ones(len(apart), dtype=apart.dtype) if weights is None else weights.double()
-    return 0.25 * w @ apart.square()
+def asked_of(looks: Looks, differences: Tensor, weights: Tensor | None = None, choices: Tensor | None = None) -> Tensor:
+    """Fisher information [k] of picks about each look, as in LEAST_ASKED: differences [n, d], weights and choices [n]
+    as in `statements`."""
+    apart = _apart(looks, differences)[None]
+    w = torch.ones(1, apart.shape[1], dtype=apart.dtype) if weights is None else weights.detach().cpu().double()[None]
+    said = Choices(torch.ones_like(w), w, None if choices is None else choices[None])
+    return said.root(torch.zeros_like(w), apart)[0].square().sum(0)
 
 
 def would_ask(looks: Looks, asked: Tensor, differences: Tensor) -> Tensor:
@@ -238,7 +246,16 @@ class _Weighed:
         return found if float(left.sum()) <= 1 - SURE else []
 
 
-def _weigh(apart: Tensor, square: Tensor, y: Tensor, w: Tensor) -> _Weighed:
+_Said = tuple[Tensor, Tensor, Tensor]
+"""Outcomes, weights and numbers of choices, each [n]."""
+
+
+def _by_each(subsets: Tensor, said: _Said) -> Choices:
+    """What was said, as m subsets explain it, each by itself."""
+    return Choices(*(part.expand(len(subsets), -1) for part in said))
+
+
+def _weigh(apart: Tensor, square: Tensor, said: _Said) -> _Weighed:
     """The posterior of picks: apart [n, k] in standard deviations of the looks, square [n] of |phi's difference|."""
     k = apart.shape[1]
 
@@ -246,11 +263,11 @@ def _weigh(apart: Tensor, square: Tensor, y: Tensor, w: Tensor) -> _Weighed:
         """What looks do not tell makes picks noisier (MacKay 1992): [n, k + 1], a column of zeros for none."""
         return F.pad(apart / (1 + math.pi / 8 * untold**2 * square).sqrt()[:, None], (0, 1))
 
-    subsets = _subsets(design(UNTOLD[len(UNTOLD) // 2]), y, w)
+    subsets = _subsets(design(UNTOLD[len(UNTOLD) // 2]), said)
     sizes = (subsets < k).sum(1)
     shares = _sizes(k)
-    before = torch.tensor([math.log(share / math.comb(k, m)) for m, share in enumerate(shares)], dtype=y.dtype)
-    fits = [_laplace(subsets, x, y, w, effect) for x in map(design, UNTOLD) for effect in EFFECTS]
+    before = torch.tensor([math.log(share / math.comb(k, m)) for m, share in enumerate(shares)], dtype=apart.dtype)
+    fits = [_laplace(subsets, x, said, effect) for x in map(design, UNTOLD) for effect in EFFECTS]
     evidence, mean, covariance = (torch.stack([fit[part] for fit in fits]) for part in range(3))
     none = evidence[:, sizes == 0].squeeze(1)
     poorer = evidence[:, sizes == 1].sort(1).values[:, : max(1, k - REACHED[0])]  # whose subsets were not reached
@@ -259,7 +276,7 @@ def _weigh(apart: Tensor, square: Tensor, y: Tensor, w: Tensor) -> _Weighed:
     unseen = torch.stack([none + m * gain + math.log(max(1e-300, share)) for m, share in enumerate(left)], 1)
     total = torch.cat([evidence + before[sizes], unseen], 1)
     probability = torch.softmax(total.flatten(), 0).view_as(total)
-    rest = probability[:, len(subsets) :] @ torch.arange(len(shares), dtype=y.dtype) / k
+    rest = probability[:, len(subsets) :] @ torch.arange(len(shares), dtype=apart.dtype) / k
     variance = covariance.diagonal(dim1=-2, dim2=-1)
     return _Weighed(subsets, probability[:, : len(subsets)], mean, variance, rest)
 
@@ -270,34 +287,34 @@ def _sizes(k: int) -> tuple[float, ...]:
     return tuple(share / sum(possible) for share in possible)
 
 
-def _subsets(x: Tensor, y: Tensor, w: Tensor) -> Tensor:
+def _subsets(x: Tensor, said: _Said) -> Tensor:
     """Subsets to weigh [m, MOST]: all of few looks; of many the empty one, the single ones, and those that gain most
     evidence as looks are added one at a time."""
     k = x.shape[1] - 1
     level = torch.full((1, MOST), k)
     levels = [level]
     for kept in (k, *REACHED[1:]):
-        level = _grown(level, x, y, w, kept if k > REACHED[0] else math.comb(k, MOST) + k * k)
+        level = _grown(level, x, said, kept if k > REACHED[0] else math.comb(k, MOST) + k * k)
         if not len(level):
             break
         levels.append(level)
     return torch.cat(levels)
 
 
-def _grown(level: Tensor, x: Tensor, y: Tensor, w: Tensor, kept: int) -> Tensor:
+def _grown(level: Tensor, x: Tensor, said: _Said, kept: int) -> Tensor:
     """The `kept` best of the subsets [m, MOST] grown by one look; each gain is a quadratic approximation's."""
     k, effect = x.shape[1] - 1, EFFECTS[len(EFFECTS) // 2]
     if k <= REACHED[0]:
         added = [sorted({*row, look}) for row in level.tolist() for look in range(k) if look not in row]
         full = [[*(i for i in row if i < k), *[k] * MOST][:MOST] for row in added]
         return torch.tensor(sorted(set(map(tuple, full))), dtype=torch.long).reshape(-1, MOST)
-    evidence, mean, covariance = _laplace(level, x, y, w, effect)
+    evidence, mean, covariance = _laplace(level, x, said, effect)
     best = evidence.topk(min(REACHED[0], len(level))).indices
     subsets, covariance, chosen = level[best], covariance[best], x.T[level[best]].mT
-    p = torch.sigmoid((chosen @ mean[best][..., None]).squeeze(-1))
-    slope, curve = ((y - p) * w) @ x[:, :k], w * p * (1 - p)
-    mixed = torch.einsum("mni,mn,nk->mik", chosen, curve, x[:, :k])
-    left = curve @ x[:, :k].square() + effect**-2 - torch.einsum("mik,mij,mjk->mk", mixed, covariance, mixed)
+    z, explained = (chosen @ mean[best][..., None]).squeeze(-1), _by_each(subsets, said)
+    slope, curve = -explained.slope(z) @ x[:, :k], explained.root(z, x[:, :k].expand(len(best), -1, -1))
+    mixed = explained.root(z, chosen).mT @ curve
+    left = curve.square().sum(1) + effect**-2 - torch.einsum("mik,mij,mjk->mk", mixed, covariance, mixed)
     gain = evidence[best, None] + 0.5 * slope.square() / left - 0.5 * (left * effect**2).log()
     gain = F.pad(gain, (0, 1)).scatter(1, subsets, -math.inf)[:, :k]
     order = gain.flatten().argsort(descending=True)[: 2 * kept]  # most are reached in two ways or more
@@ -305,26 +322,26 @@ def _grown(level: Tensor, x: Tensor, y: Tensor, w: Tensor, kept: int) -> Tensor:
     return torch.unique(larger, dim=0)
 
 
-def _laplace(subsets: Tensor, x: Tensor, y: Tensor, w: Tensor, effect: float) -> tuple[Tensor, Tensor, Tensor]:
+def _laplace(subsets: Tensor, x: Tensor, said: _Said, effect: float) -> tuple[Tensor, Tensor, Tensor]:
     """Of each subset [m, MOST] the log-evidence [m], and the effects' mode [m, MOST] and covariance [m, MOST, MOST]."""
     chosen = x.T[subsets].mT.contiguous()
     identity = torch.eye(MOST, dtype=x.dtype) / effect**2
-    at = x.new_zeros(subsets.shape)
+    at, explained = x.new_zeros(subsets.shape), _by_each(subsets, said)
 
-    def curvature(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        p = torch.sigmoid(z)
-        return p, *_inverse(chosen.mT @ (chosen * (w * p * (1 - p))[..., None]) + identity)
+    def curvature(z: Tensor) -> tuple[Tensor, Tensor]:
+        r = explained.root(z, chosen)
+        return _inverse(r.mT @ r + identity)
 
     z = x.new_zeros(chosen.shape[:2])
     for _ in range(NEWTON_STEPS):
-        p, covariance, _ = curvature(z)
-        slope = (chosen.mT @ ((y - p) * w)[..., None]) - at[..., None] / effect**2
-        step = (covariance @ slope).squeeze(-1)
+        covariance, _ = curvature(z)
+        slope = chosen.mT @ explained.slope(z)[..., None] + at[..., None] / effect**2
+        step = -(covariance @ slope).squeeze(-1)
         moved = (chosen @ step[..., None]).squeeze(-1)
-        share = LONGEST_STEP / moved.abs().amax(1, keepdim=True).clamp_min(LONGEST_STEP) if len(y) else 1.0
+        share = LONGEST_STEP / moved.abs().amax(1, keepdim=True).clamp_min(LONGEST_STEP) if len(x) else 1.0
         at, z = at + share * step, z + share * moved
-    _, covariance, determinant = curvature(z)
-    fit = (w * (y * z - F.softplus(z))).sum(1) - 0.5 * at.square().sum(1) / effect**2
+    covariance, determinant = curvature(z)
+    fit = -explained.loss(z) - 0.5 * at.square().sum(1) / effect**2
     return fit - 0.5 * determinant.log() - MOST * math.log(effect), at, covariance
 
 

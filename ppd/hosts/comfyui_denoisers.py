@@ -73,8 +73,13 @@ def check_model(model: ModelPatcher, adapter: Adapter) -> None:
     classes = type(base.model_config), type(base), type(base.diffusion_model)
     if classes != MODELS[family]:
         config, kind, denoiser = (cls.__name__ for cls in classes)
+        own = [f"or an adapter for {FAMILIES[name].title}." for name, known in MODELS.items() if known[0] is classes[0]]
+        none = (
+            f"no adapter can serve {config} yet, SD1.5, SD2, SDXL and Stable Cascade can be served. The node Sort by "
+            "Taste works with every model."
+        )
         raise ValueError(
             f"The MODEL is {config} ({kind}, {denoiser}), but the user adapter is for {FAMILIES[family].title}: load a "
-            "model of that family, or an adapter made for this one."
+            f"model of that family, {own[0] if own else none}"
         )
     adapter.config.check_layers([layer.to_q.out_features for layer in cross_attentions(base.diffusion_model).values()])

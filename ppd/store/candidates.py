@@ -80,7 +80,8 @@ class Candidates(People):
         with self.database.writing() as database:
             self.person(person)
             known = {number for number, *_ in self.pictures_of(person)}
-            return [number for question in questions if (number := self._file(database, person, question)) not in known]
+            filed = dict.fromkeys(self._file(database, person, question) for question in questions)
+            return [number for number in filed if number not in known]
 
     def keys(self, person: str) -> set[str]:
         """The keys of all that has been filed for the person."""

@@ -93,13 +93,16 @@ class People:
             self.person(person)
             database.execute("UPDATE people SET half_life = ? WHERE id = ?", (picks, person))
 
-    def set_encoder(self, person: str, name: str) -> None:
-        """Which taste encoder reads the person's pictures; that there is one of the name is not known here."""
+    def set_encoder(self, person: str, name: str, unless_picked: bool = False) -> bool:
+        """Which taste encoder reads the person's pictures; that there is one of the name is not known here. With
+        `unless_picked` only where they have not picked yet. Whether it does now."""
         if not name:
             raise StoreError("The taste encoder has no name: give the name of its folder in models/taste_encoders.")
         with self.database.writing() as database:
-            self.person(person)
+            if self.person(person).picks and unless_picked:
+                return False
             database.execute("UPDATE people SET encoder = ? WHERE id = ?", (name, person))
+        return True
 
     def _people(self, condition: str, values: Sequence[Any] = ()) -> list[Person]:
         rows = self.database.read(

@@ -420,10 +420,9 @@ def test_what_is_active_is_said(model, trained, caplog):
     sample(apply_user(model, managed, [person(trained)]), steps=4)
     assert "Personalized 2 of 4 model calls in 7 of 7 cross-attention layers." in caplog.text
     assert describe(adapter, [person(trained)], 0.8, cfg=5.0) == (
-        "Personalization is on: family pocket, 7 of 7 cross-attention layers.\n"
-        "Strength 0.8, times cfg 5 = 4; unconditional rows: the base.\n"
-        "Active from 0% to 50% of the noise schedule.\n"
-        f"The person: 4 pairs, read by pocket-clip, embedding length {person(trained).u.norm():.2f}."
+        "Paints for 4 picks at strength 0.8.\n"
+        "(pocket, 7 of 7 cross-attention layers; noise schedule from 0% to 50%; strength times cfg 5 = 4; "
+        f"unconditional rows: the base; read by pocket-clip; length of u {person(trained).u.norm():.2f}.)"
     )
     assert describe(adapter, [person(trained)], 0.0) == "Personalization is off: strength is 0."
     assert "null user" in describe(adapter, [null_user(person(trained))], 1.0)

@@ -208,8 +208,13 @@ def test_look_alikes_are_refused(pair):
         base.model_config = getattr(comfy.supported_models, kind)(dict(model.model.model_config.unet_config))
         base.diffusion_model = model.model.diffusion_model
         other = comfy.model_patcher.ModelPatcher(base, torch.device("cpu"), torch.device("cpu"))
-        with pytest.raises(ValueError, match=rf"The MODEL is {kind} .* is for {FAMILIES[family].title}: load a model"):
+        with pytest.raises(
+            ValueError, match=rf"The MODEL is {kind} .* is for {FAMILIES[family].title}: load a model"
+        ) as error:
             apply_user(other, adapter, [person()])
+        titles = {{"sd15": "SD15", "sd2": "SD20", "sdxl": "SDXL"}[name]: FAMILIES[name].title for name in ARTISTS}
+        end = f"or an adapter for {titles[kind]}." if kind in titles else f"no adapter can serve {kind} yet"
+        assert end in str(error.value)
 
 
 def test_an_adapter_for_other_widths_is_refused(pair):
@@ -251,7 +256,7 @@ def test_ip_adapters_give_what_they_give_in_diffusers(pair, ip_adapter_file, kin
     assert torch.equal(also[0], found[0]) and not torch.equal(everywhere[0], found[0])
     report = describe(managed.model, [someone], strength)
     assert "unconditional rows: the opposite taste" in report
-    assert ("used as 2 (this adapter's most)" in report) == (strength == 3.0)
+    assert ("acts as 2, this adapter's most" in report) == (strength == 3.0)
 
 
 @pytest.mark.parametrize("pair", ["sd15"], indirect=True)

@@ -25,7 +25,7 @@ def test_pairs_become_an_embedding_and_a_report(run, comfy_folders):
     pairs = run("PreferencePairLoader", preference_set="example: warm").result[0]
     embedding, report = run("UserEmbeddingEncoder", pairs=pairs, encoder="pocket").result
     assert embedding.u.shape == (1, 6) and embedding.pairs == 4
-    assert report.startswith("4 pairs read by pocket-clip: embedding length ")
+    assert report.startswith("Known from 4 picks.\n") and "\n(read by pocket-clip, embedding length " in report
     assert "Known so far: " in report
     cached = list(comfy_folders.user.rglob("*.npy"))
     assert len(cached) == 8 and all("__ppd" in str(path) for path in cached)  # not served over HTTP
@@ -38,7 +38,7 @@ def test_no_pairs_are_the_population_user(run, comfy_folders):
     prior = import_module("ppd_pack.ppd.encoders.encoder").TasteEncoder.load(folder).prior
     embedding, report = run("UserEmbeddingEncoder", pairs=[], encoder="pocket").result
     torch.testing.assert_close(embedding.u[0], prior.mean)
-    assert report.endswith("Known so far: 0%.\nNot asked yet: cold / warm, dark / pale.")
+    assert "Known so far: 0%.\nNot asked yet: cold / warm, dark / pale.\n(read by " in report
 
 
 def test_nobody_is_known_by_nought_and_not_less(run):

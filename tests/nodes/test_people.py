@@ -6,7 +6,11 @@ import importlib
 import json
 import time
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from ppd.pictures import Picture
 
 from .test_pairs import ID as LOADER
 
@@ -51,14 +55,14 @@ def collector(person):
 
 
 def test_lists_tell_ids_and_no_names(node_classes, store, people):
-    assert people.choices() == ["me"]
+    assert people.choices() == ["tab", "me"]
     ann = store.add_person("Ann Secret")
-    assert people.choices() == ["me", ann.id]
+    assert people.choices() == ["tab", "me", ann.id]
     me = store.add_person("me")
-    assert people.choices() == ["me", ann.id]
+    assert people.choices() == ["tab", "me", ann.id]
     store.rename(me.id, "Myself Secret")
-    assert people.choices() == ["me", ann.id]  # "me" leads to whom it led to
-    assert people.find("me").id == me.id
+    assert people.choices() == ["tab", "me", ann.id]  # "me" leads to whom it led to
+    assert people.find("me").id == people.find("tab").id == me.id
     told = json.dumps([node.GET_NODE_INFO_V1() for node in node_classes.values()])
     assert ann.id in told and "Secret" not in told
 
@@ -136,7 +140,7 @@ def test_a_store_that_cannot_be_read_takes_no_node_away(node_classes, comfy_fold
     start = time.monotonic()
     for node in node_classes.values():
         json.dumps(node.GET_NODE_INFO_V1())
-    assert people.choices() == ["me"]
+    assert people.choices() == ["tab", "me"]
     assert time.monotonic() - start < 5
     message = node_classes[LOADER].validate_inputs("person: me")
     assert "taste.sqlite3 is damaged, or no taste store: to begin anew, move the folder" in message
@@ -146,7 +150,7 @@ def test_a_store_that_cannot_be_read_takes_no_node_away(node_classes, comfy_fold
 
 def test_a_user_folder_that_is_a_file_takes_no_node_away(node_classes, comfy_folders, people):
     (comfy_folders.user / "__ppd").write_text("")
-    assert people.choices() == ["me"]
+    assert people.choices() == ["tab", "me"]
     assert "cannot be opened" in node_classes[LOADER].validate_inputs("person: me")
 
 
@@ -170,3 +174,36 @@ def test_exports_never_share_a_folder(comfy_folders):
     folders = [comfy_folders.module.new_preference_set(name) for name in names]
     assert len(set(folders)) == len(names) and all(folder.is_dir() for folder in folders)
     assert {folder.parent for folder in folders} == {comfy_folders.datasets}
+
+
+def test_without_a_browser_the_tabs_person_is_me(node_classes, store, load, run):
+    """By default in both nodes, so that a graph of the API's has somebody too."""
+    defaults = {name: node_classes[name].INPUT_TYPES()["required"] for name in (LOADER, "PreferenceCollector")}
+    assert defaults[LOADER]["preference_set"][1]["default"] == "person: tab"
+    assert defaults["PreferenceCollector"]["person"][1]["default"] == "tab"
+    assert load("person: tab") == ([], "person: me: 0 pairs on 0 prompts, 0 ties.")
+    me = store.add_person("me").id
+    add_picks(store, me, 2)
+    pairs, report = load("person: tab")
+    assert len(pairs) == 2 and report.startswith("person: me: 2 pairs")
+    assert node_classes[LOADER].fingerprint_inputs("person: tab") == node_classes[LOADER].fingerprint_inputs(
+        "person: me"
+    )
+
+
+def painting(seed):
+    colours = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    return Picture.from_image(Image.fromarray(colours).resize((64, 64)))
+
+
+def test_the_badge_counts_what_would_be_asked(store, comfy_folders):
+    interviews = importlib.import_module("ppd_pack.nodes.interviews")
+    ann = store.add_person("Ann").id
+    assert interviews.waiting(ann) == 0
+    asked = [store.add_candidate(ann, f"prompt {n}", painting(2 * n), painting(2 * n + 1)) for n in range(3)]
+    store.add_candidate(ann, "the first again", painting(1), painting(0))
+    assert interviews.waiting(ann) == 4
+    store.pick(asked[0], "first", "Ann picks")
+    assert store.person(ann).open == 3 and interviews.waiting(ann) == 2
+    store.set_encoder(ann, "gone")
+    assert interviews.waiting(ann) == 3

@@ -148,8 +148,8 @@ def test_a_checkpoint_paints_for_a_person(server, files_of, family, kind):
     count = FAMILIES[family].count
     acting = len(FAMILIES[family].style) if kind == "IP-Adapter" else count
     (report,) = entry["outputs"]["on"]["text"]
-    assert f"Personalization is on: family {family}, {acting} of {count} cross-attention layers." in report
-    assert "The person: 4 pairs" in report
+    assert f"({family}, {acting} of {count} cross-attention layers;" in report
+    assert report.startswith("Paints for 4 picks at strength 1.\n")
 
 
 @pytest.mark.parametrize("family", TITLES)
@@ -181,7 +181,7 @@ def test_an_adapter_for_another_family_is_refused_and_the_queue_goes_on(server, 
     assert (error["node_type"], error["exception_type"]) == ("PersonalizedDenoiser", "ValueError")
     assert error["exception_message"].strip() == (
         "The MODEL is SD15 (BaseModel, UNetModel), but the user adapter is for SD2: load a model of that family, "
-        "or an adapter made for this one."
+        "or an adapter for SD1.5."
     )
     assert server.finished(right)["status"]["status_str"] == "success"
 
@@ -223,7 +223,7 @@ def test_the_learning_workflow_runs_from_nobody(server, store, graphs, files_of,
             for side in ("positive", "negative"):
                 prompt[sampler]["inputs"][side] = [prompt[sampler]["inputs"][side][0], 1]
     first, second = graphs.nodes_of(prompt, "UserEmbeddingSample")
-    for number, told in enumerate(("No picks: this is the average person.", "1 pair read by pocket-clip")):
+    for number, told in enumerate(("No picks: this is the average person.", "Known from 1 pick.")):
         prompt[first]["inputs"]["seed"], prompt[second]["inputs"]["seed"] = 2 * number + 1, 2 * number + 2
         (seed,) = graphs.nodes_of(prompt, "PrimitiveInt")
         prompt[seed]["inputs"]["value"] = number
@@ -232,7 +232,7 @@ def test_the_learning_workflow_runs_from_nobody(server, store, graphs, files_of,
         if encoder in entry["outputs"]:
             assert entry["outputs"][encoder]["text"][0].startswith(told)
         for sampler in graphs.nodes_of(prompt, "PersonalizedDenoiser"):
-            assert entry["outputs"][sampler]["text"][0].startswith(f"Personalization is on: family {family}, ")
+            assert entry["outputs"][sampler]["text"][0].split("\n")[1].startswith(f"({family}, ")
         (question,) = store.inbox(person.id)
         shown = [np.asarray(Picture(store.picture(d)).open()) for d in (question.first, question.second)]
         assert not np.array_equal(*shown)
@@ -261,8 +261,8 @@ def test_the_familys_workflow_runs_and_yields_pictures(server, graphs, ip_adapte
     base, personal = server.pictures(entry).values()
     assert base.shape == personal.shape == (1, 64, 64, 3)
     assert base.std() > 5 and not np.array_equal(base, personal)
-    reports = [output["text"][0] for output in entry["outputs"].values() if "Personalization" in str(output)]
-    assert reports and all(text.startswith(f"Personalization is on: family {family}, ") for text in reports)
+    reports = [output["text"][0] for output in entry["outputs"].values() if "cross-attention" in str(output)]
+    assert reports and all(text.split("\n")[1].startswith(f"({family}, ") for text in reports)
 
 
 @pytest.mark.slow
@@ -296,5 +296,5 @@ def test_stable_cascades_stage_c_paints_for_a_person(server):
     assert torch.equal(off, plain)
     assert not torch.allclose(on, plain, rtol=1e-2, atol=1e-2)
     (report,) = entry["outputs"]["on"]["text"]
-    assert "family stable_cascade, 32 of 32 cross-attention layers" in report
+    assert "(stable_cascade, 32 of 32 cross-attention layers" in report
     (models / "diffusion_models" / name).unlink()

@@ -173,16 +173,62 @@ def test_the_node_asks_and_leaves_the_graph_alone(frontend, opened, store, name)
 
 
 @pytest.mark.browser
-def test_keys_go_to_the_widget_with_the_focus_alone(frontend, opened, store, name):
+def test_keys_go_to_the_widget_under_the_mouse_or_with_the_focus_and_answer_what_is_seen(frontend, opened, store, name):
     page, _ = frontend
     widget = opened(graph(name))
     page.evaluate("app.queuePrompt(0)")
     widget.get_by_text("Neither (").wait_for()
+
+    def press_all():
+        for key in ("ArrowLeft", "ArrowUp", "u"):
+            page.keyboard.press(key)
+        page.wait_for_timeout(300)
+        assert store.history(person_called(store, name)) == []
+
     page.evaluate("document.activeElement.blur()")
-    for key in ("ArrowLeft", "ArrowUp", "u"):
-        page.keyboard.press(key)
+    page.mouse.move(20, 500)
+    press_all()  # neither
+    widget.hover()
+    page.evaluate("document.body.append(Object.assign(document.createElement('textarea'), {id: 'typed'}))")
+    page.evaluate("document.querySelector('#typed').focus()")
+    press_all()  # the mouse is there, but somebody types elsewhere
+    page.evaluate("document.querySelector('#typed').remove()")
+    widget.focus()
+    page.evaluate("() => { app.canvas.ds.offset = [-3000, 50]; app.canvas.setDirty(true, true); }")
+    page.wait_for_timeout(300)
+    press_all()  # the focus is there, but out of sight
+    page.evaluate("() => { app.canvas.ds.offset = [-300, 50]; app.canvas.setDirty(true, true); }")
+    page.evaluate("document.activeElement.blur()")
+    widget.hover()
+    page.keyboard.press("ArrowLeft")
+    widget.get_by_text("You picked the left.").wait_for()
+
+
+@pytest.mark.browser
+def test_the_pictures_stay_when_zoomed_out_and_their_bars_pick_nothing(frontend, opened, store, name):
+    page, _ = frontend
+    widget = opened(graph(name))
+    page.evaluate("app.queuePrompt(0)")
+    widget.get_by_text("Neither (").wait_for()
+    widget.get_by_text(f"Asked of {name} · question").wait_for()
+    left = widget.get_by_label("Left is better")
+    page.wait_for_function(
+        "document.querySelector('.ppd-collect .picture').style.getPropertyValue('--ratio') === '1.5'"
+    )
+    picture, side = left.bounding_box(), widget.locator(".side").first.bounding_box()
+    assert picture["width"] / picture["height"] == pytest.approx(1.5, abs=0.02)
+    bar = picture["y"] - side["y"]
+    assert bar > 10  # a wide picture in a high column
+    page.mouse.click(picture["x"] + picture["width"] / 2, side["y"] + bar / 2)
     page.wait_for_timeout(300)
     assert store.history(person_called(store, name)) == []
+    page.evaluate("() => { app.canvas.ds.scale = 0.35; app.canvas.setDirty(true, true); }")
+    page.wait_for_timeout(500)
+    assert widget.is_visible() and left.bounding_box()["width"] > 20
+    left.click()
+    widget.get_by_text("You picked the left.").wait_for()
+    opacity = "side => getComputedStyle(document.querySelector(`.ppd-collect .side:nth-child(${side}) button`)).opacity"
+    assert page.evaluate(opacity, 1) == page.evaluate(opacity, 2) == "1"
 
 
 @pytest.mark.browser
@@ -231,13 +277,16 @@ def test_an_answer_from_elsewhere_is_shown(server, frontend, opened, store, name
 
 
 @pytest.mark.browser
-def test_before_a_run_the_node_tells_what_waits(server, opened, store, name):
-    """Whoever is asked, as the tab's icon does."""
-    widget = opened(graph(name))
-    for person in (name, f"not {name}"):
-        server.run(graph(person))
-        waiting = sum(one.open for one in store.people())
-        widget.get_by_text(f"Waiting from before, in the tab Taste (the heart): {waiting}.").wait_for()
+def test_before_a_run_the_node_tells_what_waits(server, frontend, opened, store, name):
+    """For the tab's person, as the tab's icon does."""
+    page, _ = frontend
+    person = store.add_person(name).id
+    page.evaluate("person => localStorage.setItem('ppd.person', person)", person)
+    widget = opened(graph("tab"))
+    for waiting in (1, 2):
+        server.run(graph(f"not {name}"))
+        server.run(graph(name))
+        widget.get_by_text(f"Waiting for {name} from before, in the tab Taste (the heart): {waiting}.").wait_for()
 
 
 @pytest.mark.browser

@@ -7,6 +7,8 @@ from PIL import Image
 
 from ppd.pictures import Picture
 
+from .panels import open_panels, show, shown, wait_for_picks
+
 pytestmark = [pytest.mark.comfyui, pytest.mark.browser]
 GRAPH = "JSON.stringify(app.graph.serialize())"
 
@@ -19,53 +21,7 @@ def somebody(somebody):
 
 @pytest.fixture
 def open_panel(server, chromium):
-    """Opens the frontend with the tab Taste and a person chosen, in a window of its own; complaints are collected."""
-    contexts = []
-
-    def open_(person, language="en"):
-        context = chromium.new_context(viewport={"width": 1400, "height": 900})
-        contexts.append(context)
-        page = context.new_page()
-        page.complaints = []
-        page.on("pageerror", lambda error: page.complaints.append(str(error)))
-        page.on(
-            "console",
-            lambda message: (
-                message.type == "error"
-                and ("ppd" in message.text or "/extensions/personalized" in message.location.get("url", ""))
-                and page.complaints.append(message.text)
-            ),
-        )
-        page.add_init_script(f"localStorage.setItem('ppd.person', '{person}')")
-        show(server, page, language)
-        return page
-
-    yield open_
-    complaints = [line for context in contexts for page in context.pages for line in page.complaints]
-    for context in contexts:
-        context.close()
-    assert not complaints
-
-
-def show(server, page, language="en"):
-    server.post("/settings", {"Comfy.TutorialCompleted": True})  # else templates open over the page
-    page.goto(server.url, wait_until="domcontentloaded")
-    page.wait_for_function("window.app?.extensionManager && window.app.canvas && window.app.graph", timeout=90_000)
-    page.wait_for_function("'PreferenceCollector' in LiteGraph.registered_node_types", timeout=90_000)
-    page.evaluate(f"app.extensionManager.setting.set('Comfy.Locale', '{language}')")
-    page.wait_for_function("app.extensionManager.sidebarTab.sidebarTabs.some(tab => tab.id === 'ppd-taste')")
-    if not page.locator(".ppd-taste").count():
-        page.evaluate("app.extensionManager.sidebarTab.toggleSidebarTab('ppd-taste')")
-    page.locator(".ppd-taste .progress").wait_for()
-
-
-def shown(page):
-    """The prompt of the question that is looked at."""
-    return page.locator(".ppd-taste .prompt").inner_text()
-
-
-def wait_for_picks(page, picks, waiting):
-    page.locator(".ppd-taste .progress").get_by_text(f"Picks: {picks}. Questions waiting: {waiting}.").wait_for()
+    yield from open_panels(server, chromium)
 
 
 def test_picks_by_mouse_and_by_key_leave_the_graph_alone(server, store, somebody, open_panel):
@@ -351,7 +307,7 @@ def test_people_are_switched_made_and_deleted(server, store, somebody, open_pane
 def test_the_tabs_icon_counts_what_waits(store, somebody, open_panel):
     page = open_panel(somebody)
     badge = "app.extensionManager.sidebarTab.sidebarTabs.find(tab => tab.id === 'ppd-taste').iconBadge"
-    waiting = sum(one.open for one in store.people())
+    waiting = store.person(somebody).open  # whoever else has questions
     page.wait_for_function(f"{badge} === '{waiting}'")
     page.locator(".ppd-taste").press("ArrowLeft")
     page.wait_for_function(f"({badge} ?? '0') === '{waiting - 1}'")

@@ -101,9 +101,9 @@ def test_lists_show_names_and_workflows_keep_ids(server, page, store, name):
     page.evaluate("app.loadGraphData(app.graph.serialize())")
     page.wait_for_function(f"{GRAPH}.includes('{person}')")
     told = {one[0]: one for one in page.evaluate(VALUES)}
-    assert told["person"][1:4] == ["combo", person, name]
-    assert told["preference_set"][2:4] == [f"person: {person}", f"person: {name}"]
-    assert {"me", person} <= set(told["person"][4]) and "example: vivid and bold" in told["preference_set"][4]
+    assert told["person"][1:4] == ["combo", person, f"{name} · 0 picks"]
+    assert told["preference_set"][2:4] == [f"person: {person}", f"person: {name} · 0 picks"]
+    assert {"tab", "me", person} <= set(told["person"][4]) and "example: vivid and bold" in told["preference_set"][4]
     graph_of, prompt_of = GRAPH, "async () => JSON.stringify((await app.graphToPrompt()).output)"
     for saved in map(page.evaluate, (graph_of, prompt_of)):
         assert name not in saved and f'"{person}"' in saved and f'"person: {person}"' in saved
@@ -113,7 +113,7 @@ def test_lists_show_names_and_workflows_keep_ids(server, page, store, name):
     page.wait_for_function(
         "name => app.graph.nodes.find(node => node.type === 'PreferenceCollector').widgets[0].options"
         ".getOptionLabel(app.graph.nodes.find(node => node.type === 'PreferenceCollector').widgets[0].value) === name",
-        arg=f"{name} 2",
+        arg=f"{name} 2 · 0 picks",
     )
     assert name not in page.evaluate(GRAPH)
     prompt["3"]["inputs"]["person"] = f"{name} 2"
@@ -121,3 +121,47 @@ def test_lists_show_names_and_workflows_keep_ids(server, page, store, name):
     page.evaluate("app.queuePrompt(0)")
     page.wait_for_function(f"{GRAPH}.includes('{person}')")
     page.evaluate("app.graph.clear()")
+
+
+TABS_PERSON = """name => app.graph.nodes.filter(node => node.type.startsWith('Preference')).every(node => {
+    const widget = node.widgets[0];
+    return widget.options.getOptionLabel(widget.value) === `the tab's person (${name})`;
+})"""
+ASKED_IN_PROMPT = """async () => Object.values((await app.graphToPrompt()).output)
+    .filter(node => node.class_type.startsWith('Preference'))
+    .map(node => node.inputs.person ?? node.inputs.preference_set)"""
+
+
+@pytest.mark.browser
+def test_choosing_in_the_tab_is_choosing_in_the_workflow(server, page, store, name):
+    """Two people, one graph: a second person is one choice in the tab, then a run. Saved are neither names nor ids."""
+    people = {one: store.add_person(one).id for one in (f"{name} A", f"{name} B")}
+    server.run(graph(people[f"{name} A"]))  # tells the browser of both
+    page.evaluate("prompt => app.loadApiJson(prompt, crypto.randomUUID())", learning("tab", "person: tab"))
+    if not page.locator(".ppd-taste").count():
+        page.evaluate("app.extensionManager.sidebarTab.toggleSidebarTab('ppd-taste')")
+    badge = "app.extensionManager.sidebarTab.sidebarTabs.find(tab => tab.id === 'ppd-taste').iconBadge"
+    for called, person in people.items():
+        page.locator(".ppd-taste select").first.select_option(person)
+        page.wait_for_function(TABS_PERSON, arg=called)
+        assert sorted(page.evaluate(ASKED_IN_PROMPT)) == sorted([person, f"person: {person}"])
+        assert name not in page.evaluate(GRAPH) and person not in page.evaluate(GRAPH)
+        before = store.person(person).open
+        page.evaluate("app.queuePrompt(0)")
+        page.wait_for_function(
+            "([person, open]) => fetch(`/ppd/people/${person}/waiting`).then(a => a.json()).then(a => a.waiting === open)",
+            arg=[person, before + 1],
+        )
+        page.wait_for_function(f"{badge} === '{before + 1}'")  # this person's, not everybody's
+    for person in people.values():
+        for origin in (one.origin["prompt"] for one in store.inbox(person)):
+            assert name not in json.dumps(origin)
+    page.evaluate("app.graph.convertToSubgraph(new Set(app.graph.nodes.filter(n => n.type.startsWith('Preference'))))")
+    inner = [one for one in page.evaluate(ASKED_IN_PROMPT)]
+    assert sorted(inner) == sorted([person, f"person: {person}"])
+    store.delete_person(person)  # the last one chosen: the tab shows the first then, and so do the lists
+    call(server, f"people/{people[f'{name} A']}/rename", {"name": f"{name} C", "request": "r"})
+    first = server.get("/ppd/people")["people"][0]
+    page.wait_for_function(f"async () => (await ({ASKED_IN_PROMPT})()).includes({json.dumps(first['id'])})")
+    page.evaluate("app.graph.clear()")
+    page.evaluate("app.extensionManager.sidebarTab.toggleSidebarTab('ppd-taste')")
