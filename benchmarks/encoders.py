@@ -136,7 +136,7 @@ def first_try(features: Tensor, people: Sequence[Picks]) -> PopulationPrior:
 def ranking(pictures: int, people: Sequence[Picks]) -> Tensor:
     """Scores [pictures] by the picks of all these people together: Bradley-Terry with a unit normal prior."""
     each = [picks.differences(torch.eye(pictures, dtype=torch.float64)) for picks in people]
-    differences, outcomes = (torch.cat(part) for part in zip(*each, strict=True))
+    differences, outcomes, _ = (torch.cat(part) for part in zip(*each, strict=True))
     zero, one = torch.zeros(pictures, dtype=torch.float64), torch.eye(pictures, dtype=torch.float64)
     return fit_posterior(differences, outcomes, zero, one)[0]
 

@@ -217,17 +217,17 @@ def test_an_interview_learns_what_the_encoder_does(store, encoder):
     assert learned.pairs == encoded.pairs == 3
 
 
-def test_the_best_of_several_is_one_pick_and_fades_as_one(store, encoder, monkeypatch):
-    """A grid of four, whose pairs stand either way round, and then a pick of two."""
-    aki, best = store.add_person("Aki").id, PAIRS[1][0]
-    grid = fill(store, aki, [(best, PAIRS[1][1]), (PAIRS[2][0], best), (best, PAIRS[2][1])])
-    for candidate, verdict in zip(grid, ("first", "second", "first"), strict=True):
-        store.pick(candidate, verdict, f"r{candidate}")
+def test_the_best_of_several_is_one_pick_and_fades_as_one(store, encoder):
+    """A grid of four, and then a pick of two."""
+    aki, shown = store.add_person("Aki").id, [*PAIRS[1], *PAIRS[2]]
+    for picture in shown:
+        store.add_picture(aki, "a grid", picture)
+    digests = [picture.digest for picture in shown]
+    store.choose(aki, "a grid", digests, digests[0], "grid")
     store.pick(store.add_candidate(aki, "another", *PAIRS[3]), "second", "last")
     store.set_half_life(aki, 1)
-    monkeypatch.setattr(store, "choices", lambda person: dict.fromkeys(grid, "grid"))
-    *chosen, last = store.pairs(aki)
-    told = [replace(pair, choice="grid", weight=0.5) for pair in chosen] + [last]
+    told = store.pairs(aki)
+    assert [(pair.choice is None, pair.weight) for pair in told] == [(False, 0.5)] * 3 + [(True, 1.0)]
     interview = Interview(store, encoder)
     learned, encoded = interview.ask(aki)[1], encoder.encode(told)
     torch.testing.assert_close(learned.u, encoded.u, rtol=0, atol=1e-5)

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from .population import pad_people
+from .choices import Choices
+from .population import Said, pad_people
 from .posterior import root_of
 
 MOST_STEPS = 30
@@ -38,16 +38,15 @@ class Hierarchy:
     evidence: float
 
 
-def fit_hierarchy(
-    people: Sequence[tuple[Tensor, Tensor]], spread: Tensor | None = None, *, rounds: int = EM_ROUNDS
-) -> Hierarchy:
-    """The prior for somebody new from people's (differences [n, d], outcomes [n]), any n, in float64.
+def fit_hierarchy(people: Sequence[Said], spread: Tensor | None = None, *, rounds: int = EM_ROUNDS) -> Hierarchy:
+    """The prior for somebody new from people with any number of pairs, in float64.
 
     `spread` [d] is S^1/2 up to scale (left out: all directions alike), `rounds` those of EM.
     """
     if not people:
         raise ValueError("Expected at least one person to fit a population prior, got none.")
-    x, y, w = pad_people(people)
+    x, y, w, choices = pad_people(people)
+    said = Choices(y, w, choices)
     spread = torch.ones(x.shape[-1], dtype=torch.float64) if spread is None else spread.double()
     typical = float((x * spread).square().sum(-1)[w > 0].mean().sqrt())
     if not typical > 0:
@@ -57,7 +56,7 @@ def fit_hierarchy(
 
     def fit(scales: tuple[float, float]) -> _Fit:
         if scales not in known:
-            known[scales] = _laplace(x, y, w, scales[0] * unit, scales[1] * unit)
+            known[scales] = _laplace(x, said, scales[0] * unit, scales[1] * unit)
         return known[scales]
 
     best = START
@@ -71,7 +70,7 @@ def fit_hierarchy(
     fitted, covariance, imagined = fit(best), target, len(target)
     for _ in range(rounds):
         covariance = (fitted.moments + imagined * target) / (len(people) + imagined)
-        fitted = _laplace(x, y, w, shared, root_of(covariance))
+        fitted = _laplace(x, said, shared, root_of(covariance))
     return Hierarchy(fitted.mean, fitted.unsure + covariance, fitted.evidence)
 
 
@@ -86,7 +85,7 @@ class _Fit:
     evidence: float
 
 
-def _laplace(x: Tensor, y: Tensor, w: Tensor, shared: Tensor, own: Tensor) -> _Fit:
+def _laplace(x: Tensor, said: Choices, shared: Tensor, own: Tensor) -> _Fit:
     """Newton's method for the mean and everybody's deviation together; `shared` and `own` [d, d] are roots of their
     covariances.
 
@@ -99,21 +98,20 @@ def _laplace(x: Tensor, y: Tensor, w: Tensor, shared: Tensor, own: Tensor) -> _F
 
     def objective(at: Tensor, each: Tensor) -> tuple[float, Tensor]:
         z = common @ at + torch.einsum("pnd,pd->pn", single, each)
-        return float((w * (F.softplus(z) - y * z)).sum() + 0.5 * (at.square().sum() + each.square().sum())), z
+        return float(said.loss(z).sum() + 0.5 * (at.square().sum() + each.square().sum())), z
 
     def curvature(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        p = torch.sigmoid(z)
-        weight = (w * p * (1 - p))[..., None]
-        blocks = torch.linalg.cholesky(identity + single.mT @ (single * weight))
-        border = single.mT @ (common * weight)
+        outer, inner = said.root(z, common), said.root(z, single)
+        blocks = torch.linalg.cholesky(identity + inner.mT @ inner)
+        border = inner.mT @ outer
         reached = torch.cholesky_solve(border, blocks)
-        schur = identity + (common.mT @ (common * weight)).sum(0) - (border.mT @ reached).sum(0)
+        schur = identity + (outer.mT @ outer).sum(0) - (border.mT @ reached).sum(0)
         return blocks, reached, torch.linalg.cholesky(schur)
 
     value, z = objective(mean, persons)
     for _ in range(MOST_STEPS):
         blocks, reached, schur = curvature(z)
-        error = w * (torch.sigmoid(z) - y)
+        error = said.slope(z)
         slope = mean + torch.einsum("pnd,pn->d", common, error)
         slopes = persons + torch.einsum("pnd,pn->pd", single, error)
         rest = (slope - torch.einsum("pde,pd->e", reached, slopes))[:, None]

@@ -42,15 +42,22 @@ agrees with themselves on four of five pairs asked twice, as real people do."""
 
 @dataclass(frozen=True, eq=False)
 class Picks:
-    """One person's pairs: indices [n] of chosen and rejected pictures, and outcomes [n] (1 a pick, .5 a tie)."""
+    """One person's pairs: indices [n] of chosen and rejected pictures, outcomes [n] (1 a pick, .5 a tie), and the
+    numbers of their choices [n] (`choices.numbered`; None: each is one)."""
 
     chosen: Tensor
     rejected: Tensor
     outcomes: Tensor
+    choices: Tensor | None = None
 
-    def differences(self, coordinates: Tensor) -> tuple[Tensor, Tensor]:
-        """Differences [n, d] of the pictures' coordinates [N, d], and the outcomes."""
-        return coordinates[self.chosen] - coordinates[self.rejected], self.outcomes.double()
+    def __len__(self) -> int:
+        """How many picks they are, the best of several being one."""
+        return len(self.outcomes) if self.choices is None else len(self.choices.unique())
+
+    def differences(self, coordinates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Differences [n, d] of the pictures' coordinates [N, d], the outcomes, and the numbers of choices."""
+        choices = torch.arange(len(self.chosen)) if self.choices is None else self.choices
+        return coordinates[self.chosen] - coordinates[self.rejected], self.outcomes.double(), choices
 
 
 def held_out_likelihoods(features: Tensor, most: int = MOST_DIMS, seed: int = 0) -> dict[int, float]:

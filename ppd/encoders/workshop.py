@@ -19,6 +19,7 @@ from ..files import write_file
 from ..pairs import PreferencePair, counted
 from ..pictures import Picture, PreferenceError
 from ..studies import StudyPair, StudySet
+from .choices import numbered
 from .encoder import TasteEncoder
 from .features import PictureFeatures
 from .looks import FOLDS, Looks
@@ -92,7 +93,7 @@ def make_encoder(
         "variance_explained": round(_explained(seen.rows, prior), 3),
         "people": len(people) if real else SIMULATED,
         "people_are": "real" if real else "simulated",
-        "picks": sum(len(picks.outcomes) for picks in people.values()) if real else 0,
+        "picks": sum(map(len, people.values())) if real else 0,
         "real_people_too_few": 0 if real else len(people),
         "study_pairs": 0 if materials.studies is None else sum(1 for _ in materials.studies.pairs()),
         "painted_by": None if materials.studies is None else materials.studies.model,
@@ -170,6 +171,7 @@ def _people(pairs: Sequence[PreferencePair], seen: _Seen) -> dict[str | None, Pi
             seen.of([pair.chosen for pair in theirs]),
             seen.of([pair.rejected for pair in theirs]),
             torch.tensor([0.5 if pair.tie else 1.0 for pair in theirs]),
+            numbered([pair.choice for pair in theirs]),
         )
         for user, theirs in own.items()
     }

@@ -130,7 +130,10 @@ def migrate(database: sqlite3.Connection, path: Path) -> None:
 
 
 def back_up(path: Path, version: int) -> None:
-    """Copy the database to `<name>.v<version>` beside it, on the disk and whole or not at all."""
+    """Copy the database to `<name>.v<version>` beside it, on the disk and whole or not at all. Who calls it holds the
+    lock, so that what lies there half is a copy that was cut."""
+    for cut in path.parent.glob(f".{path.name}.v*.part"):
+        cut.unlink()
     with replacing(path.with_name(f"{path.name}.v{version}")) as temporary:
         with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(temporary)) as copy:
             source.backup(copy)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
+from ppd.encoders.choices import numbered
 from ppd.encoders.hierarchy import fit_hierarchy
 from ppd.encoders.population import fit_population
 from ppd.encoders.posterior import fit_posteriors
@@ -58,6 +61,28 @@ def test_picks_at_random_say_that_nobody_likes_anything():
     y = (torch.rand(40, 20, generator=generator) < 0.5).double()
     fitted = fit_hierarchy(list(zip(x, y, strict=True)))
     assert fitted.mean.norm() < 0.3 and fitted.covariance.diagonal().max() < 0.05
+
+
+def test_the_best_of_nine_at_random_is_one_observation_of_nine_equals():
+    """30 people, ten choices each: nobody likes anything, and the evidence is 300 times log(1 / 9)."""
+    generator = torch.Generator().manual_seed(3)
+    phi = torch.randn(30, 10, 9, 3, generator=generator, dtype=torch.float64)
+    x, numbers = (phi[:, :, :1] - phi[:, :, 1:]).flatten(1, 2), numbered([f"{i // 8}" for i in range(80)])
+    people = [(row, torch.ones(80), numbers) for row in x]
+    fitted = fit_hierarchy(people)
+    assert fitted.covariance.diagonal().max() < 0.05
+    assert fitted.evidence / 300 == pytest.approx(-math.log(9), abs=0.02)
+    assert fit_population(people, rounds=5)[1].diagonal().max() < 0.05
+
+
+def test_choices_of_two_are_picks_whatever_their_numbers():
+    generator = torch.Generator().manual_seed(4)
+    x, y = picks(tastes(10, generator)[0], 8, generator)
+    plain = list(zip(x, y, strict=True))
+    turned = [(*one, torch.arange(8).flip(0)) for one in plain]
+    for fit in (fit_population, lambda people: (fit_hierarchy(people).mean, fit_hierarchy(people).covariance)):
+        for found, expected in zip(fit(turned), fit(plain), strict=True):
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
 
 
 def test_a_spread_tells_where_people_differ():

@@ -94,9 +94,13 @@ def test_looks_are_measured_as_painted_and_those_not_obeyed_are_named(features, 
 
 
 def test_real_people_make_the_prior_and_leave_no_name(features, tmp_path, weights):
-    encoder = make_encoder(features, REFERENCE, Materials(pairs=people()))
+    grid = [
+        PreferencePair("a", scene(9000, light=0.3), scene(9000 + n, light=-0.3), f"{n}", user="person 3", choice="best")
+        for n in range(1, 4)
+    ]
+    encoder = make_encoder(features, REFERENCE, Materials(pairs=people() + grid))
     made = encoder.made
-    assert (made["people"], made["people_are"], made["picks"], made["study_pairs"]) == (14, "real", 196, 0)
+    assert (made["people"], made["people_are"], made["picks"], made["study_pairs"]) == (14, "real", 197, 0)
     assert encoder.looks is None
     right = [
         float(encoder.prior.differences(*rows) @ encoder.prior.mean) > 0
@@ -109,7 +113,7 @@ def test_real_people_make_the_prior_and_leave_no_name(features, tmp_path, weight
     assert sum(right) >= 19
     save_encoder(encoder, tmp_path / "mine", weights / ENCODER)
     assert "person 3" not in (tmp_path / "mine" / "encoder.json").read_text()
-    assert "14 real people with 196 picks" in report_of(encoder)
+    assert "14 real people with 197 picks" in report_of(encoder)
 
 
 def test_few_people_give_way_to_simulated_ones_and_it_is_said(features):

@@ -25,9 +25,9 @@ def stored_pictures(store):
     return {path.name for path in store.pictures.folder.glob("*/*")}
 
 
-def released_store(folder):
-    """A store of version 1 in `folder`, written by the code that was released, and what that code said of it."""
-    with zipfile.ZipFile(HERE / "version_1.zip") as archive:
+def released_store(folder, version=1):
+    """A store of an older version in `folder`, written by the code that was released, and what that code said of it."""
+    with zipfile.ZipFile(HERE / f"version_{version}.zip") as archive:
         archive.extractall(folder)
     said = json.loads((folder / "told.json").read_text(encoding="utf-8"))
     return folder / "taste", said

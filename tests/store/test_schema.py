@@ -9,7 +9,7 @@ import pytest
 
 from ppd.store import StoreError, TasteStore, UnusableError
 
-from .small_stores import ask, released_store, stored_pictures, told
+from .small_stores import ask, picture, released_store, stored_pictures, told
 
 
 def versions(folder):
@@ -20,19 +20,22 @@ def versions(folder):
     return found
 
 
-def test_a_released_store_says_the_same_afterwards(tmp_path):
-    folder, said = released_store(tmp_path)
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_released_store_says_the_same_afterwards(tmp_path, version):
+    folder, said = released_store(tmp_path, version)
     before = stored_pictures(TasteStore(folder))
     store = TasteStore(folder)
     assert told(store) == said
-    assert {one.encoder for one in store.people()} == {"pocket"}
+    assert sorted(one.encoder for one in store.people()) == [*["my model"] * (version - 1), *["pocket"] * (5 - version)]
+    assert {(one.ratings, store.revision(one.id)) for one in store.people()} == {(0, 0)}
     assert stored_pictures(store) == before
     assert (len(said), sum(len(one["pairs"]) for one in said.values())) == (4, 17)
-    assert versions(folder) == {"taste.sqlite3": 3, "taste.sqlite3.v1": 1}
+    assert versions(folder) == {"taste.sqlite3": 3, f"taste.sqlite3.v{version}": version}
 
 
-def test_picks_go_on_in_a_migrated_store(tmp_path):
-    folder, said = released_store(tmp_path)
+@pytest.mark.parametrize("version", [1, 2])
+def test_picks_go_on_in_a_migrated_store(tmp_path, version):
+    folder, said = released_store(tmp_path, version)
     store = TasteStore(folder)
     ann = store.person_called("ann ågren")
     assert store.undo(ann.id, "undo 3").verdict is None  # what was undone before is not undone again
@@ -41,16 +44,23 @@ def test_picks_go_on_in_a_migrated_store(tmp_path):
     store.set_encoder(ann.id, "my model")
     assert store.person(ann.id).encoder == "my model"
     store.pick(ask(store, ann.id, 50), "first", "new")
-    assert TasteStore(folder).person(ann.id).picks == store.person(ann.id).picks == said[ann.id]["person"][3]
+    kept = [store.kept_picture(store.add_picture(ann.id, "a lake", picture(number))) for number in (100, 101, 70)]
+    digests = [one.digest for one in kept]
+    store.choose(ann.id, "a lake", digests, digests[2], "choice")
+    store.rate(ann.id, kept[0].id, "keep", "rated")
+    again = TasteStore(folder)
+    assert (again.person(ann.id).picks, again.person(ann.id).ratings) == (said[ann.id]["person"][3] + 2, 1)
+    assert len(again.choices(ann.id)) == 2
 
 
-def test_the_backup_is_the_store_as_it_was(tmp_path):
-    folder, _ = released_store(tmp_path)
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_backup_is_the_store_as_it_was(tmp_path, version):
+    folder, _ = released_store(tmp_path, version)
     with closing(sqlite3.connect(folder / "taste.sqlite3")) as database:
         dump = list(database.iterdump())
     store = TasteStore(folder)
     store.add_person("new")
-    with closing(sqlite3.connect(folder / "taste.sqlite3.v1")) as database:
+    with closing(sqlite3.connect(folder / f"taste.sqlite3.v{version}")) as database:
         assert list(database.iterdump()) == dump
 
 

@@ -1,0 +1,41 @@
+"""A moodboard: pictures somebody loves, without anything that they were preferred to.
+
+Each loved picture is a choice of it among the pictures of a background, which stand for what there is: the studies, or
+the folder's rest. So the likelihood is that of exponential tilting p(x | u) = p(x) exp(u . phi(x)) / Z(u), with the
+background as a sample of p for Z (noise-contrastive estimation: Gutmann and Hyvarinen 2010; as a choice, in its ranking
+form: Ma and Collins 2018, arXiv 1809.01812). The background is unlabelled, not disliked: it may hold pictures that
+would be loved (positive-unlabelled learning: Elkan and Noto 2008).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .pairs import PreferencePair
+from .pictures import Picture
+
+MOST_BACKGROUND = 64
+"""Pictures of the background that a loved one counts against; benchmarks/choices.py says what more of them bring."""
+
+
+def moodboard_pairs(
+    loved: Sequence[Picture], background: Sequence[Picture], prompt: str = "", most: int = MOST_BACKGROUND
+) -> list[PreferencePair]:
+    """One choice per loved picture, each against the same at most `most` pictures of the background, never loved ones.
+
+    Those with the smallest hashes count, which is an even draw, the same every time, and mostly the same after a few
+    more pictures came in. What is there twice counts once. ValueError where nothing is left of the background.
+    """
+    chosen = {picture.digest: picture for picture in loved}
+    others = {picture.digest: picture for picture in background if picture.digest not in chosen}
+    if chosen and not others:
+        raise ValueError(
+            f"A moodboard needs other pictures to count against, got {len(loved)} loved and none beside them: add some "
+            "of what there is, such as studies or the rest of the folder."
+        )
+    against = sorted(others)[:most]
+    return [
+        PreferencePair(prompt, picture, others[other], f"love-{digest[:16]}-{number}", choice=f"love-{digest}")
+        for digest, picture in chosen.items()
+        for number, other in enumerate(against, 1)
+    ]
