@@ -17,14 +17,14 @@ from urllib.parse import urlencode
 
 from aiohttp import web
 
-from ..ppd.decoding import signature_of
 from ..ppd.files import Stamp, file_digest, stamp
 from ..ppd.finished import Finished, finished_picture, finished_pictures, prompt_of
 from ..ppd.messages import quoted
 from ..ppd.pictures import Picture, PreferenceError
 from . import folders
 from .announce import announce
-from .answers import answer, done
+from .answers import HEADERS, answer, done
+from .answers import picture as shown_picture
 from .bodies import Rating, RestRating, read
 
 PAGE = 60
@@ -36,7 +36,6 @@ REMEMBERED = 1024
 """Thumbnails kept in memory, about 15 MB."""
 PLACE = ("folder", "picture", "size", "modified")
 """What is kept with a rated picture of where it lay."""
-PRIVATE = {"Cache-Control": "private, no-store"}
 
 
 def register(routes: web.RouteTableDef) -> None:
@@ -65,7 +64,8 @@ async def page(request: web.Request) -> web.Response:
     def work() -> Any:
         word, root, below = folders.finished_folder(query.get("folder", "output"))
         limit = min(_number(query.get("limit", str(PAGE))), LONGEST_PAGE)
-        rated, cursor, shown = _rated(person), None, []
+        rated, cursor = _rated(person), None
+        shown: list[dict[str, Any]] = []
         for one in _behind(finished_pictures(root, below), query.get("before", "")):
             if len(shown) == limit:
                 return {"pictures": shown, "next": cursor, "counts": _counts(person)}
@@ -137,16 +137,12 @@ async def rate_rest(request: web.Request) -> web.Response:
     return await answer(work)
 
 
-async def picture(request: web.Request) -> web.StreamResponse:
+async def picture(request: web.Request) -> web.Response:
     """The picture of `?folder=` and `?picture=` itself."""
-
-    def work() -> tuple[Path, str]:
-        path = folders.finished_file(request.query.get("folder", ""), request.query.get("picture", ""))
-        with path.open("rb") as file:
-            return path, f"image/{signature_of(file.read(16)).lower()}"
-
-    path, kind = await done(work)
-    return web.FileResponse(path, headers={**PRIVATE, "Content-Type": kind})
+    query = request.query
+    return await shown_picture(
+        lambda: Picture(folders.finished_file(query.get("folder", ""), query.get("picture", "")))
+    )
 
 
 async def thumbnail(request: web.Request) -> web.Response:
@@ -157,7 +153,7 @@ async def thumbnail(request: web.Request) -> web.Response:
         with _explained():
             return _small(path, stamp(path))
 
-    return web.Response(body=await done(work), content_type="image/jpeg", headers=PRIVATE)
+    return web.Response(body=await done(work), content_type="image/jpeg", headers=HEADERS)
 
 
 # What the above are made of
