@@ -54,7 +54,7 @@ class PreferencePairLoader(io.ComfyNode):
                     default=1000,
                     min=1,
                     max=100_000,
-                    tooltip="The most pairs to read: the first ones of a set, the newest ones of a person.",
+                    tooltip="The most pairs to read: the first ones of a set, the newest answers of a person.",
                 ),
                 io.Boolean.Input(
                     "skip_bad",

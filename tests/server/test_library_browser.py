@@ -99,7 +99,8 @@ def test_by_mouse_and_by_key_and_taken_back(store, person, folder, page):
     tile(page, 0).focus()
     for key in ("ArrowRight", "x", "ArrowDown", "K", "ArrowLeft", "ArrowUp", "k"):
         page.keyboard.press(key)
-    gave(page, "1 kept, 1 not for me: 1 choices, 0 on the moodboard.")  # pressed again on the first: taken back
+    tile(page, 0).locator("button.keep[aria-pressed=false]").wait_for()  # pressed again: taken back
+    gave(page, "1 kept, 1 not for me: 1 choices, 0 on the moodboard.")
     columns = page.evaluate(
         "getComputedStyle(document.querySelector('.ppd-library .tiles:not(:empty)')).gridTemplateColumns"
     )
