@@ -57,8 +57,9 @@ async def done(work: Callable[[], Result]) -> Result:
 
 
 async def file(find: Callable[[], Path], content_type: str) -> web.StreamResponse:
-    """The file that `find` names."""
-    return web.FileResponse(await done(find), headers={"Content-Type": content_type, **HEADERS})
+    """The file of a picture that `find` names."""
+    path = await done(lambda: _shown(find))
+    return web.FileResponse(path, headers={"Content-Type": content_type, **HEADERS})
 
 
 async def picture(find: Callable[[], Picture]) -> web.Response:
@@ -66,15 +67,20 @@ async def picture(find: Callable[[], Picture]) -> web.Response:
 
     def work() -> tuple[bytes, str]:
         found = find()
-        try:
-            content_type = SHOWN.get(found.extension())
-            shown = found if content_type else Picture.from_image(found.open())
-            return shown.read(), content_type or "image/png"
-        except PreferenceError as error:
-            raise PreferenceError(f"This picture cannot be shown: {error}.") from error
+        content_type = SHOWN.get(found.extension())
+        shown = found if content_type else Picture.from_image(found.open())
+        return shown.read(), content_type or "image/png"
 
-    data, content_type = await done(work)
+    data, content_type = await done(lambda: _shown(work))
     return web.Response(body=data, headers={"Content-Type": content_type, **HEADERS})
+
+
+def _shown(work: Callable[[], Result]) -> Result:
+    """What `work` returns; of a picture that is damaged, a whole sentence."""
+    try:
+        return work()
+    except PreferenceError as error:
+        raise PreferenceError(f"This picture cannot be shown: {error}; restore its file.") from error
 
 
 async def _in_time(work: Callable[[], Result]) -> Result:

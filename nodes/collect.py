@@ -113,11 +113,11 @@ class PreferenceCollector(io.ComfyNode):
             assert somebody is not None
             origin = {"prompt": cls.hidden.prompt, **painted_for(index, first=user_embedding)}
             try:
-                number, said = compare_with_last(store, somebody, at(prompt, index), image, origin)
+                with_last, said = compare_with_last(store, somebody, at(prompt, index), image, origin)
             except PreferenceError as error:
                 left_out[str(error)] += 1
             else:
-                asked[somebody] += [] if number is None else [number]
+                asked[somebody] += [] if with_last is None else [with_last]
                 kept.append(said)
         everything = [number for numbers in asked.values() for number in numbers]
         questions = [question(store, number) for number in dict.fromkeys(everything)]  # two pairs may be the same

@@ -78,7 +78,7 @@ def grid(
         left = [digest for digest in digests if digest in seen]
         x = torch.stack([seen[digest] for digest in left]) / embedding.noise
         rows, bits = most_telling_choice(x, embedding.u[0], embedding.covariance, size)
-        chosen = [left[row] for row in sorted(rows)]
+        chosen = sorted(left[row] for row in rows)  # by hash, so that no place says anything
         if len(chosen) >= LEAST and frozenset(chosen) not in passed:
             found.append((bits, prompt, chosen))
         if len(found) == MOST_PROMPTS:

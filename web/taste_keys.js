@@ -1,27 +1,27 @@
 // The keys of the question: they act only while its pictures are seen, and none of them reaches the graph.
 import { VERDICTS } from "./common.js";
 
-const SEEN = 0.6; // share of a picture's frame that must be in sight
+const INNER = [0.2, 0.8]; // of a frame's width and height: a picture is in sight where these four points are
 
-function inSight(frame, root, stage) {
-    const box = frame.getBoundingClientRect(), clip = root.getBoundingClientRect();
-    const left = Math.max(box.left, clip.left, 0), right = Math.min(box.right, clip.right, innerWidth);
-    const top = Math.max(box.top, clip.top, 0), bottom = Math.min(box.bottom, clip.bottom, innerHeight);
-    if (right <= left || bottom <= top) return false;
-    if ((right - left) * (bottom - top) < SEEN * box.width * box.height) return false;
-    return stage.contains(document.elementFromPoint((left + right) / 2, (top + bottom) / 2)); // else something covers it
+// Also where something covers it, or whatever scrolls has it outside
+function inSight(frame, stage) {
+    const { left, top, width, height } = frame.getBoundingClientRect();
+    const isShown = (x, y) => stage.contains(document.elementFromPoint(left + x * width, top + y * height));
+    return INNER.every((x) => INNER.every((y) => isShown(x, y)));
 }
 
 // Whether all pictures of the question are loaded, in sight and not covered; one that cannot be shown has its sentence
-export function isSeen({ root, stage }) {
+export function isSeen({ stage }) {
     const frames = [...stage.querySelectorAll(".picture, .broken")];
     const loaded = [...stage.querySelectorAll(".picture img")].every((image) => image.complete && image.naturalWidth);
-    return frames.length > 0 && loaded && frames.every((frame) => inSight(frame, root, stage));
+    return frames.length > 0 && loaded && frames.every((frame) => inSight(frame, stage));
 }
 
-// The page has the keys unless a dialog before it does; the tab while the mouse or the focus is in it
+// The page has the keys unless a dialog before it does; the tab while the mouse or the focus is in it. A section of
+// another module has keys of its own
 function isConcerned({ root, isPage }) {
     const focused = document.activeElement ?? document.body;
+    if (focused.closest(".own-keys")) return false;
     if (root.contains(focused)) return true;
     return isPage ? focused === document.body || !focused.closest("[role=dialog]") : root.matches(":hover");
 }
@@ -52,9 +52,12 @@ export function onKey(event, panel) {
     if (!view || !isConcerned(view) || isOthers(event)) return;
     const isPlain = !event.ctrlKey && !event.metaKey && !event.altKey;
     const action = isPlain && (!isTyping(event.target) || event.key === "Escape") && actionOf(event, panel, view);
-    // The graph lies behind the page: of its keys only the one that runs it is let through
-    if (action || (view.isPage && !(event.ctrlKey && event.key === "Enter"))) event.stopPropagation();
+    // The graph lies behind the page: what the page does not use gets no further
+    if (action || (view.isPage && !view.root.contains(event.target) && !runs(event))) event.stopPropagation();
     if (!action) return;
     event.preventDefault();
     if (!event.repeat) action(); // a held key would answer what nobody has seen
 }
+
+// The one key of the graph that the page lets through: it paints the next pictures
+export const runs = (event) => event.ctrlKey && event.key === "Enter";

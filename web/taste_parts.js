@@ -142,6 +142,7 @@ export function settings(panel) {
     const studies = choice(panel, t("ask_from_studies"), "studies", (name) => panel.askFrom(name));
     const sets = choice(panel, t("import"), "sets", (name) => panel.take(name));
     const added = SECTIONS.map(({ name, title, make }) => details(panel, name, title(), make(panel)));
+    for (const section of added) section.classList.add("own-keys");
     return [...added, details(panel, "more_settings", t("more_settings"),
         element("label", { className: "row" }, t("fading"), fading),
         element("label", { className: "row" }, t("encoder"), encoders),

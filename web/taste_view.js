@@ -1,5 +1,6 @@
 // A place where the panel is shown: the sidebar's tab, or the whole window. Both show the same state.
 import { element, t } from "./common.js";
+import { runs } from "./taste_keys.js";
 import * as parts from "./taste_parts.js";
 import { answers, empty, frames } from "./taste_question.js";
 import { Zoom } from "./taste_zoom.js";
@@ -14,6 +15,7 @@ export class View {
         const known = named("details", named("learned"), named("history"), named("settings"));
         this.root = element("div", { tabIndex: 0, role: "region", ariaLabel: t("taste") }, named("header"), named("notice"), asked, known);
         this.root.className = isPage ? "ppd-taste page" : "ppd-taste";
+        if (isPage) this.root.addEventListener("keydown", (event) => runs(event) || event.stopPropagation());
         this.notice.setAttribute("role", "status");
         this.answers.textContent = t("loading");
     }
@@ -57,5 +59,6 @@ export class View {
     showQuestion() {
         this.root.classList.remove("unfolded");
         this.question.scrollIntoView({ block: "start" });
+        this.root.focus({ preventScroll: true }); // for the keys
     }
 }

@@ -10,10 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..files import write_file
 from ..pairs import PreferencePair, counted
@@ -27,8 +29,13 @@ from .making import LEAST_PEOPLE, MOST_DIMS, SIMULATED, Picks, choose_dims, prio
 from .population import PopulationPrior, fit_whitening
 from .towers import TOWER_FILE, complete
 
+if TYPE_CHECKING:
+    from .towers.open_clip import TextSide
+
 LEAST_PAIRS = 5
 """Fewer study pairs of a look cannot say whether the model obeys it."""
+MOST_PROMPTS = 20
+"""That the words of a look are read with."""
 Progress = Callable[[int, int], None]
 
 
@@ -99,6 +106,9 @@ def make_encoder(
         "painted_by": None if materials.studies is None else materials.studies.model,
         "dropped_looks": list(dropped),
     }
+    text_side = getattr(getattr(features.tower, "tower", features.tower), "text_side", None)
+    if text_side is not None and looks is not None and materials.studies is not None:
+        made["words_agree"] = _agreement(looks, materials.studies, text_side, basis)
     tower = complete(reference, features.tower)
     return TasteEncoder(tower, prior, looks, made)
 
@@ -133,6 +143,13 @@ def report_of(encoder: TasteEncoder) -> str:
         told = (f"{encoder.looks.low[i]} / {encoder.looks.high[i]} {encoder.looks.reliability[i]:.2f}" for i in order)
         lines.append(
             f"{counted(len(order), 'look')}, told on held-out studies, with correlations of: {', '.join(told)}."
+        )
+    if made.get("words_agree"):
+        agree = made["words_agree"]
+        least = min(agree, key=agree.__getitem__)
+        lines.append(
+            f"What was painted and what the tower makes of the words alone: cosine {median(agree.values()):.2f} in the "
+            f"median of the looks, least {agree[least]:.2f} of {least}."
         )
     if made["dropped_looks"]:
         lines.append(f"Dropped, since these studies do not show them reliably: {', '.join(made['dropped_looks'])}.")
@@ -208,6 +225,18 @@ def _looks(studies: StudySet | None, seen: _Seen, basis: Tensor) -> tuple[Looks 
         japanese=[(studies.looks[look].low.name_ja, studies.looks[look].high.name_ja) for look in ids],
     )
     return looks, (*dropped, *seldom)
+
+
+def _agreement(looks: Looks, studies: StudySet, text_side: TextSide, basis: Tensor) -> dict[str, float]:
+    """By look the cosine, whitened, of its step as painted with the one that the tower's text side makes of its words:
+    the mean over prompts of text(high) - text(low), each of length 1 (prompt ensembling: Radford et al. 2021, 3.1.4).
+    """
+    prompts = list(dict.fromkeys(pair.prompt for pair in studies.pairs()))[:MOST_PROMPTS]
+    asked = [studies.looks[name] for name in looks.names]
+    texts = [side.on(prompt) for look in asked for side in (look.low, look.high) for prompt in prompts]
+    low, high = F.normalize(text_side(texts).double(), dim=-1).unflatten(0, (len(asked), 2, len(prompts))).unbind(1)
+    cosines = F.cosine_similarity((high - low).mean(1) @ basis.double(), looks.steps.double())
+    return {name: round(float(cosine), 3) for name, cosine in zip(looks.names, cosines, strict=True)}
 
 
 def _explained(rows: Tensor, prior: PopulationPrior) -> float:

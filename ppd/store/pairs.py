@@ -176,7 +176,8 @@ class Pairs(Erasing):
                 with self.database.writing():
                     self.pictures.keep(picture)
         rejected = (pair.id, pair.rejected.digest)
-        return Answer(pair.prompt, pair.chosen.digest, (rejected,), tie=pair.tie, choice=pair.choice)
+        choice = pair.choice and f"{pair.user} {pair.choice}"  # several people's choices may have one name
+        return Answer(pair.prompt, pair.chosen.digest, (rejected,), tie=pair.tie, choice=choice)
 
     def _add_answers(self, person: str, answers: list[Answer]) -> int | None:
         """File and pick what the person has not said yet, in one transaction; how many pairs that are. None where a

@@ -93,6 +93,24 @@ def test_looks_are_measured_as_painted_and_those_not_obeyed_are_named(features, 
     assert amounts[0] > abs(amounts[1])
 
 
+def test_what_was_painted_is_compared_with_what_the_tower_reads(studies, weights):
+    """A text side that reads "bright" as it was painted, and "warm" the other way round."""
+    features = PictureFeatures(open_tower(REFERENCE, weights / ENCODER))
+    plain = make_encoder(features, REFERENCE, Materials(studies))
+    assert "words_agree" not in plain.made
+    towards = torch.linalg.pinv(plain.prior.basis.double()).T @ plain.looks.steps.double().T  # features [f, k]
+    signs = {"bright": (0, 1), "dark": (0, -1), "warm": (1, -1), "cool": (1, 1)}
+
+    def text_side(texts):
+        sides = [signs[text.rsplit(", ", 1)[1]] for text in texts]
+        return torch.stack([sign * towards[:, look] for look, sign in sides])
+
+    features.tower.text_side = text_side
+    encoder = make_encoder(features, REFERENCE, Materials(studies))
+    assert encoder.made["words_agree"] == {"dark-bright": 1.0, "cool-warm": -1.0}
+    assert "cosine 0.00 in the median of the looks, least -1.00 of cool-warm" in report_of(encoder)
+
+
 def test_real_people_make_the_prior_and_leave_no_name(features, tmp_path, weights):
     grid = [
         PreferencePair("a", scene(9000, light=0.3), scene(9000 + n, light=-0.3), f"{n}", user="person 3", choice="best")

@@ -76,6 +76,25 @@ def test_the_panel_says_the_same_in_both_languages():
         assert placeholders(text) == placeholders(japanese[key]), key
 
 
+def test_every_template_and_help_page_is_there_in_japanese():
+    """Titles and notes by the English text itself; a help page names every input as its node does in Japanese."""
+    translated, texts_of = json.loads((ROOT / "web" / "templates.ja.json").read_text(encoding="utf-8")), set()
+    for path in (ROOT / "workflows").glob("*.json"):
+        workflow = json.loads(path.read_text(encoding="utf-8"))
+        assert workflow["extra"]["ppd"] == "template", path.name
+        texts_of |= {group["title"] for group in workflow["groups"]}
+        texts_of |= {node["title"] for node in workflow["nodes"] if "title" in node}
+        texts_of |= {node["widgets_values"][0] for node in workflow["nodes"] if node["type"] == "MarkdownNote"}
+    assert texts_of ^ set(translated) == set(), "not translated, or not there"
+    assert all(JAPANESE.search(text) for text in translated.values())
+    for english in (ROOT / "web" / "docs").glob("*.md"):
+        node = read("ja", "nodeDefs.json")[english.stem]
+        page = (english.with_suffix("") / "ja.md").read_text(encoding="utf-8")
+        assert page.startswith(f"# {node['display_name']}\n")
+        names = [words["name"] for name, words in node["inputs"].items() if name != "control_after_generate"]
+        assert [name for name in names if f"**{name}**" not in page] == [], english.stem
+
+
 def placeholders(text: str) -> list[str]:
     return sorted(re.findall(r"\{(\w+)\}", text))
 

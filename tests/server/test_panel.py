@@ -189,17 +189,20 @@ def test_keys_scroll_where_the_question_is_out_of_sight(store, somebody, open_pa
     page.locator(".ppd-taste .picture").first.wait_for()
     page.get_by_role("button", name="Show more").click()
     panel = page.locator(".ppd-taste")
-    panel.evaluate("panel => (panel.scrollTop = panel.scrollHeight)")
-    panel.hover(position={"x": 20, "y": 300})
-    before = panel.evaluate("panel => panel.scrollTop")
-    panel.press("ArrowUp")
-    page.wait_for_function(f"document.querySelector('.ppd-taste').scrollTop < {before}")
+    page.get_by_text("More", exact=True).scroll_into_view_if_needed()
+    page.locator(".ppd-taste .entry").last.hover()
+    top = "document.querySelector('.ppd-taste .pair').getBoundingClientRect().top"
+    before = page.evaluate(top)
+    assert before < -200
+    panel.evaluate("panel => panel.focus({ preventScroll: true })")
+    page.keyboard.press("ArrowUp")
+    page.wait_for_function(f"{top} > {before}")
     page.wait_for_timeout(300)
     assert len(store.history(somebody)) == 60
-    page.locator(".ppd-taste .entry").nth(40).click()
+    page.locator(".ppd-taste .entry").nth(20).click()
     page.get_by_text("Answered before.").wait_for()
-    page.wait_for_function("document.querySelector('.ppd-taste .pair').getBoundingClientRect().top >= 0")
-    panel.press("ArrowRight")
+    page.wait_for_function(f"{top} >= 0")
+    page.keyboard.press("ArrowRight")
     page.get_by_text("Answered before.").wait_for(state="detached")
     assert store.history(somebody)[0].verdict == "second"
 

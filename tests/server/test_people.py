@@ -149,7 +149,8 @@ def test_choosing_in_the_tab_is_choosing_in_the_workflow(server, page, store, na
         before = store.person(person).open
         page.evaluate("app.queuePrompt(0)")
         page.wait_for_function(
-            "([person, open]) => fetch(`/ppd/people/${person}/waiting`).then(a => a.json()).then(a => a.waiting === open)",
+            "([person, open]) => fetch(`/ppd/people/${person}/waiting`).then(answer => answer.json())"
+            ".then(({ waiting }) => waiting === open)",
             arg=[person, before + 1],
         )
         page.wait_for_function(f"{badge} === '{before + 1}'")  # this person's, not everybody's

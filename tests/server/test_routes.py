@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import struct
 import threading
@@ -164,12 +165,31 @@ def test_what_cannot_be_used_is_told(server, store, somebody):
     path = store.picture(digest)
     data = path.read_bytes()
     path.write_bytes(b"damaged")
-    status, text = call(server, f"thumbnails/{digest}")
+    answers = [call(server, f"{kind}/{digest}") for kind in ("pictures", "thumbnails")]
     path.write_bytes(data)
-    assert status == 400 and "cannot be decoded" in json.loads(text)["error"]
+    for status, text in answers:
+        assert status == 400 and json.loads(text)["error"].startswith("This picture cannot be shown: the picture ")
     store.pick(asked[0], "first", f"{person}-r")
     store.rename(person, "名" * 80)
     assert told(server, f"people/{person}/export", {"request": "r"})["path"]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_a_picture_is_served_as_what_it_is(server, store, somebody, kind):
+    """As imported pictures may be; browsers show no TIFF, so that comes as PNG."""
+    person, _ = somebody
+    buffer = io.BytesIO()
+    Image.new("RGB", (32, 16), (200, 30, 30)).save(buffer, kind)
+    data = buffer.getvalue()
+    store.add_picture(person, kind, Picture(data=data))
+    url = f"{server.url}/ppd/pictures/{Picture(data=data).digest}"
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        served, headers = answer.read(), answer.headers
+    assert headers["Content-Type"] == {"TIFF": "image/png"}.get(kind, f"image/{kind.lower()}")
+    assert (headers["X-Content-Type-Options"], headers["Cache-Control"]) == ("nosniff", "private, no-store")
+    with Image.open(io.BytesIO(served)) as image:
+        assert (image.format, image.size) == ("PNG" if kind == "TIFF" else kind, (32, 16))
+    assert kind == "TIFF" or served == data
 
 
 def test_picks_fade_by_request(server, store, somebody):
@@ -421,3 +441,31 @@ def test_open_browsers_are_told(server, store, somebody):
     assert [(one["person"], one["request"]) for one in heard] == [(person, "r"), (copy, "r")]
     assert [one["revision"] for one in heard] == [store.revision(one) for one in (person, copy)]
     store.delete_person(copy)
+
+
+def test_the_best_of_a_grid_is_one_answer_with_all_that_changed(server, store, somebody):
+    person, asked = somebody
+    for number in range(2):
+        colours = [(250 - 200 * number, 240, 10), (10, 20 + 200 * number, 30)]
+        store.add_candidate(person, "a hill", *(Picture.from_image(Image.new("RGB", (64, 64), c)) for c in colours))
+    state = told(server, f"people/{person}/question?of=4")
+    grid = state["question"]
+    assert grid["prompt"] == "a hill" and 3 <= len(grid["pictures"]) <= 4
+    body = {"prompt": "a hill", "pictures": grid["pictures"], "best": grid["pictures"][0], "of": 4, "request": "g"}
+    for _ in range(2):  # a request that is sent twice counts once
+        state = told(server, f"people/{person}/choices", body)
+        assert state["person"]["picks"] == len(grid["pictures"]) - 1 and 0 < state["known"] <= 1
+    assert state["question"]["id"] in asked  # no other prompt has enough pictures
+    assert {pair.choice is None for pair in store.pairs(person)} == {False}
+    undone = told(server, f"people/{person}/undo", {"of": 4, "request": "u"})
+    assert undone["person"]["picks"] == 0 and undone["question"]["pictures"] == grid["pictures"]
+    assert [one["verdict"] for one in undone["changed"]] == [None] * (len(grid["pictures"]) - 1)
+    state = told(server, f"people/{person}/choices", body | {"best": None, "request": "s"})
+    assert state["question"].get("pictures") != grid["pictures"] and state["changed"] == []
+    foreign = "0" * 64
+    assert call(server, f"people/{person}/choices", body | {"best": foreign, "request": "f"})[0] == 400
+    pictures = [*grid["pictures"], foreign]
+    assert call(server, f"people/{person}/choices", body | {"pictures": pictures, "request": "h"})[0] == 404
+    for bad in ({"pictures": grid["pictures"][:1]}, {"of": 3}, {"best": "../x"}, {"prompt": None}):
+        assert call(server, f"people/{person}/choices", body | bad)[0] == 400, bad
+    assert store.pairs(person) == []

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from ppd.pairs import read_pairs
+from ppd.pairs import PreferencePair, read_pairs, write_pairs
 from ppd.store import MissingError, StoreError
 
 from .small_stores import ask, picture
@@ -106,6 +106,19 @@ def test_an_exported_choice_comes_back_as_one(store, aki, grid, tmp_path):
     store.undo(bo, "u1")
     store.undo(bo, "u2")
     assert store.pairs(bo) == []
+
+
+def test_two_peoples_choices_of_one_name_stay_two(store, aki, tmp_path):
+    pictures = [picture(number) for number in range(4)]
+    pairs = [
+        PreferencePair("a lake", pictures[0], pictures[number], f"{user} {number}", user=user, choice="1")
+        for user, others in (("x", (1, 2)), ("y", (2, 3)))
+        for number in others
+    ]
+    write_pairs(tmp_path / "set", pairs)
+    assert store.add_pairs(aki, tmp_path / "set") == 4
+    names = list(store.choices(aki).values())
+    assert names[0] == names[1] != names[2] == names[3]
 
 
 def test_a_choice_fades_as_one_answer(store, aki, grid):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,14 @@ from .pixels import to_tensor
 FORMAT = "ppd-clip-encoder"
 VERSION = "1"
 BATCH = 64
+TextSide = Callable[[Sequence[str]], Tensor]
 
 
 class OpenClipTower:
     """An image tower of open_clip and its preprocessing: pictures to features [n, f] in float32.
 
-    `normalize` scales each feature vector to length 1, as CLIP's own similarity does.
+    `normalize` scales each feature vector to length 1, as CLIP's own similarity does. `text_side` turns texts into
+    features [n, f] of the same space; None where only the image tower is at hand.
     """
 
     batch = BATCH
@@ -41,6 +43,7 @@ class OpenClipTower:
         resize_mode: str = "shortest",
         interpolation: str = "bicubic",
         normalize: bool = False,
+        text_side: TextSide | None = None,
     ) -> None:
         if resize_mode not in ("shortest", "squash"):
             raise ValueError(f"Expected resize_mode 'shortest' or 'squash' for encoder {name}, got {resize_mode!r}.")
@@ -52,6 +55,7 @@ class OpenClipTower:
         if visual.training:  # a host leaves its own in evaluation, and walking ViT-H-14 takes longer than the cache
             visual.eval().requires_grad_(False)
         self.name = name
+        self.text_side = text_side
         self.normalize = normalize
         self.preprocess: dict[str, Any] = {
             "size": int(size),
@@ -90,8 +94,18 @@ class OpenClipTower:
                     f"Expected a .safetensors file or one of {', '.join(tags) or 'no tags'} as weights of {name}, "
                     f"got {pretrained!r}."
                 )
-        with torch.random.fork_rng(devices=[]):  # building a tower draws random weights; leave the caller's seed alone
-            model = open_clip.create_model(name, pretrained, device=device, require_pretrained=True)
+
+        def build() -> Any:
+            with torch.random.fork_rng(devices=[]):  # it draws random weights; leave the caller's seed alone
+                return open_clip.create_model(name, pretrained, device=device, require_pretrained=True)
+
+        @torch.no_grad()
+        def text_side(texts: Sequence[str]) -> Tensor:
+            model, tokenizer = build().eval(), open_clip.get_tokenizer(name)  # anew: it is asked for once, if ever
+            rows = [model.encode_text(tokenizer(texts[i : i + BATCH]).to(device)) for i in range(0, len(texts), BATCH)]
+            return torch.cat(rows).float().cpu()
+
+        model = build()
         preprocess = open_clip.get_model_preprocess_cfg(model)
         size = preprocess["size"]
         return cls(
@@ -103,6 +117,7 @@ class OpenClipTower:
             resize_mode=preprocess.get("resize_mode", "shortest"),
             interpolation=preprocess.get("interpolation", "bicubic"),
             normalize=normalize,
+            text_side=text_side,
         )
 
     @classmethod

@@ -203,6 +203,23 @@ def test_any_open_clip_model_from_a_local_folder(tmp_path):
     torch.testing.assert_close(see(tower, [picture(0)]), see(tower_of(model), [picture(0)]))
 
 
+def test_an_open_clip_model_reads_texts_as_its_whole_self_does(tmp_path):
+    text = {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    config = {"model_cfg": {**CONFIG, "text_cfg": text}, "preprocess_cfg": {"mean": MEAN, "std": STD, "size": 32}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        parts = open_clip.model.CLIPVisionCfg(**CONFIG["vision_cfg"]), open_clip.model.CLIPTextCfg(**text)
+        model = open_clip.model.CLIP(CONFIG["embed_dim"], *parts).eval()
+    save_file({k: v.clone().contiguous() for k, v in model.state_dict().items()}, tmp_path / "model.safetensors")
+    texts = [f"a lake in colour {number}" for number in range(70)]
+    seen = OpenClipTower.from_open_clip(f"local-dir:{tmp_path}").text_side(texts)
+    with torch.no_grad():
+        expected = model.encode_text(open_clip.SimpleTokenizer(context_length=12)(texts))
+    torch.testing.assert_close(seen, expected)
+    assert seen.shape == (70, CONFIG["embed_dim"])
+
+
 def test_open_clip_names_without_weights_are_refused(tmp_path):
     with pytest.raises(ValueError, match="no model 'ViT-Q-1'"):
         OpenClipTower.from_open_clip("ViT-Q-1", "openai")

@@ -1,0 +1,87 @@
+"""The shipped templates as a new user opens them: by the template dialog, on a laptop's screen, also in Japanese."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.comfyui, pytest.mark.browser]
+WORKFLOWS = sorted(path.stem for path in (Path(__file__).resolve().parents[2] / "workflows").glob("*.json"))
+LEAST_SCALE = 0.6
+"""Below .57 the classic canvas draws no text."""
+CARD = "[data-testid^='template-workflow-']"
+
+
+@pytest.fixture(scope="module")
+def page(server, chromium):
+    settings = {"Comfy.VueNodes.Enabled": False, "Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False}
+    server.post("/settings", settings)
+    page = chromium.new_page(viewport={"width": 1366, "height": 768})
+    page.set_default_timeout(20_000)
+    page.goto(server.url, wait_until="domcontentloaded")
+    page.wait_for_function("window.app?.extensionManager && window.app.canvas && window.app.graph", timeout=90_000)
+    page.wait_for_function("'PreferenceCollector' in LiteGraph.registered_node_types", timeout=90_000)
+    yield page
+    page.close()
+    server.post("/settings", {"Comfy.Locale": "en"})
+
+
+def open_dialog(page):
+    """The template dialog at this pack's templates."""
+    page.evaluate("() => void app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    page.get_by_role("dialog").get_by_role("button", name="personalized-diffusion").click()
+    page.locator(CARD).nth(len(WORKFLOWS) - 1).wait_for()
+
+
+def test_the_dialog_lists_them_in_the_order_of_learning(page):
+    open_dialog(page)
+    names = page.locator(CARD).evaluate_all("cards => cards.map(card => card.dataset.testid.slice(18))")
+    assert sorted(names) == WORKFLOWS
+    assert names[:2] == ["learn my taste", "first personal picture"]
+    loaded = "cards => cards.every(card => [...card.querySelectorAll('img')].some(image => image.naturalWidth >= 400))"
+    page.wait_for_function(f'({loaded})([...document.querySelectorAll("{CARD}")].slice(0, 3))')  # others load when seen
+    page.keyboard.press("Escape")
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_each_opens_at_a_zoom_where_it_can_be_read(server, page, name):
+    open_dialog(page)
+    page.locator(f"[data-testid='template-workflow-{name}']").click()
+    prompts = len(server.workflow(name)["nodes"])
+    page.wait_for_function(
+        "([count, title]) => app.graph.nodes.length === count && app.graph.groups.some(one => one.title === title)",
+        arg=[prompts, server.workflow(name)["groups"][0]["title"]],
+    )
+    page.wait_for_function(f"app.canvas.ds.scale >= {LEAST_SCALE}")
+    inside = """() => app.graph.nodes.every(node => {
+        const [x, y] = app.canvas.ds.convertOffsetToCanvas([node.pos[0], node.pos[1] - 30]);
+        const [width, height] = node.flags.collapsed ? [0, 0] : node.size;
+        const [right, bottom] = app.canvas.ds.convertOffsetToCanvas([node.pos[0] + width, node.pos[1] + height]);
+        return x >= 60 && y >= 40 && right <= 1366 && bottom <= 768;
+    })"""
+    assert page.evaluate(inside)
+
+
+TITLES = "app.graph.nodes.map(node => node.title).concat(app.graph.groups.map(group => group.title))"
+
+
+def test_in_japanese_titles_and_notes_are_too_but_not_what_somebody_wrote(server, page):
+    page.evaluate("app.extensionManager.setting.set('Comfy.Locale', 'ja')")
+    workflow = server.workflow("learn my taste")
+    workflow["groups"][0]["title"] = "My own title"
+    page.evaluate("workflow => app.loadGraphData(workflow)", workflow)
+    titles = page.evaluate(TITLES)
+    assert {"はじめに", "2 · 良いほうを選ぶ", "今のあなたの絵", "My own title"} <= set(titles)
+    note = page.evaluate("app.graph.nodes.find(node => node.type === 'MarkdownNote').widgets[0].value")
+    assert note.startswith("## モデルに好みを教える")
+    del workflow["extra"]["ppd"]  # a graph of somebody else's
+    page.evaluate("workflow => app.loadGraphData(workflow)", workflow)
+    assert "Read me first" in page.evaluate(TITLES)
+    page.evaluate("app.extensionManager.setting.set('Comfy.Locale', 'en')")
+    page.evaluate("workflow => app.loadGraphData(workflow)", server.workflow("learn my taste"))
+    assert "Read me first" in page.evaluate(TITLES)
+    text = page.evaluate(
+        "fetch('/extensions/personalized-diffusion/docs/PreferenceCollector/ja.md').then(answer => answer.text())"
+    )
+    assert text.startswith("# 好みを集める")

@@ -1,0 +1,43 @@
+// Our templates in the template dialog: in the order in which they are learned, and in the language of ComfyUI.
+import { app } from "../../scripts/app.js";
+import { api } from "../../scripts/api.js";
+import { isJapanese } from "./common.js";
+
+const ORDER = ["learn my taste", "first personal picture", "my taste", "best of my taste", "strength sweep", "blend two people",
+    "learn my taste with SDXL", "learn my taste with SD1.5", "personal picture with SDXL", "personal picture with SD1.5", "paint studies"];
+
+// ComfyUI lists what it finds in a folder in the disk's order
+function inOrder(names) {
+    const place = (name) => (ORDER.includes(name) ? ORDER.indexOf(name) : ORDER.length);
+    return [...names].sort((one, other) => place(one) - place(other) || one.localeCompare(other));
+}
+
+let translations;
+
+// Texts that stand in a template as we wrote them; what somebody has changed is theirs
+async function inJapanese({ groups = [], nodes = [] }) {
+    translations ??= fetch(new URL("templates.ja.json", import.meta.url)).then((answer) => answer.json());
+    const japanese = await translations;
+    const of = (text) => japanese[text] ?? text;
+    for (const group of groups) group.title = of(group.title);
+    for (const node of nodes) {
+        if (node.title) node.title = of(node.title);
+        if (node.type === "MarkdownNote") node.widgets_values = node.widgets_values?.map(of);
+    }
+}
+
+// The frontend has no words for packs' templates, and graphs of others are none of our business: ours say so in `extra`
+app.registerExtension({
+    name: "ppd.templates",
+    setup() {
+        const { getWorkflowTemplates } = api;
+        api.getWorkflowTemplates = async () => {
+            const found = await getWorkflowTemplates.call(api);
+            for (const [pack, names] of Object.entries(found)) if (names.includes(ORDER[0])) found[pack] = inOrder(names);
+            return found;
+        };
+    },
+    async beforeConfigureGraph(graph) {
+        if (graph.extra?.ppd === "template" && isJapanese()) await inJapanese(graph);
+    },
+});
