@@ -78,6 +78,21 @@ class StudyQuestions(Body):
     studies: Annotated[str, Field(min_length=1, max_length=1000)]
 
 
+class Rating(Body):
+    """What somebody says of a finished picture, by its path inside one of ComfyUI's folders; null takes it back."""
+
+    folder: Literal["output", "input", "temp"]
+    picture: Annotated[str, Field(min_length=1, max_length=1000)]
+    rating: Literal["keep", "not"] | None
+
+
+class RestRating(Rating):
+    """The same of all others of its prompt in a folder that `GET /ppd/library/folders` lists."""
+
+    within: Annotated[str, Field(min_length=1, max_length=1000)]
+    rating: Literal["keep", "not"]
+
+
 Model = TypeVar("Model", bound=Body)
 
 

@@ -13,8 +13,8 @@ import folder_paths
 
 from ..ppd.files import stamp
 from ..ppd.pairs import PAIRS_FILE
-from ..ppd.pictures import Picture, pictures_below
-from ..ppd.store import TasteStore
+from ..ppd.pictures import ENDINGS, Picture, pictures_below
+from ..ppd.store import MissingError, TasteStore
 from ..ppd.studies import ROWS_FILE, STUDIES_FILE
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
@@ -155,6 +155,43 @@ def pictures_in(name: str, most: int) -> list[Picture]:
     found = [picture for top in tops for picture in pictures_below(top)]
     step = max(1.0, len(found) / most)
     return [found[int(index * step)] for index in range(min(most, len(found)))]
+
+
+def finished_folders() -> list[str]:
+    """Names of folders with finished pictures: ComfyUI's output and input, and those in them, such as "input: old"."""
+    names = []
+    for word in ("output", "input"):
+        with suppress(OSError), os.scandir(_root_of(word)) as entries:
+            inside = [one.name for one in entries if one.is_dir(follow_symlinks=False) and one.name.isprintable()]
+            names += [word, *(f"{word}: {name}" for name in sorted(inside) if not name.startswith("."))]
+    return names
+
+
+def finished_folder(name: str) -> tuple[str, Path, str]:
+    """Of a folder that `finished_folders` names, or of "temp", which has what is only previewed: the word for the root,
+    its path, and the folder's path inside."""
+    word, _, below = name.partition(": ")
+    if name not in ("temp", *finished_folders()):
+        raise MissingError(f"There is no folder of pictures {name!r}: choose one of the list.")
+    return word, _root_of(word), below
+
+
+def finished_file(word: str, name: str) -> Path:
+    """A picture by its path inside of output, input or temp; nothing outside."""
+    root = _root_of(word)
+    path = root / name
+    if not (
+        name.lower().endswith(ENDINGS) and folder_paths.is_within_directory(str(root), str(path)) and path.is_file()
+    ):
+        raise MissingError(f"There is no picture {name!r} in ComfyUI's folder {word} any more: reload the list.")
+    return path
+
+
+def _root_of(word: str) -> Path:
+    root = folder_paths.get_directory_by_type(word)
+    if root is None:
+        raise MissingError(f"There is no folder of pictures {word!r}: use output, input or temp.")
+    return Path(root)
 
 
 def _sets_in(root: Path) -> list[str]:

@@ -15,9 +15,10 @@ from ..ppd.pictures import Picture
 from ..ppd.questions import Interview, Standing
 from ..ppd.store import MissingError, Person
 from ..ppd.user_embedding import UserEmbedding
-from . import folders
+from . import folders, taste_pairs
 from .announce import announce
 from .encoders import encoder_digest, encoder_folder, load_encoder, read_encoder, taste_encoders
+from .taste_pairs import moodboard_of, pairs_of
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ def interview_of(person: str) -> Interview:
             while len(_interviews) >= MOST_OPEN:
                 _interviews.pop(next(iter(_interviews)))
             # On the CPU, so that a question waits for no model and takes none of its memory
-            _interviews[key] = Interview(folders.taste_store(), read_encoder(name))
+            _interviews[key] = Interview(folders.taste_store(), read_encoder(name), moodboard_of)
         return _interviews[key]
 
 
@@ -85,6 +86,7 @@ def forget(person: str) -> None:
     """Drop what any taste encoder saw of the person's pictures."""
     for interview in list(_interviews.values()):
         interview.forget(person)
+    taste_pairs.forget()
 
 
 def set_encoder(person: str, name: str) -> None:
@@ -133,8 +135,10 @@ def look_in_queue(person: str) -> None:
         return
     if kind in QUEUE_ONLY:
         digests = {digest for _, *pair in store.pictures_of(person) for digest in pair if store.has_picture(digest)}
-        pictures = [Picture(store.picture(digest)) for digest in sorted(digests)]
-        load_encoder(name).features.picture_features(pictures, broken={})
+        pictures = {digest: Picture(store.picture(digest)) for digest in digests}
+        for pair in pairs_of(person, skipped=[]):
+            pictures |= {picture.digest: picture for picture in (pair.chosen, pair.rejected)}
+        load_encoder(name).features.picture_features([pictures[one] for one in sorted(pictures)], broken={})
 
 
 def stand(person: str) -> tuple[Standing, tuple[int, int] | None]:

@@ -18,6 +18,7 @@ from ..ppd.pictures import PreferenceError
 from . import folders, people
 from .people import PERSON
 from .sockets import CATEGORY, PreferencePairs
+from .taste_pairs import pairs_of
 
 SHOWN = 64
 SIDE = 256
@@ -53,7 +54,7 @@ class PreferencePairLoader(io.ComfyNode):
                     default=1000,
                     min=1,
                     max=100_000,
-                    tooltip="The most pairs to read: the first ones of a set, the newest ones of a person.",
+                    tooltip="The most pairs to read: the first ones of a set, the newest answers of a person.",
                 ),
                 io.Boolean.Input(
                     "skip_bad",
@@ -139,16 +140,19 @@ def read_person(
     if person is None:
         people.make_sure(choice, hidden.prompt if hidden else None)
         return choice, []
-    found = folders.taste_store().pairs(person.id, skipped=skipped if skip_bad else None)
+    found = pairs_of(person.id, skipped=skipped if skip_bad else None)
     pairs: list[PreferencePair] = []
+    taken: set[str] = set()
     for pair in reversed(found):
-        if len(pairs) == limit:
+        answer = pair.choice or pair.id  # a choice is one answer, and never cut
+        if len(taken) == limit and answer not in taken:
             break
         comfy.model_management.throw_exception_if_processing_interrupted()
         try:
             if skip_bad:  # else whoever looks at the pictures says so: all of them were whole when they were filed
                 pair.check()
             pairs.append(pair)
+            taken.add(answer)
         except PreferenceError as error:
             skipped.append(error)
     if not pairs and skipped:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, zip_longest
@@ -16,6 +16,7 @@ from torch import Tensor
 from .encoders.choices import numbered
 from .encoders.encoder import PosteriorEncoder, Told
 from .encoders.statements import Statement, asked_of, would_ask
+from .pairs import PreferencePair
 from .pictures import Picture, PreferenceError
 from .store import Candidate, MissingError, TasteStore, fade
 from .user_embedding import UserEmbedding
@@ -30,6 +31,8 @@ NEWEST_EVERY = 3
 """Every third question is one of the newest, so that what is being painted now is asked about too."""
 NEWEST = 20
 """How many candidates those are."""
+PICK = "pick"
+"""What the ids of pairs begin with that were candidates (`TasteStore.answers`)."""
 PART = 32
 """Candidates that are looked at before the next question may be asked of them."""
 
@@ -128,16 +131,25 @@ def _open_and_decided(filed: _Filed, verdicts: dict[int, str]) -> tuple[list[int
     return is_open.nonzero().flatten().tolist(), decided
 
 
+def _none(person: str) -> Sequence[PreferencePair]:
+    return ()
+
+
 class Interview:
     """Asks the people of a store, by what `encoder` sees in their candidates; threads may share it.
 
     What was seen is kept in memory. A candidate with a picture that cannot be read, or with one picture twice, is not
     asked and its answer does not count. Where the encoder has looks, it asks about those that no pair has differed in.
+    Ratings count as `TasteStore.answers` tells them, and before them what `moodboard` returns for a person.
     """
 
-    def __init__(self, store: TasteStore, encoder: PosteriorEncoder) -> None:
+    def __init__(
+        self, store: TasteStore, encoder: PosteriorEncoder, moodboard: Callable[[str], Sequence[PreferencePair]] = _none
+    ) -> None:
         self.store = store
         self.encoder = encoder
+        self.moodboard = moodboard
+        self._seen: defaultdict[str, dict[str, Tensor | None]] = defaultdict(dict)
         self._filed: dict[str, _Filed] = {}
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
@@ -163,12 +175,13 @@ class Interview:
                 return Standing(question, tuple(candidates[1:]), embedding, told)
 
     def unread(self, person: str) -> int:
-        """How many candidates of the person have not been looked at."""
+        """How many candidates of the person, and pictures that they rated, have not been looked at."""
         filed = self._filed.get(person) or self._nothing()
-        return len(filed.waiting) + len(self.store.pictures_of(person, after=filed.known))
+        rated = self._rated_pictures(person).keys() - self._seen[person].keys()
+        return len(filed.waiting) + len(self.store.pictures_of(person, after=filed.known)) + len(rated)
 
     def read(self, person: str, progress: Callable[[int, int], None] | None = None) -> None:
-        """Look at the person's candidates that are new, part by part, so that others can be asked about meanwhile;
+        """Look at the person's pictures that are new, part by part, so that others can be asked about meanwhile;
         `progress(done, of)` may raise to cancel."""
         done, of = 0, self.unread(person)
         while done < of:
@@ -177,6 +190,7 @@ class Interview:
             if progress is not None:
                 progress(done, of)
             if not left:
+                self._look_at_rated(person)
                 return
 
     def repeats(self, person: str) -> list[int]:
@@ -197,7 +211,7 @@ class Interview:
         verdicts, filed = self.store.verdicts(person), self._read(person, most)
         rows, decided = _open_and_decided(filed, verdicts)
         x, asked = filed.differences[rows], filed.differences[decided]
-        told = self._picks(person, verdicts, filed)
+        told = self._told(person, verdicts, filed, now=most is None)
         embedding = self.encoder.encode_differences(*told)
         assert embedding.covariance is not None
         x, asked = x / embedding.noise, asked / embedding.noise
@@ -217,25 +231,64 @@ class Interview:
 
     def statements(self, person: str) -> list[Statement]:
         """What the person's picks so far say of each of the encoder's looks."""
-        return self.encoder.statements(*self._picks(person, self.store.verdicts(person), self._read(person)))
+        return self.encoder.statements(*self._told(person, self.store.verdicts(person), self._read(person)))
 
     def forget(self, person: str) -> None:
         """Drop what was seen of a person's candidates, after whoever is looking at them just now."""
         with self._locks[person]:
             self._filed.pop(person, None)
+            self._seen.pop(person, None)
             self.encoder.features.drop_memory()
 
-    def _picks(self, person: str, verdicts: dict[int, str], filed: _Filed) -> Told:
-        """What was picked, the oldest first; the best of several is one pick, and fades as one."""
-        names = self.store.choices(person)
-        picks = [(filed.rows[one], what) for one, what in verdicts.items() if one in filed.rows and what != "skip"]
-        signs = torch.tensor([-1.0 if what == "second" else 1.0 for _, what in picks])
-        outcomes = torch.tensor([0.5 if what == "tie" else 1.0 for _, what in picks])
-        differences = filed.differences[[row for row, _ in picks]] * signs[:, None]
-        choices = numbered([names.get(filed.ids[row]) for row, _ in picks])
-        first, number = choices.unique(return_inverse=True)
-        weights = torch.tensor(fade(len(first), self.store.person(person).half_life))[number]
-        return Told(differences, outcomes, weights, choices)
+    def _told(self, person: str, verdicts: dict[int, str], filed: _Filed, now: bool = True) -> Told:
+        """What the person has said, the moodboard first, then the oldest; the best of several is one answer, and fades
+        as one. Unless `now`, ratings count as far as their pictures have been looked at."""
+        who = self.store.person(person)
+        if now and who.ratings:
+            self._look_at_rated(person)
+        phi, answers = self._seen[person], self.store.answers(person)
+        rated: list[Tensor] = []
+        rows: list[tuple[int, float, float, float, str | None]] = []
+
+        def rate(chosen: str, rejected: str, weight: float, choice: str | None) -> None:
+            one, other = phi.get(chosen), phi.get(rejected)
+            if one is not None and other is not None:
+                rows.append((len(filed.ids) + len(rated), 1.0, 1.0, weight, choice))
+                rated.append(one - other)
+
+        for pair in self.moodboard(person) if who.ratings else ():
+            rate(pair.chosen.digest, pair.rejected.digest, pair.weight, pair.choice)
+        for answer, weight in zip(answers, fade(len(answers), who.half_life), strict=True):
+            for name, rejected in answer.rejected:
+                kind, _, number = name.partition("-")
+                row = filed.rows.get(int(number)) if kind == PICK else None
+                if kind != PICK:
+                    rate(answer.chosen, rejected, weight, answer.choice)
+                elif row is not None:
+                    sign, outcome = -1.0 if verdicts.get(int(number)) == "second" else 1.0, 0.5 if answer.tie else 1.0
+                    rows.append((row, sign, outcome, weight, answer.choice))
+        every = torch.cat([filed.differences, *(difference[None] for difference in rated)])
+        signs, outcomes, weights = (torch.tensor([entry[column] for entry in rows]) for column in (1, 2, 3))
+        differences = every[[row for row, *_ in rows]] * signs[:, None]
+        return Told(differences, outcomes, weights, numbered([choice for *_, choice in rows]))
+
+    def _look_at_rated(self, person: str) -> None:
+        """Look at pictures that ratings speak of and that were not seen; those that could not be are tried again."""
+        seen = self._seen[person]
+        new = {digest: one for digest, one in self._rated_pictures(person).items() if seen.get(digest) is None}
+        if new:
+            phi = self._look(new)
+            self._seen[person] = {**seen, **{digest: phi.get(digest) for digest in new}}
+
+    def _rated_pictures(self, person: str) -> dict[str, Picture]:
+        """The pictures that ratings and the moodboard speak of, by their hashes."""
+        if not self.store.person(person).ratings:
+            return {}
+        found = {one.digest: one for pair in self.moodboard(person) for one in (pair.chosen, pair.rejected)}
+        for answer in self.store.answers(person):
+            if not answer.rejected[0][0].startswith(PICK):
+                found |= self._stored(answer.pictures())
+        return found
 
     def _nothing(self) -> _Filed:
         return _Filed([], {}, torch.empty(0, self.encoder.prior.dim))
@@ -289,11 +342,17 @@ class Interview:
         return _Filed(ids, {one: row for row, one in enumerate(ids)}, differences, unseen=unseen)
 
     def look(self, digests: set[str]) -> dict[str, Tensor]:
-        """phi / noise [d] of every picture that can be read, by its hash."""
-        pictures: dict[str, Picture] = {}
+        """phi / noise [d] of every stored picture that can be read, by its hash."""
+        return self._look(self._stored(digests))
+
+    def _stored(self, digests: Iterable[str]) -> dict[str, Picture]:
+        found: dict[str, Picture] = {}
         for digest in digests:
             with suppress(MissingError):
-                pictures[digest] = Picture(self.store.picture(digest))
+                found[digest] = Picture(self.store.picture(digest))
+        return found
+
+    def _look(self, pictures: dict[str, Picture]) -> dict[str, Tensor]:
         broken: dict[int, PreferenceError] = {}
         features = self.encoder.features.picture_features(list(pictures.values()), broken=broken)
         phi = self.encoder.prior.whiten(features) / self.encoder.prior.noise

@@ -1,0 +1,318 @@
+// Rate what I have: finished pictures of ComfyUI's folders, each kept or not for me by two small controls or by keys.
+import { app } from "../../scripts/app.js";
+import { api } from "../../scripts/api.js";
+import { ask, element, t } from "./common.js";
+import { SECTIONS } from "./taste_parts.js";
+
+const RATINGS = { keep: "♥", not: "✕" };
+const KEYS = { k: "keep", x: "not" };
+const STEPS = { ArrowLeft: -1, ArrowRight: 1 };
+const SETTLED = 300; // milliseconds after the last pictures of a run
+const sections = new WeakMap();
+
+document.head.append(element("link", { rel: "stylesheet", href: new URL("library.css", import.meta.url).href }));
+SECTIONS.push({ name: "library", title: () => t("library"), make: library });
+
+// The section of a panel, which stays the same element whenever the panel is made anew
+export function library(panel) {
+    if (!sections.has(panel)) sections.set(panel, new Library(panel));
+    const section = sections.get(panel);
+    section.update();
+    return section.root;
+}
+
+const keyOf = ({ folder, name }) => `${folder}/${name}`;
+const query = (values) => new URLSearchParams(values).toString();
+
+class Library {
+    constructor(panel) {
+        this.panel = panel;
+        this.folder = "output";
+        this.unrated = false;
+        this.grid = { pictures: [], next: null };
+        this.painted = [];
+        this.root = element("div", { className: "ppd-library" });
+        this.folders = element("select", { ariaLabel: t("library_folder") });
+        this.folders.addEventListener("change", () => this.look(this.folders.value));
+        const filter = element("input", { type: "checkbox" });
+        filter.addEventListener("change", () => {
+            this.unrated = filter.checked;
+            this.look(this.folder);
+        });
+        this.gave = element("p", { className: "gave" });
+        this.strip = element("div", { className: "tiles" });
+        this.fresh = element("div", { hidden: true }, element("h3", { textContent: t("library_painted") }), this.strip);
+        this.tiles = element("div", { className: "tiles" });
+        this.none = element("p", { className: "empty", textContent: t("library_none") });
+        this.further = element("button", { textContent: t("more") });
+        this.further.addEventListener("click", () => this.more());
+        this.root.append(
+            element("div", { className: "row" }, this.folders, element("label", {}, filter, ` ${t("library_unrated")}`)),
+            this.gave, this.fresh, this.tiles, this.none, this.further,
+            element("p", { className: "hint", textContent: t("library_keys") }));
+        this.root.addEventListener("keydown", (event) => this.onKey(event));
+        this.root.addEventListener("focusin", ({ target }) => this.reach(target.closest(".tile")));
+        this.large = new Large(this);
+        this.watch();
+    }
+
+    get person() {
+        return this.panel.state?.person.id;
+    }
+
+    // Looks at the folder whenever it comes in sight, and for what changes while it is: person, ratings, pictures of a run
+    watch() {
+        new IntersectionObserver((entries) => {
+            this.stale ||= !this.isSeen;
+            this.isSeen = entries.at(-1).isIntersecting;
+            this.update();
+        }).observe(this.root);
+        this.root.addEventListener("focusout", () => this.update());
+        api.addEventListener("executed", ({ detail }) => this.painting(detail));
+    }
+
+    // Pictures of a run, as its nodes come to their ends
+    painting({ prompt_id: run, output }) {
+        const images = output?.images?.filter(({ type }) => ["output", "temp"].includes(type)) ?? [];
+        if (!images.length) return;
+        this.painted = run === this.run ? [...this.painted, ...images] : images;
+        this.run = run;
+        this.stale = true;
+        clearTimeout(this.timer);
+        this.timer = setTimeout(() => this.update(), SETTLED);
+    }
+
+    // What the panel knows of the person: where it is other than here, it was changed elsewhere
+    update() {
+        const { id, ratings } = this.panel.state?.person ?? {};
+        if (!id || !this.isSeen || (this.shownFor === id && this.ratings === ratings && !this.stale)) return;
+        Object.assign(this, { shownFor: id, ratings, stale: false });
+        this.look(this.folder, Math.max(this.grid.pictures.length, 1));
+    }
+
+    look(folder, limit) {
+        this.panel.run(async () => {
+            const names = await ask("library/folders");
+            this.folder = names.includes(folder) ? folder : names[0];
+            this.folders.replaceChildren(...names.map((name) => element("option", { value: name, textContent: name,
+                selected: name === this.folder })));
+            this.grid = await this.page(limit > 1 ? { limit } : {});
+            this.fresh.pictures = await this.details();
+            this.render();
+        }, true);
+    }
+
+    more() {
+        this.panel.run(async () => {
+            if (!this.grid.next) return; // a press before has brought the rest
+            const { pictures, ...rest } = await this.page({ before: this.grid.next });
+            this.grid = { ...rest, pictures: [...this.grid.pictures, ...pictures] };
+            this.render();
+        });
+    }
+
+    async page(values) {
+        return ask(`people/${this.person}/library?${query({ folder: this.folder, ...(this.unrated && { unrated: 1 }), ...values })}`);
+    }
+
+    // What is known of the pictures that were painted just now
+    async details() {
+        const found = await Promise.all(["output", "temp"].map((folder) => {
+            const names = this.painted.filter(({ type }) => type === folder).map(({ subfolder, filename }) =>
+                [subfolder, filename].filter(Boolean).join("/").replaceAll("\\", "/"));
+            const values = new URLSearchParams([["folder", folder], ...names.map((name) => ["picture", name])]);
+            return names.length ? ask(`people/${this.person}/library/pictures?${values}`).catch(() => []) : [];
+        }));
+        return found.flat();
+    }
+
+    // One picture: the same again takes it back
+    rate(picture, rating) {
+        this.panel.run(async () => {
+            const { folder, name } = picture, wanted = picture.rating === rating ? null : rating;
+            const counts = await ask(`people/${this.person}/library/ratings`, { folder, picture: name, rating: wanted });
+            this.rated([keyOf(picture)], wanted, counts);
+        });
+    }
+
+    // All others of its prompt that are not rated
+    async rateRest(picture, rating) {
+        const { folder, name } = picture, within = this.folder.split(": ")[0] === folder ? this.folder : folder;
+        const path = `people/${this.person}/library/rest`;
+        const { count } = await ask(`${path}?${query({ folder, picture: name, within })}`);
+        if (!count) return this.panel.notify(t("library_rest_none"));
+        const message = t("library_rest_message", { count, folder: within });
+        if (!await app.extensionManager.dialog.confirm({ title: t("library_rest"), message })) return;
+        this.panel.run(async () => {
+            const { pictures, counts } = await ask(path, { folder, picture: name, within, rating });
+            const root = within.split(": ")[0];
+            this.rated(pictures.map((one) => `${root}/${one}`), rating, counts);
+        });
+    }
+
+    rated(keys, rating, counts) {
+        for (const picture of this.all()) if (keys.includes(keyOf(picture))) picture.rating = rating;
+        this.grid.counts = counts;
+        this.ratings = counts.kept + counts.not; // as the panel hears soon
+        this.render();
+    }
+
+    all() {
+        return [...(this.fresh.pictures ?? []), ...this.grid.pictures];
+    }
+
+    render() {
+        const { counts, next, pictures } = this.grid, fresh = this.fresh.pictures ?? [];
+        const above = new Set(fresh.map(keyOf));
+        this.gave.textContent = counts.kept + counts.not ? t("library_gave", counts) : t("library_begin");
+        this.fresh.hidden = !fresh.length;
+        this.fill(this.strip, fresh);
+        this.fill(this.tiles, pictures.filter((picture) => !above.has(keyOf(picture))));
+        this.none.hidden = pictures.length > 0;
+        this.further.hidden = !next;
+        this.large.render();
+    }
+
+    // Tiles stay where their pictures do, with the focus
+    fill(list, pictures) {
+        const known = new Map(Array.from(list.children, (tile) => [keyOf(tile.picture), tile]));
+        const tiles = pictures.map((picture) => {
+            const tile = known.get(keyOf(picture));
+            return tile?.picture.thumbnail === picture.thumbnail ? tile : this.tile(picture);
+        });
+        if (tiles.some((tile, index) => tile !== list.children[index]) || tiles.length !== list.children.length) {
+            list.replaceChildren(...tiles);
+        }
+        tiles.forEach((tile, index) => this.dress(tile, pictures[index]));
+        if (tiles.length && !tiles.some((tile) => tile.tabIndex === 0)) tiles[0].tabIndex = 0;
+    }
+
+    tile(picture) {
+        const image = element("img", { src: api.apiURL(picture.thumbnail), alt: "", loading: "lazy" });
+        image.addEventListener("error", () => image.replaceWith(element("span", { textContent: t("library_unseen") })));
+        const tile = element("div", { className: "tile", tabIndex: -1, picture }, image, ...controls((rating) => this.rate(tile.picture, rating), -1));
+        tile.setAttribute("role", "group");
+        tile.addEventListener("click", ({ target }) => {
+            if (!target.closest("button")) this.large.open(tile);
+        });
+        return tile;
+    }
+
+    dress(tile, picture) {
+        const { prompt, rating, name } = picture;
+        tile.picture = picture;
+        tile.title = prompt || `${name} ${t("library_no_prompt")}`;
+        tile.setAttribute("aria-label", [prompt || name, rating && t(`library_${rating}`)].filter(Boolean).join(". "));
+        mark(tile, rating);
+    }
+
+    // The arrows go on from the tile that was reached last
+    reach(tile) {
+        if (!tile) return;
+        for (const other of tile.parentElement.children) other.tabIndex = other === tile ? 0 : -1;
+    }
+
+    onKey(event) {
+        const tile = event.target.closest?.(".tile");
+        const isPlain = !event.ctrlKey && !event.metaKey && !event.altKey;
+        if (event.key === "Enter" && event.ctrlKey) return; // it runs the graph
+        event.stopPropagation(); // none other is the graph's
+        if (!isPlain || event.target !== tile) return;
+        const rating = KEYS[event.key.toLowerCase()], step = stepOf(event.key, tile.parentElement);
+        if (!rating && !step && event.key !== "Enter") return;
+        event.preventDefault();
+        if (step) {
+            const tiles = [...tile.parentElement.children], next = tiles[tiles.indexOf(tile) + step];
+            next?.focus({ preventScroll: true });
+            (next ?? tile).scrollIntoView({ block: "nearest" });
+        } else if (!isSeen(tile)) {
+            tile.scrollIntoView({ block: "nearest" }); // first seen, then rated
+        } else if (!event.repeat) {
+            if (rating) this.rate(tile.picture, rating);
+            else this.large.open(tile);
+        }
+    }
+}
+
+// One picture as large as it fits, over everything else
+class Large {
+    constructor(library) {
+        this.library = library;
+        this.dialog = element("dialog", { className: "ppd-large" });
+        this.dialog.addEventListener("keydown", (event) => this.onKey(event));
+        this.dialog.addEventListener("click", ({ target }) => [this.dialog, this.image].includes(target) && this.dialog.close());
+        this.dialog.addEventListener("close", () => {
+            this.tile?.focus();
+            this.tile = null;
+        });
+        library.root.append(this.dialog);
+    }
+
+    open(tile) {
+        this.tile = tile;
+        const { picture } = tile, { prompt, name } = picture;
+        const image = element("img", { src: api.apiURL(picture.picture), alt: prompt || name });
+        image.addEventListener("error", () => image.replaceWith(element("p", { textContent: t("library_unseen") })));
+        this.image = image;
+        const buttons = controls((rating) => this.library.rate(this.tile.picture, rating));
+        if (prompt) {
+            const rest = element("button", { textContent: t("library_rest") });
+            rest.addEventListener("click", () => {
+                const { picture } = this.tile;
+                this.dialog.close();
+                this.library.rateRest(picture, "not").catch(({ message: error }) => this.library.panel.notify(t("failed", { error })));
+            });
+            buttons.push(rest);
+        }
+        const close = element("button", { textContent: t("library_close") });
+        close.addEventListener("click", () => this.dialog.close());
+        this.dialog.replaceChildren(image, element("p", { className: "prompt", textContent: prompt || t("library_no_prompt") }),
+            element("div", { className: "row" }, ...buttons, close));
+        this.render();
+        if (!this.dialog.open) this.dialog.showModal();
+        this.dialog.focus();
+    }
+
+    render() {
+        if (this.tile) mark(this.dialog, this.tile.picture.rating);
+    }
+
+    onKey(event) {
+        event.stopPropagation(); // Escape closes it all the same
+        if (event.ctrlKey || event.metaKey || event.altKey) return;
+        const rating = KEYS[event.key.toLowerCase()], step = STEPS[event.key];
+        if (rating && !event.repeat) this.library.rate(this.tile.picture, rating);
+        if (!rating && !step) return;
+        event.preventDefault();
+        const next = step && (step < 0 ? this.tile.previousElementSibling : this.tile.nextElementSibling);
+        if (next) this.open(next);
+    }
+}
+
+// The two small controls
+function controls(onRating, tabIndex = 0) {
+    return Object.entries(RATINGS).map(([rating, sign]) => {
+        const made = element("button", { className: rating, textContent: sign, title: t(`library_do_${rating}`), tabIndex,
+            ariaLabel: t(`library_do_${rating}`) });
+        made.addEventListener("click", () => onRating(rating));
+        return made;
+    });
+}
+
+function mark(parent, rating) {
+    parent.classList.toggle("kept", rating === "keep");
+    parent.classList.toggle("refused", rating === "not");
+    for (const name of Object.keys(RATINGS)) parent.querySelector(`button.${name}`).setAttribute("aria-pressed", rating === name);
+}
+
+// How far an arrow goes in a grid of as many columns as fit
+function stepOf(key, list) {
+    const columns = getComputedStyle(list).gridTemplateColumns.split(" ").length;
+    return STEPS[key] ?? { ArrowUp: -columns, ArrowDown: columns }[key];
+}
+
+// Whether the middle of it is on the screen, under nothing else
+function isSeen(tile) {
+    const { left, top, width, height } = tile.getBoundingClientRect();
+    return tile.contains(document.elementFromPoint(left + width / 2, top + height / 2));
+}
