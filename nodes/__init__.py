@@ -19,6 +19,7 @@ from .embedding import (
 )
 from .ip_adapter import PPD_IPAdapterLoader
 from .making import PPD_MakeTasteEncoder
+from .my_taste import PPD_MyTaste
 from .pairs import PreferencePairLoader
 from .pocket import PPD_PocketCheckpointLoader
 from .sampling import PersonalizedDenoiser
@@ -41,6 +42,7 @@ class PersonalizationExtension(ComfyExtension):
             PPD_UserEmbeddingLoad,
             PPD_UserEmbeddingBlend,
             PPD_UserEmbeddingBatch,
+            PPD_MyTaste,
             PPD_UserAdapterLoader,
             PPD_IPAdapterLoader,
             PPD_ApplyUserEmbedding,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from functools import lru_cache
 from pathlib import Path
 
@@ -48,6 +49,24 @@ def encoder_digest(name: str) -> str:
             f"The taste encoder {name!r} cannot be read ({error.strerror}): expected {JSON_FILE} and {TENSOR_FILE} in "
             "its folder; choose another, or make or copy it again."
         ) from error
+
+
+def made_by(hashes: Collection[str]) -> list[str]:
+    """Names of the taste encoders that make embeddings of these hashes; a damaged one makes none."""
+    return [name for name in taste_encoders() if _makes(name, hashes)]
+
+
+def _makes(name: str, hashes: Collection[str]) -> bool:
+    try:
+        return embedding_hash_of(name, encoder_digest(name)) in hashes
+    except ValueError:
+        return False
+
+
+@lru_cache(maxsize=64)
+def embedding_hash_of(name: str, _digest: str) -> str:
+    """What embeddings of a taste encoder carry; `_digest` is its `encoder_digest`."""
+    return TasteEncoder.load(encoder_folder(name)).weight_hash
 
 
 def read_encoder(name: str) -> PosteriorEncoder:

@@ -30,6 +30,7 @@ NODE_IDS = {
     "PPD_UserEmbeddingBatch",
     "PPD_UserAdapterLoader",
     "PPD_IPAdapterLoader",
+    "PPD_MyTaste",
     "PPD_ApplyUserEmbedding",
     "PersonalizedDenoiser",
     "PPD_PocketCheckpointLoader",
