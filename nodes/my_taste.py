@@ -55,7 +55,9 @@ class PPD_MyTaste(io.ComfyNode):  # noqa: N801
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The personal model, for any sampler."),
-                io.String.Output(display_name="report", tooltip="What it took, or what is missing and where to put it."),
+                io.String.Output(
+                    display_name="report", tooltip="What it took, or what is missing and where to put it."
+                ),
             ],
             hidden=[io.Hidden.prompt],
         )
@@ -90,7 +92,11 @@ class PPD_MyTaste(io.ComfyNode):  # noqa: N801
             else:
                 used = min(strength, adapter.model.max_strength)
                 first = f"Paints for {taste.told}, at strength {used:g}.{taste.advice}"
-            lines = [first, f"Took {found}, and the taste encoder {taste.encoder or taste.embedding.encoder}.", *taste.notes]
+            lines = [
+                first,
+                f"Took {found}, and the taste encoder {taste.encoder or taste.embedding.encoder}.",
+                *taste.notes,
+            ]
         report = "\n".join(lines)
         return io.NodeOutput(model, report, ui=ui.PreviewText(report))
 
@@ -134,8 +140,8 @@ def _find_ip_adapter(model: ModelPatcher, family: str, taste: Taste) -> tuple[Mo
     pictures, source = _pictures_for(taste)
     if len(pictures) < FEWEST:
         return None, (
-            f"an IP-Adapter is fitted to {FEWEST} pictures or more of this model's, and there are {len(pictures)}: paint "
-            "some more, or make studies with Paint Studies."
+            f"an IP-Adapter is fitted to {FEWEST} pictures or more of this model's, and there are {len(pictures)}: "
+            "paint some more, or make studies with Paint Studies."
         )
     files = folders.model_file("ipadapter", names[0]), folders.model_file("clip_vision", eyes[0])
     fitted = _fitted(*files, taste.encoder, pictures, repr([*map(stamp, files)]) + encoder_digest(taste.encoder))

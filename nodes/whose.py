@@ -124,5 +124,7 @@ def progress(total: int) -> Callable[[int, int], None]:
 def _file(choice: str) -> Path:
     name = choice.removeprefix(TASTE)
     if name not in folder_paths.get_filename_list("user_embeddings"):
-        raise ValueError(f"There is no taste file {name!r} in models/user_embeddings: choose another (R renews the list).")
+        raise ValueError(
+            f"There is no taste file {name!r} in models/user_embeddings: choose another (R renews the list)."
+        )
     return folders.model_file("user_embeddings", name)

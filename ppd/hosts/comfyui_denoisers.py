@@ -72,7 +72,7 @@ def widths_of(model: ModelPatcher) -> tuple[int, ...]:
 
 
 def check_model(model: ModelPatcher, config: AdapterConfig) -> None:
-    """Refuse, in one sentence, a MODEL that an adapter was not made for: by its classes, then by counting its layers."""
+    """Refuse, in one sentence, a MODEL that an adapter was not made for: by its classes, then by its layers."""
     family = config.family
     if family not in MODELS:
         raise ValueError(

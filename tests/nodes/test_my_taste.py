@@ -71,8 +71,10 @@ def test_nobody_is_the_average_person_and_few_picks_are_weak(run, store, sampler
     _, report = run("PPD_MyTaste", model=sampler["model"]).result
     assert report.startswith("Paints for the average person, at strength 1. No picks are known yet: answer questions")
     pick(store, store.add_person("me").id, 2)
-    assert run("PPD_MyTaste", model=sampler["model"]).result[1].startswith(
-        "Paints for me by 2 picks, at strength 1. Weak as yet: pick more."
+    assert (
+        run("PPD_MyTaste", model=sampler["model"])
+        .result[1]
+        .startswith("Paints for me by 2 picks, at strength 1. Weak as yet: pick more.")
     )
     with pytest.raises(ValueError, match="nobody called 'bea'"):
         run("PPD_MyTaste", model=sampler["model"], person="bea")
@@ -170,9 +172,10 @@ def test_what_an_sd15_model_lacks_is_told_with_where_to_put_it(run, sd15, comfy_
     right.rename(comfy_folders.models / "ipadapter" / "b.safetensors")
     save_file({"x": torch.zeros(2)}, comfy_folders.models / "clip_vision" / "a other.safetensors")
     folder_paths.filename_list_cache.clear()
-    assert "Put CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors in models/clip_vision." in run(
-        "PPD_MyTaste", model=sd15
-    ).result[1]
+    assert (
+        "Put CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors in models/clip_vision."
+        in run("PPD_MyTaste", model=sd15).result[1]
+    )
     patches = {"vision_model.embeddings.patch_embedding.weight": torch.zeros(1280, 3, 1, 1)}
     save_file(patches, comfy_folders.models / "clip_vision" / "eyes.safetensors")
     folder_paths.filename_list_cache.clear()
