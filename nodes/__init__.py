@@ -23,7 +23,9 @@ from .my_taste import PPD_MyTaste
 from .pairs import PreferencePairLoader
 from .pocket import PPD_PocketCheckpointLoader
 from .sampling import PersonalizedDenoiser
+from .sorting import PPD_SortByTaste
 from .studies import PPD_AddStudies, PPD_PaintStudies
+from .taste_code import PPD_TasteCode, PPD_TasteToCode
 
 
 class PersonalizationExtension(ComfyExtension):
@@ -43,6 +45,9 @@ class PersonalizationExtension(ComfyExtension):
             PPD_UserEmbeddingBlend,
             PPD_UserEmbeddingBatch,
             PPD_MyTaste,
+            PPD_SortByTaste,
+            PPD_TasteCode,
+            PPD_TasteToCode,
             PPD_UserAdapterLoader,
             PPD_IPAdapterLoader,
             PPD_ApplyUserEmbedding,

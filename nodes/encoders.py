@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -53,20 +54,22 @@ def encoder_digest(name: str) -> str:
 
 def made_by(hashes: Collection[str]) -> list[str]:
     """Names of the taste encoders that make embeddings of these hashes; a damaged one makes none."""
-    return [name for name in taste_encoders() if _makes(name, hashes)]
+    return [name for name, (_, found) in identities().items() if found in hashes]
 
 
-def _makes(name: str, hashes: Collection[str]) -> bool:
-    try:
-        return embedding_hash_of(name, encoder_digest(name)) in hashes
-    except ValueError:
-        return False
+def identities() -> dict[str, tuple[str, str]]:
+    """By the taste encoder's name what its embeddings carry: the tower's name and the hash; no damaged ones."""
+    found = {}
+    for name in taste_encoders():
+        with suppress(ValueError):
+            found[name] = _identity(name, encoder_digest(name))
+    return found
 
 
 @lru_cache(maxsize=64)
-def embedding_hash_of(name: str, _digest: str) -> str:
-    """What embeddings of a taste encoder carry; `_digest` is its `encoder_digest`."""
-    return TasteEncoder.load(encoder_folder(name)).weight_hash
+def _identity(name: str, _digest: str) -> tuple[str, str]:
+    encoder = TasteEncoder.load(encoder_folder(name))
+    return encoder.prior.encoder, encoder.weight_hash
 
 
 def read_encoder(name: str) -> PosteriorEncoder:

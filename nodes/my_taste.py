@@ -63,11 +63,11 @@ class PPD_MyTaste(io.ComfyNode):  # noqa: N801
         )
 
     @classmethod
-    def validate_inputs(cls, person: str = whose.people.ME) -> bool | str:
+    def validate_inputs(cls, person: str | None = whose.people.ME) -> bool | str:
         return whose.check(person)
 
     @classmethod
-    def fingerprint_inputs(cls, person: str = whose.people.ME, **constants: Any) -> str:
+    def fingerprint_inputs(cls, person: str | None = whose.people.ME, **constants: Any) -> str:
         return f"{whose.fingerprint(person)} {_what_is_here()}"
 
     @classmethod

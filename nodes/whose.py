@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import comfy.model_management
 import comfy.utils
@@ -66,20 +67,23 @@ def choices() -> list[str]:
     return [*people.choices(), *(TASTE + name for name in folder_paths.get_filename_list("user_embeddings"))]
 
 
-def check(choice: str) -> bool | str:
-    """For `validate_inputs`: ComfyUI's own check would refuse whoever is called by name."""
+def check(choice: str | None) -> bool | str:
+    """For `validate_inputs`: ComfyUI's own check would refuse whoever is called by name. None comes from a node."""
     try:
-        if choice.startswith(TASTE):
+        if choice is not None and choice.startswith(TASTE):
             _file(choice)
-        else:
+        elif choice is not None:
             people.find(choice)
     except ValueError as error:
         return str(error)
     return True
 
 
-def fingerprint(choice: str) -> str:
-    """Changes when the person's picks do or how they are read, or when the file does."""
+def fingerprint(choice: str | None) -> str:
+    """Changes when the person's picks do or how they are read, or when the file does. None comes from a node, and is
+    not known before that has run: never the same."""
+    if choice is None:
+        return uuid4().hex
     if choice.startswith(TASTE):
         return file_digest(_file(choice))
     person = people.find(choice)
