@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
+from ..ppd.store import MissingError
+from . import folders
+
 CHANGED = "ppd.taste"
 ASKED = "ppd.question"
 
 
-def announce(person: str) -> None:
-    """To all browsers: a person's questions or picks are others now."""
+def announce(person: str, request: str | None = None) -> None:
+    """To all browsers: a person's questions, picks, ratings or settings are others now, by whose request, so that the
+    sender can pass it over; `revision` grows with each change, and is null for who was erased."""
     server = getattr(PromptServer, "instance", None)
     if server is not None:
-        server.send_sync(CHANGED, {"person": person})
+        revision = None
+        with suppress(MissingError):
+            revision = folders.taste_store().revision(person)
+        server.send_sync(CHANGED, {"person": person, "revision": revision, "request": request})
 
 
 def ask_now(node: str, questions: list[dict[str, Any]]) -> None:

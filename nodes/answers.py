@@ -1,18 +1,39 @@
-"""How our routes answer: what a piece of work returns, done in a thread, or its refusal as one sentence."""
+"""How our routes answer: what a piece of work returns, done in a thread of ours, or its refusal as one sentence."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 from aiohttp import web
 
+from ..ppd.pictures import Picture, PreferenceError
 from ..ppd.store import MissingError, UnusableError
+from . import folders
 from .bodies import refused
 
 Result = TypeVar("Result")
+
+THREADS = 4
+"""Of our own, since ComfyUI serves pictures from threads that it shares with everybody."""
+PATIENCE = 10.0
+"""Seconds from a request's arrival that it may wait for a thread, and for other programs to let go of the store."""
+SHOWN = {
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".webp": "image/webp",
+    ".gif": "image/gif",
+    ".bmp": "image/bmp",
+}
+"""What browsers show, by the ending of the format's files."""
+HEADERS = {"Cache-Control": "private, no-store", "X-Content-Type-Options": "nosniff"}
+"""No browser keeps a picture, since it may be erased."""
+
+_threads = ThreadPoolExecutor(THREADS, "ppd")
 
 
 async def answer(work: Callable[[], Any]) -> web.Response:
@@ -22,9 +43,9 @@ async def answer(work: Callable[[], Any]) -> web.Response:
 
 async def done(work: Callable[[], Result]) -> Result:
     """What `work` returns, done in a thread, or its refusal as one sentence: 404 for what is not there, 400 for what
-    cannot be used, 503 where the disk does not let us read or write."""
+    cannot be used, 503 where the disk, or another program, does not let us read or write."""
     try:
-        return await asyncio.to_thread(work)
+        return await _in_time(work)
     except MissingError as error:
         raise refused(web.HTTPNotFound, str(error)) from error
     except UnusableError as error:
@@ -36,6 +57,42 @@ async def done(work: Callable[[], Result]) -> Result:
 
 
 async def file(find: Callable[[], Path], content_type: str) -> web.StreamResponse:
-    """The file that `find` names; no browser keeps it, since it may be erased."""
-    headers = {"Content-Type": content_type, "Cache-Control": "private, no-store"}
-    return web.FileResponse(await done(find), headers=headers)
+    """The file that `find` names."""
+    return web.FileResponse(await done(find), headers={"Content-Type": content_type, **HEADERS})
+
+
+async def picture(find: Callable[[], Picture]) -> web.Response:
+    """The picture that `find` returns, as what it is, or as PNG where browsers do not show its format."""
+
+    def work() -> tuple[bytes, str]:
+        found = find()
+        try:
+            content_type = SHOWN.get(found.extension())
+            shown = found if content_type else Picture.from_image(found.open())
+            return shown.read(), content_type or "image/png"
+        except PreferenceError as error:
+            raise PreferenceError(f"This picture cannot be shown: {error}.") from error
+
+    data, content_type = await done(work)
+    return web.Response(body=data, headers={"Content-Type": content_type, **HEADERS})
+
+
+async def _in_time(work: Callable[[], Result]) -> Result:
+    """What `work` returns, which must begin within the patience; what has begun is waited for."""
+    end = time.monotonic() + PATIENCE
+
+    def hurried() -> Result:
+        with folders.taste_store().database.hurried(max(0.0, end - time.monotonic())):
+            return work()
+
+    waiting = _threads.submit(hurried)
+    result = asyncio.wrap_future(waiting)
+    try:
+        return await asyncio.wait_for(asyncio.shield(result), PATIENCE)
+    except asyncio.TimeoutError:
+        if waiting.cancel():
+            raise UnusableError(
+                "The taste store is busy: another program holds it, or earlier requests are not done yet. Wait, and "
+                "try again."
+            ) from None
+        return await result

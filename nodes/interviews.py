@@ -12,7 +12,7 @@ from itertools import zip_longest
 from ..ppd.encoders.encoder import TasteEncoder
 from ..ppd.pictures import Picture
 from ..ppd.questions import Interview
-from ..ppd.store import MissingError, Person
+from ..ppd.store import MissingError, Person, Question
 from ..ppd.studies import open_studies
 from ..ppd.user_embedding import UserEmbedding
 from . import folders
@@ -78,12 +78,11 @@ def adopt(person: Person, embeddings: Iterable[UserEmbedding]) -> str:
     names = made_by(hashes)
     if not names or person.encoder in names:
         return ""
-    if person.picks:
+    if not folders.taste_store().set_encoder(person.id, names[0], unless_picked=True):
         return (
             f"The tab Taste reads {person.name} by the taste encoder {person.encoder!r}, and this was painted by "
             f"{names[0]!r}: choose that one there, under More."
         )
-    folders.taste_store().set_encoder(person.id, names[0])
     return ""
 
 
@@ -154,15 +153,15 @@ def ask_from_studies(person: str, name: str, most: int = STUDY_QUESTIONS) -> int
     found = interview.statements(person)
     unasked = {one.name for one in found if one.state == "not asked yet"}
     by_look = sorted(studies.by_look().items(), key=lambda item: item[0] not in unasked)
-    filed: set[int] = set()
-    known = {number for number, *_ in store.pictures_of(person)}
+    known = store.keys(person)
+    new: list[Question] = []
     for pair in (pair for row in zip_longest(*(pairs for _, pairs in by_look)) for pair in row if pair is not None):
-        if len(filed) == most:
+        if len(new) == most:
             break
-        if pair.alike():
-            continue
         key = sha256(f"study {pair.study}".encode()).hexdigest()
+        if key in known or pair.alike():
+            continue
         first, second = (pair.low, pair.high) if int(key, 16) % 2 else (pair.high, pair.low)
         origin = {"studies": name, "look": pair.look}
-        filed |= {store.add_candidate(person, pair.prompt, first.picture, second.picture, origin, key)} - known
-    return len(filed)
+        new.append(Question(pair.prompt, first.picture, second.picture, origin, key))
+    return len(store.add_candidates(person, new))

@@ -10,9 +10,9 @@ from aiohttp import web
 from comfy.cli_args import args
 
 from ..ppd.encoders.statements import known_so_far
-from ..ppd.pictures import PreferenceError
+from ..ppd.pictures import Picture, PreferenceError
 from ..ppd.store import Candidate, MissingError, UnusableError
-from . import folders, interviews
+from . import answers, folders, interviews
 from .announce import announce
 from .answers import answer, file
 from .bodies import LARGEST_NUMBER, Body, Encoder, HalfLife, Import, Named, Pick, StudyQuestions, read, refused
@@ -22,6 +22,7 @@ from .people import ME
 PREFIX = "/ppd"
 LONGEST_PAGE = 1000
 """Answers in one reply at most, and by default."""
+UNFINISHED = "The last traces go once another program lets go of the taste store: close it, then open the tab again."
 
 
 def register(routes: web.RouteTableDef) -> None:
@@ -70,26 +71,27 @@ async def add_person(request: web.Request) -> web.Response:
 
     def work() -> Any:
         made = folders.taste_store().add_person(body.name)
-        announce(made.id)
+        announce(made.id, body.request)
         return asdict(made)
 
     return await answer(work)
 
 
 async def delete_person(request: web.Request) -> web.Response:
-    """Erase a person, the pictures nobody else has, and what was seen in them."""
+    """Erase a person, the pictures nobody else has, and what was seen in them: whether that is finished, or the last
+    traces go once another program lets go of the store."""
     person = request.match_info["person"]
 
     def work() -> Any:
         store = folders.taste_store()
-        digests = {digest for _, *pair in store.pictures_of(person) for digest in pair}
-        store.delete_person(person)
+        digests = store.digests(person)
+        finished = store.delete_person(person)
         interviews.forget(person)
         for digest in digests:  # again, for one who was still looking when the pictures went
             if not store.has_picture(digest):
                 folders.forget_features(digest)
-        announce(person)
-        return {}
+        announce(person, request.query.get("request"))
+        return {"finished": finished} if finished else {"finished": finished, "note": UNFINISHED}
 
     return await answer(work)
 
@@ -100,7 +102,7 @@ async def rename(request: web.Request) -> web.Response:
 
     def work() -> Any:
         folders.taste_store().rename(person, body.name)
-        announce(person)
+        announce(person, body.request)
         return asdict(folders.taste_store().person(person))
 
     return await answer(work)
@@ -112,7 +114,7 @@ async def duplicate(request: web.Request) -> web.Response:
 
     def work() -> Any:
         made = folders.taste_store().duplicate(person, body.name)
-        announce(made.id)
+        announce(made.id, body.request)
         return asdict(made)
 
     return await answer(work)
@@ -124,7 +126,7 @@ async def set_half_life(request: web.Request) -> web.Response:
 
     def work() -> Any:
         folders.taste_store().set_half_life(person, body.picks)
-        return _changed(person)
+        return _changed(person, body.request)
 
     return await answer(work)
 
@@ -135,7 +137,7 @@ async def set_encoder(request: web.Request) -> web.Response:
 
     def work() -> Any:
         interviews.set_encoder(person, body.encoder)
-        return _changed(person)
+        return _changed(person, body.request)
 
     return await answer(work)
 
@@ -166,7 +168,7 @@ async def import_pairs(request: web.Request) -> web.Response:
         skipped: list[PreferenceError] = []
         path = folders.preference_set(body.preference_set)
         new = folders.taste_store().add_pairs(person, path, skip_bad=body.skip_bad, skipped=skipped)
-        announce(person)
+        announce(person, body.request)
         return {"new": new, "left_out": [str(error) for error in skipped]}
 
     return await answer(work)
@@ -183,7 +185,7 @@ async def ask_from_studies(request: web.Request) -> web.Response:
 
     def work() -> Any:
         new = interviews.ask_from_studies(person, body.studies)
-        announce(person)
+        announce(person, body.request)
         return {"new": new}
 
     return await answer(work)
@@ -235,7 +237,7 @@ async def pick(request: web.Request) -> web.Response:
 
     def work() -> Any:
         folders.taste_store().pick(_theirs(person, body.candidate).id, body.verdict, body.request)
-        return _changed(person)
+        return _changed(person, body.request)
 
     return await answer(work)
 
@@ -247,20 +249,19 @@ async def undo(request: web.Request) -> web.Response:
     def work() -> Any:
         store = folders.taste_store()
         undone = store.undo(store.person(person).id, body.request)
-        return _changed(person, undone)
+        return _changed(person, body.request, undone)
 
     return await answer(work)
 
 
 async def skip_repeats(request: web.Request) -> web.Response:
     """Skip all open questions that repeat what has been answered; how the person stands then."""
-    person = request.match_info["person"]
-    await read(request, Body)
+    person, body = request.match_info["person"], await read(request, Body)
 
     def work() -> Any:
         store = folders.taste_store()
         store.skip(store.person(person).id, interviews.interview_of(person).repeats(person))
-        return _changed(person)
+        return _changed(person, body.request)
 
     return await answer(work)
 
@@ -270,7 +271,7 @@ async def skip_repeats(request: web.Request) -> web.Response:
 
 async def picture(request: web.Request) -> web.StreamResponse:
     """A picture by its sha256."""
-    return await file(lambda: folders.taste_store().picture(request.match_info["digest"]), "image/png")
+    return await answers.picture(lambda: Picture(folders.taste_store().picture(request.match_info["digest"])))
 
 
 async def thumbnail(request: web.Request) -> web.StreamResponse:
@@ -289,8 +290,8 @@ def _theirs(person: str, number: int) -> Candidate:
     return candidate
 
 
-def _changed(person: str, candidate: Candidate | None = None) -> dict[str, Any]:
-    announce(person)
+def _changed(person: str, request: str, candidate: Candidate | None = None) -> dict[str, Any]:
+    announce(person, request)
     return _state(person, candidate)
 
 

@@ -35,7 +35,8 @@ def counted(number: int, noun: str) -> str:
 class PreferencePair:
     """Of two pictures of one prompt, the one a person preferred; with `tie` neither, and the order means nothing.
 
-    `weight` says how much the pair still counts, from 0 to 1; files do not hold it.
+    `weight` says how much the pair still counts, from 0 to 1; files do not hold it. Pairs of one `choice` have the same
+    chosen picture and are one observation: the best of several.
     """
 
     prompt: str
@@ -46,6 +47,7 @@ class PreferencePair:
     created: str | None = None
     tie: bool = False
     weight: float = 1.0
+    choice: str | None = None
 
     def check(self) -> None:
         """Raise PreferenceError, naming the pair, unless both pictures decode and are two."""
@@ -132,7 +134,7 @@ def write_pairs(folder: Path | str, pairs: Iterable[PreferencePair]) -> None:
             except PreferenceError as error:
                 raise pair.error(role, error) from error
             row[role] = name
-        optional = {"user": pair.user, "created": pair.created, "tie": pair.tie or None}
+        optional = {"user": pair.user, "created": pair.created, "tie": pair.tie or None, "choice": pair.choice}
         row.update({key: value for key, value in optional.items() if value is not None})
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
     write_file(folder / PAIRS_FILE, "".join(lines).encode())
@@ -216,6 +218,7 @@ def _trl_pair(row: dict[str, Any], pair_id: str, root: Path) -> PreferencePair:
         user=_text(row.get("user"), "user", pair_id),
         created=_text(row.get("created"), "created", pair_id),
         tie=bool(tie),
+        choice=_text(row.get("choice"), "choice", pair_id),
     )
 
 

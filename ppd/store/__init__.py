@@ -1,20 +1,29 @@
-"""The taste store: people, the candidate pairs they were shown, their picks. SQLite, with the pictures beside it."""
+"""The taste store: people, the candidate pairs and pictures they were shown, their picks and ratings. SQLite, with the
+pictures beside it."""
 
-from .candidates import VERDICTS, Candidate
+from .candidates import MOST_CHOICES, VERDICTS, Candidate, Question
 from .errors import MissingError, StoreError, UnusableError
+from .pairs import Answer, fade
 from .people import DEFAULT_ENCODER, LONGEST_NAME, PERSON_ID, Person
 from .pictures import THUMBNAIL
-from .taste_store import TasteStore, fade
+from .ratings import RATINGS, KeptPicture, Rating
+from .taste_store import TasteStore
 
 __all__ = [
     "DEFAULT_ENCODER",
     "LONGEST_NAME",
+    "MOST_CHOICES",
     "PERSON_ID",
+    "RATINGS",
     "THUMBNAIL",
     "VERDICTS",
+    "Answer",
     "Candidate",
+    "KeptPicture",
     "MissingError",
     "Person",
+    "Question",
+    "Rating",
     "StoreError",
     "TasteStore",
     "UnusableError",

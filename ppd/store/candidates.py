@@ -1,7 +1,8 @@
 """What people are asked, and what they said: candidate pairs, picks, and picks that were taken back.
 
 Picks are only ever added: revising one adds another, undoing adds a record that takes the latest back. What a candidate
-stands at is its last pick that was not undone.
+stands at is its last pick that was not undone. The best of several pictures is a pick of each pair that it wins; they
+share the id of the choice, and are made and taken back together.
 """
 
 from __future__ import annotations
@@ -20,6 +21,20 @@ from .people import People, now
 from .pictures import StoredPictures
 
 VERDICTS = ("first", "second", "tie", "skip")
+MOST_CHOICES = 16
+"""Pictures of which one can be chosen as the best."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What may be asked: two pictures of one prompt. `origin` tells how they were made; the key, which tells questions
+    of one person apart, is by default the prompt and the pictures."""
+
+    prompt: str
+    first: Picture
+    second: Picture
+    origin: dict[str, Any] | None = None
+    key: str | None = None
 
 
 @dataclass(frozen=True)
@@ -51,17 +66,26 @@ class Candidates(People):
         origin: dict[str, Any] | None = None,
         key: str | None = None,
     ) -> int:
-        """File two pictures of one prompt; the id of the candidate, an old one where `key` is known already.
-
-        `origin` tells how they were made. The key is by default the prompt and the pictures.
-        """
-        for picture in (first, second):
-            picture.check()
+        """File a question; the id of the candidate, an old one where its key is known already."""
+        question = Question(prompt, first, second, origin, key)
+        _check(question)
         with self.database.writing() as database:
             self.person(person)
-            hashes = [self.pictures.keep(picture) for picture in (first, second)]
-            key = key or hashlib.sha256("\0".join([prompt, *hashes]).encode()).hexdigest()
-            return self._insert_candidate(database, person, key, prompt, *hashes, json.dumps(origin or {}), now())
+            return self._file(database, person, question)
+
+    def add_candidates(self, person: str, questions: Sequence[Question]) -> list[int]:
+        """File questions in one step; the ids of those that are new."""
+        for question in questions:
+            _check(question)
+        with self.database.writing() as database:
+            self.person(person)
+            known = {number for number, *_ in self.pictures_of(person)}
+            filed = dict.fromkeys(self._file(database, person, question) for question in questions)
+            return [number for number in filed if number not in known]
+
+    def keys(self, person: str) -> set[str]:
+        """The keys of all that has been filed for the person."""
+        return {key for (key,) in self.database.read("SELECT key FROM candidates WHERE person = ?", (person,), (str,))}
 
     def candidate(self, candidate: int) -> Candidate:
         """The candidate of an id."""
@@ -112,6 +136,41 @@ class Candidates(People):
                 raise StoreError(f"The request {request!r} has answered another question: draw a new one.")
             return known[0][0] if known else self._insert_pick(database, candidate, verdict, now(), request)
 
+    def choose(self, person: str, prompt: str, pictures: Sequence[str], best: str, request: str) -> str:
+        """Which of several kept pictures of one prompt, by their sha256, is the best; the choice's id.
+
+        The pairs of the best against each of the others are found, whichever is first in them, or filed. A request that
+        comes twice counts once.
+        """
+        if not 2 <= len(set(pictures)) == len(pictures) <= MOST_CHOICES or best not in pictures:
+            raise StoreError(
+                f"The choice is one of {len(set(pictures))} pictures: expected 2 to {MOST_CHOICES}, all different, and "
+                "the best among them."
+            )
+        choice = hashlib.sha256(request.encode()).hexdigest()
+        with self.database.writing() as database:
+            self.person(person)
+            if self._has_chosen(choice, person, pictures):
+                return choice
+            for digest in pictures:
+                self.pictures.path(digest)
+            for number, other in enumerate(digest for digest in pictures if digest != best):
+                candidate, first = self._pair(database, person, prompt, best, other)
+                verdict = "first" if first == best else "second"
+                self._insert_pick(database, candidate, verdict, now(), f"{choice} {number}", choice)
+        return choice
+
+    def choices(self, person: str) -> dict[int, str]:
+        """The choice that a candidate's standing pick is part of, where it is of one, in the order of the picks."""
+        return dict(
+            self.database.read(
+                "SELECT candidates.id, choice FROM candidates JOIN picks ON picks.id = pick"
+                " WHERE person = ? AND choice IS NOT NULL ORDER BY pick",
+                (person,),
+                (int, str),
+            )
+        )
+
     def skip(self, person: str, candidates: Sequence[int]) -> None:
         """Skip those of the person's candidates that are still open."""
         with self.database.writing() as database:
@@ -123,28 +182,73 @@ class Candidates(People):
                     self._insert_pick(database, candidate, "skip", now(), uuid4().hex)
 
     def undo(self, person: str, request: str) -> Candidate | None:
-        """Take back the person's latest pick; the candidate as it stands then, None where nothing is left to undo."""
+        """Take back the person's latest pick, or the whole choice that it is part of; the candidate as it stands then,
+        None where nothing is left to undo."""
         with self.database.writing() as database:
-            known = self.database.read(
-                "SELECT candidate, person FROM picks JOIN undos ON undos.pick = picks.id"
-                " JOIN candidates ON candidates.id = candidate WHERE undos.request = ?",
-                (request,),
-                (int, str),
-            )
-            if known and known[0][1] != person:
-                raise StoreError(f"The request {request!r} has undone another person's pick: draw a new one.")
-            if not known:
-                known = self.database.read(
-                    "SELECT candidate, picks.id FROM picks JOIN candidates ON candidates.id = candidate"
-                    " WHERE person = ? AND picks.id NOT IN (SELECT pick FROM undos) ORDER BY picks.id DESC LIMIT 1",
-                    (person,),
-                    (int, int),
-                )
-                if not known:
+            candidate = self._taken_back_by(request, person)
+            if candidate is None:
+                standing = self._standing_picks(person)
+                if not standing:
                     return None
-                database.execute("INSERT INTO undos VALUES (?, ?, ?)", (known[0][1], now(), request))
-                self._settle(database, known[0][0])
-        return self.candidate(known[0][0])
+                _, candidate, choice = standing[-1]
+                last = [one for one in standing if one[2] == choice] if choice else standing[-1:]
+                self._take_back(database, [one[:2] for one in last], request)
+        return self.candidate(candidate)
+
+    def _standing_picks(self, person: str, after: int = 0) -> list[tuple[int, int, str | None]]:
+        """Ids above `after` of picks that were not taken back, with their candidates and choices, the oldest first."""
+        rows = self.database.read(
+            "SELECT picks.id, candidate, choice FROM picks JOIN candidates ON candidates.id = candidate"
+            " WHERE person = ? AND picks.id > ? AND picks.id NOT IN (SELECT pick FROM undos) ORDER BY picks.id",
+            (person, after),
+            (int, int, str | None),
+        )
+        return [(number, candidate, choice) for number, candidate, choice in rows]
+
+    def _taken_back_by(self, request: str, person: str) -> int | None:
+        """The candidate of what a request has taken back, which must have been this person's; None for a new one."""
+        known = self.database.read(
+            "SELECT candidate, person FROM picks JOIN undos ON undos.pick = picks.id"
+            " JOIN candidates ON candidates.id = candidate WHERE undos.request = ?",
+            (request,),
+            (int, str),
+        )
+        if known and known[0][1] != person:
+            raise StoreError(f"The request {request!r} has undone another person's pick: draw a new one.")
+        return int(known[0][0]) if known else None
+
+    def _take_back(self, database: sqlite3.Connection, picks: Sequence[tuple[int, int]], request: str) -> None:
+        """Take back picks, each with its candidate, the last of them by the name of the request."""
+        for pick, _ in picks:
+            name = request if pick == picks[-1][0] else uuid4().hex
+            database.execute("INSERT INTO undos VALUES (?, ?, ?)", (pick, now(), name))
+        for candidate in {candidate for _, candidate in picks}:
+            self._settle(database, candidate)
+
+    def _has_chosen(self, choice: str, person: str, pictures: Sequence[str]) -> bool:
+        """Whether the choice has been made, which must then have been this person's and one of these pictures."""
+        known = self.database.read(
+            "SELECT person, first, second FROM picks JOIN candidates ON candidates.id = candidate WHERE choice = ?",
+            (choice,),
+            (str, str, str),
+        )
+        of_these = {digest for _, *pair in known for digest in pair} == set(pictures)
+        if known and not (of_these and {who for who, *_ in known} == {person}):
+            raise StoreError("The request has answered another question: draw a new one.")
+        return bool(known)
+
+    def _pair(self, database: sqlite3.Connection, person: str, prompt: str, *digests: str) -> tuple[int, str]:
+        """The candidate of two kept pictures and which of them is first in it, old or new."""
+        one, two = sorted(digests)  # so that the place tells nothing of the choice, should the pair be asked later
+        found = self.database.read(
+            "SELECT id, first FROM candidates WHERE person = ? AND prompt = ?"
+            " AND (first = ? AND second = ? OR first = ? AND second = ?) ORDER BY id LIMIT 1",
+            (person, prompt, one, two, two, one),
+            (int, str),
+        )
+        if found:
+            return found[0][0], found[0][1]
+        return self._insert_candidate(database, person, _key(prompt, one, two), prompt, one, two, "{}", now()), one
 
     def _candidates(self, condition: str, values: Sequence[Any]) -> list[Candidate]:
         rows = self.database.read(
@@ -160,6 +264,11 @@ class Candidates(People):
         except (ValueError, TypeError, RecursionError):
             raise damaged(self.database.path) from None
 
+    def _file(self, database: sqlite3.Connection, person: str, question: Question) -> int:
+        hashes = [self.pictures.keep(picture) for picture in (question.first, question.second)]
+        key, origin = question.key or _key(question.prompt, *hashes), json.dumps(question.origin or {})
+        return self._insert_candidate(database, person, key, question.prompt, *hashes, origin, now())
+
     def _insert_candidate(self, database: sqlite3.Connection, person: str, key: str, *values: str) -> int:
         database.execute(
             "INSERT INTO candidates (person, key, prompt, first, second, origin, created) VALUES (?, ?, ?, ?, ?, ?, ?)"
@@ -172,11 +281,17 @@ class Candidates(People):
         return int(rows[0][0])
 
     def _insert_pick(
-        self, database: sqlite3.Connection, candidate: int, verdict: str, created: str, request: str
+        self,
+        database: sqlite3.Connection,
+        candidate: int,
+        verdict: str,
+        created: str,
+        request: str,
+        choice: str | None = None,
     ) -> int:
         database.execute(
-            "INSERT INTO picks (candidate, verdict, created, request) VALUES (?, ?, ?, ?)",
-            (candidate, verdict, created, request),
+            "INSERT INTO picks (candidate, verdict, created, request, choice) VALUES (?, ?, ?, ?, ?)",
+            (candidate, verdict, created, request, choice),
         )
         return self._settle(database, candidate) or 0
 
@@ -191,3 +306,12 @@ class Candidates(People):
         pick, verdict = rows[0] if rows else (None, None)
         database.execute("UPDATE candidates SET pick = ?, verdict = ? WHERE id = ?", (pick, verdict, candidate))
         return pick
+
+
+def _check(question: Question) -> None:
+    for picture in (question.first, question.second):
+        picture.check()
+
+
+def _key(prompt: str, *hashes: str) -> str:
+    return hashlib.sha256("\0".join([prompt, *hashes]).encode()).hexdigest()

@@ -45,12 +45,14 @@ class Database:
         self._is_bereft = is_bereft
         self._is_new_here = True
         self._has_shared_memory = True
+        self._is_tidy = False
         self._local = threading.local()
 
     def read(self, query: str, values: Sequence[Any] = (), kinds: Sequence[Kind] = ()) -> list[tuple[Any, ...]]:
         """The rows of a query, each value of one of `kinds`, a type for every column."""
         with self.explained():
             rows = self._first(query, values)
+        self._tidy_up()
         if kinds and not all(isinstance(value, kind) for row in rows for value, kind in zip(row, kinds, strict=True)):
             raise damaged(self.path)
         return rows
@@ -67,15 +69,17 @@ class Database:
             finally:
                 if database.in_transaction:  # SQLite takes some failed transactions back by itself
                     database.execute("ROLLBACK")
+        self._tidy_up()
 
     @contextmanager
-    def hurried(self) -> Iterator[None]:
-        """Calls of this thread wait for other programs only a moment."""
-        self._set_patience(IMPATIENCE)
+    def hurried(self, seconds: float = IMPATIENCE) -> Iterator[None]:
+        """Calls of this thread wait for other programs no longer than that."""
+        patience = self._patience
+        self._set_patience(seconds)
         try:
             yield
         finally:
-            self._set_patience(PATIENCE)
+            self._set_patience(patience)
 
     def is_whole(self) -> bool:
         """Whether SQLite finds no fault in any row or index."""
@@ -84,10 +88,20 @@ class Database:
         except ValueError:
             return False
 
-    def tidy(self) -> None:
-        """Take what was erased out of the journal as well."""
-        with self.explained():
-            self._connection().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    def tidy(self, patience: float = IMPATIENCE) -> bool:
+        """Take what was erased out of the journal as well; whether it is out. It cannot be while another program reads
+        what was there before: then every call tries again, and every opening."""
+        with self.explained(), self.hurried(patience):
+            ((is_busy, *_),) = self._connection().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        self._is_tidy = not is_busy
+        return self._is_tidy
+
+    def _tidy_up(self) -> None:
+        """Tidy what could not be tidied so far, without waiting: it is not what the caller came for."""
+        if not self._is_tidy and not self._connection().in_transaction:
+            self._is_tidy = True  # where it fails for good, as on a full drive, the next opening is soon enough
+            with suppress(ValueError):
+                self.tidy(patience=0)
 
     def close(self) -> None:
         """Give this thread's way to the file back; the next call opens it anew."""

@@ -34,6 +34,8 @@ class Person:
     """Decided candidates that say something: ties are in, skips are not."""
     open: int
     """Candidates not decided yet."""
+    ratings: int
+    """Pictures that they have rated."""
 
 
 class People:
@@ -50,8 +52,15 @@ class People:
         """The person of an id."""
         found = self._people("WHERE id = ?", (person,))
         if not found:
-            raise MissingError(f"There is no person {person!r} in the taste store: choose another, or make a new one.")
+            raise _nobody(person)
         return found[0]
+
+    def revision(self, person: str) -> int:
+        """Grows with every change of the person's questions, picks, pictures, ratings and settings."""
+        found = self.database.read("SELECT revision FROM people WHERE id = ?", (person,), (int,))
+        if not found:
+            raise _nobody(person)
+        return int(found[0][0])
 
     def person_called(self, name: str, make: bool = False) -> Person | None:
         """The person of a name, or who had it before; a new one where there is none and `make` says so."""
@@ -84,22 +93,26 @@ class People:
             self.person(person)
             database.execute("UPDATE people SET half_life = ? WHERE id = ?", (picks, person))
 
-    def set_encoder(self, person: str, name: str) -> None:
-        """Which taste encoder reads the person's pictures; that there is one of the name is not known here."""
+    def set_encoder(self, person: str, name: str, unless_picked: bool = False) -> bool:
+        """Which taste encoder reads the person's pictures; that there is one of the name is not known here. With
+        `unless_picked` only where they have not picked yet. Whether it does now."""
         if not name:
             raise StoreError("The taste encoder has no name: give the name of its folder in models/taste_encoders.")
         with self.database.writing() as database:
-            self.person(person)
+            if self.person(person).picks and unless_picked:
+                return False
             database.execute("UPDATE people SET encoder = ? WHERE id = ?", (name, person))
+        return True
 
     def _people(self, condition: str, values: Sequence[Any] = ()) -> list[Person]:
         rows = self.database.read(
             "SELECT id, name, created, half_life, encoder,"
             " (SELECT count(*) FROM candidates WHERE person = people.id AND verdict IN ('first', 'second', 'tie')),"
-            " (SELECT count(*) FROM candidates WHERE person = people.id AND verdict IS NULL)"
+            " (SELECT count(*) FROM candidates WHERE person = people.id AND verdict IS NULL),"
+            " (SELECT count(*) FROM pictures WHERE person = people.id AND rating IS NOT NULL)"
             " FROM people " + condition,
             values,
-            (str, str, str, float | None, str, int, int),
+            (str, str, str, float | None, str, int, int, int),
         )
         people = [Person(*row) for row in rows]
         if any(one.half_life is not None and not one.half_life > 0 for one in people):
@@ -136,6 +149,10 @@ class People:
 def now() -> str:
     """The time in UTC, to the second."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _nobody(person: str) -> MissingError:
+    return MissingError(f"There is no person {person!r} in the taste store: choose another, or make a new one.")
 
 
 def _key(name: str) -> str:

@@ -57,6 +57,41 @@ VERSIONS = (
         )""",
         "CREATE INDEX former_names_by_person ON former_names (person)",
     ),
+    (
+        "ALTER TABLE picks ADD COLUMN choice TEXT",
+        "CREATE INDEX picks_by_choice ON picks (choice) WHERE choice IS NOT NULL",
+        """CREATE TABLE pictures (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            person TEXT NOT NULL REFERENCES people ON DELETE CASCADE,
+            digest TEXT NOT NULL,
+            prompt TEXT NOT NULL,
+            origin TEXT NOT NULL,
+            created TEXT NOT NULL,
+            rating TEXT,
+            UNIQUE (person, digest, prompt)
+        )""",
+        "CREATE INDEX pictures_by_person ON pictures (person, id)",
+        "CREATE INDEX pictures_by_digest ON pictures (digest)",
+        """CREATE TABLE ratings (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            picture INTEGER NOT NULL REFERENCES pictures ON DELETE CASCADE,
+            rating TEXT,
+            created TEXT NOT NULL,
+            request TEXT NOT NULL UNIQUE
+        )""",
+        "CREATE INDEX ratings_by_picture ON ratings (picture, id)",
+        "ALTER TABLE people ADD COLUMN revision INTEGER NOT NULL DEFAULT 0",
+        """CREATE TRIGGER person_changed AFTER UPDATE OF name, half_life, encoder ON people
+            BEGIN UPDATE people SET revision = revision + 1 WHERE id = NEW.id; END""",
+        """CREATE TRIGGER candidate_filed AFTER INSERT ON candidates
+            BEGIN UPDATE people SET revision = revision + 1 WHERE id = NEW.person; END""",
+        """CREATE TRIGGER candidate_settled AFTER UPDATE ON candidates
+            BEGIN UPDATE people SET revision = revision + 1 WHERE id = NEW.person; END""",
+        """CREATE TRIGGER picture_kept AFTER INSERT ON pictures
+            BEGIN UPDATE people SET revision = revision + 1 WHERE id = NEW.person; END""",
+        """CREATE TRIGGER picture_rated AFTER UPDATE ON pictures
+            BEGIN UPDATE people SET revision = revision + 1 WHERE id = NEW.person; END""",
+    ),
 )
 """Statements that make a store of version n one of version n + 1; a new store starts at 0."""
 

@@ -418,5 +418,6 @@ def test_open_browsers_are_told(server, store, somebody):
                     return heard, copy["id"]
 
     heard, copy = asyncio.run(asyncio.wait_for(listen(), 30))
-    assert heard == [{"person": person}, {"person": copy}]
+    assert [(one["person"], one["request"]) for one in heard] == [(person, "r"), (copy, "r")]
+    assert [one["revision"] for one in heard] == [store.revision(one) for one in (person, copy)]
     store.delete_person(copy)

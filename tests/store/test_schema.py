@@ -28,7 +28,7 @@ def test_a_released_store_says_the_same_afterwards(tmp_path):
     assert {one.encoder for one in store.people()} == {"pocket"}
     assert stored_pictures(store) == before
     assert (len(said), sum(len(one["pairs"]) for one in said.values())) == (4, 17)
-    assert versions(folder) == {"taste.sqlite3": 2, "taste.sqlite3.v1": 1}
+    assert versions(folder) == {"taste.sqlite3": 3, "taste.sqlite3.v1": 1}
 
 
 def test_picks_go_on_in_a_migrated_store(tmp_path):
@@ -63,7 +63,7 @@ def test_deleting_a_person_erases_them_from_the_backup_too(tmp_path):
         store.delete_person("nobody")
     assert (folder / "taste.sqlite3.v1").exists()
     store.delete_person(ann)
-    assert versions(folder) == {"taste.sqlite3": 2}
+    assert versions(folder) == {"taste.sqlite3": 3}
     assert not [path for path in folder.rglob("*") if path.is_file() and "Ågren".encode() in path.read_bytes()]
 
 
@@ -84,7 +84,7 @@ def test_a_store_of_a_newer_pack_is_refused(store):
     store.people()
     with closing(sqlite3.connect(store.folder / "taste.sqlite3")) as database:
         database.execute("PRAGMA user_version = 99")
-    with pytest.raises(StoreError, match="taste.sqlite3 is of version 99, this pack reads 2: update the pack"):
+    with pytest.raises(StoreError, match="taste.sqlite3 is of version 99, this pack reads 3: update the pack"):
         TasteStore(store.folder).people()
 
 

@@ -1,0 +1,123 @@
+"""Single pictures that are kept for a person, and what the person says of them: keep, or not for me.
+
+Ratings are only ever added: another one, or none again, is one more record, and the last one stands.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ..pictures import Picture
+from .candidates import Candidates
+from .errors import MissingError, StoreError, damaged
+from .people import now
+
+Rating = Literal["keep", "not"]
+RATINGS = ("keep", "not")
+
+
+@dataclass(frozen=True)
+class KeptPicture:
+    """A picture by its sha256, the prompt that it was painted for ("" where that is not known), and how the person has
+    rated it: "keep", "not", or None so far."""
+
+    id: int
+    person: str
+    digest: str
+    prompt: str
+    origin: dict[str, Any]
+    created: str
+    rating: Rating | None
+
+
+class Ratings(Candidates):
+    """The kept pictures of all people of a database."""
+
+    def add_picture(self, person: str, prompt: str, picture: Picture, origin: dict[str, Any] | None = None) -> int:
+        """Keep a picture for the person; its id, an old one where it was kept for this prompt already.
+
+        `origin` tells how it was made.
+        """
+        picture.check()
+        with self.database.writing() as database:
+            self.person(person)
+            return self._insert_picture(
+                database, person, self.pictures.keep(picture), prompt, json.dumps(origin or {}), now()
+            )
+
+    def kept_picture(self, picture: int) -> KeptPicture:
+        """The kept picture of an id."""
+        found = self._kept("WHERE id = ?", (picture,))
+        if not found:
+            raise MissingError(f"There is no picture {picture}: it may have been erased.")
+        return found[0]
+
+    def latest_picture(self, person: str) -> KeptPicture | None:
+        """The picture that was kept for the person last."""
+        return next(iter(self._kept("WHERE person = ? ORDER BY id DESC LIMIT 1", (person,))), None)
+
+    def rate(self, person: str, picture: int, rating: Rating | None, request: str) -> None:
+        """What the person says of a kept picture, now or anew; None takes it back. A request that comes twice counts
+        once."""
+        if rating is not None and rating not in RATINGS:
+            raise StoreError(f"The rating is {rating!r}: use one of {', '.join(RATINGS)}, or none.")
+        with self.database.writing() as database:
+            if self.kept_picture(picture).person != person:
+                raise MissingError(f"Picture {picture} was not kept for this person.")
+            known = self.database.read("SELECT picture FROM ratings WHERE request = ?", (request,), (int,))
+            if known and known[0][0] != picture:
+                raise StoreError(f"The request {request!r} has rated another picture: draw a new one.")
+            if not known:
+                self._insert_rating(database, picture, rating, now(), request)
+
+    def rated(self, person: str, before: int | None = None, limit: int = 100) -> list[KeptPicture]:
+        """Rated pictures, the one that was kept last first; `before` pages on from an id."""
+        return self._kept(
+            "WHERE person = ? AND rating IS NOT NULL AND id < ? ORDER BY id DESC LIMIT ?",
+            (person, before or 2**62, limit),
+        )
+
+    def moodboard(self, person: str) -> list[KeptPicture]:
+        """Pictures that the person keeps and that nothing stands against: no other picture of their prompt is not for
+        them. They make no pairs, and count against a background instead."""
+        return self._kept(
+            "WHERE person = ? AND rating = 'keep' AND (prompt = '' OR prompt NOT IN (SELECT other.prompt"
+            " FROM pictures AS other WHERE other.person = pictures.person AND other.rating = 'not')) ORDER BY id",
+            (person,),
+        )
+
+    def _kept(self, condition: str, values: Sequence[Any]) -> list[KeptPicture]:
+        rows = self.database.read(
+            "SELECT id, person, digest, prompt, origin, created, rating FROM pictures " + condition,
+            values,
+            (int, str, str, str, str, str, str | None),
+        )
+        if any(row[6] not in (*RATINGS, None) for row in rows):
+            raise damaged(self.database.path)
+        return [KeptPicture(*(*row[:4], self._origin(row[4]), *row[5:])) for row in rows]
+
+    def _insert_picture(self, database: sqlite3.Connection, person: str, digest: str, prompt: str, *values: str) -> int:
+        database.execute(
+            "INSERT INTO pictures (person, digest, prompt, origin, created) VALUES (?, ?, ?, ?, ?)"
+            " ON CONFLICT DO NOTHING",
+            (person, digest, prompt, *values),
+        )
+        rows = self.database.read(
+            "SELECT id FROM pictures WHERE person = ? AND digest = ? AND prompt = ?", (person, digest, prompt), (int,)
+        )
+        if len(rows) != 1:
+            raise damaged(self.database.path)
+        return int(rows[0][0])
+
+    def _insert_rating(
+        self, database: sqlite3.Connection, picture: int, rating: str | None, created: str, request: str
+    ) -> None:
+        database.execute(
+            "INSERT INTO ratings (picture, rating, created, request) VALUES (?, ?, ?, ?)",
+            (picture, rating, created, request),
+        )
+        database.execute("UPDATE pictures SET rating = ? WHERE id = ?", (rating, picture))
