@@ -6,7 +6,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 from server import PromptServer
 
-from . import routes
+from . import routes, tastes
 from .adapter import PPD_ApplyUserEmbedding, PPD_UserAdapterLoader
 from .collect import PreferenceCollector
 from .embedding import (
@@ -33,6 +33,7 @@ class PersonalizationExtension(ComfyExtension):
         server = getattr(PromptServer, "instance", None)  # tools load packs without one
         if server is not None:
             routes.register(server.routes)
+            tastes.register(server.routes)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [

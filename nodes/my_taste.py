@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -208,8 +209,9 @@ def _is_vit_h(name: str) -> bool:
 
 
 def _what_is_here() -> str:
-    """Changes when a file comes or goes that may be taken."""
+    """Changes when a file comes or goes that may be taken. A hash, since it is written into saved pictures."""
     files = [adapter_file(name) for name in adapters()]
     files += [folders.model_file("ipadapter", name) for name in ip_adapters()]
     files += [folders.model_file("clip_vision", name) for name in folder_paths.get_filename_list("clip_vision")]
-    return repr([*taste_encoders(), *((path.name, stamp(path)) for path in files)])
+    found = [*taste_encoders(), *((path.name, stamp(path)) for path in files)]
+    return sha256(repr(found).encode()).hexdigest()

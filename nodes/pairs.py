@@ -90,7 +90,7 @@ class PreferencePairLoader(io.ComfyNode):
     def fingerprint_inputs(cls, preference_set: str, **constants: Any) -> str:
         if preference_set.startswith(PERSON):
             person = people.find(preference_set.removeprefix(PERSON))
-            return f"{person.name} {folders.taste_store().fingerprint(person.id)}" if person else ""
+            return people.fingerprint(person) if person else ""
         return preference_set_digest(folders.preference_set(preference_set))
 
     @classmethod

@@ -14,7 +14,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..ppd.files import file_digest
-from ..ppd.messages import listed
+from ..ppd.messages import listed, quoted
 from ..ppd.pairs import counted
 from ..ppd.pictures import PreferenceError
 from ..ppd.store import Person
@@ -71,7 +71,7 @@ def check(choice: str | None) -> bool | str:
     """For `validate_inputs`: ComfyUI's own check would refuse whoever is called by name. None comes from a node."""
     try:
         if choice is not None and choice.startswith(TASTE):
-            _file(choice)
+            taste_file(choice.removeprefix(TASTE))
         elif choice is not None:
             people.find(choice)
     except ValueError as error:
@@ -85,18 +85,21 @@ def fingerprint(choice: str | None) -> str:
     if choice is None:
         return uuid4().hex
     if choice.startswith(TASTE):
-        return file_digest(_file(choice))
+        return file_digest(taste_file(choice.removeprefix(TASTE)))
     person = people.find(choice)
     if person is None:
         return encoder_digest(DEFAULT_ENCODER)
-    return f"{person.name} {folders.taste_store().fingerprint(person.id)} {encoder_digest(person.encoder)}"
+    return f"{people.fingerprint(person)} {encoder_digest(person.encoder)}"
 
 
 def read(choice: str, prompt: Mapping[str, Any] | None) -> Taste:
     """The taste of a choice; of somebody without picks the average person's. Pictures that are lost or broken are left
     out, and the notes say so."""
     if choice.startswith(TASTE):
-        return of_embedding(UserEmbedding.load(_file(choice)), choice.removeprefix(TASTE).removesuffix(".safetensors"))
+        return of_embedding(
+            UserEmbedding.load(taste_file(choice.removeprefix(TASTE))),
+            choice.removeprefix(TASTE).removesuffix(".safetensors"),
+        )
     person = people.find(choice)
     if person is None:
         people.make_sure(choice, prompt)
@@ -125,10 +128,10 @@ def progress(total: int) -> Callable[[int, int], None]:
     return told
 
 
-def _file(choice: str) -> Path:
-    name = choice.removeprefix(TASTE)
+def taste_file(name: str) -> Path:
+    """A file of models/user_embeddings by the name that the list shows; nothing outside of it."""
     if name not in folder_paths.get_filename_list("user_embeddings"):
         raise ValueError(
-            f"There is no taste file {name!r} in models/user_embeddings: choose another (R renews the list)."
+            f"There is no taste file {quoted(name)} in models/user_embeddings: choose another (R renews the list)."
         )
     return folders.model_file("user_embeddings", name)

@@ -149,3 +149,13 @@ def test_a_bypassed_node_of_ours_paints_the_plain_picture_and_the_report_says_so
     pictures = server.pictures(entry)
     assert np.array_equal(pictures["ours saved"], pictures["plain saved"])
     assert text_of(entry, sampler).startswith("Personalization is off: ")
+
+
+def test_no_saved_picture_tells_a_name(server, store, graphs, few_steps, warm):
+    """Nor by what nodes give ComfyUI as a fingerprint, which it writes into the picture."""
+    prompt = few_steps(LEARN, warm)
+    (image,) = server.run(prompt)["outputs"][graphs.nodes_of(prompt, "SaveImage")[0]]["images"]
+    written = Image.open(server.base / "output" / image["subfolder"] / image["filename"]).text["prompt"]
+    (pairs,) = graphs.nodes_of(prompt, "PreferencePairLoader")
+    assert json.loads(written)[pairs]["is_changed"] and warm in written
+    assert store.person(warm).name not in written
