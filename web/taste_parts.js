@@ -1,5 +1,6 @@
 // The parts of the Taste tab, made anew from its state whenever that changes.
 import { ask, element, isJapanese, pictureURL, t, thumbnailURL } from "./common.js";
+import { tastes } from "./tastes.js";
 
 const SIDES = [["first", "left"], ["second", "right"]];
 const REACH = 4; // log-odds at the ends of a look's scale: of two pictures that far apart one is chosen 98 times in 100
@@ -151,7 +152,8 @@ export function settings(panel) {
         element("label", { className: "row" }, t("encoder"), encoders),
         element("div", { className: "row" }, studies),
         element("div", { className: "row" }, sets),
-        element("p", { textContent: t(panel.shared ? "where_shared" : "where") }))];
+        element("p", { textContent: t(panel.shared ? "where_shared" : "where") })),
+        details(panel, "share", t("share"), tastes(panel))];
 }
 
 // A list that is fetched when it is opened, and does something with what is chosen instead of keeping it
