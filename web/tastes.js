@@ -9,6 +9,8 @@ const STYLE = `
 .ppd-taste .tastes, .ppd-taste .tastes > div { display: flex; flex-direction: column; gap: 6px; }
 .ppd-taste .tastes > div:empty { display: none; }
 .ppd-taste .tastes > div + div { border-top: 1px solid var(--border-color); padding-top: 8px; margin-top: 2px; }
+.ppd-taste .tastes label { display: flex; gap: 6px; align-items: baseline; }
+.ppd-taste .tastes input[type=checkbox] { flex: none; width: auto; margin: 0; }
 .ppd-taste .tastes input[type=text] { box-sizing: border-box; width: 100%; }
 .ppd-taste .tastes .drop { border: 1px dashed var(--border-color) !important; border-radius: 6px; padding: 8px; }
 .ppd-taste .taste-file { flex-wrap: nowrap; }
@@ -26,7 +28,7 @@ function button(textContent, onClick) {
 
 function ticked(textContent) {
     const box = element("input", { type: "checkbox" });
-    return { box, label: element("label", { className: "row" }, box, textContent) };
+    return { box, label: element("label", {}, box, textContent) };
 }
 
 // What a route answers that takes or gives a file, and so no JSON
@@ -176,7 +178,7 @@ class Tastes {
 
     blending(files) {
         const choices = [...this.panel.people.filter(({ picks }) => picks).map(({ id, name }) => [id, name]),
-            ...files.map(({ choice, name, file }) => [choice, name || file.slice(0, -FILES.length)])];
+            ...files.map(({ choice, name, file }) => [choice, `${t("taste")}: ${name || file.slice(0, -FILES.length)}`])];
         if (choices.length < 2) return [];
         const [first, second] = [0, 1].map((place) => element("select", { ariaLabel: t("blend_of") },
             ...choices.map(([value, textContent], index) => element("option", { value, textContent, selected: index === place }))));
