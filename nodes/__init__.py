@@ -6,7 +6,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 from server import PromptServer
 
-from . import library, routes
+from . import library, routes, tastes
 from .adapter import PPD_ApplyUserEmbedding, PPD_UserAdapterLoader
 from .collect import PreferenceCollector
 from .embedding import (
@@ -19,10 +19,13 @@ from .embedding import (
 )
 from .ip_adapter import PPD_IPAdapterLoader
 from .making import PPD_MakeTasteEncoder
+from .my_taste import PPD_MyTaste
 from .pairs import PreferencePairLoader
 from .pocket import PPD_PocketCheckpointLoader
 from .sampling import PersonalizedDenoiser
+from .sorting import PPD_SortByTaste
 from .studies import PPD_AddStudies, PPD_PaintStudies
+from .taste_code import PPD_TasteCode, PPD_TasteToCode
 
 
 class PersonalizationExtension(ComfyExtension):
@@ -31,6 +34,7 @@ class PersonalizationExtension(ComfyExtension):
         if server is not None:
             routes.register(server.routes)
             library.register(server.routes)
+            tastes.register(server.routes)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
@@ -42,6 +46,10 @@ class PersonalizationExtension(ComfyExtension):
             PPD_UserEmbeddingLoad,
             PPD_UserEmbeddingBlend,
             PPD_UserEmbeddingBatch,
+            PPD_MyTaste,
+            PPD_SortByTaste,
+            PPD_TasteCode,
+            PPD_TasteToCode,
             PPD_UserAdapterLoader,
             PPD_IPAdapterLoader,
             PPD_ApplyUserEmbedding,

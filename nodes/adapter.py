@@ -67,6 +67,26 @@ def _percent_input(name: str, default: float, what: str) -> io.Float.Input:
     )
 
 
+def apply(
+    model: ModelPatcher,
+    adapter: ModelPatcher | None,
+    embedding: Embedding | tuple[Embedding, ...] | None,
+    strength: float,
+    scope: Scope,
+    cfg: float | None = None,
+) -> tuple[ModelPatcher, str]:
+    """The personal model and what is active in it; the model itself where a node is bypassed or an input left open."""
+    people = people_of(embedding)
+    if adapter is None and not people:
+        return model, "Personalization is off: nothing is connected."
+    if adapter is None:
+        return model, "Personalization is off: a user embedding is connected, but no user adapter."
+    if not people:
+        return model, "Personalization is off: a user adapter is connected, but no user embedding."
+    personal = apply_user(model, adapter, people, strength, scope)
+    return personal, describe(adapter.model, people, strength, cfg, scope)
+
+
 class PPD_UserAdapterLoader(io.ComfyNode):  # noqa: N801
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -107,9 +127,11 @@ class PPD_ApplyUserEmbedding(io.ComfyNode):  # noqa: N801
             search_aliases=["personalize model", "ipadapter", "preference", "taste"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to make personal. It is not changed."),
-                UserAdapter.Input("user_adapter", tooltip="The adapter for this family of models."),
+                UserAdapter.Input("user_adapter", optional=True, tooltip="The adapter for this family of models."),
                 UserEmbedding.Input(
-                    "user_embedding", tooltip="The person, or a batch of people for a batch of latents."
+                    "user_embedding",
+                    optional=True,
+                    tooltip="The person, or a batch of people for a batch of latents.",
                 ),
                 strength_input(),
                 *scope_inputs(),
@@ -124,14 +146,13 @@ class PPD_ApplyUserEmbedding(io.ComfyNode):  # noqa: N801
     def execute(
         cls,
         model: ModelPatcher,
-        user_adapter: ModelPatcher,
-        user_embedding: Embedding | tuple[Embedding, ...],
         strength: float,
+        user_adapter: ModelPatcher | None = None,
+        user_embedding: Embedding | tuple[Embedding, ...] | None = None,
         layers: str = "default",
         start_percent: float = 0.0,
         end_percent: float = 1.0,
     ) -> io.NodeOutput:
-        people, scope = people_of(user_embedding), Scope(layers, start_percent, end_percent)
-        personal = apply_user(model, user_adapter, people, strength, scope)
-        report = describe(user_adapter.model, people, strength, scope=scope)
+        scope = Scope(layers, start_percent, end_percent)
+        personal, report = apply(model, user_adapter, user_embedding, strength, scope)
         return io.NodeOutput(personal, report, ui=ui.PreviewText(report))

@@ -93,6 +93,29 @@ class RestRating(Rating):
     rating: Literal["keep", "not"]
 
 
+class Code(Body):
+    """A taste code, and what its file is to be called."""
+
+    code: Annotated[str, Field(min_length=1, max_length=3000)]
+    name: Annotated[str, Field(max_length=80)] = ""
+
+
+class Blend(Body):
+    """Two choices of the nodes' list of people and taste files, how much the second counts, and a name."""
+
+    first: Annotated[str, Field(min_length=1, max_length=1000)]
+    second: Annotated[str, Field(min_length=1, max_length=1000)]
+    weight: Annotated[float, Field(ge=0, le=1)]
+    name: Annotated[str, Field(max_length=80)] = ""
+
+
+class GoBack(Body):
+    """The pick that is to be the last, and the name under which the present picks are kept."""
+
+    pick: Annotated[int, Field(gt=0, le=LARGEST_NUMBER)]
+    copy_name: Name
+
+
 Model = TypeVar("Model", bound=Body)
 
 

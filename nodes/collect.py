@@ -88,8 +88,8 @@ class PreferenceCollector(io.ComfyNode):
         prompt: list[str],
         wait_seconds: Sequence[int] = (0,),
         other_images: list[torch.Tensor] | None = None,
-        user_embedding: Sequence[Embedding | tuple[Embedding, ...]] = (),
-        other_embedding: Sequence[Embedding | tuple[Embedding, ...]] = (),
+        user_embedding: Sequence[Embedding | tuple[Embedding, ...] | None] = (),
+        other_embedding: Sequence[Embedding | tuple[Embedding, ...] | None] = (),
     ) -> io.NodeOutput:
         pairs, odd = pairs_of(images, other_images)
         store = folders.taste_store()
@@ -142,11 +142,11 @@ def at(values: Sequence[Value], index: int) -> Value:
     return values[min(index, len(values) - 1)]
 
 
-def painted_for(index: int, **embeddings: Sequence[Embedding | tuple[Embedding, ...]]) -> dict[str, Any]:
+def painted_for(index: int, **embeddings: Sequence[Embedding | tuple[Embedding, ...] | None]) -> dict[str, Any]:
     """Whom the pictures of a list's entry were painted for, as candidates note it."""
     notes = {}
     for name, values in embeddings.items():
-        if values:
+        if values and at(values, index) is not None:
             embedding = one_person(at(values, index), "note whom a picture was painted for")
             notes[name] = {"encoder_hash": embedding.encoder_hash, "u": embedding.u.tolist()}
     return notes

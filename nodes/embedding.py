@@ -16,7 +16,7 @@ from ..ppd.messages import listed
 from ..ppd.pairs import PreferencePair, counted
 from ..ppd.pictures import PreferenceError
 from ..ppd.user_embedding import UserEmbedding as Embedding
-from ..ppd.user_embedding import blend
+from ..ppd.user_embedding import blend, null_user
 from . import folders
 from .encoders import encoder_digest, load_encoder, taste_encoders
 from .sockets import CATEGORY, PreferencePairs, UserEmbedding, one_person, people_of
@@ -33,7 +33,9 @@ class UserEmbeddingEncoder(io.ComfyNode):
             "of which differences between pictures made them choose.",
             search_aliases=["preference", "taste", "profile", "user embedding", "fabric", "personalize"],
             inputs=[
-                PreferencePairs.Input("pairs", tooltip="The person's picks. Four pairs already tell a good part."),
+                PreferencePairs.Input(
+                    "pairs", optional=True, tooltip="The person's picks. Four pairs already tell a good part."
+                ),
                 io.Combo.Input(
                     "encoder",
                     options=taste_encoders(),
@@ -60,10 +62,14 @@ class UserEmbeddingEncoder(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        pairs: list[PreferencePair],
         encoder: str,
         skip_bad: bool,
+        pairs: list[PreferencePair] | None = None,
     ) -> io.NodeOutput:
+        if pairs is None:  # not the average person, who is what no picks are
+            embedding = null_user(load_encoder(encoder).encode([]))
+            report = "No pairs are connected: nobody's taste, so pictures stay plain."
+            return io.NodeOutput(embedding, report, ui=ui.PreviewText(report))
         bar = comfy.utils.ProgressBar(max(1, 2 * len(pairs)))
 
         def progress(done: int, total: int) -> None:
@@ -103,7 +109,7 @@ class UserEmbeddingSample(io.ComfyNode):
             description="A taste that may be the person's: one draw from what their picks leave open.",
             search_aliases=["thompson", "explore", "variation", "preference", "taste"],
             inputs=[
-                UserEmbedding.Input("user_embedding", tooltip="The person, by Encode User Embedding."),
+                UserEmbedding.Input("user_embedding", optional=True, tooltip="The person, by Encode User Embedding."),
                 io.Int.Input(
                     "seed",
                     default=0,
@@ -117,8 +123,11 @@ class UserEmbeddingSample(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, user_embedding: Embedding | tuple[Embedding, ...], seed: int) -> io.NodeOutput:
-        return io.NodeOutput(one_person(user_embedding, "draw from").draw(seed))
+    def execute(cls, seed: int, user_embedding: Embedding | tuple[Embedding, ...] | None = None) -> io.NodeOutput:
+        if user_embedding is None:  # a node before is bypassed: nobody's taste, and pictures stay plain
+            return io.NodeOutput(None)
+        person = one_person(user_embedding, "draw from")
+        return io.NodeOutput(person if person.is_null else person.draw(seed))
 
 
 class PPD_UserEmbeddingSave(io.ComfyNode):  # noqa: N801
@@ -200,8 +209,8 @@ class PPD_UserEmbeddingBlend(io.ComfyNode):  # noqa: N801
             description="The taste between two people.",
             search_aliases=["mix taste", "average users", "interpolate"],
             inputs=[
-                UserEmbedding.Input("first", tooltip="The person at weight 0."),
-                UserEmbedding.Input("second", tooltip="The person at weight 1."),
+                UserEmbedding.Input("first", optional=True, tooltip="The person at weight 0."),
+                UserEmbedding.Input("second", optional=True, tooltip="The person at weight 1."),
                 io.Float.Input(
                     "weight",
                     default=0.5,
@@ -215,7 +224,9 @@ class PPD_UserEmbeddingBlend(io.ComfyNode):  # noqa: N801
         )
 
     @classmethod
-    def execute(cls, first: Embedding, second: Embedding, weight: float) -> io.NodeOutput:
+    def execute(cls, weight: float, first: Embedding | None = None, second: Embedding | None = None) -> io.NodeOutput:
+        if first is None or second is None:  # the one that is connected, since there is nothing to blend it with
+            return io.NodeOutput(first if second is None else second)
         return io.NodeOutput(blend(one_person(first, "blend"), one_person(second, "blend"), weight))
 
 
@@ -241,4 +252,8 @@ class PPD_UserEmbeddingBatch(io.ComfyNode):  # noqa: N801
 
     @classmethod
     def execute(cls, people: io.Autogrow.Type) -> io.NodeOutput:
-        return io.NodeOutput(tuple(person for value in people.values() for person in people_of(value)))
+        known = [person for value in people.values() for person in people_of(value)]
+        if not known:
+            return io.NodeOutput(None)
+        nobody = (null_user(known[0]),)  # a bypassed node's place is kept, and its latent painted plain
+        return io.NodeOutput(tuple(person for value in people.values() for person in people_of(value) or nobody))

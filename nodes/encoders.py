@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -48,6 +50,26 @@ def encoder_digest(name: str) -> str:
             f"The taste encoder {name!r} cannot be read ({error.strerror}): expected {JSON_FILE} and {TENSOR_FILE} in "
             "its folder; choose another, or make or copy it again."
         ) from error
+
+
+def made_by(hashes: Collection[str]) -> list[str]:
+    """Names of the taste encoders that make embeddings of these hashes; a damaged one makes none."""
+    return [name for name, (_, found) in identities().items() if found in hashes]
+
+
+def identities() -> dict[str, tuple[str, str]]:
+    """By the taste encoder's name what its embeddings carry: the tower's name and the hash; no damaged ones."""
+    found = {}
+    for name in taste_encoders():
+        with suppress(ValueError):
+            found[name] = _identity(name, encoder_digest(name))
+    return found
+
+
+@lru_cache(maxsize=64)
+def _identity(name: str, _digest: str) -> tuple[str, str]:
+    encoder = TasteEncoder.load(encoder_folder(name))
+    return encoder.prior.encoder, encoder.weight_hash
 
 
 def read_encoder(name: str) -> PosteriorEncoder:

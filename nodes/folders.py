@@ -117,12 +117,30 @@ def preference_set(name: str) -> Path:
     )
 
 
+def plain_name(name: str) -> str:
+    """A name as every file system takes it, as part of a file's or folder's."""
+    plain = "".join(letter if letter.isalnum() or letter in " -_" else "-" for letter in name)
+    return plain.encode()[:LONGEST].decode(errors="ignore").strip()
+
+
+def new_taste_file(name: str) -> Path:
+    """A new, empty file of models/user_embeddings, named after a taste; none that is there is overwritten."""
+    root = Path(folder_paths.get_folder_paths("user_embeddings")[0])
+    root.mkdir(parents=True, exist_ok=True)
+    stem, number = plain_name(name) or "taste", 1
+    while True:
+        path = root / f"{stem if number == 1 else f'{stem} ({number})'}.safetensors"
+        try:
+            path.touch(exist_ok=False)
+            return path
+        except FileExistsError:
+            number += 1
+
+
 def new_preference_set(name: str) -> Path:
     """A new folder of the datasets folder, named after somebody and the time."""
-    plain = "".join(letter if letter.isalnum() or letter in " -_" else "-" for letter in name)
-    plain = plain.encode()[:LONGEST].decode(errors="ignore").strip() or "person"
     root = Path(folder_paths.get_folder_paths("datasets")[0])
-    stem, number = f"{plain} {datetime.now():%Y-%m-%d %H-%M-%S}", 1
+    stem, number = f"{plain_name(name) or 'person'} {datetime.now():%Y-%m-%d %H-%M-%S}", 1
     while True:
         path = root / (stem if number == 1 else f"{stem} ({number})")
         try:

@@ -7,7 +7,6 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterable
-from functools import lru_cache
 
 from ..ppd.encoders.encoder import TasteEncoder
 from ..ppd.grids import grid
@@ -17,7 +16,7 @@ from ..ppd.store import MissingError, Person
 from ..ppd.user_embedding import UserEmbedding
 from . import folders, taste_pairs
 from .announce import announce
-from .encoders import encoder_digest, encoder_folder, load_encoder, read_encoder, taste_encoders
+from .encoders import encoder_digest, encoder_folder, load_encoder, made_by, read_encoder
 from .taste_pairs import moodboard_of, pairs_of
 
 log = logging.getLogger(__name__)
@@ -100,7 +99,7 @@ def adopt(person: Person, embeddings: Iterable[UserEmbedding]) -> str:
     """Have who has not picked yet be read by the taste encoder that their pictures were painted by; else what to say
     of a difference, or nothing."""
     hashes = {embedding.encoder_hash for embedding in embeddings}
-    names = [name for name in taste_encoders() if _is_of(name, hashes)]
+    names = made_by(hashes)
     if not names or person.encoder in names:
         return ""
     if not folders.taste_store().set_encoder(person.id, names[0], unless_picked=True):
@@ -109,19 +108,6 @@ def adopt(person: Person, embeddings: Iterable[UserEmbedding]) -> str:
             f"{names[0]!r}: choose that one there, under More."
         )
     return ""
-
-
-def _is_of(name: str, hashes: set[str]) -> bool:
-    """Whether a taste encoder makes embeddings of these hashes; a damaged one makes none."""
-    try:
-        return _hash_of(name, encoder_digest(name)) in hashes
-    except ValueError:
-        return False
-
-
-@lru_cache(maxsize=64)
-def _hash_of(name: str, digest: str) -> str:
-    return TasteEncoder.load(encoder_folder(name)).weight_hash
 
 
 def look_in_queue(person: str) -> None:

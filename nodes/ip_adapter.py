@@ -58,6 +58,7 @@ class PPD_IPAdapterLoader(io.ComfyNode):  # noqa: N801
                 ),
                 io.ClipVision.Input(
                     "clip_vision",
+                    optional=True,
                     tooltip="The IP-Adapter's eyes, CLIP-ViT-H-14-laion2B-s32B-b79K, by the node Load CLIP Vision.",
                 ),
                 PreferencePairs.Input(
@@ -81,9 +82,11 @@ class PPD_IPAdapterLoader(io.ComfyNode):  # noqa: N801
         ip_adapter: str,
         taste_encoder: str,
         pictures: str,
-        clip_vision: comfy.clip_vision.ClipVisionModel,
+        clip_vision: comfy.clip_vision.ClipVisionModel | None = None,
         own_pictures: list[PreferencePair] | None = None,
     ) -> io.NodeOutput:
+        if clip_vision is None:  # its loader is bypassed: no adapter, and pictures stay plain
+            return io.NodeOutput(None)
         published = load_ip_adapter(folders.model_file("ipadapter", ip_adapter))
         chosen = [pair.chosen for pair in own_pictures or () if not pair.tie]
         found = folders.pictures_in(pictures, MOST)

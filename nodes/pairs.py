@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from hashlib import sha256
 from itertools import islice
 from typing import Any
 
@@ -93,10 +92,7 @@ class PreferencePairLoader(io.ComfyNode):
     def fingerprint_inputs(cls, preference_set: str, **constants: Any) -> str:
         if preference_set.startswith(PERSON):
             person = people.find(preference_set.removeprefix(PERSON))
-            if person is None:
-                return ""
-            # Hashed, since ComfyUI saves it in every picture of the run: a rename changes the report
-            return sha256(f"{person.name} {folders.taste_store().fingerprint(person.id)}".encode()).hexdigest()
+            return people.fingerprint(person) if person else ""
         return preference_set_digest(folders.preference_set(preference_set))
 
     @classmethod

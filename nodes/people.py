@@ -4,6 +4,7 @@ workflows and do in scripts, also those that somebody had before. The browser sh
 from __future__ import annotations
 
 from collections.abc import Mapping
+from hashlib import sha256
 from typing import Any
 
 from ..ppd.store import PERSON_ID, Person, UnusableError
@@ -42,6 +43,12 @@ def find(choice: str, make: bool = False) -> Person | None:
     if PERSON_ID.fullmatch(choice):
         return folders.taste_store().person(choice)
     return folders.taste_store().person_called(choice, make=make)
+
+
+def fingerprint(person: Person) -> str:
+    """Changes when the person's pairs do, how they are read, or the name in reports. A hash: ComfyUI writes what nodes
+    give as a fingerprint into saved pictures, which tell no name."""
+    return sha256(f"{person.name} {folders.taste_store().fingerprint(person.id)}".encode()).hexdigest()
 
 
 def make_sure(choice: str, prompt: Mapping[str, Any] | None) -> None:

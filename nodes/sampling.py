@@ -9,11 +9,11 @@ import nodes
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io, ui
 
-from ..ppd.branch import Scope, describe
-from ..ppd.hosts.comfyui import apply_user, count_report
+from ..ppd.branch import Scope
+from ..ppd.hosts.comfyui import count_report
 from ..ppd.user_embedding import UserEmbedding as Embedding
 from . import run_notes
-from .adapter import scope_inputs, strength_input
+from .adapter import apply, scope_inputs, strength_input
 from .sockets import CATEGORY, UserAdapter, UserEmbedding, people_of
 
 
@@ -105,22 +105,16 @@ class PersonalizedDenoiser(io.ComfyNode):
         start_percent: float = 0.0,
         end_percent: float = 1.0,
     ) -> io.NodeOutput:
-        if (user_adapter is None) != (user_embedding is None):
-            have, lack = ("adapter", "embedding") if user_embedding is None else ("embedding", "adapter")
-            raise ValueError(f"A user {have} is connected, but no user {lack}: connect both, or neither.")
         config = model.model.model_config
         notes = []
         if hasattr(type(config), "notes_on_run"):  # of the class: ComfyUI's configurations warn of what they lack
             notes = config.notes_on_run(latent_image["samples"], positive, negative)
             run_notes.leave(notes)
-        lines = [*notes, "Personalization is off: nothing is connected."]
-        if user_adapter is not None and user_embedding is not None:
-            people, scope = people_of(user_embedding), Scope(layers, start_percent, end_percent)
-            model = apply_user(model, user_adapter, people, strength, scope)
-            lines = [*notes, describe(user_adapter.model, people, strength, cfg, scope)]
-            latents = latent_image["samples"].shape[0]
-            if len(people) not in (1, latents):
-                lines.append(count_report(len(people), latents))
+        scope = Scope(layers, start_percent, end_percent)
+        model, report = apply(model, user_adapter, user_embedding, strength, scope, cfg)
+        lines, people, latents = [*notes, report], people_of(user_embedding), latent_image["samples"].shape[0]
+        if user_adapter is not None and len(people) not in (0, 1, latents):
+            lines.append(count_report(len(people), latents))
         (latent,) = nodes.common_ksampler(
             model, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise=denoise
         )

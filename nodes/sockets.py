@@ -18,12 +18,14 @@ Studies = io.Custom("STUDIES")
 CATEGORY = "personalization"
 
 
-def people_of(value: Embedding | tuple[Embedding, ...]) -> tuple[Embedding, ...]:
-    """The people of a USER_EMBEDDING."""
+def people_of(value: Embedding | tuple[Embedding, ...] | None) -> tuple[Embedding, ...]:
+    """The people of a USER_EMBEDDING; nobody where none is connected."""
+    if value is None:
+        return ()
     return (value,) if isinstance(value, Embedding) else value
 
 
-def one_person(value: Embedding | tuple[Embedding, ...], purpose: str) -> Embedding:
+def one_person(value: Embedding | tuple[Embedding, ...] | None, purpose: str) -> Embedding:
     """The one person of a USER_EMBEDDING; a batch is refused, saying for what."""
     people = people_of(value)
     if len(people) != 1:

@@ -17,7 +17,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from .files import read_tensors, write_tensors
+from .files import read_shapes, read_tensors, write_tensors
 from .messages import quoted
 from .user_embedding import UserEmbedding
 
@@ -98,6 +98,16 @@ class AdapterConfig:
             text = metadata[item.name]
             values[item.name] = text if item.type == "str" else json.loads(text)
         return cls(**values)
+
+    @classmethod
+    def of_file(cls, path: Path) -> AdapterConfig | None:
+        """What an adapter's file was made for, without its weights; None where it is no such file, or damaged."""
+        try:
+            _, metadata = read_shapes(path, "user adapter")
+            is_ours = (metadata.get("format"), metadata.get("version")) == (FORMAT, VERSION)
+            return cls.from_metadata(metadata) if is_ours else None
+        except (KeyError, TypeError, ValueError):  # loading it says what is wrong
+            return None
 
 
 class UserLayer(nn.Module):

@@ -78,6 +78,16 @@ def write_tensors(path: Path, kind: str, version: str, tensors: dict[str, Tensor
     write_file(path, save(ready, metadata={"format": kind, "version": version, **metadata}))
 
 
+def read_shapes(path: Path, what: str) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
+    """Shapes of a safetensors file's tensors, and its metadata, without reading the tensors."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            names = list(file.keys())
+            return {name: tuple(file.get_slice(name).get_shape()) for name in names}, dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path.name} is not a readable safetensors file ({error}): expected a {what}.") from error
+
+
 def read_tensors(
     path: Path, kind: str | None, version: str, tensors: tuple[str, ...], metadata: tuple[str, ...], what: str
 ) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -8,9 +8,9 @@ is subtracted: its projectors have biases and end in a norm, and what they make 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,9 @@ from torch.nn import functional as F
 
 from .adapter import AdapterConfig, UserLayer
 from .families import FAMILIES
-from .files import read_tensors
+from .files import read_shapes, read_tensors
+
+Value = TypeVar("Value")
 
 IMAGE_WIDTH, STATE_WIDTH = 1024, 1280
 """Widths of ViT-H-14's image_embeds, and of its patch states."""
@@ -226,7 +228,29 @@ def load_ip_adapter(path: Path | str) -> IPAdapter:
     return adapter.requires_grad_(False)
 
 
-def _layers(tensors: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+class Layout(NamedTuple):
+    """What the shapes in an IP-Adapter's file tell: its family, the widths of its layers, whether it is a plus one."""
+
+    family: str
+    widths: tuple[int, ...]
+    is_plus: bool
+
+
+def layout_of(path: Path) -> Layout | None:
+    """The layout of an IP-Adapter's file for ViT-H-14, without its weights; None for any other file."""
+    try:
+        shapes, _ = read_shapes(path, "IP-Adapter")
+    except ValueError:
+        return None
+    layers, plain, plus = _layers(shapes), shapes.get("image_proj.proj.weight"), shapes.get("image_proj.proj_in.weight")
+    if not layers or (plain or (0, 0))[1] != IMAGE_WIDTH and (plus or (0, 0))[1] != STATE_WIDTH:
+        return None
+    size = len(layers), layers[0][0][1]
+    family = next((name for name, known in FAMILIES.items() if (known.count, known.context_dim) == size), None)
+    return None if family is None else Layout(family, tuple(k[0] for k, _ in layers), plain is None)
+
+
+def _layers(tensors: Mapping[str, Value]) -> list[tuple[Value, Value]]:
     """to_k_ip and to_v_ip [inner, token_dim] in the file's order, which is that of diffusers' attn_processors."""
     numbers = sorted({int(n) for name in tensors for n in re.findall(r"^ip_adapter\.(\d+)\.to_k_ip\.weight$", name)})
     names = [tuple(f"ip_adapter.{number}.to_{which}_ip.weight" for which in "kv") for number in numbers]

@@ -1,11 +1,13 @@
 """The user embedding u: a person's taste as a vector, how sure we are of it, where it came from, and its file.
 
 u = 0 is the null user, for whom the model paints as its base does. The file holds the vector and its provenance, and
-never a picture, prompt, path or name (contract: format "ppd-user-embedding", version "1").
+never a picture, prompt, path or name but those of a card that its owner wants in it (taste_file.py); contract: format
+"ppd-user-embedding", version "1".
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -104,8 +106,8 @@ class UserEmbedding:
             f"again with {encoder}, or choose a {what} made for {self.encoder}."
         )
 
-    def save(self, path: Path | str, *, with_covariance: bool = False) -> None:
-        """Write the embedding as safetensors, in one step.
+    def save(self, path: Path | str, *, with_covariance: bool = False, card: Mapping[str, str] | None = None) -> None:
+        """Write the embedding as safetensors, in one step, with the metadata of a `TasteCard` where one is given.
 
         The covariance goes in only when asked for: factors of differences reveal feature vectors of the pictures.
         """
@@ -121,6 +123,7 @@ class UserEmbedding:
             "encoder_hash": self.encoder_hash,
             "pairs": str(self.pairs),
             "created": self.created,
+            **(card or {}),
         }
         write_tensors(Path(path), FORMAT, VERSION, tensors, metadata)
 

@@ -7,7 +7,9 @@ import { ANSWERED, CHANGED, CHOSEN, LAST_PERSON, ask, isOwn, loadWords, t } from
 const ME = "me"; // can always be chosen, also before there is somebody of that name
 const TAB = "tab";
 const PERSON = "person: "; // what a person's choice begins with in Load Preference Pairs
-const LISTS = { PreferencePairLoader: ["preference_set", PERSON], PreferenceCollector: ["person", ""] };
+const TASTE = "taste: "; // what a taste file's choice begins with, in place of a person's
+const LISTS = { PreferencePairLoader: ["preference_set", PERSON], PreferenceCollector: ["person", ""],
+    PPD_MyTaste: ["person", ""], PPD_SortByTaste: ["person", ""] };
 let people = [];
 let me = null;
 let reading, counting;
@@ -62,8 +64,9 @@ function listOf(node) {
 // Names for the choices of a list, and the people there are now
 function fill({ widget, prefix }) {
     widget.beforeQueued = () => fill({ widget, prefix }); // a graph in the API's format is loaded without a word
-    const others = (widget.options.values ?? []).filter((value) => prefix && !value.startsWith(prefix));
-    const values = [...others, ...choices().map((choice) => prefix + choice)];
+    const others = (widget.options.values ?? []).filter((value) => value.startsWith(TASTE) || (prefix && !value.startsWith(prefix)));
+    const theirs = choices().map((choice) => prefix + choice);
+    const values = prefix ? [...others, ...theirs] : [...theirs, ...others];
     const getOptionLabel = (value) => {
         const choice = value ?? "";
         return choice.startsWith(prefix) ? label(choice.slice(prefix.length), prefix) : choice;

@@ -85,7 +85,7 @@ def apply_user(
     Applied to a MODEL that is personal already, both branches act and add up. At strength 0, or for null users alone,
     or where `scope` and the adapter's own range of the schedule do not meet, the clone is the model itself.
     """
-    check_model(model, adapter.model)
+    check_model(model, adapter.model.config)
     if not people:
         raise ValueError("There is no user embedding to apply: give one for each latent, or one for all.")
     for person in people:

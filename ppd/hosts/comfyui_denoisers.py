@@ -13,7 +13,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.model_patcher import ModelPatcher
 from torch import nn
 
-from ..branch import Adapter
+from ..adapter import AdapterConfig
 from ..families import FAMILIES
 
 MODELS: dict[str, tuple[type, type, type]] = {
@@ -61,25 +61,39 @@ def output_layer(attention: Attention) -> nn.Module:
     return attention.to_out if isinstance(attention, CrossAttention) else attention.out_proj
 
 
-def check_model(model: ModelPatcher, adapter: Adapter) -> None:
-    """Refuse, in one sentence, a MODEL that `adapter` was not made for: by its classes, then by counting its layers."""
-    family = adapter.config.family
+def family_of(model: ModelPatcher) -> str | None:
+    """The family of a MODEL by its classes, or None for those that no adapter of this version serves."""
+    return next((family for family, classes in MODELS.items() if classes == _classes(model)), None)
+
+
+def widths_of(model: ModelPatcher) -> tuple[int, ...]:
+    """Widths of the queries of a MODEL's cross-attention layers, in adapters' order."""
+    return tuple(layer.to_q.out_features for layer in cross_attentions(model.model.diffusion_model).values())
+
+
+def check_model(model: ModelPatcher, config: AdapterConfig) -> None:
+    """Refuse, in one sentence, a MODEL that an adapter was not made for: by its classes, then by its layers."""
+    family = config.family
     if family not in MODELS:
         raise ValueError(
             f"The user adapter is for the family {family!r}, but this version runs {', '.join(MODELS)} only: "
             "update the node pack, or load another adapter."
         )
-    base = model.model
-    classes = type(base.model_config), type(base), type(base.diffusion_model)
-    if classes != MODELS[family]:
-        config, kind, denoiser = (cls.__name__ for cls in classes)
-        own = [f"or an adapter for {FAMILIES[name].title}." for name, known in MODELS.items() if known[0] is classes[0]]
+    if _classes(model) != MODELS[family]:
+        kind, base, denoiser = (cls.__name__ for cls in _classes(model))
+        served = [name for name, classes in MODELS.items() if classes[0] is _classes(model)[0]]
+        own = [f"or an adapter for {FAMILIES[name].title}." for name in served]
         none = (
-            f"no adapter can serve {config} yet, SD1.5, SD2, SDXL and Stable Cascade can be served. The node Sort by "
+            f"no adapter can serve {kind} yet, SD1.5, SD2, SDXL and Stable Cascade can be served. The node Sort by "
             "Taste works with every model."
         )
         raise ValueError(
-            f"The MODEL is {config} ({kind}, {denoiser}), but the user adapter is for {FAMILIES[family].title}: load a "
+            f"The MODEL is {kind} ({base}, {denoiser}), but the user adapter is for {FAMILIES[family].title}: load a "
             f"model of that family, {own[0] if own else none}"
         )
-    adapter.config.check_layers([layer.to_q.out_features for layer in cross_attentions(base.diffusion_model).values()])
+    config.check_layers(widths_of(model))
+
+
+def _classes(model: ModelPatcher) -> tuple[type, type, type]:
+    base = model.model
+    return type(base.model_config), type(base), type(base.diffusion_model)

@@ -28,6 +28,7 @@ def comfy_folders(pack, weights, tmp_path, monkeypatch):
     for name in ("user_adapters", "user_embeddings"):
         known[name] = ([str(places["models"] / name)], {".safetensors"})
     known["taste_encoders"] = ([str(places["models"] / "taste_encoders")], set())
+    known["clip_vision"] = ([str(places["models"] / "clip_vision")], {".safetensors"})
     known["ipadapter"] = ([str(places["models"] / "ipadapter")], set())
     monkeypatch.setattr(folder_paths, "folder_names_and_paths", known)
     monkeypatch.setattr(folder_paths, "filename_list_cache", {})

@@ -126,3 +126,14 @@ def test_batch(run, people):
     assert batch == (a, b, a)
     with pytest.raises(ValueError, match="one person to save"):
         run("PPD_UserEmbeddingSave", user_embedding=batch)
+
+
+def test_what_is_bypassed_leaves_nobody_and_not_the_average_person(run, people):
+    nobody, report = run("UserEmbeddingEncoder", encoder="pocket").result
+    assert nobody.is_null and nobody.u.shape == people["warm"].u.shape
+    assert report == "No pairs are connected: nobody's taste, so pictures stay plain."
+    assert run("UserEmbeddingSample", user_embedding=nobody, seed=3).result[0].is_null
+    assert run("UserEmbeddingSample", seed=3).result[0] is None
+    assert run("PPD_UserEmbeddingBlend").result[0] is None
+    for side in ("first", "second"):
+        assert run("PPD_UserEmbeddingBlend", **{side: people["calm"]}).result[0] is people["calm"]

@@ -76,6 +76,43 @@ def load(run, clip_vision, **more):
     return run("PPD_IPAdapterLoader", **inputs, **more).result[0]
 
 
+def test_my_taste_fits_the_same_by_itself(run, comfy_folders, file, output, clip_vision, monkeypatch):
+    """The vision model's file has ViT-H-14's patches, by which it is found; a small model of its class is loaded, since
+    ComfyUI's loader knows the full size only."""
+    import comfy.clip_vision
+    import folder_paths
+
+    from ppd.families import FAMILIES
+
+    from .test_my_taste import unet
+
+    sd15 = unet("SD15", depths=(1, 1, 1, 0), context=768, linear=False)
+    (comfy_folders.models / "clip_vision").mkdir()
+    patches = {"vision_model.embeddings.patch_embedding.weight": torch.zeros(1280, 3, 1, 1)}
+    save_file(patches, comfy_folders.models / "clip_vision" / "eyes.safetensors")
+    folder_paths.filename_list_cache.clear()
+    monkeypatch.setattr(comfy.clip_vision, "load", lambda path: clip_vision)
+    narrow = run("PPD_MyTaste", model=sd15).result
+    assert narrow[0] is sd15 and f"Put {NAME} in models/ipadapter." in narrow[1]  # the file is of narrower layers
+    wide = load_file(file)
+    for name, weight in wide.items():
+        if "to_k_ip" in name or "to_v_ip" in name:
+            wide[name] = weight.repeat(40, 1)
+    save_file(wide, file)
+    personal, report = run("PPD_MyTaste", model=sd15).result
+    assert report == (
+        "Paints for the average person, at strength 1. No picks are known yet: answer questions in the tab Taste.\n"
+        f"Took the IP-Adapter {NAME} with eyes.safetensors, fitted to 70 pictures of the output folder, and the taste "
+        "encoder pocket."
+    )
+    (mine,) = personal.get_additional_models_with_key("ppd_user")
+    theirs = load(run, clip_vision)
+    assert torch.equal(mine.model.directions, theirs.model.directions)
+    assert len(mine.model.config.layers) == FAMILIES["sd15"].count
+    again = run("PPD_MyTaste", model=sd15, strength=0.5).result[0]
+    assert again.get_additional_models_with_key("ppd_user") == [mine]  # fitted once
+
+
 def pairs_of(run, name="warm"):
     return run("PreferencePairLoader", preference_set=f"example: {name}").result[0]
 
@@ -128,3 +165,7 @@ def test_too_few_pictures(run, file, output, clip_vision):
         path.unlink()
     with pytest.raises(ValueError, match="takes at least 32 pictures, got 30: choose a folder with more"):
         load(run, clip_vision)
+
+
+def test_without_eyes_there_is_no_adapter(run, file, output):
+    assert load(run, None) is None

@@ -117,12 +117,26 @@ def test_several_people(run, graph):
         torch.testing.assert_close(latent["samples"][row], expected["samples"][row], rtol=1e-4, atol=1e-4)
 
 
-def test_half_a_connection_is_refused(run, graph):
+def test_half_a_connection_paints_plain_and_says_so(run, graph):
     sampler, adapter, people, _, _ = graph
-    with pytest.raises(ValueError, match="A user adapter is connected, but no user embedding"):
-        run("PersonalizedDenoiser", **sampler, latent_image=empty(), user_adapter=adapter)
-    with pytest.raises(ValueError, match="A user embedding is connected, but no user adapter"):
-        run("PersonalizedDenoiser", **sampler, latent_image=empty(), user_embedding=people[0])
+    base = plain(sampler, empty())
+    for connected, lacks in (({"user_adapter": adapter}, "embedding"), ({"user_embedding": people[0]}, "adapter")):
+        latent, report = run("PersonalizedDenoiser", **sampler, latent_image=empty(), **connected).result
+        assert torch.equal(latent["samples"], base)
+        assert report.startswith("Personalization is off: ") and report.endswith(f"connected, but no user {lacks}.")
+        personal, told = run("PPD_ApplyUserEmbedding", model=sampler["model"], **connected).result
+        assert personal is sampler["model"] and told == report
+
+
+def test_a_latent_whose_person_is_bypassed_is_plain(run, graph):
+    sampler, adapter, people, _, _ = graph
+    batch = run("PPD_UserEmbeddingBatch", people={"person_0": None, "person_1": people[1]}).result[0]
+    connected = {**sampler, "user_adapter": adapter, "user_embedding": batch}
+    latent = run("PersonalizedDenoiser", **connected, latent_image=empty(2)).result[0]
+    base = plain(sampler, empty(2))
+    torch.testing.assert_close(latent["samples"][0], base[0], rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(latent["samples"][1], base[1], atol=1e-3)
+    assert run("PPD_UserEmbeddingBatch", people={"person_0": None}).result[0] is None
 
 
 def test_words_the_model_does_not_know_are_in_the_report(run, graph):

@@ -18,6 +18,7 @@ STUDIES = "paint studies"
 POCKET = [name for name in WORKFLOWS if not name.startswith(("personal picture with", "learn my taste with", STUDIES))]
 """Those that run as they are; test_checkpoints.py and test_studies.py bring the others' files."""
 FIRST, BLEND, SWEEP, LEARN = "first personal picture", "blend two people", "strength sweep", "learn my taste"
+MINE, BEST = "my taste", "best of my taste"
 WARM, COOL = "vivid and bold", "cool and soft"
 NODE_IDS = {
     "PreferencePairLoader",
@@ -30,6 +31,10 @@ NODE_IDS = {
     "PPD_UserEmbeddingBatch",
     "PPD_UserAdapterLoader",
     "PPD_IPAdapterLoader",
+    "PPD_MyTaste",
+    "PPD_TasteCode",
+    "PPD_TasteToCode",
+    "PPD_SortByTaste",
     "PPD_ApplyUserEmbedding",
     "PersonalizedDenoiser",
     "PPD_PocketCheckpointLoader",
@@ -67,7 +72,7 @@ def test_help_pages_are_served(server):
 
 
 def test_workflows_are_listed_and_served_as_templates(server):
-    assert {FIRST, BLEND, SWEEP, LEARN} == set(POCKET) < set(WORKFLOWS)
+    assert {FIRST, BLEND, SWEEP, LEARN, MINE, BEST} == set(POCKET) < set(WORKFLOWS)
     assert sorted(server.get("/workflow_templates")["personalized-diffusion"]) == WORKFLOWS
     for name in WORKFLOWS:
         path = f"/api/workflow_templates/personalized-diffusion/{urllib.parse.quote(name)}.json"
@@ -113,7 +118,7 @@ def test_links_and_groups_of_a_workflow_hold_together(server, name):
     assert len(set(ids)) == len(ids) and workflow["last_link_id"] == max(ids)
     prompt = server.prompt(name)
     assert any(node["type"] == "MarkdownNote" for node in nodes.values()) and workflow["groups"]
-    if name == STUDIES:  # which compares nothing
+    if name in (STUDIES, MINE, BEST):  # which compare nothing
         return
     samplers = [entry["inputs"] for entry in prompt.values() if "sampler_name" in entry["inputs"]]
     assert len(samplers) >= 2

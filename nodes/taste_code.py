@@ -1,0 +1,71 @@
+"""A taste as a line of text, so that a shared workflow or a remote server needs no file."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io, ui
+
+from ..ppd.pairs import counted
+from ..ppd.taste_code import PREFIX, decode, encode
+from ..ppd.user_embedding import UserEmbedding as Embedding
+from .encoders import identities
+from .sockets import CATEGORY, UserEmbedding, one_person
+
+
+class PPD_TasteCode(io.ComfyNode):  # noqa: N801
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PPD_TasteCode",
+            display_name="Taste from Code",
+            category=CATEGORY,
+            description="Somebody's taste from the code that they sent.",
+            search_aliases=["taste code", "personalize code", "profile code", "import taste", "midjourney"],
+            inputs=[
+                io.String.Input(
+                    "code",
+                    default="",
+                    optional=True,
+                    tooltip=f"What Taste to Code or the tab Taste gives: {PREFIX} and letters. Empty is nobody.",
+                )
+            ],
+            outputs=[
+                UserEmbedding.Output(
+                    display_name="user_embedding", tooltip="The taste; how sure it is a code forgets."
+                ),
+                io.String.Output(display_name="report", tooltip="What the code holds."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, code: str = "") -> io.NodeOutput:
+        if not code.strip():
+            report = "No code: nobody's taste, so pictures stay plain."
+            return io.NodeOutput(None, report, ui=ui.PreviewText(report))
+        embedding = from_code(code)
+        report = f"{counted(embedding.pairs, 'pick')} up to {embedding.created}, read by {embedding.encoder}."
+        return io.NodeOutput(embedding, report, ui=ui.PreviewText(report))
+
+
+class PPD_TasteToCode(io.ComfyNode):  # noqa: N801
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PPD_TasteToCode",
+            display_name="Taste to Code",
+            category=CATEGORY,
+            description="A taste as a line of text to send or to paste. No picture, prompt or name is in it.",
+            search_aliases=["taste code", "share taste", "export taste", "profile code"],
+            inputs=[UserEmbedding.Input("user_embedding", tooltip="The taste to write down.")],
+            outputs=[io.String.Output(display_name="code", tooltip="For Taste from Code, here or elsewhere.")],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, user_embedding: Embedding | tuple[Embedding, ...]) -> io.NodeOutput:
+        code = encode(one_person(user_embedding, "write as a code"))
+        return io.NodeOutput(code, ui=ui.PreviewText(code))
+
+
+def from_code(code: str) -> Embedding:
+    """The user embedding of a code, by the taste encoders that are here."""
+    return decode(code, identities().values())

@@ -1,0 +1,79 @@
+"""A taste as a line of text, to send to a friend or to keep in a workflow: `ppd1:` and about 80 letters.
+
+Behind the prefix stand, in base64url without padding: the first 8 bytes of the taste encoder's hash, the number of
+pairs and the day of its making (days since 1970), 16 bits each, the number of vectors, the largest value of u as a
+float, u in signed bytes of that, and the first 4 bytes of sha256 of all this. No picture, prompt or name is in it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import struct
+from collections.abc import Iterable
+from datetime import date, timedelta
+from hashlib import sha256
+
+import torch
+
+from .messages import shortened
+from .user_embedding import UserEmbedding
+
+PREFIX = "ppd1:"
+_HEAD = struct.Struct(">8sHHBf")
+_CHECK = 4
+_MOST = 2**16 - 1
+_STEPS = 127
+_FIRST_DAY = date(1970, 1, 1)
+
+
+def encode(embedding: UserEmbedding) -> str:
+    """The code of a user embedding of at most 255 vectors; how sure it is is left out."""
+    u = embedding.u.cpu()
+    if len(u) > 255:
+        raise ValueError(f"A taste code takes at most 255 vectors, got {len(u)}.")
+    most = float(u.abs().max())
+    steps = torch.zeros_like(u) if most == 0 else (u / most * _STEPS).round()
+    day = (date.fromisoformat(embedding.created) - _FIRST_DAY).days
+    head = _HEAD.pack(bytes.fromhex(embedding.encoder_hash)[:8], min(embedding.pairs, _MOST), day, len(u), most)
+    body = head + steps.to(torch.int8).numpy().tobytes()
+    return PREFIX + base64.urlsafe_b64encode(body + _check(body)).rstrip(b"=").decode()
+
+
+def decode(code: str, encoders: Iterable[tuple[str, str]]) -> UserEmbedding:
+    """The user embedding of a code, white space in it ignored; `encoders` are names and hashes of the taste encoders
+    that are here. ValueError where it is no code, damaged, or of another encoder."""
+    text = "".join(code.split())
+    if not text.startswith(PREFIX):
+        newer = text.startswith("ppd") and text[3:].partition(":")[0].isdecimal()
+        what = "a code of another version: update this software" if newer else f"{shortened(text, 40)!r}"
+        raise ValueError(f"Expected a taste code that begins with {PREFIX}, got {what}.")
+    try:
+        data = base64.b64decode(
+            text.removeprefix(PREFIX) + "=" * (-(len(text) - len(PREFIX)) % 4), b"-_", validate=True
+        )
+    except binascii.Error:
+        raise _damaged() from None
+    body, check = data[:-_CHECK], data[-_CHECK:]
+    if len(body) <= _HEAD.size or _check(body) != check:
+        raise _damaged()
+    prefix, pairs, day, count, most = _HEAD.unpack_from(body)
+    known = list(encoders)
+    name, full = next((one for one in known if one[1].startswith(prefix.hex())), (None, ""))
+    if name is None:
+        here = ", ".join(f"{name} ({found[:16]})" for name, found in known)
+        raise ValueError(
+            f"This taste code was made with the taste encoder {prefix.hex()}, and here are {here}: ask for that "
+            "encoder's folder and put it into models/taste_encoders."
+        )
+    steps = torch.frombuffer(bytearray(body[_HEAD.size :]), dtype=torch.int8).float().view(count, -1)
+    created = (_FIRST_DAY + timedelta(days=day)).isoformat()
+    return UserEmbedding(steps * (most / _STEPS), name, full, pairs, created)
+
+
+def _check(body: bytes) -> bytes:
+    return sha256(PREFIX.encode() + body).digest()[:_CHECK]
+
+
+def _damaged() -> ValueError:
+    return ValueError("The taste code is damaged or cut short: copy the whole of it again.")

@@ -1,0 +1,64 @@
+"""A taste as one file to keep, to send and to drop: a user embedding, and of its owner only what they want to tell."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from .files import read_shapes
+from .pictures import Picture, PreferenceError
+
+SIDE = 128
+"""Pixels of a thumbnail's longer side, at most."""
+LONGEST_NAME, LONGEST_NOTE, LARGEST_THUMBNAIL = 80, 500, 32_000
+"""Letters of each."""
+
+
+@dataclass(frozen=True)
+class TasteCard:
+    """What a taste's file tells beside the taste; each is empty unless its owner wants it there. `thumbnail` is a small
+    JPEG in base64."""
+
+    name: str = ""
+    note: str = ""
+    thumbnail: str = ""
+
+    def metadata(self) -> dict[str, str]:
+        """What is told, for `UserEmbedding.save`."""
+        return {key: value for key, value in asdict(self).items() if value}
+
+    @classmethod
+    def of_file(cls, path: Path) -> TasteCard:
+        """What a file tells, cut to its limits; a thumbnail that is no small JPEG is left out."""
+        _, metadata = read_shapes(path, "user embedding")
+        name, note = (_line(metadata.get(key, "")) for key in ("name", "note"))
+        thumbnail = metadata.get("thumbnail", "")
+        return cls(name[:LONGEST_NAME], note[:LONGEST_NOTE], thumbnail if _is_thumbnail(thumbnail) else "")
+
+
+def thumbnail_of(picture: Picture) -> str:
+    """A picture as a card's thumbnail."""
+    image = picture.open(longest_side=4 * SIDE)
+    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=85)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _is_thumbnail(text: str) -> bool:
+    if not 0 < len(text) <= LARGEST_THUMBNAIL:
+        return False
+    try:
+        picture = Picture(data=base64.b64decode(text, validate=True))
+        return picture.extension() == ".jpg" and max(picture.open().size) <= SIDE
+    except (binascii.Error, PreferenceError):
+        return False
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())

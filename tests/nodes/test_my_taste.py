@@ -1,0 +1,193 @@
+"""My Taste: one node from a model to a personal one, whatever is there, and a sentence for what is not."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ppd.families import FAMILIES
+from ppd.pictures import Picture
+
+pytestmark = pytest.mark.comfyui
+
+
+@pytest.fixture
+def store(comfy_folders):
+    return comfy_folders.module.taste_store()
+
+
+def pick(store, person, count):
+    """Picks of random pictures, each with its own seed."""
+    generator = np.random.default_rng(count)
+    for number in range(count):
+        pictures = [
+            Picture.from_image(Image.fromarray(generator.integers(0, 255, (32, 32, 3), dtype=np.uint8)))
+            for _ in range(2)
+        ]
+        store.pick(store.add_candidate(person, "a lake", *pictures), "first", f"{person} {count} {number}")
+
+
+@pytest.fixture
+def sampler(run):
+    """The stock KSampler's settings with the pocket model."""
+    import nodes
+
+    model, clip, _ = run("PPD_PocketCheckpointLoader", checkpoint="pocket").result
+    with torch.inference_mode():
+        positive, negative = (nodes.CLIPTextEncode().encode(clip, text)[0] for text in ("a red boat", ""))
+    settings = {"seed": 5, "steps": 2, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
+    return {"model": model, "positive": positive, "negative": negative, **settings}
+
+
+@torch.inference_mode()
+def paint(sampler, model):
+    import nodes
+
+    latent = {"samples": torch.zeros(1, 4, 16, 16)}
+    return nodes.KSampler().sample(**{**sampler, "model": model}, latent_image=latent)[0]["samples"]
+
+
+def test_it_is_the_chain_of_five_nodes(run, store, sampler):
+    person = store.add_person("ann").id
+    pick(store, person, 5)
+    personal, report = run("PPD_MyTaste", model=sampler["model"], person=person, strength=0.8).result
+    pairs = run("PreferencePairLoader", preference_set=f"person: {person}").result[0]
+    embedding = run("UserEmbeddingEncoder", pairs=pairs, encoder="pocket").result[0]
+    adapter = run("PPD_UserAdapterLoader", user_adapter="pocket").result[0]
+    connected = {"user_adapter": adapter, "user_embedding": embedding, "strength": 0.8}
+    chain = run("PPD_ApplyUserEmbedding", model=sampler["model"], **connected).result[0]
+    assert torch.equal(paint(sampler, personal), paint(sampler, chain))
+    assert not torch.equal(paint(sampler, personal), paint(sampler, sampler["model"]))
+    assert report == (
+        "Paints for ann by 5 picks, at strength 0.8.\nTook the user adapter pocket, and the taste encoder pocket."
+    )
+
+
+def test_nobody_is_the_average_person_and_few_picks_are_weak(run, store, sampler):
+    _, report = run("PPD_MyTaste", model=sampler["model"]).result
+    assert report.startswith("Paints for the average person, at strength 1. No picks are known yet: answer questions")
+    pick(store, store.add_person("me").id, 2)
+    assert (
+        run("PPD_MyTaste", model=sampler["model"])
+        .result[1]
+        .startswith("Paints for me by 2 picks, at strength 1. Weak as yet: pick more.")
+    )
+    with pytest.raises(ValueError, match="nobody called 'bea'"):
+        run("PPD_MyTaste", model=sampler["model"], person="bea")
+
+
+def test_off_is_the_model_itself(run, store, sampler):
+    personal, report = run("PPD_MyTaste", model=sampler["model"], strength=0.0).result
+    assert torch.equal(paint(sampler, personal), paint(sampler, sampler["model"]))
+    assert report.startswith("The plain picture: strength is 0.\n")
+
+
+def test_a_taste_file_is_a_person_too(run, node_classes, store, sampler, comfy_folders):
+    person = store.add_person("ann").id
+    pick(store, person, 4)
+    pairs = run("PreferencePairLoader", preference_set=f"person: {person}").result[0]
+    embedding = run("UserEmbeddingEncoder", pairs=pairs, encoder="pocket").result[0]
+    run("PPD_UserEmbeddingSave", user_embedding=embedding, filename_prefix="foggy", overwrite=True)
+    node, choice = node_classes["PPD_MyTaste"], "taste: foggy.safetensors"
+    (entry,) = (one for one in node.GET_SCHEMA().inputs if one.id == "person")
+    assert entry.options[0] == "me" and {choice, person} <= set(entry.options)
+    of_file, report = run("PPD_MyTaste", model=sampler["model"], person=choice).result
+    of_picks = run("PPD_MyTaste", model=sampler["model"], person=person).result[0]
+    assert torch.equal(paint(sampler, of_file), paint(sampler, of_picks))
+    assert report.startswith("Paints for foggy by 4 picks")
+    assert node.validate_inputs(person=choice) is True
+    for wrong in ("taste: ../x.safetensors", "taste: gone.safetensors"):
+        assert "There is no taste file" in node.validate_inputs(person=wrong)
+
+
+def test_the_cache_asks_picks_and_files(run, node_classes, store, comfy_folders):
+    node, person = node_classes["PPD_MyTaste"], store.add_person("ann").id
+    first = node.fingerprint_inputs(person=person)
+    assert node.fingerprint_inputs(person=person, strength=2.0) == first
+    pick(store, person, 1)
+    second = node.fingerprint_inputs(person=person)
+    (comfy_folders.models / "clip_vision").mkdir()
+    (comfy_folders.models / "clip_vision" / "new.safetensors").write_bytes(b"")
+    import folder_paths
+
+    folder_paths.filename_list_cache.clear()
+    assert len({first, second, node.fingerprint_inputs(person=person)}) == 3
+
+
+def test_an_adapter_of_another_encoder_is_told_and_one_of_the_users_is_found(run, sampler, comfy_folders, monkeypatch):
+    """The shipped one reads by another encoder then; a file of models/user_adapters by the person's."""
+    from ppd.adapter import UserAdapter
+
+    adapter = UserAdapter.load(comfy_folders.weights / "adapters" / "pocket.safetensors")
+    folders, folder = comfy_folders.module, comfy_folders.models / "user_adapters"
+    other = UserAdapter(type(adapter.config)(**{**vars(adapter.config), "encoder_hash": "0" * 64, "encoder": "vlm"}))
+    other.save(folder / "a.safetensors")
+    my_taste = import_module("ppd_pack.nodes.my_taste")
+    monkeypatch.setattr(my_taste, "adapters", lambda: ["a.safetensors"])
+    personal, report = run("PPD_MyTaste", model=sampler["model"]).result
+    assert personal is sampler["model"]
+    assert report == (
+        "The plain picture: the user adapter a.safetensors fits this model, but reads people by the taste encoder "
+        "vlm, and me is read by pocket-clip: choose the other one in the tab Taste, under More."
+    )
+    adapter.save(folder / "b.safetensors")
+    (folder / "c.safetensors").write_bytes(b"broken")
+    monkeypatch.setattr(my_taste, "adapters", lambda: ["a.safetensors", "b.safetensors", "c.safetensors"])
+    assert "Took the user adapter b.safetensors," in run("PPD_MyTaste", model=sampler["model"]).result[1]
+    assert folders.model_file("user_adapters", "b.safetensors").is_file()
+
+
+def unet(kind, **more):
+    """A MODEL of a family at the narrowest width, without weights."""
+    import comfy.model_patcher
+
+    from tests.server.model_files import unet_model
+
+    return comfy.model_patcher.ModelPatcher(unet_model(kind, **more), torch.device("cpu"), torch.device("cpu"))
+
+
+@pytest.fixture
+def sd15():
+    return unet("SD15", depths=(1, 1, 1, 0), context=768, linear=False)
+
+
+def test_what_an_sd15_model_lacks_is_told_with_where_to_put_it(run, sd15, comfy_folders, ip_adapter_file, monkeypatch):
+    import folder_paths
+    from safetensors.torch import save_file
+
+    ours = run("PPD_MyTaste", model=sd15).result
+    assert ours[0] is sd15 and ours[1] == (
+        "The plain picture: for SD1.5 an IP-Adapter and its eyes are needed. Put ip-adapter_sd15.safetensors in "
+        "models/ipadapter and CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors in models/clip_vision."
+    )
+    for name in ("ipadapter", "clip_vision"):
+        (comfy_folders.models / name).mkdir()
+    wide = ip_adapter_file("plain", [640] * 16, 768)
+    wide.rename(comfy_folders.models / "ipadapter" / "a wide.safetensors")
+    right = ip_adapter_file("plus", [320] * FAMILIES["sd15"].count, 768)
+    right.rename(comfy_folders.models / "ipadapter" / "b.safetensors")
+    save_file({"x": torch.zeros(2)}, comfy_folders.models / "clip_vision" / "a other.safetensors")
+    folder_paths.filename_list_cache.clear()
+    assert (
+        "Put CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors in models/clip_vision."
+        in run("PPD_MyTaste", model=sd15).result[1]
+    )
+    patches = {"vision_model.embeddings.patch_embedding.weight": torch.zeros(1280, 3, 1, 1)}
+    save_file(patches, comfy_folders.models / "clip_vision" / "eyes.safetensors")
+    folder_paths.filename_list_cache.clear()
+    monkeypatch.setattr(folder_paths, "output_directory", str(comfy_folders.output))
+    report = run("PPD_MyTaste", model=sd15).result[1]
+    assert report.startswith("The plain picture: an IP-Adapter is fitted to 32 pictures or more of this model's, and ")
+
+
+def test_a_model_that_nothing_serves_is_not_sent_after_what_does_not_exist(run, comfy_folders):
+    sd2 = unet("SD20", depths=(1, 1, 1, 0), context=1024)
+    personal, report = run("PPD_MyTaste", model=sd2).result
+    assert personal is sd2
+    assert report == (
+        "The plain picture: nothing here paints for a person with SD2. Sort by Taste works with every model."
+    )
