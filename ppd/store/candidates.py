@@ -187,23 +187,35 @@ class Candidates(People):
         with self.database.writing() as database:
             candidate = self._taken_back_by(request, person)
             if candidate is None:
-                standing = self._standing_picks(person)
-                if not standing:
+                start = self._start_of_latest(person)
+                if start is None:
                     return None
-                _, candidate, choice = standing[-1]
-                last = [one for one in standing if one[2] == choice] if choice else standing[-1:]
-                self._take_back(database, [one[:2] for one in last], request)
+                latest = self._standing_picks(person, after=start - 1)
+                candidate = latest[-1][1]
+                self._take_back(database, latest, request)
         return self.candidate(candidate)
 
-    def _standing_picks(self, person: str, after: int = 0) -> list[tuple[int, int, str | None]]:
-        """Ids above `after` of picks that were not taken back, with their candidates and choices, the oldest first."""
+    def _start_of_latest(self, person: str) -> int | None:
+        """The person's latest pick, or the first of the choice that it is part of: those were made in one transaction,
+        so that no other lies between them."""
         rows = self.database.read(
-            "SELECT picks.id, candidate, choice FROM picks JOIN candidates ON candidates.id = candidate"
-            " WHERE person = ? AND picks.id > ? AND picks.id NOT IN (SELECT pick FROM undos) ORDER BY picks.id",
-            (person, after),
-            (int, int, str | None),
+            "SELECT min(picks.id) FROM picks JOIN (SELECT id, choice FROM picks"
+            " WHERE id = (SELECT max(pick) FROM candidates WHERE person = ?)) AS latest"
+            " ON picks.id = latest.id OR picks.choice = latest.choice",
+            (person,),
+            (int | None,),
         )
-        return [(number, candidate, choice) for number, candidate, choice in rows]
+        return None if rows[0][0] is None else int(rows[0][0])
+
+    def _standing_picks(self, person: str, after: int) -> list[tuple[int, int]]:
+        """Ids above `after` of picks that were not taken back, with their candidates, the oldest first."""
+        rows = self.database.read(
+            "SELECT picks.id, candidate FROM picks CROSS JOIN candidates ON candidates.id = candidate"
+            " WHERE picks.id > ? AND person = ? AND picks.id NOT IN (SELECT pick FROM undos) ORDER BY picks.id",
+            (after, person),
+            (int, int),
+        )
+        return [(pick, candidate) for pick, candidate in rows]
 
     def _taken_back_by(self, request: str, person: str) -> int | None:
         """The candidate of what a request has taken back, which must have been this person's; None for a new one."""

@@ -32,7 +32,7 @@ class Versions(Pairs):
         found: dict[str, tuple[int, int]] = {}
         picked: set[int] = set()
         for day, pick, candidate, verdict in rows:
-            picked = picked - {candidate} if verdict == "skip" else picked | {candidate}
+            (picked.discard if verdict == "skip" else picked.add)(candidate)
             found[day] = (pick, len(picked))
         return [(day, *last) for day, last in found.items()]
 
@@ -46,7 +46,7 @@ class Versions(Pairs):
                     raise StoreError("There is nothing to take back: no pick is later than that. Choose an older day.")
                 since = self.database.read("SELECT created FROM picks WHERE id = ?", (later[0][0],), (str,))[0][0]
                 made = self._copy(database, person, copy)
-                self._take_back(database, [one[:2] for one in later], request)
+                self._take_back(database, later, request)
                 self._rate_as_before(database, person, since)
                 return self.person(made)
         known = self.person_called(copy)
