@@ -94,7 +94,7 @@ def test_a_taste_file_is_a_person_too(run, node_classes, store, sampler, comfy_f
     run("PPD_UserEmbeddingSave", user_embedding=embedding, filename_prefix="foggy", overwrite=True)
     node, choice = node_classes["PPD_MyTaste"], "taste: foggy.safetensors"
     (entry,) = (one for one in node.GET_SCHEMA().inputs if one.id == "person")
-    assert entry.options[0] == "me" and {choice, person} <= set(entry.options)
+    assert entry.options[:2] == ["tab", "me"] and {choice, person} <= set(entry.options)
     of_file, report = run("PPD_MyTaste", model=sampler["model"], person=choice).result
     of_picks = run("PPD_MyTaste", model=sampler["model"], person=person).result[0]
     assert torch.equal(paint(sampler, of_file), paint(sampler, of_picks))
