@@ -217,6 +217,7 @@ class Library {
         const isPlain = !event.ctrlKey && !event.metaKey && !event.altKey;
         if (event.key === "Enter" && event.ctrlKey) return; // it runs the graph
         event.stopPropagation(); // none other is the graph's
+        if (event.key === "Escape") event.target.blur(); // the page around it has the next one
         if (!isPlain || event.target !== tile) return;
         const rating = KEYS[event.key.toLowerCase()], step = stepOf(event.key, tile.parentElement);
         if (!rating && !step && event.key !== "Enter") return;

@@ -26,9 +26,6 @@ function isConcerned({ root, isPage }) {
     return isPage ? focused === document.body || !focused.closest("[role=dialog]") : root.matches(":hover");
 }
 
-// Finished pictures have keys of their own, and a dialog before the page has its Escape
-const isOthers = ({ key, target }) => target.closest?.(key === "Escape" ? "dialog" : ".ppd-library");
-
 const isTyping = (target) => target.closest?.("input, textarea, select, [contenteditable=true]");
 
 function actionOf(event, panel, view) {
@@ -49,7 +46,7 @@ function actionOf(event, panel, view) {
 
 export function onKey(event, panel) {
     const { view } = panel;
-    if (!view || !isConcerned(view) || isOthers(event)) return;
+    if (!view || !isConcerned(view)) return;
     const isPlain = !event.ctrlKey && !event.metaKey && !event.altKey;
     const action = isPlain && (!isTyping(event.target) || event.key === "Escape") && actionOf(event, panel, view);
     // The graph lies behind the page: what the page does not use gets no further

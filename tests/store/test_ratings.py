@@ -39,6 +39,8 @@ def test_the_latest_picture_is_the_one_kept_last(store, aki):
     kept = [store.add_picture(aki, "a lake", picture(number)) for number in (5, 3)]
     store.add_picture(store.add_person("Bo").id, "a lake", picture(9))
     assert store.latest_picture(aki) == store.kept_picture(kept[1])
+    store.add_picture(aki, "a hare", picture(7), {"folder": "output", "picture": "7.png"})
+    assert store.latest_picture(aki) == store.kept_picture(kept[1])
 
 
 def test_ratings_are_revised_taken_back_and_counted_once(store, aki):
