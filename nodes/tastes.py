@@ -24,6 +24,7 @@ from .answers import answer, done
 from .bodies import Blend, Code, GoBack, read, refused
 from .encoders import made_by
 from .taste_code import from_code
+from .taste_pairs import pairs_of
 from .whose import TASTE, taste_file
 
 LARGEST_FILE = 4 << 20
@@ -144,7 +145,7 @@ def _of_person(person: str) -> UserEmbedding:
     """Refused where there are no picks, for the average person's taste is nobody's to share."""
     who = folders.taste_store().person(person)
     encoder = interviews.interview_of(person).encoder
-    embedding = encoder.encode(folders.taste_store().pairs(person, skipped=[]), on_bad="skip")
+    embedding = encoder.encode(pairs_of(person, skipped=[]), on_bad="skip")
     if not embedding.pairs:
         raise ValueError(f"{who.name} has not picked yet, so there is no taste to share: answer some questions first.")
     return embedding
