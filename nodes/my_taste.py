@@ -29,6 +29,7 @@ from .adapter import adapter_file, adapters, scope_inputs, strength_input
 from .encoders import encoder_digest, encoder_folder, load_encoder, taste_encoders
 from .ip_adapter import image_features, ip_adapters
 from .sockets import CATEGORY
+from .taste_pairs import ALL
 from .whose import Taste
 
 IP_ADAPTERS = {"sd15": "ip-adapter_sd15.safetensors", "sdxl": "ip-adapter_sdxl_vit-h.safetensors"}
@@ -53,6 +54,7 @@ class PPD_MyTaste(io.ComfyNode):  # noqa: N801
                 whose.person_input("Whose taste, as answered in the tab Taste, or a taste file."),
                 strength,
                 *scope_inputs(),
+                whose.first_answers_input(),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The personal model, for any sampler."),
@@ -80,8 +82,9 @@ class PPD_MyTaste(io.ComfyNode):  # noqa: N801
         layers: str = "default",
         start_percent: float = 0.0,
         end_percent: float = 1.0,
+        first_answers: int = ALL,
     ) -> io.NodeOutput:
-        taste = whose.read(person, cls.hidden.prompt if cls.hidden else None)
+        taste = whose.read(person, cls.hidden.prompt if cls.hidden else None, first_answers)
         adapter, found = find_adapter(model, taste)
         if adapter is None:
             lines = [f"The plain picture: {found}", *taste.notes]

@@ -14,10 +14,10 @@ from PIL import Image, ImageOps
 from ..ppd.messages import listed, quoted
 from ..ppd.pairs import PreferencePair, counted, preference_set_digest, read_pairs
 from ..ppd.pictures import PreferenceError
-from . import folders, people
+from . import folders, people, whose
 from .people import PERSON
 from .sockets import CATEGORY, PreferencePairs
-from .taste_pairs import pairs_of
+from .taste_pairs import ALL, pairs_of
 
 SHOWN = 64
 SIDE = 256
@@ -62,6 +62,7 @@ class PreferencePairLoader(io.ComfyNode):
                     tooltip="Leave out pairs whose picture is lost or broken and name them in the report, "
                     "instead of stopping at the first.",
                 ),
+                whose.first_answers_input(),
             ],
             outputs=[
                 PreferencePairs.Output(display_name="pairs", tooltip="The pairs, for Encode User Embedding."),
@@ -96,22 +97,27 @@ class PreferencePairLoader(io.ComfyNode):
         return preference_set_digest(folders.preference_set(preference_set))
 
     @classmethod
-    def execute(cls, preference_set: str, user: str, limit: int, skip_bad: bool) -> io.NodeOutput:
+    def execute(
+        cls, preference_set: str, user: str, limit: int, skip_bad: bool, first_answers: int = ALL
+    ) -> io.NodeOutput:
         skipped: list[PreferenceError] = []
         if preference_set.startswith(PERSON):
-            name, pairs = read_person(preference_set.removeprefix(PERSON), user, limit, skip_bad, skipped, cls.hidden)
-            report = report_of(f"{PERSON}{name}", pairs, skipped)
+            choice = preference_set.removeprefix(PERSON)
+            name, pairs = read_person(choice, user, limit, skip_bad, skipped, cls.hidden, first_answers)
+            some = "" if first_answers == ALL else f", the first {counted(first_answers, 'answer')} only"
+            report = report_of(f"{PERSON}{name}{some}", pairs, skipped)
             return io.NodeOutput(pairs, contact_sheet(pairs[-SHOWN:]), report, ui=ui.PreviewText(report))
+        whose.refuse_first_answers(preference_set, first_answers)
         path = folders.preference_set(preference_set)
         pairs = []
         for pair in islice(read_pairs(path, skip_bad=skip_bad, user=user.strip() or None, skipped=skipped), limit):
             comfy.model_management.throw_exception_if_processing_interrupted()
             pairs.append(pair)
         if not pairs:
-            whose = f" of the user {quoted(user.strip())}" if user.strip() else ""
+            of_user = f" of the user {quoted(user.strip())}" if user.strip() else ""
             why = f" The first that was left out: {skipped[0]}" if skipped else ""
             raise ValueError(
-                f"The preference set {quoted(preference_set)} has no usable pairs{whose}: choose another.{why}"
+                f"The preference set {quoted(preference_set)} has no usable pairs{of_user}: choose another.{why}"
             )
         report = report_of(preference_set, pairs, skipped)
         return io.NodeOutput(pairs, contact_sheet(pairs[:SHOWN]), report, ui=ui.PreviewText(report))
@@ -124,8 +130,10 @@ def read_person(
     skip_bad: bool,
     skipped: list[PreferenceError],
     hidden: io.HiddenHolder | None,
+    first_answers: int = ALL,
 ) -> tuple[str, list[PreferencePair]]:
-    """The name and the newest pairs of the person of a choice; none where nobody has been asked yet."""
+    """The name and the newest pairs of the person of a choice, or of their first answers; none where nobody has been
+    asked yet."""
     choice = people.called(choice)
     person = people.find(choice)
     if user.strip() and user.strip().casefold() not in (choice.casefold(), (person.name if person else "").casefold()):
@@ -136,7 +144,7 @@ def read_person(
     if person is None:
         people.make_sure(choice, hidden.prompt if hidden else None)
         return choice, []
-    found = pairs_of(person.id, skipped=skipped if skip_bad else None)
+    found = pairs_of(person.id, skipped if skip_bad else None, first_answers)
     pairs: list[PreferencePair] = []
     taken: set[str] = set()
     for pair in reversed(found):

@@ -17,15 +17,24 @@ from ..ppd.studies import open_studies
 from . import folders
 from .encoders import encoder_folder
 
+ALL = -1
+"""In place of a number of first answers: all of them, and the moodboard."""
 
-def pairs_of(person: str, skipped: list[PreferenceError] | None = None) -> list[PreferencePair]:
+
+def pairs_of(
+    person: str, skipped: list[PreferenceError] | None = None, first_answers: int = ALL
+) -> list[PreferencePair]:
     """A person's whole set of preference pairs: first those of their moodboard, then what they picked, chose and rated,
     the oldest first, as `TasteStore.pairs` tells it.
 
     Pictures that they keep make pairs with those of the same prompt that are not for them. What they keep beside those
     is their moodboard: it counts against a background (`moodboard_of`), does not fade, and where there is no background
     it does not count. The interview of the tab reads the same (`Interview`), so that tab and workflow agree.
+
+    Of a number of first answers only those count: a moodboard has no place among them.
     """
+    if first_answers != ALL:
+        return folders.taste_store().pairs(person, skipped, first=first_answers)
     return [*moodboard_of(person), *folders.taste_store().pairs(person, skipped)]
 
 

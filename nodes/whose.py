@@ -22,7 +22,7 @@ from ..ppd.store.people import DEFAULT_ENCODER
 from ..ppd.user_embedding import UserEmbedding
 from . import folders, people
 from .encoders import encoder_digest, load_encoder, made_by
-from .taste_pairs import pairs_of
+from .taste_pairs import ALL, pairs_of
 
 TASTE = "taste: "
 """What a choice begins with that is a file of models/user_embeddings and nobody of the taste store."""
@@ -42,6 +42,8 @@ class Taste:
     person: Person | None = None
     notes: tuple[str, ...] = ()
     """What else reports should say."""
+    first_answers: int = ALL
+    """How many of the person's first answers it is read from."""
 
     @property
     def told(self) -> str:
@@ -52,7 +54,9 @@ class Taste:
 
     @property
     def advice(self) -> str:
-        """What to do where little is known; nothing where enough is."""
+        """What to do where little is known, or that less is asked for; nothing where enough is."""
+        if self.first_answers != ALL:
+            return f" It counts the first {counted(self.first_answers, 'answer')} only."
         if not self.embedding.pairs:
             return " No picks are known yet: answer questions in the tab Taste."
         return " Weak as yet: pick more." if self.embedding.pairs < FEW else ""
@@ -61,6 +65,29 @@ class Taste:
 def person_input(tooltip: str) -> io.Combo.Input:
     """The choice of somebody, or of a taste file; the browser shows names for ids (web/people.js)."""
     return io.Combo.Input("person", options=choices(), default=people.TAB, optional=True, tooltip=tooltip)
+
+
+def first_answers_input() -> io.Int.Input:
+    """How many of a person's first answers count, by default all."""
+    return io.Int.Input(
+        "first_answers",
+        default=ALL,
+        min=ALL,
+        max=100_000,
+        optional=True,
+        advanced=True,
+        tooltip="Count only so many of a person's first answers, to see what the later ones changed. 0 is the average "
+        "person; -1 counts all, and the moodboard.",
+    )
+
+
+def refuse_first_answers(choice: str, first_answers: int) -> None:
+    """What a taste file or a set holds has no first answers."""
+    if first_answers != ALL:
+        raise ValueError(
+            f"first_answers is {first_answers}, but {quoted(choice)} is no person of the tab Taste: choose one, or set "
+            f"first_answers to {ALL}."
+        )
 
 
 def choices() -> list[str]:
@@ -93,10 +120,11 @@ def fingerprint(choice: str | None) -> str:
     return f"{people.fingerprint(person)} {encoder_digest(person.encoder)}"
 
 
-def read(choice: str, prompt: Mapping[str, Any] | None) -> Taste:
+def read(choice: str, prompt: Mapping[str, Any] | None, first_answers: int = ALL) -> Taste:
     """The taste of a choice; of somebody without picks the average person's. Pictures that are lost or broken are left
     out, and the notes say so."""
     if choice.startswith(TASTE):
+        refuse_first_answers(choice, first_answers)
         return of_embedding(
             UserEmbedding.load(taste_file(choice.removeprefix(TASTE))),
             choice.removeprefix(TASTE).removesuffix(".safetensors"),
@@ -107,11 +135,11 @@ def read(choice: str, prompt: Mapping[str, Any] | None) -> Taste:
         people.make_sure(choice, prompt)
     encoder = DEFAULT_ENCODER if person is None else person.encoder
     skipped: list[PreferenceError] = []
-    pairs = [] if person is None else pairs_of(person.id, skipped)
+    pairs = [] if person is None else pairs_of(person.id, skipped, first_answers)
     reader = load_encoder(encoder)
     embedding = reader.encode(pairs, on_bad="skip", skipped=skipped, progress=progress(2 * len(pairs)))
     notes = (f"Left out {len(skipped)}:", *listed(skipped)) if skipped else ()
-    return Taste(choice if person is None else person.name, embedding, encoder, person, notes)
+    return Taste(choice if person is None else person.name, embedding, encoder, person, notes, first_answers)
 
 
 def of_embedding(embedding: UserEmbedding, name: str = "The person") -> Taste:

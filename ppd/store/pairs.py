@@ -53,13 +53,16 @@ class Pairs(Erasing):
         """
         return list(merge(self._picked(person), self._kept_against(person), key=lambda answer: answer.created))
 
-    def pairs(self, person: str, skipped: list[PreferenceError] | None = None) -> list[PreferencePair]:
-        """The person's preference pairs in the order of what they have said, faded by the person's half-life.
+    def pairs(
+        self, person: str, skipped: list[PreferenceError] | None = None, first: int | None = None
+    ) -> list[PreferencePair]:
+        """The person's preference pairs in the order of what they have said, faded by the person's half-life; with
+        `first` those of so many first answers, as they were when no other had been given.
 
         Pairs of one choice follow each other. A pair whose picture is lost raises PreferenceError; with `skipped` it is
         left out and its error appended there.
         """
-        answers, half_life = self.answers(person), self.person(person).half_life
+        answers, half_life = self.answers(person)[:first], self.person(person).half_life
         pairs = []
         for answer, weight in zip(answers, fade(len(answers), half_life), strict=True):
             for pair, rejected in answer.rejected:

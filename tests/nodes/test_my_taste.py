@@ -80,6 +80,68 @@ def test_nobody_is_the_average_person_and_few_picks_are_weak(run, store, sampler
         run("PPD_MyTaste", model=sampler["model"], person="bea")
 
 
+@pytest.fixture
+def embeddings(monkeypatch):
+    """What My Taste gives to the model, as it comes."""
+    module, found = import_module("ppd_pack.nodes.my_taste"), []
+    apply = module.apply_user
+    monkeypatch.setattr(module, "apply_user", lambda *given: found.append(given[2][0]) or apply(*given))
+    return found
+
+
+@pytest.mark.parametrize("half_life", [None, 2.0])
+def test_the_first_answers_make_who_the_person_was_then(run, store, sampler, embeddings, half_life):
+    ann, bea = (store.add_person(name).id for name in ("ann", "bea"))
+    for person in (ann, bea):
+        store.set_half_life(person, half_life)
+        pick(store, person, 4)
+    pick(store, ann, 5)
+    reports = [
+        run("PPD_MyTaste", model=sampler["model"], person=person, first_answers=first).result[1]
+        for person, first in ((ann, 4), (bea, -1), (ann, 0), (ann, -1))
+    ]
+    four, of_bea, nobody, everything = (one.u for one in embeddings)
+    assert torch.equal(four, of_bea)
+    run("PPD_MyTaste", model=sampler["model"], person="me")  # who has not picked
+    assert torch.equal(nobody, embeddings[-1].u)
+    assert (four - nobody).norm() > 0.1 and (four - everything).norm() > 0.1
+    assert [one.splitlines()[0] for one in reports] == [
+        "Paints for ann by 4 picks, at strength 1. It counts the first 4 answers only.",
+        "Paints for bea by 4 picks, at strength 1.",
+        "Paints for the average person, at strength 1. It counts the first 0 answers only.",
+        "Paints for ann by 9 picks, at strength 1.",
+    ]
+    pairs, _, report = run("PreferencePairLoader", preference_set=f"person: {ann}", first_answers=4).result
+    assert torch.equal(run("UserEmbeddingEncoder", pairs=pairs, encoder="pocket").result[0].u, four)
+    assert report.startswith("person: ann, the first 4 answers only: 4 pairs")
+
+
+def test_a_choice_is_one_of_the_first_answers(run, store):
+    person = store.add_person("ann").id
+    grey = [Picture.from_image(Image.new("RGB", (16, 16), (shade, shade, shade))) for shade in (10, 60, 110, 160)]
+    store.add_candidate(person, "a lake", grey[0], grey[1])
+    store.add_candidate(person, "a lake", grey[2], grey[3])
+    store.choose(person, "a lake", [one.digest for one in grey], grey[2].digest, "best of four")
+    pick(store, person, 2)
+    counts = [
+        len(run("PreferencePairLoader", preference_set=f"person: {person}", first_answers=first).result[0])
+        for first in (0, 1, 2, 3, 7, -1)
+    ]
+    assert counts == [0, 3, 4, 5, 5, 5]
+
+
+def test_a_file_and_a_set_have_no_first_answers(run, store, sampler, comfy_folders):
+    pairs = run("PreferencePairLoader", preference_set="example: warm").result[0]
+    embedding = run("UserEmbeddingEncoder", pairs=pairs, encoder="pocket").result[0]
+    run("PPD_UserEmbeddingSave", user_embedding=embedding, filename_prefix="foggy", overwrite=True)
+    for node, whose in (
+        ("PPD_MyTaste", {"model": sampler["model"], "person": "taste: foggy.safetensors"}),
+        ("PreferencePairLoader", {"preference_set": "example: warm"}),
+    ):
+        with pytest.raises(ValueError, match="first_answers is 5, but .* is no person of the tab Taste: choose one"):
+            run(node, **whose, first_answers=5)
+
+
 def test_off_is_the_model_itself(run, store, sampler):
     personal, report = run("PPD_MyTaste", model=sampler["model"], strength=0.0).result
     assert torch.equal(paint(sampler, personal), paint(sampler, sampler["model"]))

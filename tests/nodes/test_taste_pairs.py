@@ -55,6 +55,8 @@ def test_a_moodboard_counts_against_its_folders_rest_and_picks_come_after(taste)
     assert [{pair.rejected.digest for pair in pairs[n : n + 2]} for n in (0, 2)] == [rest, rest]
     assert pairs[-1].rejected.digest == Picture(refused).digest
     assert len({pair.choice for pair in pairs}) == 3
+    assert taste.module.pairs_of(taste.person, first_answers=1) == pairs[-1:]  # the moodboard is no answer
+    assert taste.module.pairs_of(taste.person, first_answers=0) == []
 
 
 def test_where_nothing_lies_beside_it_the_background_is_all_of_output_or_none(taste):
