@@ -57,6 +57,7 @@ def register(routes: web.RouteTableDef) -> None:
     routes.get(f"{person}/questions/{{candidate}}")(asked)
     routes.get(f"{person}/waiting")(waiting)
     routes.get(f"{person}/history")(history)
+    routes.get(f"{person}/answers")(count_answers)
     routes.post(f"{person}/picks")(pick)
     routes.post(f"{person}/choices")(choose)
     routes.post(f"{person}/undo")(undo)
@@ -242,6 +243,12 @@ async def waiting(request: web.Request) -> web.Response:
     """How many questions that would be asked wait for the person's answer."""
     person = request.match_info["person"]
     return await answer(lambda: {"waiting": interviews.waiting(person)})
+
+
+async def count_answers(request: web.Request) -> web.Response:
+    """How many answers the person's pairs are of: `first_answers` of the nodes counts the same."""
+    person = request.match_info["person"]
+    return await answer(lambda: {"answers": len(folders.taste_store().answers(person))})
 
 
 async def history(request: web.Request) -> web.Response:

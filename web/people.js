@@ -85,6 +85,24 @@ function* nodes(graph = app.graph) {
     }
 }
 
+// Whether the choice of a node of ours is the tab's person
+function isOf(type, choice, person) {
+    const [, prefix] = LISTS[type], choices = me === person ? [TAB, ME, person] : [TAB, person];
+    return choices.some((one) => choice === prefix + one);
+}
+
+// Whether a node of these types in the open graph, that is not off, asks or reads the tab's person
+export const asksOf = (person, types) => [...nodes()].some((node) => {
+    const type = node.constructor.comfyClass;
+    return node.mode === LiteGraph.ALWAYS && types.includes(type) && isOf(type, listOf(node)?.widget.value, person);
+});
+
+// The ids of such nodes in a graph as it is queued
+export const idsOf = (output, person, types) => Object.keys(output).filter((id) => {
+    const { class_type, inputs } = output[id];
+    return types.includes(class_type) && isOf(class_type, inputs[LISTS[class_type][0]], person);
+});
+
 function fillAll() {
     for (const node of nodes()) {
         const list = listOf(node);

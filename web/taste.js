@@ -26,6 +26,7 @@ app.registerExtension({
     name: "ppd.taste",
     commands: [{ id: COMMAND, icon: "pi pi-heart", label: () => t("command"), function: async () => (await opened()).openPage() }],
     keybindings: [{ combo: { key: "t", alt: true }, commandId: COMMAND }],
+    afterConfigureGraph: () => panel?.render(), // what can be painted is another workflow's now
     async setup() {
         await loadWords();
         document.head.append(element("link", { rel: "stylesheet", href: new URL("taste.css", import.meta.url).href }));

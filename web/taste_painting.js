@@ -1,19 +1,19 @@
-// The open workflow paints the next pair: only where it files questions, and only while nothing else is painted.
+// The open workflow paints the next pair: only where it asks the person, and only while nothing else is painted.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
+import { asksOf } from "./people.js";
 
-let waiting = 0; // runs in the queue
-api.addEventListener("status", ({ detail }) => (waiting = detail?.exec_info?.queue_remaining ?? 0));
-
-function collects(graph) {
-    return (graph?.nodes ?? []).some((node) => node.comfyClass === "PreferenceCollector" || collects(node.subgraph));
+// Asked of the server: its news of a run come after the answer to who queued it
+export async function isBusy() {
+    const { exec_info } = await (await api.fetchApi("/prompt")).json();
+    return exec_info.queue_remaining > 0;
 }
 
-export const canPaint = () => collects(app.graph);
+export const canPaint = (person) => asksOf(person, ["PreferenceCollector"]);
 
-export async function paint() {
+export async function paint(person) {
     const focused = document.activeElement;
-    if (waiting || !canPaint()) return;
+    if (!canPaint(person) || (await isBusy())) return;
     await app.queuePrompt(0);
     if (document.activeElement !== focused) focused?.focus({ preventScroll: true });
 }

@@ -1,6 +1,7 @@
 // The state of the Taste panel and what can be done with it: whose answers, what is asked, what has been answered.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
+import { BeforeAfter } from "./before_after.js";
 import { ANSWERED, CHANGED, CHOSEN, LAST_PERSON, ask, isOwn, press, t } from "./common.js";
 import { onKey } from "./taste_keys.js";
 import { paint } from "./taste_painting.js";
@@ -18,6 +19,7 @@ const keyOf = (question) => question && (question.id ?? question.pictures.join()
 export class Panel {
     constructor() {
         Object.assign(this, { views: [], people: [], state: null, history: NONE, pictures: new Pictures() });
+        this.compared = new BeforeAfter(this);
         this.last = Promise.resolve();
         this.behind = new Set(); // people who changed since the last look
         this.unfolded = new Set();
@@ -140,7 +142,7 @@ export class Panel {
         this.run(async () => {
             if (keyOf(this.state.question) !== keyOf(question) || this.state.person.id !== person.id) return;
             await this.press(path, body);
-            if (this.paints && isLearned) await paint();
+            if (this.paints && isLearned) await paint(person.id);
         });
     }
 

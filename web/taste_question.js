@@ -42,11 +42,14 @@ export function empty(panel) {
     const said = (text, ...more) => [element("p", { className: "empty", textContent: text }), element("div", { className: "row" }, ...more)];
     if (problem) return said(problem);
     if (reading) return said(readingOf(panel.state));
-    if (person?.open) return said(t("empty_repeats"), button(t("skip_repeats"), () => panel.skipRepeats()), ...painting());
-    return said(studies?.length ? t("empty_studies") : t("empty"), ...painting());
+    if (person?.open) return said(t("empty_repeats"), button(t("skip_repeats"), () => panel.skipRepeats()), ...painting(panel));
+    return said(studies?.length ? t("empty_studies") : t("empty"), ...painting(panel));
 }
 
-const painting = () => (canPaint() ? [button(t("paint_now"), () => paint())] : []);
+function painting({ state }) {
+    const { id } = state?.person ?? {};
+    return canPaint(id) ? [button(t("paint_now"), () => paint(id))] : [];
+}
 
 const readingOf = ({ reading: [done, of], person }) => t("reading", { done, of, encoder: person.encoder });
 

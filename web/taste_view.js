@@ -12,7 +12,7 @@ export class View {
         this.stage = element("div", { className: "pair" });
         this.zoom = new Zoom(this.stage, (frame) => this.onPick(frame), { turns: isPage });
         const asked = named("question", this.stage, named("answers"));
-        const known = named("details", named("learned"), named("history"), named("settings"));
+        const known = named("details", named("learned"), named("compared"), named("history"), named("settings"));
         this.root = element("div", { tabIndex: 0, role: "region", ariaLabel: t("taste") }, named("header"), named("notice"), asked, known);
         this.root.className = isPage ? "ppd-taste page" : "ppd-taste";
         if (isPage) this.root.addEventListener("keydown", (event) => runs(event) || event.stopPropagation());
@@ -35,6 +35,9 @@ export class View {
         this.header.querySelector(".known")?.replaceWith(parts.known(panel));
         this.renderQuestion();
         this.learned.replaceChildren(...parts.learned(panel));
+        const { compared } = panel;
+        if (compared.key !== this.shownCompared) this.compared.replaceChildren(...compared.parts());
+        this.shownCompared = compared.key;
         this.history.replaceChildren(...parts.history(this));
         if (!this.settings.contains(document.activeElement)) this.settings.replaceChildren(...parts.settings(panel));
         if (focused && !this.root.contains(document.activeElement)) this.root.focus({ preventScroll: true });
