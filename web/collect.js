@@ -1,7 +1,7 @@
 // The node Collect Preferences shows the newest question of its run, answered by mouse or by key.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { CHANGED, CHOSEN, VERDICTS, ask, element, loadWords, pictureURL, t } from "./common.js";
+import { ANSWERED, CHANGED, CHOSEN, VERDICTS, ask, element, isOwn, loadWords, pictureURL, t } from "./common.js";
 import { nameOf, waiting } from "./people.js";
 
 const ASKED = "ppd.question"; // the server's message that a node asks while it still runs
@@ -74,6 +74,18 @@ class Questions {
         const same = JSON.stringify(question) === JSON.stringify(this.question);
         this.question = question;
         if (error || !same) this.draw(error?.message);
+    }
+
+    // What was pressed in the tab told how the shown question stands now
+    answered({ person, changed, latest }) {
+        const { current, question } = this;
+        if (!current) return this.count();
+        if (current.person !== person.id) return;
+        if (!question) return this.refresh(); // it is being read just now, perhaps from before
+        const { verdict } = changed.find(({ id }) => id === current.id) ?? question;
+        if (verdict === question.verdict && (latest === current.id) === question.latest) return;
+        this.question = { ...question, verdict, latest: latest === current.id };
+        this.draw();
     }
 
     // Before a run there is no question to show, but how many wait in the tab
@@ -250,7 +262,11 @@ app.registerExtension({
         api.addEventListener(CHOSEN, () => {
             for (const node of collectors()) if (!shown.get(node).current) shown.get(node).count();
         });
+        api.addEventListener(ANSWERED, ({ detail }) => {
+            for (const node of collectors()) shown.get(node).answered(detail);
+        });
         api.addEventListener(CHANGED, ({ detail }) => {
+            if (isOwn(detail)) return;
             for (const node of collectors()) {
                 const questions = shown.get(node);
                 // What is on its way is shown when it has its answer, not before: then the next press counts

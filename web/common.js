@@ -5,7 +5,7 @@ import { api } from "../../scripts/api.js";
 export const CHANGED = "ppd.taste"; // the server's message that a person's questions or picks are others now
 export const LAST_PERSON = "ppd.person"; // where the browser keeps the id of the person chosen in the tab
 export const CHOSEN = "ppd.person"; // the page's own message that another one is chosen there
-export const ANSWERED = "ppd.answered"; // the page's own message: how a person stands after a press in this window
+export const ANSWERED = "ppd.answered"; // the page's own message: how a person stands after a press in this window, and which question was answered last
 export const VERDICTS = { ArrowLeft: "first", ArrowRight: "second", ArrowUp: "tie", ArrowDown: "skip" };
 
 const catalogs = api.getCustomNodesI18n().then(({ en, ja }) => ({ en: en?.ppd ?? {}, ja: ja?.ppd ?? {} }));

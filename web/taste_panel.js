@@ -149,7 +149,7 @@ export class Panel {
     async press(path, body) {
         const state = await press(`people/${this.state.person.id}/${path}`, { ...body, of: this.of });
         this.show(state);
-        api.dispatchCustomEvent(ANSWERED, state);
+        api.dispatchCustomEvent(ANSWERED, { ...state, latest: this.history.picks[0]?.id });
     }
 
     pick(verdict) {

@@ -14,7 +14,8 @@ from ppd.lexicon import Look, LookSide
 from ppd.pictures import Picture
 from ppd.studies import continue_studies
 
-from .panels import open_panels
+from .panels import open_panels, wait_for_picks
+from .test_collect_widget import graph
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.browser]
 GRAPH = "JSON.stringify(app.graph.serialize())"
@@ -94,6 +95,31 @@ def test_a_press_is_one_request_and_thirty_answers_take_little_time(store, someb
     assert len(presses) == 30 and all(url.endswith(f"/people/{somebody}/picks") for url in presses)
     assert sum(seconds) < 60
     assert statistics.median(seconds) < 1.5
+
+
+def test_a_press_is_one_request_also_with_the_node_open(server, store, somebody, open_panel):
+    """Which shows how its own question stands, and whether it can be undone there, as the server has it."""
+    page = open_panel(somebody)
+    page.evaluate("prompt => app.loadApiJson(prompt, crypto.randomUUID())", graph(somebody))
+    page.evaluate("app.queuePrompt(0)")
+    node, panel = page.locator(".ppd-collect"), page.locator(".ppd-taste")
+    node.locator(".picture img").first.wait_for()
+    asked = max(store.inbox(somebody), key=lambda one: one.id)
+    wait_for_picks(page, 0, 4)
+    page.wait_for_timeout(1000)  # all pictures are read in the background
+    sent, pictures = [], ("/pictures/", "/thumbnails/")
+    page.on("request", lambda request: "/ppd/" in request.url and sent.append(request.url))
+    panel.focus()
+    for key, picks in [*(("ArrowLeft", picks) for picks in (1, 2, 3, 4)), *(("u", picks) for picks in (3, 2, 1, 0))]:
+        page.keyboard.press(key)
+        panel.locator(".progress", has_text=f"Picks: {picks}.").wait_for()
+        page.wait_for_timeout(200)  # for the server's news of it
+        stands = server.get(f"/ppd/people/{somebody}/questions/{asked.id}")
+        said = "You picked the left." if stands["verdict"] else "Neither ("
+        assert node.get_by_text(said).count() == 1 and node.get_by_text("Undo").count() == int(stands["latest"])
+    presses = [url for url in sent if not any(one in url for one in pictures)]
+    assert len(presses) == 8 and {url.rpartition("/")[2] for url in presses} == {"picks", "undo"}
+    page.evaluate("app.graph.clear()")
 
 
 def test_bars_and_drags_pick_nothing_and_both_pictures_have_one_zoom(store, somebody, open_panel):
