@@ -45,7 +45,8 @@ class PreferenceCollector(io.ComfyNode):
                 io.Image.Input(
                     "images",
                     tooltip="Pictures of one prompt: a batch or a list, asked about two by two, and on the rating page "
-                    "as the best of four or nine. One without a partner is compared with the last run's.",
+                    "as the best of four or nine. One without a partner is compared with the last run's, of the same "
+                    "prompt if there is one.",
                 ),
                 io.String.Input(
                     "person",
@@ -204,9 +205,10 @@ def pairs_of(
 def compare_with_last(
     store: TasteStore, person: Person, prompt: str, image: torch.Tensor, origin: dict[str, Any]
 ) -> tuple[int | None, str]:
-    """Keep a picture [H, W, C] that has no partner, and ask about it and the one kept before: the question, None where
-    there was none, and what to report."""
-    last, picture = store.latest_picture(person.id), Picture.from_tensor(image)
+    """Keep a picture [H, W, C] that has no partner, and ask about it and the one kept before, of the same prompt if
+    there is one: the question, None where there was none, and what to report."""
+    picture = Picture.from_tensor(image)
+    last = store.latest_picture(person.id, prompt=prompt) or store.latest_picture(person.id)
     if last is not None and last.digest == picture.digest:
         raise PreferenceError("it is the last run's picture again: is the seed fixed?")
     store.add_picture(person.id, prompt, picture, origin)

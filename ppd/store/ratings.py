@@ -56,11 +56,14 @@ class Ratings(Candidates):
             raise MissingError(f"There is no picture {picture}: it may have been erased.")
         return found[0]
 
-    def latest_picture(self, person: str) -> KeptPicture | None:
-        """The picture that was kept for the person last, of those that a run brought: with what was rated in a folder
-        nothing new is compared."""
-        condition = "WHERE person = ? AND json_extract(origin, '$.folder') IS NULL ORDER BY id DESC LIMIT 1"
-        return next(iter(self._kept(condition, (person,))), None)
+    def latest_picture(self, person: str, prompt: str | None = None) -> KeptPicture | None:
+        """The picture that was kept for the person last, by default of any prompt, of those that a run brought: with
+        what was rated in a folder nothing new is compared."""
+        condition = (
+            "WHERE person = ? AND prompt = coalesce(?, prompt) AND json_extract(origin, '$.folder') IS NULL"
+            " ORDER BY id DESC LIMIT 1"
+        )
+        return next(iter(self._kept(condition, (person, prompt))), None)
 
     def rate(self, person: str, picture: int, rating: Rating | None, request: str) -> None:
         """What the person says of a kept picture, now or anew; None takes it back. A request that comes twice counts

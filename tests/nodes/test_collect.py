@@ -102,6 +102,17 @@ def test_one_picture_is_compared_with_the_last_runs(collect, comfy_folders):
     assert me.open == 2
 
 
+def test_one_picture_is_compared_with_the_last_of_its_prompt(collect, comfy_folders):
+    store, (fox, lake, hill, other_fox) = comfy_folders.module.taste_store(), images(4)[:, None]
+    collect(images=fox, prompt="a fox")
+    for picture, prompt, before in ((lake, "a lake", fox), (hill, "a hill", lake), (other_fox, "a fox", fox)):
+        (question,) = collect(images=picture, prompt=prompt).ui["ppd_question"]
+        found = np.asarray(store_picture(store, question["first"]))
+        np.testing.assert_array_equal(found, (before[0] * 255).round().to(torch.uint8).numpy())
+    again = collect(images=other_fox, prompt="a fox")
+    assert "it is the last run's picture again" in again.result[0]
+
+
 def test_an_odd_batch_is_asked_two_by_two_and_the_one_left_over_is_kept(collect, comfy_folders):
     out = collect(images=images(5))
     assert len(out.ui["ppd_question"]) == 2 and "One picture is kept" in out.result[0]

@@ -41,6 +41,10 @@ def test_the_latest_picture_is_the_one_kept_last(store, aki):
     assert store.latest_picture(aki) == store.kept_picture(kept[1])
     store.add_picture(aki, "a hare", picture(7), {"folder": "output", "picture": "7.png"})
     assert store.latest_picture(aki) == store.kept_picture(kept[1])
+    hill = store.add_picture(aki, "a hill", picture(8))
+    assert store.latest_picture(aki) == store.latest_picture(aki, prompt="a hill") == store.kept_picture(hill)
+    assert store.latest_picture(aki, prompt="a lake") == store.kept_picture(kept[1])
+    assert store.latest_picture(aki, prompt="a hare") is None
 
 
 def test_ratings_are_revised_taken_back_and_counted_once(store, aki):
