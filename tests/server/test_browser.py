@@ -22,7 +22,7 @@ FOLDERS = {
 """Loaders' inputs that name a file, and its model folder."""
 
 DESCRIBE = """() => app.graph.nodes.map(node => ({
-    id: String(node.id), type: node.type, title: node.title, pos: [...node.pos], size: [...node.size],
+    id: String(node.id), type: node.type, title: node.title, pos: [...node.pos], size: [node.width, node.size[1]],
     collapsed: !!node.flags.collapsed, known: node.type in LiteGraph.registered_node_types,
     wrong: !!node.has_errors || !!node.errors,
     widgets: Object.fromEntries((node.widgets ?? []).map(widget => [widget.name, widget.value])),

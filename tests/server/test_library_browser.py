@@ -56,9 +56,9 @@ def page(window, person):
     """The window with the test's person chosen; nothing may have been complained of at the end."""
     window.set_viewport_size({"width": 1366, "height": 768})
     window.evaluate("person => app.api.dispatchCustomEvent('ppd.taste', { person })", person)
-    window.get_by_label("Person").locator(f"option[value='{person}']").wait_for(state="attached")
-    window.get_by_label("Person").focus()
-    window.get_by_label("Person").select_option(person)
+    window.get_by_label("Person", exact=True).locator(f"option[value='{person}']").wait_for(state="attached")
+    window.get_by_label("Person", exact=True).focus()
+    window.get_by_label("Person", exact=True).select_option(person)
     gave(window, "Keep what you love")
     yield window
     assert not window.complaints

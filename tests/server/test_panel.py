@@ -39,7 +39,7 @@ def test_picks_by_mouse_and_by_key_leave_the_graph_alone(server, store, somebody
         panel.press(key)
         wait_for_picks(page, picks, waiting)
         assert page.evaluate(GRAPH) == before
-    assert page.locator(".ppd-taste .empty").inner_text().startswith("No question waits.")
+    assert page.locator(".ppd-taste .question .empty").inner_text().startswith("No question waits.")
     standing = [(one.prompt, one.verdict) for one in store.history(somebody)]
     assert standing == list(zip(asked[::-1], ("skip", "second", "first"), strict=True))
     show(server, page)  # nothing is lost by a reload
@@ -173,7 +173,7 @@ def test_keys_work_while_the_mouse_is_over_the_tab_without_a_click(store, somebo
     assert not hint.is_visible()
     page.keyboard.press("ArrowLeft")
     wait_for_picks(page, 1, 2)
-    page.get_by_label("Person").focus()
+    page.get_by_label("Person", exact=True).focus()
     page.keyboard.press("ArrowDown")  # there arrows choose a person
     page.wait_for_timeout(300)
     assert len(store.history(somebody)) == 1
@@ -189,7 +189,6 @@ def test_keys_scroll_where_the_question_is_out_of_sight(store, somebody, open_pa
     page.locator(".ppd-taste .picture").first.wait_for()
     page.get_by_role("button", name="Show more").click()
     panel = page.locator(".ppd-taste")
-    page.get_by_text("More", exact=True).scroll_into_view_if_needed()
     page.locator(".ppd-taste .entry").last.hover()
     top = "document.querySelector('.ppd-taste .pair').getBoundingClientRect().top"
     before = page.evaluate(top)
@@ -262,7 +261,7 @@ def test_of_two_people_who_change_at_once_both_are_looked_at(store, somebody, op
         [other, somebody, somebody],
     )
     wait_for_picks(page, 1, 2)
-    page.get_by_label("Person").locator(f"option[value='{other}']").wait_for(state="attached")
+    page.get_by_label("Person", exact=True).locator(f"option[value='{other}']").wait_for(state="attached")
     store.delete_person(other)
 
 
@@ -295,14 +294,14 @@ def test_people_are_switched_made_and_deleted(server, store, somebody, open_pane
     page.get_by_role("dialog").get_by_role("textbox").press("Enter")
     wait_for_picks(page, 0, 0)
     (mio,) = [one for one in store.people() if one.name == "Mio"]
-    page.get_by_label("Person").select_option(somebody)
+    page.get_by_label("Person", exact=True).select_option(somebody)
     wait_for_picks(page, 0, 3)
-    page.get_by_label("Person").select_option(mio.id)
+    page.get_by_label("Person", exact=True).select_option(mio.id)
     wait_for_picks(page, 0, 0)
     page.get_by_role("button", name="Delete").click()  # Manage has stayed open
     page.get_by_role("dialog").get_by_text("Delete Mio for good").wait_for()
     page.get_by_role("dialog").get_by_role("button", name="Delete").click()
-    page.get_by_label("Person").get_by_text("Mio").wait_for(state="detached")
+    page.get_by_label("Person", exact=True).get_by_text("Mio").wait_for(state="detached")
     assert "Mio" not in [one.name for one in store.people()]
     assert store.person(somebody).open == 3
 
@@ -321,5 +320,5 @@ def test_japanese(store, somebody, open_panel):
     page.get_by_text("選択 0 件、未回答の質問 3 件").wait_for()
     page.get_by_label("右が良い").click()
     page.get_by_text("選択 1 件、未回答の質問 2 件").wait_for()
-    assert page.locator(".ppd-taste h3").inner_text() == "これまでの回答"
+    assert page.locator(".ppd-taste .history h3").inner_text() == "これまでの回答"
     page.evaluate("app.extensionManager.setting.set('Comfy.Locale', 'en')")

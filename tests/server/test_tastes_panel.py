@@ -94,9 +94,9 @@ def test_a_new_file_is_in_my_tastes_list_at_once(server, picker, folder, open_pa
     page = open_panel(picker.id)
     page.evaluate("app.graph.clear(), app.graph.add(LiteGraph.createNode('PPD_MyTaste'))")
     values = "app.graph.nodes[0].widgets.find(one => one.name === 'person').options.values"
-    assert picker.id in page.evaluate(values) and page.evaluate(values)[0] == "me"
+    assert picker.id in page.evaluate(values) and page.evaluate(values)[:2] == ["tab", "me"]
     label = f"app.graph.nodes[0].widgets.find(one => one.name === 'person').options.getOptionLabel('{picker.id}')"
-    assert page.evaluate(label) == picker.name
+    assert page.evaluate(label) == f"{picker.name} · 2 picks"
     page.get_by_text("Share, save, go back").click()
     part = page.locator(".ppd-taste .tastes")
     part.get_by_text("Copy as a code").click()
