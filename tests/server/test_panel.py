@@ -188,7 +188,9 @@ def test_keys_scroll_where_the_question_is_out_of_sight(store, somebody, open_pa
     page.set_viewport_size({"width": 700, "height": 480})
     page.locator(".ppd-taste .picture").first.wait_for()
     page.get_by_role("button", name="Show more").click()
+    page.locator(".ppd-taste .entry").nth(40).wait_for()
     panel = page.locator(".ppd-taste")
+    page.locator(".ppd-taste .entry").last.evaluate("entry => entry.scrollIntoView({ block: 'end' })")
     page.locator(".ppd-taste .entry").last.hover()
     top = "document.querySelector('.ppd-taste .pair').getBoundingClientRect().top"
     before = page.evaluate(top)
