@@ -100,8 +100,8 @@ class _Graph:
         )
 
     def _nearest(self, goals: Iterable[str]) -> dict[str, str]:
-        """By node which of the goals is the nearest upstream, the node itself counted; of several the first in the order
-        of inputs."""
+        """By node which of the goals is the nearest upstream, the node itself counted; of several the first in the
+        order of inputs."""
         found = {goal: goal for goal in goals}
         last = list(found)
         while last:

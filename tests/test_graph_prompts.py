@@ -138,10 +138,10 @@ def joined(number, *sources, delimiter=""):
 
 def doubling(nodes):
     """A node put together with itself, and that with itself, and so on."""
-    chain = [joined(number, f"n{number + 1}" if number < nodes - 1 else "word") for number in range(nodes)]
-    return changed(
-        wanted={"text": ["n0", 0]}, word={"value": "fox, "}, **{k: v for one in chain for k, v in one.items()}
-    )
+    chain = {f"n{number}": {} for number in range(nodes)}
+    for number in range(nodes):
+        chain |= joined(number, f"n{number + 1}" if number < nodes - 1 else "word")
+    return changed(wanted={"text": ["n0", 0]}, word={"value": "fox, "}, **chain)
 
 
 def tree(leaves):
