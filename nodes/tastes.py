@@ -78,9 +78,7 @@ async def tastes(request: web.Request) -> web.Response:
 
 async def take(request: web.Request) -> web.Response:
     """Take in a taste file, which is the body; `?file=` what it was called. Its name here."""
-    if not 0 < (request.content_length or 0) <= LARGEST_FILE:
-        raise refused(web.HTTPBadRequest, f"Expected a taste file of at most {LARGEST_FILE >> 20} MB.")
-    data, called = await request.content.read(LARGEST_FILE), request.query.get("file", "")
+    data, called = await _body(request), request.query.get("file", "")
 
     def work() -> Any:
         with _nowhere() as path:
@@ -139,6 +137,18 @@ async def go_back(request: web.Request) -> web.Response:
 
 
 # What the above are made of
+
+
+async def _body(request: web.Request) -> bytes:
+    """The whole body of a request, which may come in many packets and need not say its length beforehand."""
+    data = bytearray()
+    async for packet in request.content.iter_any():
+        data += packet
+        if len(data) > LARGEST_FILE:
+            break
+    if not 0 < len(data) <= LARGEST_FILE:
+        raise refused(web.HTTPBadRequest, f"Expected a taste file of at most {LARGEST_FILE >> 20} MB.")
+    return bytes(data)
 
 
 def _of_person(person: str) -> UserEmbedding:

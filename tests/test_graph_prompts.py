@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+import tracemalloc
 
 import pytest
 
@@ -127,6 +129,74 @@ def test_graphs_of_any_depth_and_width_end():
         f"n{number}": {name: [f"n{number + 1}", 0] for name in ("a", "b", "c", "d")} for number in range(60)
     }  # 4^60 ways
     assert asked(changed(sampler={"positive": ["n0", 0]}, **wide)) == ""
+
+
+def joined(number, *sources, delimiter=""):
+    """ComfyUI's StringConcatenate of two nodes."""
+    return {f"n{number}": {"string_a": [sources[0], 0], "string_b": [sources[-1], 0], "delimiter": delimiter}}
+
+
+def doubling(nodes):
+    """A node put together with itself, and that with itself, and so on."""
+    chain = {f"n{number}": {} for number in range(nodes)}
+    for number in range(nodes):
+        chain |= joined(number, f"n{number + 1}" if number < nodes - 1 else "word")
+    return changed(wanted={"text": ["n0", 0]}, word={"value": "fox, "}, **chain)
+
+
+def tree(leaves):
+    """Texts of the largest length, different ones, put together two by two."""
+    nodes = {f"n{number}": {} for number in range(1, 2 * leaves)}
+    for number in range(1, leaves):
+        nodes |= joined(number, f"n{2 * number}", f"n{2 * number + 1}", delimiter="-" * number)
+    for number in range(leaves, 2 * leaves):
+        nodes |= joined(number, "word", delimiter="x" * (number % 100))
+    return changed(wanted={"text": ["n1", 0]}, word={"value": "狐" * LONGEST}, **nodes)
+
+
+def savers(count, prefix="{}", **inputs):
+    """Nodes that save, each what the one before it hands on."""
+    names = ["decoded", *(f"s{number}" for number in range(count))]
+    return {
+        after: {"images": [before, 0], "filename_prefix": prefix.format(after), **inputs}
+        for before, after in zip(names, names[1:], strict=False)
+    }
+
+
+TWO = {"other": {"positive": "a hare"}, "saved2": {"images": ["other", 0], "filename_prefix": "hare"}}
+"""A second picture of other words, so that the name must tell."""
+
+
+@pytest.mark.parametrize(
+    ("nodes", "name", "prompt"),
+    [
+        (doubling(28), "fox_00001_.png", ("fox, " * LONGEST)[:LONGEST].strip()),
+        (doubling(80), "fox_00001_.png", ("fox, " * LONGEST)[:LONGEST].strip()),
+        (tree(2048), "fox_00001_.png", ""),
+        (changed(saved={"images": ["decoded", 0], "filename_prefix": "%%" * 2000}, **TWO), "f" * 204, ""),
+        (
+            changed(saved={"images": ["decoded", 0], "filename_prefix": "%%_1" * 90 + "_%%"}, **TWO),
+            "_1" * 100 + "_1_.png",
+            "a red fox",
+        ),
+        (changed(**savers(4000)), "fox_00001_.png", "a red fox"),
+        (changed(decoded={"prompt": "a far fox"}, **savers(4000, prompt="title")), "fox_00001_.png", "a far fox"),
+        (changed(**savers(4000, "%%{}"), **TWO), "_1" * 100 + "hare_1_.png", ""),
+        (changed(sampler={"positive": "狐" * 100_000}, **savers(4000)), "fox_00001_.png", "狐" * LONGEST),
+    ],
+    ids=["doubling", "more doubling", "tree", "%%", "counters", "savers", "services", "prefixes", "long"],
+)
+def test_no_graph_takes_long_or_much_memory(nodes, name, prompt):
+    text = json.dumps(nodes)
+    start = time.process_time()
+    assert prompt_of_graph(text, name) == prompt
+    assert time.process_time() - start < 1
+    tracemalloc.start()
+    try:
+        prompt_of_graph(text, name)
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -97,6 +99,26 @@ def test_a_file_goes_out_and_in_and_is_a_choice(server, people, folder):
     assert "taste: Ann (2).safetensors" in options
     call(server, "DELETE", "tastes/" + urllib.parse.quote("Ann (2).safetensors"))
     assert not (folder / "Ann (2).safetensors").exists() and (folder / "Ann.safetensors").exists()
+
+
+@pytest.mark.parametrize("says_its_length", [True, False])
+def test_a_file_may_come_in_packets(server, people, folder, says_its_length):
+    data, _ = call(server, "GET", f"people/{people[0].id}/taste?thumbnail=1")
+
+    def packets():
+        for start in range(0, len(data), len(data) // 3):
+            yield data[start : start + len(data) // 3]
+            time.sleep(0.2)
+
+    connection = http.client.HTTPConnection(urllib.parse.urlsplit(server.url).netloc, timeout=60)
+    length = {"Content-Length": str(len(data))} if says_its_length else {}
+    connection.request("POST", "/ppd/tastes?file=slow", packets(), length, encode_chunked=not says_its_length)
+    answer = connection.getresponse()
+    assert (answer.status, json.loads(answer.read())) == (200, {"file": "slow.safetensors"})
+    connection.close()
+    sent = folder / "sent.safetensors"
+    sent.write_bytes(data)
+    assert torch.equal(UserEmbedding.load(folder / "slow.safetensors").u, UserEmbedding.load(sent).u)
 
 
 @pytest.mark.parametrize("name", ["../../evil", "/etc/evil", "a/../b", "..", "evil\x00\n", ""])
