@@ -91,6 +91,17 @@ def test_what_is_no_choice_is_refused(store, aki, count, best):
     assert store.pairs(aki) == [] and store.inbox(aki) == []
 
 
+def test_another_persons_pictures_cannot_be_chosen_and_go_with_their_person(store, aki, grid):
+    bo = store.add_person("Bo").id
+    own = store.kept_picture(store.add_picture(bo, "a lake", picture(9))).digest
+    for pictures in (grid, [own, grid[0]]):
+        with pytest.raises(MissingError, match="There is no picture .* of this person"):
+            store.choose(bo, "a lake", pictures, pictures[0], "r1")
+    assert store.digests(bo) == {own} and store.verdicts(bo) == {}
+    store.delete_person(aki)
+    assert [store.has_picture(digest) for digest in (*grid, own)] == [False] * 4 + [True]
+
+
 def test_an_exported_choice_comes_back_as_one(store, aki, grid, tmp_path):
     store.choose(aki, "a lake", grid, grid[2], "r1")
     store.pick(ask(store, aki, 9), "first", "r2")
@@ -141,7 +152,7 @@ def test_a_lost_picture_leaves_the_rest_of_a_choice(store, aki, grid):
 
 
 def test_the_fingerprint_knows_choices(store, aki, grid):
-    bo = store.add_person("Bo").id
+    bo = store.duplicate(aki, "Bo").id
     seen = [store.fingerprint(aki)]
     store.choose(aki, "a lake", grid, grid[2], "r1")
     seen.append(store.fingerprint(aki))
