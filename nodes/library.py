@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 from aiohttp import web
 
 from ..ppd.files import Stamp, file_digest, stamp
-from ..ppd.finished import Finished, finished_picture, finished_pictures, prompt_of
+from ..ppd.finished import Finished, finished_picture, finished_pictures, forget_prompts, prompt_of
 from ..ppd.messages import quoted
 from ..ppd.pictures import Picture, PreferenceError
 from . import folders
@@ -26,6 +26,7 @@ from .announce import announce
 from .answers import HEADERS, answer, done
 from .answers import picture as shown_picture
 from .bodies import Rating, RestRating, read
+from .forgetting import forgets
 
 PAGE = 60
 LONGEST_PAGE = 240
@@ -157,6 +158,14 @@ async def thumbnail(request: web.Request) -> web.Response:
 
 
 # What the above are made of
+
+
+@forgets
+def forget(person: str) -> None:
+    """Drop what was rated, and what was read and shown of files, of whoever looked through them."""
+    _rated_at.cache_clear()
+    _small.cache_clear()
+    forget_prompts()
 
 
 @dataclass

@@ -14,7 +14,7 @@ from ..ppd.grids import SIZES
 from ..ppd.pictures import Picture, PreferenceError
 from ..ppd.store import Candidate, MissingError
 from ..ppd.store.candidates import MOST_CHOICES
-from . import answers, folders, interviews, study_questions
+from . import answers, folders, forgetting, interviews, study_questions
 from .announce import announce
 from .answers import answer, file
 from .bodies import (
@@ -104,7 +104,7 @@ async def delete_person(request: web.Request) -> web.Response:
         store = folders.taste_store()
         digests = store.digests(person)
         finished = store.delete_person(person)
-        interviews.forget(person)
+        forgetting.forget(person)
         for digest in digests:  # again, for one who was still looking when the pictures went
             if not store.has_picture(digest):
                 folders.forget_features(digest)
