@@ -49,8 +49,8 @@ def moodboard_of(person: str) -> tuple[PreferencePair, ...]:
 
 
 def forget(person: str) -> None:
-    """Drop what was found for anybody, and what was seen in the backgrounds of one who is erased: those pictures are not
-    in the store, so that nothing else would."""
+    """Drop what was found for anybody, and what was seen in the backgrounds of one who is erased: those pictures are
+    not in the store, so that nothing else would."""
     _moodboard.cache_clear()
     folders.forget_background(person)
 

@@ -168,10 +168,11 @@ class Candidates(People):
                 if digest not in theirs:  # or it would stay when whom it is kept for is erased
                     raise MissingError(f"There is no picture {digest!r} of this person: reload the question.")
                 self.pictures.path(digest)
+            created = now()  # one for all, so that no day ends within a choice
             for number, other in enumerate(digest for digest in pictures if digest != best):
                 candidate, first = self._pair(database, person, prompt, best, other)
                 verdict = "first" if first == best else "second"
-                self._insert_pick(database, candidate, verdict, now(), f"{choice} {number}", choice)
+                self._insert_pick(database, candidate, verdict, created, f"{choice} {number}", choice)
         return choice
 
     def choices(self, person: str) -> dict[int, str]:
