@@ -175,7 +175,7 @@ async def export(request: web.Request) -> web.Response:
             raise
         return {"path": str(path)}
 
-    return await answer(work)
+    return await answer(work, takes_long=True)
 
 
 async def import_pairs(request: web.Request) -> web.Response:
@@ -189,7 +189,7 @@ async def import_pairs(request: web.Request) -> web.Response:
         announce(person, body.request)
         return {"new": new, "left_out": [str(error) for error in skipped]}
 
-    return await answer(work)
+    return await answer(work, takes_long=True)
 
 
 async def study_sets(request: web.Request) -> web.Response:
@@ -206,7 +206,7 @@ async def ask_from_studies(request: web.Request) -> web.Response:
         announce(person, body.request)
         return {"new": new}
 
-    return await answer(work)
+    return await answer(work, takes_long=True)
 
 
 async def preference_sets(request: web.Request) -> web.Response:

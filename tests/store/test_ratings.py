@@ -7,7 +7,7 @@ import time
 import pytest
 
 from ppd.pictures import Picture, PreferenceError
-from ppd.store import MissingError, StoreError, TasteStore
+from ppd.store import Found, MissingError, StoreError, TasteStore
 
 from .small_stores import ask, picture, stored_pictures
 
@@ -200,3 +200,25 @@ def test_ten_thousand_ratings_stay_fast(store, aki):
             ask_for(aki)
             seconds.append(time.process_time() - start)
         assert min(seconds) < 0.05, ask_for
+
+
+def test_many_are_rated_in_one_transaction_but_for_damaged_ones(store, aki):
+    found = [Found("a lake", picture(number), {"picture": f"{number}.png"}) for number in range(20)]
+    starts = []
+    store.database._connection().set_trace_callback(lambda sql: starts.append(sql) if "BEGIN" in sql else None)
+    for _ in range(2):
+        store.rate_all(aki, found, "not", "rest")
+    store.database._connection().set_trace_callback(None)
+    assert len(starts) == 2
+    assert [(one.rating, one.prompt, one.origin) for one in reversed(store.rated(aki))] == [
+        ("not", "a lake", one.origin) for one in found
+    ]
+    assert store.database.read("SELECT count(*) FROM ratings") == [(20,)]
+    mixed = [Found("", picture(90), {}), Found("", Picture(data=b"no picture"), {})]
+    assert store.rate_all(aki, mixed, "keep", "bad") == mixed[:1]
+    before = store.revision(aki)
+    with pytest.raises(StoreError, match="The rating is 'love'"):
+        store.rate_all(aki, found, "love", "love")
+    with pytest.raises(MissingError, match="There is no person"):
+        store.rate_all("nobody", found, "keep", "nobody")
+    assert store.revision(aki) == before
