@@ -34,18 +34,20 @@ HEADERS = {"Cache-Control": "private, no-store", "X-Content-Type-Options": "nosn
 """No browser keeps a picture, since it may be erased."""
 
 _threads = ThreadPoolExecutor(THREADS, "ppd")
+_long = ThreadPoolExecutor(1, "ppd-long")
+"""For work on many files, one after the other, so that nobody's press waits for it."""
 
 
-async def answer(work: Callable[[], Any]) -> web.Response:
-    """What `work` returns, as JSON."""
-    return web.json_response(await done(work))
+async def answer(work: Callable[[], Any], takes_long: bool = False) -> web.Response:
+    """What `work` returns, as JSON; what `takes_long` waits for others of its kind only, and as long as they take."""
+    return web.json_response(await done(work, takes_long))
 
 
-async def done(work: Callable[[], Result]) -> Result:
+async def done(work: Callable[[], Result], takes_long: bool = False) -> Result:
     """What `work` returns, done in a thread, or its refusal as one sentence: 404 for what is not there, 400 for what
     cannot be used, 503 where the disk, or another program, does not let us read or write."""
     try:
-        return await _in_time(work)
+        return await (_in_turn(work) if takes_long else _in_time(work))
     except MissingError as error:
         raise refused(web.HTTPNotFound, str(error)) from error
     except UnusableError as error:
@@ -81,6 +83,11 @@ def _shown(work: Callable[[], Result]) -> Result:
         return work()
     except PreferenceError as error:
         raise PreferenceError(f"This picture cannot be shown: {error}; restore its file.") from error
+
+
+async def _in_turn(work: Callable[[], Result]) -> Result:
+    """What `work` returns, after whatever else takes long."""
+    return await asyncio.wrap_future(_long.submit(work))
 
 
 async def _in_time(work: Callable[[], Result]) -> Result:

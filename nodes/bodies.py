@@ -110,9 +110,9 @@ class Blend(Body):
 
 
 class GoBack(Body):
-    """The pick that is to be the last, and the name under which the present picks are kept."""
+    """The day that is to be the last, and the name under which the present picks are kept."""
 
-    pick: Annotated[int, Field(gt=0, le=LARGEST_NUMBER)]
+    day: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$")]
     copy_name: Name
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime
 from functools import lru_cache
@@ -74,6 +74,32 @@ def forget_features(digest: str) -> None:
     """Erase what any encoder saw in the picture of this hash."""
     for path in feature_cache().glob(f"*/{digest[:2]}/*{digest}.npy*"):  # also what a kill left half-written
         path.unlink(missing_ok=True)
+
+
+def note_background(person: str, digests: Iterable[str]) -> None:
+    """Note whose features are about to be kept for the person's sake, of pictures that are not in the taste store."""
+    path = _background(person)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = set(digests) - _noted(path)
+    with path.open("a") as notes:
+        notes.writelines(f"{digest}\n" for digest in sorted(new))
+
+
+def forget_background(person: str) -> None:
+    """Erase what any encoder saw in the noted pictures of a person, unless the taste store has them for others."""
+    path = _background(person)
+    for digest in _noted(path):
+        if not taste_store().has_picture(digest):
+            forget_features(digest)
+    path.unlink(missing_ok=True)
+
+
+def _background(person: str) -> Path:
+    return Path(folder_paths.get_system_user_directory("ppd")) / "backgrounds" / person
+
+
+def _noted(path: Path) -> set[str]:
+    return set(path.read_text().split()) if path.is_file() else set()
 
 
 def taste_store() -> TasteStore:

@@ -17,6 +17,7 @@ from ..ppd.user_embedding import UserEmbedding
 from . import folders, taste_pairs
 from .announce import announce
 from .encoders import encoder_digest, encoder_folder, load_encoder, made_by, read_encoder
+from .forgetting import forgets
 from .taste_pairs import moodboard_of, pairs_of
 
 log = logging.getLogger(__name__)
@@ -81,11 +82,16 @@ def waiting(person: str) -> int:
         return now.open
 
 
+@forgets
 def forget(person: str) -> None:
-    """Drop what any taste encoder saw of the person's pictures."""
+    """Drop what any taste encoder saw for the person, after those who are looking just now, and what is noted of them
+    here."""
     for interview in list(_interviews.values()):
         interview.forget(person)
-    taste_pairs.forget()
+    taste_pairs.forget(person)
+    _passed.pop(person, None)
+    for key in [key for key in _failed if key[0] == person]:
+        _failed.pop(key, None)
 
 
 def set_encoder(person: str, name: str) -> None:
@@ -151,7 +157,7 @@ def grid_for(person: str, standing: Standing, size: int) -> tuple[str, list[str]
 
 def pass_over(person: str, pictures: Iterable[str]) -> None:
     """Do not ask for the best of these pictures again, as long as the server runs: a skip tells nothing of a taste."""
-    _passed[person].add(frozenset(pictures))
+    _passed[folders.taste_store().person(person).id].add(frozenset(pictures))
 
 
 def _read(person: str, name: str, interview: Interview) -> None:

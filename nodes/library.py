@@ -18,16 +18,20 @@ from urllib.parse import urlencode
 from aiohttp import web
 
 from ..ppd.files import Stamp, file_digest, stamp
-from ..ppd.finished import Finished, finished_picture, finished_pictures, prompt_of
+from ..ppd.finished import Finished, finished_picture, finished_pictures, forget_prompts, prompt_of
 from ..ppd.messages import quoted
 from ..ppd.pictures import Picture, PreferenceError
+from ..ppd.store import Found
 from . import folders
 from .announce import announce
 from .answers import HEADERS, answer, done
 from .answers import picture as shown_picture
 from .bodies import Rating, RestRating, read
+from .forgetting import forgets
 
 PAGE = 60
+AT_ONCE = 32
+"""Pictures that are rated in one transaction, so that others come to write between them."""
 LONGEST_PAGE = 240
 """Pictures in one reply, by default and at most."""
 THUMBNAIL = 320
@@ -116,7 +120,7 @@ async def count_rest(request: web.Request) -> web.Response:
         path = folders.finished_file(query.get("folder", ""), query.get("picture", ""))
         return {"count": len(_rest(person, path, query.get("within", "")))}
 
-    return await answer(work)
+    return await answer(work, takes_long=True)
 
 
 async def rate_rest(request: web.Request) -> web.Response:
@@ -127,14 +131,18 @@ async def rate_rest(request: web.Request) -> web.Response:
         word, root, _ = folders.finished_folder(body.within)
         rest = _rest(person, folders.finished_file(body.folder, body.picture), body.within)
         rated = []
-        for one in rest:
-            with suppress(PreferenceError, OSError):  # damaged, or gone meanwhile
-                _rate(person, word, root / one.name, one, body.rating, f"{body.request} {one.name}")
-                rated.append(one.name)
+        for start in range(0, len(rest), AT_ONCE):
+            found = []
+            for one in rest[start : start + AT_ONCE]:
+                with suppress(PreferenceError, OSError):  # gone meanwhile
+                    picture = Picture(data=Picture(root / one.name).read())
+                    found.append(Found(prompt_of(root / one.name), picture, _origin(word, one)))
+            kept = folders.taste_store().rate_all(person, found, body.rating, body.request)
+            rated += [one.origin["picture"] for one in kept]
         announce(person)
         return {"pictures": rated, "counts": _counts(person)}
 
-    return await answer(work)
+    return await answer(work, takes_long=True)
 
 
 async def picture(request: web.Request) -> web.Response:
@@ -157,6 +165,14 @@ async def thumbnail(request: web.Request) -> web.Response:
 
 
 # What the above are made of
+
+
+@forgets
+def forget(person: str) -> None:
+    """Drop what was rated, and what was read and shown of files, of whoever looked through them."""
+    _rated_at.cache_clear()
+    _small.cache_clear()
+    forget_prompts()
 
 
 @dataclass
@@ -231,9 +247,12 @@ def _shown(word: str, path: Path, one: Finished, rating: str | None) -> dict[str
 
 def _rate(person: str, word: str, path: Path, one: Finished, rating: Any, request: str) -> None:
     store = folders.taste_store()
-    origin = dict(zip(PLACE, _place(word, one), strict=True))
-    kept = store.add_picture(person, prompt_of(path), Picture(path), origin)
+    kept = store.add_picture(person, prompt_of(path), Picture(path), _origin(word, one))
     store.rate(person, kept, rating, request)
+
+
+def _origin(word: str, one: Finished) -> dict[str, Any]:
+    return dict(zip(PLACE, _place(word, one), strict=True))
 
 
 def _rest(person: str, path: Path, within: str) -> list[Finished]:

@@ -27,6 +27,7 @@ from ..ppd.studies import open_studies
 from . import folders, whose
 from .adapter import adapter_file, adapters, scope_inputs, strength_input
 from .encoders import encoder_digest, encoder_folder, load_encoder, taste_encoders
+from .forgetting import forgets
 from .ip_adapter import image_features, ip_adapters
 from .sockets import CATEGORY
 from .taste_pairs import ALL
@@ -150,6 +151,12 @@ def _find_ip_adapter(model: ModelPatcher, family: str, taste: Taste) -> tuple[Mo
     files = folders.model_file("ipadapter", names[0]), folders.model_file("clip_vision", eyes[0])
     fitted = _fitted(*files, taste.encoder, pictures, repr([*map(stamp, files)]) + encoder_digest(taste.encoder))
     return fitted, f"the IP-Adapter {names[0]} with {eyes[0]}, fitted to {len(pictures)} pictures of {source}"
+
+
+@forgets
+def forget(person: str) -> None:
+    """Drop the last fitted IP-Adapter: it may be fitted on the person's questions."""
+    _fitted.cache_clear()
 
 
 @lru_cache(maxsize=1)

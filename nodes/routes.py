@@ -14,7 +14,7 @@ from ..ppd.grids import SIZES
 from ..ppd.pictures import Picture, PreferenceError
 from ..ppd.store import Candidate, MissingError
 from ..ppd.store.candidates import MOST_CHOICES
-from . import answers, folders, interviews, study_questions
+from . import answers, folders, forgetting, interviews, study_questions
 from .announce import announce
 from .answers import answer, file
 from .bodies import (
@@ -104,7 +104,7 @@ async def delete_person(request: web.Request) -> web.Response:
         store = folders.taste_store()
         digests = store.digests(person)
         finished = store.delete_person(person)
-        interviews.forget(person)
+        forgetting.forget(person)
         for digest in digests:  # again, for one who was still looking when the pictures went
             if not store.has_picture(digest):
                 folders.forget_features(digest)
@@ -175,7 +175,7 @@ async def export(request: web.Request) -> web.Response:
             raise
         return {"path": str(path)}
 
-    return await answer(work)
+    return await answer(work, takes_long=True)
 
 
 async def import_pairs(request: web.Request) -> web.Response:
@@ -189,7 +189,7 @@ async def import_pairs(request: web.Request) -> web.Response:
         announce(person, body.request)
         return {"new": new, "left_out": [str(error) for error in skipped]}
 
-    return await answer(work)
+    return await answer(work, takes_long=True)
 
 
 async def study_sets(request: web.Request) -> web.Response:
@@ -206,7 +206,7 @@ async def ask_from_studies(request: web.Request) -> web.Response:
         announce(person, body.request)
         return {"new": new}
 
-    return await answer(work)
+    return await answer(work, takes_long=True)
 
 
 async def preference_sets(request: web.Request) -> web.Response:

@@ -12,6 +12,7 @@ from ..ppd.store import MissingError, Question
 from ..ppd.studies import open_studies
 from . import folders
 from .announce import announce
+from .forgetting import forgets
 from .interviews import interview_of
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,13 @@ _filing: set[str] = set()
 _exhausted: dict[tuple[str, str], str] = {}
 """Sets of studies, as they were, that have nothing left to ask a person."""
 _starting = threading.Lock()
+
+
+@forgets
+def forget(person: str) -> None:
+    """Drop what is noted of the person here."""
+    for key in [key for key in _exhausted if key[0] == person]:
+        _exhausted.pop(key, None)
 
 
 def top_up(person: str) -> None:

@@ -48,9 +48,11 @@ def moodboard_of(person: str) -> tuple[PreferencePair, ...]:
     return _moodboard(store.folder, store.person(person).id, store.revision(person))
 
 
-def forget() -> None:
-    """Drop what was found for anybody."""
+def forget(person: str) -> None:
+    """Drop what was found for anybody, and what was seen in the backgrounds of one who is erased: those pictures are
+    not in the store, so that nothing else would."""
     _moodboard.cache_clear()
+    folders.forget_background(person)
 
 
 @lru_cache(maxsize=8)
@@ -63,6 +65,7 @@ def _moodboard(folder: Path, person: str, revision: int) -> tuple[PreferencePair
     for background in _backgrounds(store.person(person).encoder, board):
         found = _drawn(background, MOST_BACKGROUND + len(loved))
         if {picture.digest for picture in found} - {one.digest for one in board}:
+            folders.note_background(person, (picture.digest for picture in found))
             return tuple(moodboard_pairs(loved, found))
     return ()
 

@@ -118,17 +118,17 @@ async def delete(request: web.Request) -> web.Response:
 
 
 async def days(request: web.Request) -> web.Response:
-    """The days on which the person picked, the newest first: date, the day's last pick, and how many picks then."""
+    """The days on which the person picked or rated, the newest first: date, and how many picks then."""
     found = await done(lambda: folders.taste_store().days(request.match_info["person"]))
-    return web.json_response([{"date": day, "pick": pick, "picks": count} for day, pick, count in reversed(found)])
+    return web.json_response([{"date": day, "picks": count} for day, count in reversed(found)])
 
 
 async def go_back(request: web.Request) -> web.Response:
-    """Take back the picks after a day's last, and keep what is there now as somebody new, who is the answer."""
+    """Take back what was said after a day, and keep what is there now as somebody new, who is the answer."""
     person, body = request.match_info["person"], await read(request, GoBack)
 
     def work() -> Any:
-        made = folders.taste_store().go_back(person, body.pick, body.copy_name, body.request)
+        made = folders.taste_store().go_back(person, body.day, body.copy_name, body.request)
         for one in (person, made.id):
             announce(one)
         return asdict(made)

@@ -53,6 +53,11 @@ def prompt_of(path: Path) -> str:
     return known[1]
 
 
+def forget_prompts() -> None:
+    """Drop the prompts that are remembered."""
+    _prompts.clear()
+
+
 def _below(folder: str, prefix: str) -> Iterator[Finished]:
     found, deeper = [], []
     with suppress(OSError), os.scandir(folder) as entries:

@@ -149,7 +149,7 @@ class Interview:
         self.store = store
         self.encoder = encoder
         self.moodboard = moodboard
-        self._seen: defaultdict[str, dict[str, Tensor | None]] = defaultdict(dict)
+        self._seen: dict[str, dict[str, Tensor | None]] = {}
         self._filed: dict[str, _Filed] = {}
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
@@ -177,7 +177,7 @@ class Interview:
     def unread(self, person: str) -> int:
         """How many candidates of the person, and pictures that they rated, have not been looked at."""
         filed = self._filed.get(person) or self._nothing()
-        rated = self._rated_pictures(person).keys() - self._seen[person].keys()
+        rated = self._rated_pictures(person).keys() - self._seen.get(person, {}).keys()
         return len(filed.waiting) + len(self.store.pictures_of(person, after=filed.known)) + len(rated)
 
     def read(self, person: str, progress: Callable[[int, int], None] | None = None) -> None:
@@ -246,7 +246,7 @@ class Interview:
         who = self.store.person(person)
         if now and who.ratings:
             self._look_at_rated(person)
-        phi, answers = self._seen[person], self.store.answers(person)
+        phi, answers = self._seen.get(person, {}), self.store.answers(person)
         rated: list[Tensor] = []
         rows: list[tuple[int, float, float, float, str | None]] = []
 
@@ -274,11 +274,12 @@ class Interview:
 
     def _look_at_rated(self, person: str) -> None:
         """Look at pictures that ratings speak of and that were not seen; those that could not be are tried again."""
-        seen = self._seen[person]
-        new = {digest: one for digest, one in self._rated_pictures(person).items() if seen.get(digest) is None}
-        if new:
-            phi = self._look(new)
-            self._seen[person] = {**seen, **{digest: phi.get(digest) for digest in new}}
+        with self._locks[person]:  # which `forget` waits for
+            seen = self._seen.get(person, {})
+            new = {digest: one for digest, one in self._rated_pictures(person).items() if seen.get(digest) is None}
+            if new:
+                phi = self._look(new)
+                self._seen[person] = {**seen, **{digest: phi.get(digest) for digest in new}}
 
     def _rated_pictures(self, person: str) -> dict[str, Picture]:
         """The pictures that ratings and the moodboard speak of, by their hashes."""

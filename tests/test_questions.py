@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sqlite3
+import threading
 import time
 from dataclasses import replace
 
@@ -282,6 +283,33 @@ def test_whoever_was_deleted_is_not_asked(store, encoder):
     assert not encoder.features._memory and not interview._filed
     with pytest.raises(MissingError, match="no person"):
         interview.ask(aki)
+
+
+def test_who_was_looking_at_rated_pictures_leaves_nothing_of_whoever_was_deleted(store, encoder, monkeypatch):
+    aki = store.add_person("Aki").id
+    for rating, one in zip(("keep", "not"), PAIRS[1], strict=True):
+        store.rate(aki, store.add_picture(aki, "a lake", one), rating, f"{aki} {rating}")
+    interview, looks, goes_on = Interview(store, encoder), threading.Event(), threading.Event()
+
+    def slowly(pictures, look=interview._look):
+        looks.set()
+        goes_on.wait(10)
+        return look(pictures)
+
+    monkeypatch.setattr(interview, "_look", slowly)
+    reader = threading.Thread(target=interview._look_at_rated, args=(aki,))
+    reader.start()
+    looks.wait(10)
+    store.delete_person(aki)
+    forgets = threading.Thread(target=interview.forget, args=(aki,))
+    forgets.start()
+    forgets.join(0.2)
+    goes_on.set()
+    for thread in (reader, forgets):
+        thread.join(10)
+    assert interview._seen == {} == interview._filed and not encoder.features._memory
+    with pytest.raises(MissingError, match="no person"):
+        interview._look_at_rated(aki)
 
 
 def test_ten_thousand_pairs_with_a_thousand_picks_are_asked_fast(store, encoder):

@@ -158,20 +158,20 @@ class Tastes {
 
     versions(days) {
         if (days.length < 2) return [];
-        const options = days.slice(1).map(({ date, pick, picks }) =>
-            element("option", { value: pick, textContent: t("as_on", { date, picks }) }));
+        const options = days.slice(1).map(({ date, picks }) =>
+            element("option", { value: date, textContent: t("as_on", { date, picks }) }));
         const select = element("select", { ariaLabel: t("go_back") },
             element("option", { value: "", textContent: t("go_back") }), ...options);
-        select.addEventListener("change", () => select.value && this.goBack(Number(select.value)).finally(() => (select.value = "")));
+        select.addEventListener("change", () => select.value && this.goBack(select.value).finally(() => (select.value = "")));
         return [element("div", { className: "row" }, select)];
     }
 
-    async goBack(pick) {
+    async goBack(day) {
         const defaultValue = `${this.person.name} ${new Date().toISOString().slice(0, 10)}`;
         const name = await app.extensionManager.dialog.prompt({ title: t("go_back"), message: t("go_back_copy"), defaultValue });
         if (!name?.trim()) return;
         this.run(async () => {
-            const copy = await ask(`people/${this.person.id}/go_back`, { pick, copy_name: name });
+            const copy = await ask(`people/${this.person.id}/go_back`, { day, copy_name: name });
             await this.panel.open(this.person.id);
             this.panel.notify(t("gone_back", copy));
         });

@@ -6,7 +6,7 @@ from .errors import MissingError, StoreError, UnusableError
 from .pairs import Answer, fade
 from .people import DEFAULT_ENCODER, LONGEST_NAME, PERSON_ID, Person
 from .pictures import THUMBNAIL
-from .ratings import RATINGS, KeptPicture, Rating
+from .ratings import RATINGS, Found, KeptPicture, Rating
 from .taste_store import TasteStore
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "VERDICTS",
     "Answer",
     "Candidate",
+    "Found",
     "KeptPicture",
     "MissingError",
     "Person",

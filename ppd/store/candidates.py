@@ -21,6 +21,11 @@ from .people import People, now
 from .pictures import StoredPictures
 
 VERDICTS = ("first", "second", "tie", "skip")
+NAMED = (
+    "SELECT person, first FROM candidates UNION SELECT person, second FROM candidates"
+    " UNION SELECT person, digest FROM pictures"
+)
+"""Whose pictures are in the store: a person and a picture's hash a row."""
 MOST_CHOICES = 16
 """Pictures of which one can be chosen as the best."""
 
@@ -83,6 +88,11 @@ class Candidates(People):
             filed = dict.fromkeys(self._file(database, person, question) for question in questions)
             return [number for number in filed if number not in known]
 
+    def digests(self, person: str) -> set[str]:
+        """The hashes of all pictures that are kept for the person."""
+        rows = self.database.read(f"SELECT * FROM ({NAMED}) WHERE person = ?", (person,), (str, str))
+        return {digest for _, digest in rows}
+
     def keys(self, person: str) -> set[str]:
         """The keys of all that has been filed for the person."""
         return {key for (key,) in self.database.read("SELECT key FROM candidates WHERE person = ?", (person,), (str,))}
@@ -137,7 +147,8 @@ class Candidates(People):
             return known[0][0] if known else self._insert_pick(database, candidate, verdict, now(), request)
 
     def choose(self, person: str, prompt: str, pictures: Sequence[str], best: str, request: str) -> str:
-        """Which of several kept pictures of one prompt, by their sha256, is the best; the choice's id.
+        """Which of several pictures of one prompt that are kept for the person, by their sha256, is the best; the
+        choice's id.
 
         The pairs of the best against each of the others are found, whichever is first in them, or filed. A request that
         comes twice counts once.
@@ -152,12 +163,16 @@ class Candidates(People):
             self.person(person)
             if self._has_chosen(choice, person, pictures):
                 return choice
+            theirs = self.digests(person)
             for digest in pictures:
+                if digest not in theirs:  # or it would stay when whom it is kept for is erased
+                    raise MissingError(f"There is no picture {digest!r} of this person: reload the question.")
                 self.pictures.path(digest)
+            created = now()  # one for all, so that no day ends within a choice
             for number, other in enumerate(digest for digest in pictures if digest != best):
                 candidate, first = self._pair(database, person, prompt, best, other)
                 verdict = "first" if first == best else "second"
-                self._insert_pick(database, candidate, verdict, now(), f"{choice} {number}", choice)
+                self._insert_pick(database, candidate, verdict, created, f"{choice} {number}", choice)
         return choice
 
     def choices(self, person: str) -> dict[int, str]:

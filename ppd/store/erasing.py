@@ -5,25 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from .candidates import NAMED
 from .errors import FullDriveError, backups, damaged
 from .ratings import Ratings
-
-NAMED = (
-    "SELECT person, first FROM candidates UNION SELECT person, second FROM candidates"
-    " UNION SELECT person, digest FROM pictures"
-)
-"""Whose pictures are in the store: a person and a picture's hash a row."""
 
 
 class Erasing(Ratings):
     """Erases people of a database and pictures beside it. `on_erase` hears the hash of every picture that goes."""
 
     on_erase: Callable[[str], None]
-
-    def digests(self, person: str) -> set[str]:
-        """The hashes of all pictures that are kept for the person."""
-        rows = self.database.read(f"SELECT * FROM ({NAMED}) WHERE person = ?", (person,), (str, str))
-        return {digest for _, digest in rows}
 
     def delete_person(self, person: str) -> bool:
         """Erase a person's rows, and then the pictures that nobody else has; whether nothing at all is left.

@@ -115,8 +115,8 @@ class Pairs(Erasing):
     def add_pairs(
         self, person: str, path: Path | str, skip_bad: bool = False, skipped: list[PreferenceError] | None = None
     ) -> int:
-        """Take over a preference set's pairs as picks; how many of them are new. What the person has said already, be
-        it of this set or of their own export, counts once.
+        """Take over a preference set's pairs as picks; how many answers are new, a choice being one. What the person
+        has said already, be it of this set or of their own export, counts once.
 
         Every pair is checked before the first is written, so that a bad one leaves nothing; with `skip_bad` bad ones
         are left out and their errors appended to `skipped`, but where all are bad the first is raised.
@@ -183,7 +183,7 @@ class Pairs(Erasing):
         return Answer(pair.prompt, pair.chosen.digest, (rejected,), tie=pair.tie, choice=choice)
 
     def _add_answers(self, person: str, answers: list[Answer]) -> int | None:
-        """File and pick what the person has not said yet, in one transaction; how many pairs that are. None where a
+        """File and pick what the person has not said yet, in one transaction; how many answers that are. None where a
         picture was erased meanwhile, since nothing named it."""
         with self.database.writing() as database:
             self.person(person)
@@ -192,13 +192,14 @@ class Pairs(Erasing):
             if not all(self.pictures.has(digest) for answer in new for digest in answer.pictures()):
                 return None
             for answer in new:
-                choice = answer.choice and uuid4().hex
+                choice, created = answer.choice and uuid4().hex, now()
                 for _, rejected in answer.rejected:
                     candidate = self._insert_candidate(
-                        database, person, uuid4().hex, answer.prompt, answer.chosen, rejected, "{}", now()
+                        database, person, uuid4().hex, answer.prompt, answer.chosen, rejected, "{}", created
                     )
-                    self._insert_pick(database, candidate, "tie" if answer.tie else "first", now(), uuid4().hex, choice)
-        return sum(len(answer.rejected) for answer in new)
+                    verdict = "tie" if answer.tie else "first"
+                    self._insert_pick(database, candidate, verdict, created, uuid4().hex, choice)
+        return len(new)
 
 
 def fade(answers: int, half_life: float | None) -> list[float]:

@@ -31,7 +31,7 @@ class Person:
     encoder: str
     """Name of the taste encoder that reads their pictures."""
     picks: int
-    """Decided candidates that say something: ties are in, skips are not."""
+    """Answers to questions that say something: ties are in, skips are not, and a choice is one."""
     open: int
     """Candidates not decided yet."""
     ratings: int
@@ -107,7 +107,8 @@ class People:
     def _people(self, condition: str, values: Sequence[Any] = ()) -> list[Person]:
         rows = self.database.read(
             "SELECT id, name, created, half_life, encoder,"
-            " (SELECT count(*) FROM candidates WHERE person = people.id AND verdict IN ('first', 'second', 'tie')),"
+            " (SELECT count(DISTINCT coalesce(choice, candidates.id)) FROM candidates JOIN picks ON picks.id = pick"
+            " WHERE person = people.id AND candidates.verdict != 'skip'),"
             " (SELECT count(*) FROM candidates WHERE person = people.id AND verdict IS NULL),"
             " (SELECT count(*) FROM pictures WHERE person = people.id AND rating IS NOT NULL)"
             " FROM people " + condition,

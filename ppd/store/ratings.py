@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..pictures import Picture
+from ..pictures import Picture, PreferenceError
 from .candidates import Candidates
 from .errors import MissingError, StoreError, damaged
 from .people import now
@@ -32,6 +32,16 @@ class KeptPicture:
     origin: dict[str, Any]
     created: str
     rating: Rating | None
+
+
+@dataclass(frozen=True)
+class Found:
+    """A picture to keep for somebody: the prompt that it was painted for ("" where that is not known), and how it was
+    made or where it lay."""
+
+    prompt: str
+    picture: Picture
+    origin: dict[str, Any]
 
 
 class Ratings(Candidates):
@@ -65,19 +75,27 @@ class Ratings(Candidates):
         )
         return next(iter(self._kept(condition, (person, prompt))), None)
 
+    def rate_all(self, person: str, found: Sequence[Found], rating: Rating, request: str) -> list[Found]:
+        """Keep pictures for the person and rate them alike, in one transaction; which these are, for those that do not
+        decode are left out. A request that comes twice counts once for each of them."""
+        self._check_rating(rating)
+        whole = [one for one in found if _is_whole(one.picture)]
+        with self.database.writing() as database:
+            self.person(person)
+            for one in whole:
+                digest, origin = self.pictures.keep(one.picture), json.dumps(one.origin)
+                picture = self._insert_picture(database, person, digest, one.prompt, origin, now())
+                self._rate(database, picture, rating, f"{request} {picture}")
+        return whole
+
     def rate(self, person: str, picture: int, rating: Rating | None, request: str) -> None:
         """What the person says of a kept picture, now or anew; None takes it back. A request that comes twice counts
         once."""
-        if rating is not None and rating not in RATINGS:
-            raise StoreError(f"The rating is {rating!r}: use one of {', '.join(RATINGS)}, or none.")
+        self._check_rating(rating)
         with self.database.writing() as database:
             if self.kept_picture(picture).person != person:
                 raise MissingError(f"Picture {picture} was not kept for this person.")
-            known = self.database.read("SELECT picture FROM ratings WHERE request = ?", (request,), (int,))
-            if known and known[0][0] != picture:
-                raise StoreError(f"The request {request!r} has rated another picture: draw a new one.")
-            if not known:
-                self._insert_rating(database, picture, rating, now(), request)
+            self._rate(database, picture, rating, request)
 
     def rated(self, person: str, before: int | None = None, limit: int = 100) -> list[KeptPicture]:
         """Rated pictures, the one that was kept last first; `before` pages on from an id."""
@@ -105,6 +123,18 @@ class Ratings(Candidates):
             raise damaged(self.database.path)
         return [KeptPicture(*(*row[:4], self._origin(row[4]), *row[5:])) for row in rows]
 
+    @staticmethod
+    def _check_rating(rating: str | None) -> None:
+        if rating is not None and rating not in RATINGS:
+            raise StoreError(f"The rating is {rating!r}: use one of {', '.join(RATINGS)}, or none.")
+
+    def _rate(self, database: sqlite3.Connection, picture: int, rating: str | None, request: str) -> None:
+        known = self.database.read("SELECT picture FROM ratings WHERE request = ?", (request,), (int,))
+        if known and known[0][0] != picture:
+            raise StoreError(f"The request {request!r} has rated another picture: draw a new one.")
+        if not known:
+            self._insert_rating(database, picture, rating, now(), request)
+
     def _insert_picture(self, database: sqlite3.Connection, person: str, digest: str, prompt: str, *values: str) -> int:
         database.execute(
             "INSERT INTO pictures (person, digest, prompt, origin, created) VALUES (?, ?, ?, ?, ?)"
@@ -126,3 +156,11 @@ class Ratings(Candidates):
             (picture, rating, created, request),
         )
         database.execute("UPDATE pictures SET rating = ? WHERE id = ?", (rating, picture))
+
+
+def _is_whole(picture: Picture) -> bool:
+    try:
+        picture.check()
+    except PreferenceError:
+        return False
+    return True

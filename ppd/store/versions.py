@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
+from itertools import groupby
 from uuid import uuid4
 
 from .errors import MissingError, StoreError
 from .pairs import Pairs
-from .people import Person, now
+from .people import Person
 
 
 class Versions(Pairs):
@@ -19,64 +20,85 @@ class Versions(Pairs):
             copy = self._copy(database, person, name)
         return self.person(copy)
 
-    def days(self, person: str) -> list[tuple[str, int, int]]:
-        """The days on which the person has picked, the oldest first: the date here, the last pick of the day that still
-        stands, and how many candidates were picked by then, skips aside."""
-        rows = self.database.read(
-            "SELECT date(picks.created, 'localtime'), picks.id, candidate, picks.verdict FROM picks"
+    def days(self, person: str) -> list[tuple[str, int]]:
+        """The days on which the person has picked or rated, the oldest first: the date here, and how many picks stood
+        at its end, skips aside and a choice as one. What was taken back is left out."""
+        picks = self.database.read(
+            "SELECT date(picks.created, 'localtime'), candidate, picks.verdict, choice FROM picks"
             " JOIN candidates ON candidates.id = candidate"
             " WHERE person = ? AND picks.id NOT IN (SELECT pick FROM undos) ORDER BY picks.id",
             (self.person(person).id,),
-            (str, int, int, str),
+            (str, int, str, str | None),
         )
-        found: dict[str, tuple[int, int]] = {}
-        picked: set[int] = set()
-        for day, pick, candidate, verdict in rows:
-            (picked.discard if verdict == "skip" else picked.add)(candidate)
-            found[day] = (pick, len(picked))
-        return [(day, *last) for day, last in found.items()]
+        counts = dict.fromkeys((day for said in self._said_of_pictures(person).values() for day, *_ in said), -1)
+        picked: dict[int, int | str] = {}
+        for day, of_day in groupby(picks, key=lambda row: str(row[0])):
+            for _, candidate, verdict, choice in of_day:
+                picked[candidate] = choice or candidate
+                if verdict == "skip":
+                    del picked[candidate]
+            counts[day] = len(set(picked.values()))
+        found = [("", 0)]
+        for day in sorted(counts):
+            found.append((day, counts[day] if counts[day] >= 0 else found[-1][1]))
+        return found[1:]
 
-    def go_back(self, person: str, pick: int, copy: str, request: str) -> Person:
-        """Take back whatever the person has said since a pick of theirs, picks and ratings, and first keep all of it as
+    def go_back(self, person: str, day: str, copy: str, request: str) -> Person:
+        """Take back whatever the person has said after a day of theirs, picks and ratings, and first keep all of it as
         somebody new called `copy`, who is returned. A request that comes twice counts once."""
         with self.database.writing() as database:
-            if self._taken_back_by(request, person) is None:
-                later = self._standing_picks(person, after=self._end_of_choice(person, pick))
-                if not later:
-                    raise StoreError("There is nothing to take back: no pick is later than that. Choose an older day.")
-                since = self.database.read("SELECT created FROM picks WHERE id = ?", (later[0][0],), (str,))[0][0]
+            if not self._has_gone_back(request, person):
+                if day not in dict(self.days(person)):
+                    raise MissingError(f"This person has said nothing on {day[:10]!r}: choose another day.")
+                later, said = self._picks_after(person, day), self._said_of_pictures(person)
+                rated = {picture: one for picture, one in said.items() if one and one[-1][0] > day}
+                if not later and not rated:
+                    raise StoreError("There is nothing to take back: nothing is later than that. Choose an older day.")
                 made = self._copy(database, person, copy)
                 self._take_back(database, later, request)
-                self._rate_as_before(database, person, since)
+                for number, (picture, one) in enumerate(rated.items()):
+                    # Dated as it was, so that it is known what was taken back with it (_said_of_pictures)
+                    none = (day, one[0][1], None)
+                    _, created, rating = next((then for then in reversed(one) if then[0] <= day), none)
+                    self._insert_rating(database, picture, rating, created, uuid4().hex if number else request)
                 return self.person(made)
         known = self.person_called(copy)
         if known is None:
             raise MissingError(f"{copy!r}, who was made when going back, is not in the taste store any more.")
         return known
 
-    def _end_of_choice(self, person: str, pick: int) -> int:
-        """The pick itself, or the last one of the choice that it is part of, which is never taken apart."""
-        rows = self.database.read(
-            "SELECT max(other.id) FROM picks JOIN candidates ON candidates.id = picks.candidate JOIN picks AS other"
-            " ON other.id = picks.id OR other.choice = picks.choice WHERE picks.id = ? AND person = ?",
-            (pick, person),
-            (int | None,),
+    def _has_gone_back(self, request: str, person: str) -> bool:
+        """Whether a request has taken something back, which must have been this person's."""
+        rated = self.database.read(
+            "SELECT person FROM ratings JOIN pictures ON pictures.id = picture WHERE request = ?", (request,), (str,)
         )
-        if rows[0][0] is None:
-            raise MissingError(f"There is no pick {pick} of this person: choose another day.")
-        return int(rows[0][0])
+        if rated and rated[0][0] != person:
+            raise StoreError(f"The request {request!r} has undone another person's rating: draw a new one.")
+        return bool(rated) or self._taken_back_by(request, person) is not None
 
-    def _rate_as_before(self, database: sqlite3.Connection, person: str, since: str) -> None:
-        """Give pictures that were rated since then the ratings that they had before."""
-        rows = self.database.read(
-            "SELECT id, (SELECT rating FROM ratings WHERE picture = pictures.id AND created < ?"
-            " ORDER BY ratings.id DESC LIMIT 1) FROM pictures"
-            " WHERE person = ? AND id IN (SELECT picture FROM ratings WHERE created >= ?)",
-            (since, person, since),
-            (int, str | None),
+    def _picks_after(self, person: str, day: str) -> list[tuple[int, int]]:
+        """Picks after a day that were not taken back, with their candidates, the oldest first."""
+        return self.database.read(
+            "SELECT picks.id, candidate FROM picks JOIN candidates ON candidates.id = candidate WHERE person = ?"
+            " AND date(picks.created, 'localtime') > ? AND picks.id NOT IN (SELECT pick FROM undos) ORDER BY picks.id",
+            (person, day),
+            (int, int),
         )
-        for picture, rating in rows:
-            self._insert_rating(database, picture, rating, now(), uuid4().hex)
+
+    def _said_of_pictures(self, person: str) -> dict[int, list[tuple[str, str, str | None]]]:
+        """By picture what was said of it day by day, the last of each: the date here, the time and the rating. One that
+        is dated before others takes those back: it was restored by going back to its day."""
+        rows = self.database.read(
+            "SELECT picture, date(ratings.created, 'localtime'), ratings.created, ratings.rating FROM ratings"
+            " JOIN pictures ON pictures.id = picture WHERE person = ? ORDER BY ratings.id",
+            (person,),
+            (int, str, str, str | None),
+        )
+        found: dict[int, list[tuple[str, str, str | None]]] = {}
+        for picture, day, created, rating in rows:
+            said = [one for one in found.get(picture, []) if one[0] < day]
+            found[picture] = [*said, (day, created, rating)] if said or rating else []
+        return found
 
     def _copy(self, database: sqlite3.Connection, person: str, name: str) -> str:
         """The id of a new person with all that stands of another's."""

@@ -21,7 +21,7 @@ def taste(comfy_folders, monkeypatch):
 
     monkeypatch.setattr(folder_paths, "output_directory", str(comfy_folders.output))
     module = importlib.import_module("ppd_pack.nodes.taste_pairs")
-    module.forget()
+    module.forget("nobody")
     store = comfy_folders.module.taste_store()
     return SimpleNamespace(module=module, store=store, person=store.add_person("Aki").id, folders=comfy_folders)
 
@@ -64,7 +64,7 @@ def test_where_nothing_lies_beside_it_the_background_is_all_of_output_or_none(ta
     digest = keep(taste, "loved/0.png")
     assert taste.module.pairs_of(taste.person) == []
     other = paint(taste.folders.output / "other.png", (6, 6, 6))
-    taste.module.forget()
+    taste.module.forget(taste.person)
     (pair,) = taste.module.pairs_of(taste.person)
     assert (pair.chosen.digest, pair.rejected.digest) == (digest, Picture(other).digest)
 

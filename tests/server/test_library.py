@@ -8,6 +8,7 @@ import os
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote, urlencode
 
 import pytest
@@ -171,6 +172,27 @@ def test_the_rest_of_a_prompt_is_rated_together(server, store, person, paint):
     assert ratings == {"0.png": None, "1.png": "keep", "2.png": "not", "3.png": "not", "none.png": None}
     query["picture"] = f"{paint.folder}/none.png"  # its prompt is not known, so nothing is of the same
     assert told(server, f"people/{person}/library/rest?{urlencode(query)}") == {"count": 0}
+
+
+def test_a_press_does_not_wait_for_four_who_rate_all_the_rest(server, store, person, paint):
+    for number in range(150):
+        paint(f"{number}.png", "a fox" if number else "a hare", (number % 256, number // 256, 0))
+    within = f"output: {paint.folder}"
+    body = {"folder": "output", "picture": f"{paint.folder}/1.png", "within": within, "rating": "not"}
+    with ThreadPoolExecutor(4) as threads:
+        rests = [
+            threads.submit(told, server, f"people/{person}/library/rest", body | {"request": f"rest {number}"})
+            for number in range(4)
+        ]
+        time.sleep(0.3)
+        waited = []
+        while not rests[0].done() or len(waited) < 3:
+            start = time.monotonic()
+            told(server, "people")
+            waited.append(time.monotonic() - start)
+        assert max(waited) < 1.0, waited
+    assert sorted(len(one.result()["pictures"]) for one in rests) == [0, 0, 0, 148]
+    assert store.person(person).ratings == 148
 
 
 def test_named_pictures_of_a_run_are_told(server, person, paint):

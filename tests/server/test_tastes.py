@@ -182,8 +182,11 @@ def test_back_to_an_earlier_day_keeps_what_was(server, store, people):
     with store.database.writing() as database:
         database.execute("UPDATE picks SET created = '2026-01-05T12:00:00+00:00' WHERE id <= ?", (picks[1],))
     newest, oldest = call(server, "GET", f"people/{ann.id}/days")
-    assert (oldest["date"], oldest["pick"], oldest["picks"], newest["picks"]) == ("2026-01-05", picks[1], 2, 3)
-    copy = call(server, "POST", f"people/{ann.id}/go_back", {"pick": oldest["pick"], "copy_name": f"{ann.name} copy"})
+    assert (oldest, newest["picks"]) == ({"date": "2026-01-05", "picks": 2}, 3)
+    for day in ("2026-01-06", "5"):
+        body = {"day": day, "copy_name": f"{ann.name} copy"}
+        call(server, "POST", f"people/{ann.id}/go_back", body, expected=404 if len(day) > 1 else 400)
+    copy = call(server, "POST", f"people/{ann.id}/go_back", {"day": oldest["date"], "copy_name": f"{ann.name} copy"})
     assert (store.person(ann.id).picks, store.person(copy["id"]).picks) == (2, 3)
     assert len(call(server, "GET", f"people/{ann.id}/days")) == 1
     store.delete_person(copy["id"])

@@ -28,7 +28,7 @@ def test_the_best_wins_against_each_of_the_others(store, aki, grid):
     assert said(store, aki) == [(grid[2], other, choice) for other in (grid[0], grid[1], grid[3])]
     assert list(store.choices(aki).values()) == [choice] * 3
     assert list(store.choices(aki)) == list(store.verdicts(aki))
-    assert (store.person(aki).picks, store.person(aki).open) == (3, 0)
+    assert (store.person(aki).picks, store.person(aki).open, store.days(aki)[0][1]) == (1, 0, 1)
     one = store.history(aki)[0]
     assert (one.prompt, {one.first, one.second}) == ("a lake", {grid[2], grid[3]})
 
@@ -48,7 +48,7 @@ def test_questions_are_found_whichever_picture_is_first_in_them(store, aki, grid
     other_prompt = store.add_candidate(aki, "a hill", picture(0), picture(3))
     store.choose(aki, "a lake", grid, grid[0], "r1")
     assert [store.candidate(number).verdict for number in (*asked, other_prompt)] == ["first", "second", None]
-    assert store.person(aki).picks == 3
+    assert store.person(aki).picks == 1
     assert [(one[0], one[1]) for one in said(store, aki)] == [(grid[0], other) for other in grid[1:]]
 
 
@@ -91,6 +91,17 @@ def test_what_is_no_choice_is_refused(store, aki, count, best):
     assert store.pairs(aki) == [] and store.inbox(aki) == []
 
 
+def test_another_persons_pictures_cannot_be_chosen_and_go_with_their_person(store, aki, grid):
+    bo = store.add_person("Bo").id
+    own = store.kept_picture(store.add_picture(bo, "a lake", picture(9))).digest
+    for pictures in (grid, [own, grid[0]]):
+        with pytest.raises(MissingError, match="There is no picture .* of this person"):
+            store.choose(bo, "a lake", pictures, pictures[0], "r1")
+    assert store.digests(bo) == {own} and store.verdicts(bo) == {}
+    store.delete_person(aki)
+    assert [store.has_picture(digest) for digest in (*grid, own)] == [False] * 4 + [True]
+
+
 def test_an_exported_choice_comes_back_as_one(store, aki, grid, tmp_path):
     store.choose(aki, "a lake", grid, grid[2], "r1")
     store.pick(ask(store, aki, 9), "first", "r2")
@@ -99,7 +110,7 @@ def test_an_exported_choice_comes_back_as_one(store, aki, grid, tmp_path):
     assert [row.get("choice") for row in rows] == [one[2] for one in said(store, aki)]
     assert len({one.choice for one in read_pairs(tmp_path / "set")}) == 2
     bo = store.add_person("Bo").id
-    assert [store.add_pairs(bo, tmp_path / "set") for _ in range(2)] == [4, 0]
+    assert [store.add_pairs(bo, tmp_path / "set") for _ in range(2)] == [2, 0]
     assert store.add_pairs(aki, tmp_path / "set") == 0
     ((first, *others), own) = (list(store.choices(person).values()) for person in (bo, aki))
     assert others == [first] * 2 and first not in own  # a choice is one person's
@@ -116,7 +127,7 @@ def test_two_peoples_choices_of_one_name_stay_two(store, aki, tmp_path):
         for number in others
     ]
     write_pairs(tmp_path / "set", pairs)
-    assert store.add_pairs(aki, tmp_path / "set") == 4
+    assert store.add_pairs(aki, tmp_path / "set") == 2 == store.person(aki).picks
     names = list(store.choices(aki).values())
     assert names[0] == names[1] != names[2] == names[3]
 
@@ -141,7 +152,7 @@ def test_a_lost_picture_leaves_the_rest_of_a_choice(store, aki, grid):
 
 
 def test_the_fingerprint_knows_choices(store, aki, grid):
-    bo = store.add_person("Bo").id
+    bo = store.duplicate(aki, "Bo").id
     seen = [store.fingerprint(aki)]
     store.choose(aki, "a lake", grid, grid[2], "r1")
     seen.append(store.fingerprint(aki))

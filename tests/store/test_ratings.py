@@ -7,7 +7,7 @@ import time
 import pytest
 
 from ppd.pictures import Picture, PreferenceError
-from ppd.store import MissingError, StoreError, TasteStore
+from ppd.store import Found, MissingError, StoreError, TasteStore
 
 from .small_stores import ask, picture, stored_pictures
 
@@ -124,8 +124,8 @@ def test_exported_ratings_come_back_as_choices(store, aki, tmp_path):
         rate(store, aki, number, rating)
     store.export(aki, tmp_path / "set")
     bo = store.add_person("Bo").id
-    assert [store.add_pairs(one, tmp_path / "set") for one in (bo, bo, aki)] == [2, 0, 0]
-    assert len(set(store.choices(bo).values())) == 1 and store.person(bo).picks == 2
+    assert [store.add_pairs(one, tmp_path / "set") for one in (bo, bo, aki)] == [1, 0, 0]
+    assert len(set(store.choices(bo).values())) == 1 and store.person(bo).picks == 1
 
 
 def test_the_fingerprint_and_the_revision_know_ratings(store, aki):
@@ -160,6 +160,9 @@ def test_the_revision_grows_with_every_change(store, aki):
     bo = store.add_person("Bo").id
     revisions = [store.revision(aki)]
     candidate = ask(store, aki, 0)
+    early = store.add_picture(aki, "a hill", picture(9))
+    with store.database.writing() as database:
+        store._insert_rating(database, early, "keep", "2026-01-05T12:00:00+00:00", "early")
     changes = [
         lambda: store.add_candidate(aki, "another", picture(5), picture(6)),
         lambda: store.pick(candidate, "first", "r1"),
@@ -171,7 +174,7 @@ def test_the_revision_grows_with_every_change(store, aki):
         lambda: store.set_encoder(aki, "mine"),
         lambda: store.add_picture(aki, "a lake", picture(0)),
         lambda: store.choose(aki, "a lake", [picture(0).digest, picture(1).digest], picture(0).digest, "c1"),
-        lambda: store.go_back(aki, store.days(aki)[0][1] - 2, "Aki 3", "g1"),
+        lambda: store.go_back(aki, "2026-01-05", "Aki 3", "g1"),
     ]
     for change in changes:
         change()
@@ -197,3 +200,25 @@ def test_ten_thousand_ratings_stay_fast(store, aki):
             ask_for(aki)
             seconds.append(time.process_time() - start)
         assert min(seconds) < 0.05, ask_for
+
+
+def test_many_are_rated_in_one_transaction_but_for_damaged_ones(store, aki):
+    found = [Found("a lake", picture(number), {"picture": f"{number}.png"}) for number in range(20)]
+    starts = []
+    store.database._connection().set_trace_callback(lambda sql: starts.append(sql) if "BEGIN" in sql else None)
+    for _ in range(2):
+        store.rate_all(aki, found, "not", "rest")
+    store.database._connection().set_trace_callback(None)
+    assert len(starts) == 2
+    assert [(one.rating, one.prompt, one.origin) for one in reversed(store.rated(aki))] == [
+        ("not", "a lake", one.origin) for one in found
+    ]
+    assert store.database.read("SELECT count(*) FROM ratings") == [(20,)]
+    mixed = [Found("", picture(90), {}), Found("", Picture(data=b"no picture"), {})]
+    assert store.rate_all(aki, mixed, "keep", "bad") == mixed[:1]
+    before = store.revision(aki)
+    with pytest.raises(StoreError, match="The rating is 'love'"):
+        store.rate_all(aki, found, "love", "love")
+    with pytest.raises(MissingError, match="There is no person"):
+        store.rate_all("nobody", found, "keep", "nobody")
+    assert store.revision(aki) == before

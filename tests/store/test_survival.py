@@ -77,7 +77,11 @@ def the_scenario(store):
     yield
     store.duplicate(aki, "Aki 2")
     yield
-    store.go_back(aki, store.history(aki)[-1].pick, "Aki 3", "back")
+    with store.database.writing() as database:
+        first = "UPDATE picks SET created = '2026-01-05T12:00:00+00:00' WHERE id = ?"
+        database.execute(first, (store.history(aki)[-1].pick,))
+    yield
+    store.go_back(aki, "2026-01-05", "Aki 3", "back")
     yield
     store.rename(bo, "Cy")
     yield
