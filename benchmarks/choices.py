@@ -6,8 +6,8 @@ does, with the noise that it infers; the prior is the shipped one. Arms are comp
 many pictures looked at, since a grid takes longer to answer than a pair. As a control the same grids are read as if
 each rejected picture had been a pick of its own.
 
-A moodboard is the `loved` of SEEN times as many pictures of other captions, ranked with the same noise; it counts
-against pictures drawn from the rest, whatever they are (ppd/moodboard.py).
+A moodboard is the `loved` of SEEN times as many pictures of other captions, ranked with the same noise; each counts
+against its turns of pictures drawn from the rest, whatever they are (ppd/moodboard.py).
 
 `accuracy` is the share of 400 held-out pairs, of captions that the person was never asked about, of which the posterior
 mean prefers what the person's true reward does; `loss` is the expected log loss in bits of the posterior predictive on
@@ -43,7 +43,7 @@ from ppd.encoders.population import PopulationPrior
 from ppd.encoders.posterior import fit_with_noise
 from ppd.encoders.statements import statements
 from ppd.evaluation import Array, bootstrap
-from ppd.moodboard import MOST_BACKGROUND
+from ppd.moodboard import MOST_BACKGROUND, turns
 from ppd.pocket import scenes
 from ppd.pocket.data import to_tensor
 from ppd.pocket.people import TEMPERATURE, People
@@ -62,7 +62,7 @@ SHOWN = (2, 4, 9)
 ANSWERS = (4, 8, 16)
 LOOKED_AT = (36, 72, 144)
 """Pictures looked at: as many in 18 pairs, 9 grids of four and 4 of nine, and so on."""
-LOVED = (5, 10, 20)
+LOVED = (5, 10, 20, 50)
 SEEN = 10
 """A moodboard holds one in so many pictures that the person saw."""
 BACKGROUNDS = (16, 64, 256)
@@ -110,11 +110,12 @@ class Person:
         return self.ranked(np.stack([part for part in parts if len(part) == shown][:count]), rng)
 
     def moodboard(self, loved: int, background: int, rng: np.random.Generator) -> np.ndarray:
-        """Answers [loved, 1 + background]: the loved of SEEN times as many pictures, each against the same others."""
+        """Answers [loved, 1 + others]: the loved of SEEN times as many pictures, each against its turns of as many of
+        the rest as `background` says."""
         pictures = rng.permutation(np.concatenate(self.asked))
         best = self.ranked(pictures[: SEEN * loved], rng)[:loved]
         others = rng.permutation(np.setdiff1d(pictures, best))[:background]
-        return np.concatenate([best[:, None], np.tile(others, (loved, 1))], 1)
+        return np.concatenate([best[:, None], others[turns(loved, len(others))]], 1)
 
     def told(self, answers: np.ndarray) -> tuple[Tensor, Tensor]:
         """Answers [count, shown] as differences [count * (shown - 1), d] and the numbers of their choices."""

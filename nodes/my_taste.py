@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -14,23 +13,22 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io, ui
 
 from ..ppd.adapter import AdapterConfig
-from ..ppd.branch import Scope, reason_to_be_off
-from ..ppd.encoders.encoder import TasteEncoder
+from ..ppd.branch import Scope, off_for_anybody, reason_to_be_off
 from ..ppd.encoders.image_prompt import FEWEST, MOST, fit_to_taste
 from ..ppd.families import FAMILIES
 from ..ppd.files import read_shapes, stamp
+from ..ppd.finished import finished_pictures
 from ..ppd.hosts.comfyui import apply_user, load_adapter, manage_adapter
 from ..ppd.hosts.comfyui_denoisers import check_model, family_of, widths_of
 from ..ppd.ip_adapter import STATE_WIDTH, layout_of, load_ip_adapter
 from ..ppd.pictures import Picture
-from ..ppd.studies import open_studies
 from . import folders, whose
 from .adapter import adapter_file, adapters, scope_inputs, strength_input
-from .encoders import encoder_digest, encoder_folder, load_encoder, taste_encoders
+from .encoders import encoder_digest, load_encoder, taste_encoders
 from .forgetting import forgets
 from .ip_adapter import image_features, ip_adapters
 from .sockets import CATEGORY
-from .taste_pairs import ALL
+from .taste_pairs import ALL, studies_like
 from .whose import Taste
 
 IP_ADAPTERS = {"sd15": "ip-adapter_sd15.safetensors", "sdxl": "ip-adapter_sdxl_vit-h.safetensors"}
@@ -85,12 +83,14 @@ class PPD_MyTaste(io.ComfyNode):  # noqa: N801
         end_percent: float = 1.0,
         first_answers: int = ALL,
     ) -> io.NodeOutput:
+        scope = Scope(layers, start_percent, end_percent)
+        if off := off_for_anybody(strength, scope):  # before anything is read or fitted in vain
+            return _told(model, f"The plain picture: {off}.")
         taste = whose.read(person, cls.hidden.prompt if cls.hidden else None, first_answers)
         adapter, found = find_adapter(model, taste)
         if adapter is None:
             lines = [f"The plain picture: {found}", *taste.notes]
         else:
-            scope = Scope(layers, start_percent, end_percent)
             model = apply_user(model, adapter, [taste.embedding], strength, scope)
             if off := reason_to_be_off(adapter.model, [taste.embedding], strength, scope):
                 first = f"The plain picture: {off}."
@@ -102,8 +102,11 @@ class PPD_MyTaste(io.ComfyNode):  # noqa: N801
                 f"Took {found}, and the taste encoder {taste.encoder or taste.embedding.encoder}.",
                 *taste.notes,
             ]
-        report = "\n".join(lines)
-        return io.NodeOutput(model, report, ui=ui.PreviewText(report))
+        return _told(model, "\n".join(lines))
+
+
+def _told(model: ModelPatcher, report: str) -> io.NodeOutput:
+    return io.NodeOutput(model, report, ui=ui.PreviewText(report))
 
 
 def find_adapter(model: ModelPatcher, taste: Taste) -> tuple[ModelPatcher | None, str]:
@@ -176,27 +179,28 @@ def _pictures_for(taste: Taste) -> tuple[tuple[Path, ...], str]:
     """Pictures like the model's, and whose they are: the studies that the taste encoder was made of, the person's
     questions, or ComfyUI's output folder; the first that has enough, else what there is last."""
     assert taste.encoder is not None
-    painted_by = TasteEncoder.load(encoder_folder(taste.encoder)).made.get("painted_by")
-    for name in folders.study_sets() if painted_by else ():
-        with suppress(ValueError):  # a damaged set
-            if open_studies(folders.studies_folder(name)).model == painted_by:
-                found = _paths(f"datasets: {name}")
-                if len(found) >= FEWEST:
-                    return found, f"the studies {name}"
+    for name, _ in studies_like(taste.encoder):
+        found = tuple(one.path for one in folders.pictures_in(f"datasets: {name}", MOST) if one.path is not None)
+        if len(found) >= FEWEST:
+            return found, f"the studies {name}"
     if taste.person is not None:
         store = folders.taste_store()
-        digests = sorted({digest for _, *pair in store.pictures_of(taste.person.id) for digest in pair})
-        found = tuple(store.picture(digest) for digest in digests if store.has_picture(digest))[-MOST:]
+        digests = dict.fromkeys(digest for _, *pair in store.pictures_of(taste.person.id) for digest in pair)
+        found = _steady([store.picture(digest) for digest in digests if store.has_picture(digest)])
         if len(found) >= FEWEST:
             return found, f"{taste.person.name}'s questions"
-    return _paths("output"), "the output folder"
+    _, output, _ = folders.finished_folder("output")
+    return _steady([output / one.name for one in reversed(finished_pictures(output))]), "the output folder"
 
 
-def _paths(name: str) -> tuple[Path, ...]:
-    try:
-        return tuple(one.path for one in folders.pictures_in(name, MOST) if one.path is not None)
-    except ValueError:  # there are none
-        return ()
+def _steady(oldest_first: list[Path]) -> tuple[Path, ...]:
+    """The oldest 32, 64, 128, ... of pictures that come to be more, and of more than MOST as many, evenly: the same
+    until twice as many are there, so that a workflow paints what it painted before the last picture or pick. All where
+    there are too few."""
+    if len(oldest_first) < FEWEST:
+        return tuple(oldest_first)
+    count = 1 << len(oldest_first).bit_length() >> 1
+    return tuple(oldest_first[: count : max(1, count // MOST)])
 
 
 def _fits(model: ModelPatcher, config: AdapterConfig) -> bool:

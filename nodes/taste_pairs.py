@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
+from contextlib import suppress
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from ..ppd.moodboard import MOST_BACKGROUND, moodboard_pairs
 from ..ppd.pairs import PreferencePair
 from ..ppd.pictures import Picture, PreferenceError
 from ..ppd.store import KeptPicture
-from ..ppd.studies import open_studies
+from ..ppd.studies import StudySet, open_studies
 from . import folders
 from .encoders import encoder_folder
 
@@ -39,64 +40,99 @@ def pairs_of(
 
 
 def moodboard_of(person: str) -> tuple[PreferencePair, ...]:
-    """The pairs of a person's moodboard, looked for once per change of theirs.
+    """The pairs of a person's moodboard.
 
     The background is the first of these that has other pictures than the loved ones: the studies that their taste
-    encoder was made from; the rest of the folders where the loved pictures lay; ComfyUI's output.
+    encoder was made from; the rest of the folders where the loved pictures lay; ComfyUI's output. It is drawn anew when
+    the moodboard changes, and not with each answer or picture painted: thousands would be walked for next to no change.
     """
     store = folders.taste_store()
-    return _moodboard(store.folder, store.person(person).id, store.revision(person))
+    board = [one for one in store.moodboard(person) if store.has_picture(one.digest)]
+    if not board:
+        return ()
+    encoder, digests = store.person(person).encoder, tuple(one.digest for one in board)
+    known = _known.get(person)
+    if known is None or known.of != (store.folder, encoder, digests) or not known.stands():
+        places = _places(board)
+        changes = _changes({folders.finished_folder(word)[1] / below for word, below in (*places, ("output", ""))})
+        pairs = _pairs(person, encoder, [Picture(store.picture(digest)) for digest in digests], places)
+        known = _known[person] = _Moodboard((store.folder, encoder, digests), pairs, changes)
+    return known.pairs
 
 
 def forget(person: str) -> None:
-    """Drop what was found for anybody, and what was seen in the backgrounds of one who is erased: those pictures are
-    not in the store, so that nothing else would."""
-    _moodboard.cache_clear()
+    """Drop what was found for one who is erased, and what was seen in their background: those pictures are not in the
+    store, so that nothing else would."""
+    _known.pop(person, None)
     folders.forget_background(person)
 
 
-@lru_cache(maxsize=8)
-def _moodboard(folder: Path, person: str, revision: int) -> tuple[PreferencePair, ...]:
-    store = folders.taste_store()
-    board = [one for one in store.moodboard(person) if store.has_picture(one.digest)]
-    loved = [Picture(store.picture(one.digest)) for one in board]
-    if not loved:
-        return ()
-    for background in _backgrounds(store.person(person).encoder, board):
+def studies_like(encoder: str) -> Iterator[tuple[str, StudySet]]:
+    """The sets of studies by the model that those were painted by which a taste encoder was made from, by name."""
+    try:
+        painted_by = TasteEncoder.load(encoder_folder(encoder)).made.get("painted_by")
+    except ValueError:  # it is gone or damaged: whoever reads by it says so
+        return
+    for name in folders.study_sets() if painted_by else ():
+        with suppress(ValueError, OSError):  # a damaged set is none
+            studies = open_studies(folders.studies_folder(name))
+            if studies.model == painted_by:
+                yield name, studies
+
+
+@dataclass(frozen=True)
+class _Moodboard:
+    """The pairs of somebody's moodboard, what they were made of, and when the folders that were looked into changed."""
+
+    of: tuple[Path, str, tuple[str, ...]]
+    pairs: tuple[PreferencePair, ...]
+    changes: dict[Path, int]
+
+    def stands(self) -> bool:
+        """Whether the background would be about the same if it were drawn now: it is full, or nothing was added."""
+        paths = {pair.rejected.path for pair in self.pairs if pair.rejected.path is not None}
+        if not all(path.exists() for path in paths):
+            return False
+        return len(paths) == MOST_BACKGROUND or self.changes == _changes(self.changes)
+
+
+_known: dict[str, _Moodboard] = {}
+"""By the person's id."""
+
+
+def _changes(places: Iterable[Path]) -> dict[Path, int]:
+    """When folders last changed; what changes in folders inside of them does not count."""
+    return {place: place.stat().st_mtime_ns for place in places if place.exists()}
+
+
+def _pairs(
+    person: str, encoder: str, loved: list[Picture], places: list[tuple[str, str]]
+) -> tuple[PreferencePair, ...]:
+    digests = {picture.digest for picture in loved}
+    for background in _backgrounds(encoder, places):
         found = _drawn(background, MOST_BACKGROUND + len(loved))
-        if {picture.digest for picture in found} - {one.digest for one in board}:
+        if {picture.digest for picture in found} - digests:
             folders.note_background(person, (picture.digest for picture in found))
             return tuple(moodboard_pairs(loved, found))
     return ()
 
 
-def _backgrounds(encoder: str, board: list[KeptPicture]) -> Iterator[list[Path]]:
+def _backgrounds(encoder: str, places: list[tuple[str, str]]) -> Iterator[list[Path]]:
     yield _studies(encoder)
-    yield _beside(board)
+    yield [path for word, below in places for path in _below(word, below)]
     yield _below("output", "")
 
 
 def _studies(encoder: str) -> list[Path]:
-    """The pictures of the first set of studies by the model whose studies a taste encoder was made from."""
-    try:
-        painted_by = TasteEncoder.load(encoder_folder(encoder)).made.get("painted_by")
-    except ValueError:  # it is gone or damaged: whoever reads by it says so
-        return []
-    for name in folders.study_sets() if painted_by else ():
-        try:
-            studies = open_studies(folders.studies_folder(name))
-        except (ValueError, OSError):  # a damaged set is no background
-            continue
-        if studies.model == painted_by and studies.pictures:
-            return [one.picture.path for one in studies.pictures if one.picture.path is not None]
-    return []
+    """The pictures of the first set that has some."""
+    found = ([one.picture.path for one in studies.pictures] for _, studies in studies_like(encoder))
+    return [path for path in next(filter(None, found), []) if path is not None]
 
 
-def _beside(board: list[KeptPicture]) -> list[Path]:
-    """What lies in the folders where the loved pictures lay."""
+def _places(board: list[KeptPicture]) -> list[tuple[str, str]]:
+    """The folders where the loved pictures lay: the word for the root, and the path inside."""
     places = {tuple(one.origin[key] for key in ("folder", "picture")) for one in board if "folder" in one.origin}
-    lay = {(word, picture.rpartition("/")[0]) for word, picture in places}
-    return [path for word, below in sorted(lay) for path in _below(word, below)]
+    return sorted({(word, picture.rpartition("/")[0]) for word, picture in places})
 
 
 def _below(word: str, below: str) -> list[Path]:

@@ -74,10 +74,19 @@ def branch_keys_values(
     return [(k, v * here) for k, v in found]
 
 
-def reason_to_be_off(adapter: Adapter, people: Sequence[UserEmbedding], strength: float, scope: Scope) -> str | None:
-    """Why the branch would change nothing and is left out, or None."""
+def off_for_anybody(strength: float, scope: Scope) -> str | None:
+    """Why a branch would change nothing whoever it is for and whatever adapter it has, or None."""
     if strength == 0:
         return "strength is 0"
+    if scope.start_percent >= scope.end_percent:
+        return "start_percent is not below end_percent"
+    return None
+
+
+def reason_to_be_off(adapter: Adapter, people: Sequence[UserEmbedding], strength: float, scope: Scope) -> str | None:
+    """Why the branch would change nothing and is left out, or None."""
+    if off := off_for_anybody(strength, scope):
+        return off
     if all(person.is_null for person in people):
         return "the null user paints as the base"
     start, end = scope.window(adapter.config)

@@ -15,13 +15,24 @@ from .pairs import PreferencePair
 from .pictures import Picture
 
 MOST_BACKGROUND = 64
-"""Pictures of the background that a loved one counts against; benchmarks/choices.py says what more of them bring."""
+"""Pictures of the background; benchmarks/choices.py says what more of them bring."""
+MOST_PAIRS = 256
+"""Of several loved pictures, about as many comparisons in all: each counts against a part of the background then, in
+turn. That costs a question no time however many are loved, and tells more than all against all, where one odd picture
+of the background would count in every choice (benchmarks/choices.py)."""
+
+
+def turns(loved: int, others: int) -> list[list[int]]:
+    """Which of so many others each loved picture counts against: MOST_PAIRS in all or one each, all others in turn."""
+    each = min(others, max(1, MOST_PAIRS // max(1, loved)))
+    return [[(each * number + one) % others for one in range(each)] for number in range(loved)]
 
 
 def moodboard_pairs(
     loved: Sequence[Picture], background: Sequence[Picture], prompt: str = "", most: int = MOST_BACKGROUND
 ) -> list[PreferencePair]:
-    """One choice per loved picture, each against the same at most `most` pictures of the background, never loved ones.
+    """One choice per loved picture, each against its `turns` of at most `most` pictures of the background, never loved
+    ones.
 
     Those with the smallest hashes count, which is an even draw, the same every time, and mostly the same after a few
     more pictures came in. What is there twice counts once. ValueError where nothing is left of the background.
@@ -35,7 +46,7 @@ def moodboard_pairs(
         )
     against = sorted(others)[:most]
     return [
-        PreferencePair(prompt, picture, others[other], f"love-{digest[:16]}-{number}", choice=f"love-{digest}")
-        for digest, picture in chosen.items()
-        for number, other in enumerate(against, 1)
+        PreferencePair(prompt, picture, others[against[other]], f"love-{digest[:16]}-{number}", choice=f"love-{digest}")
+        for (digest, picture), turn in zip(chosen.items(), turns(len(chosen), len(against)), strict=True)
+        for number, other in enumerate(turn, 1)
     ]

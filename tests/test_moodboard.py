@@ -8,7 +8,7 @@ from PIL import Image
 from ppd.encoders.encoder import PosteriorEncoder
 from ppd.encoders.features import PictureFeatures
 from ppd.encoders.population import PopulationPrior
-from ppd.moodboard import moodboard_pairs
+from ppd.moodboard import moodboard_pairs, turns
 from ppd.pictures import Picture
 
 
@@ -32,7 +32,7 @@ LOVED = [picture(200 + shade, 40, 40) for shade in range(3)]
 BACKGROUND = [picture(int(r), int(g), int(b)) for r, g, b in np.random.default_rng(0).integers(0, 256, (30, 3))]
 
 
-def test_each_loved_picture_is_one_choice_against_the_same_background():
+def test_each_of_a_few_loved_pictures_is_one_choice_against_the_same_background():
     pairs = moodboard_pairs(LOVED, BACKGROUND, "a boat", most=5)
     assert len(pairs) == 15 and len({pair.id for pair in pairs}) == 15
     assert {pair.prompt for pair in pairs} == {"a boat"}
@@ -44,6 +44,18 @@ def test_each_loved_picture_is_one_choice_against_the_same_background():
     for loved, choice in zip(LOVED, by_choice.values(), strict=True):
         assert {pair.chosen.digest for pair in choice} == {loved.digest}
         assert [pair.rejected.digest for pair in choice] == against
+
+
+def test_many_loved_pictures_share_the_background_in_turn():
+    """256 comparisons or one each, and each of the others as often."""
+    for loved, others, each in ((3, 64, 64), (10, 64, 25), (50, 64, 5), (300, 64, 1), (1, 5, 5), (100, 1, 1)):
+        found = turns(loved, others)
+        assert [len(set(turn)) for turn in found] == [each] * loved
+        counts = np.bincount(np.concatenate(found), minlength=others)
+        assert counts.max() - counts.min() <= 1
+    pairs = moodboard_pairs([picture(number, 9, 9) for number in range(200)], BACKGROUND)
+    assert len(pairs) == len({pair.choice for pair in pairs}) == 200
+    assert {pair.rejected.digest for pair in pairs} == {other.digest for other in BACKGROUND}
 
 
 def test_loved_pictures_are_in_no_background_and_what_is_there_twice_counts_once():

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -76,41 +79,130 @@ def load(run, clip_vision, **more):
     return run("PPD_IPAdapterLoader", **inputs, **more).result[0]
 
 
-def test_my_taste_fits_the_same_by_itself(run, comfy_folders, file, output, clip_vision, monkeypatch):
-    """The vision model's file has ViT-H-14's patches, by which it is found; a small model of its class is loaded, since
-    ComfyUI's loader knows the full size only."""
+@pytest.fixture
+def eyes(comfy_folders, clip_vision, monkeypatch):
+    """In models/clip_vision: its file has ViT-H-14's patches, by which it is found; a small model of its class is
+    loaded, since ComfyUI's loader knows the full size only."""
     import comfy.clip_vision
     import folder_paths
 
-    from ppd.families import FAMILIES
-
-    from .test_my_taste import unet
-
-    sd15 = unet("SD15", depths=(1, 1, 1, 0), context=768, linear=False)
     (comfy_folders.models / "clip_vision").mkdir()
     patches = {"vision_model.embeddings.patch_embedding.weight": torch.zeros(1280, 3, 1, 1)}
     save_file(patches, comfy_folders.models / "clip_vision" / "eyes.safetensors")
     folder_paths.filename_list_cache.clear()
     monkeypatch.setattr(comfy.clip_vision, "load", lambda path: clip_vision)
-    narrow = run("PPD_MyTaste", model=sd15).result
-    assert narrow[0] is sd15 and f"Put {NAME} in models/ipadapter." in narrow[1]  # the file is of narrower layers
+
+
+def widen(file):
+    """For layers as wide as the narrowest SD1.5 that ComfyUI knows."""
     wide = load_file(file)
     for name, weight in wide.items():
         if "to_k_ip" in name or "to_v_ip" in name:
             wide[name] = weight.repeat(40, 1)
     save_file(wide, file)
+
+
+def adapter_of(personal):
+    (mine,) = personal.get_additional_models_with_key("ppd_user")
+    return mine
+
+
+def test_my_taste_fits_the_same_by_itself_to_the_oldest_pictures(run, file, output, clip_vision, eyes):
+    from ppd.families import FAMILIES
+
+    from .test_my_taste import unet
+
+    sd15 = unet("SD15", depths=(1, 1, 1, 0), context=768, linear=False)
+    for path in output.rglob("*.png"):
+        os.utime(path, (int(path.stem), int(path.stem)))
+    narrow = run("PPD_MyTaste", model=sd15).result
+    assert narrow[0] is sd15 and f"Put {NAME} in models/ipadapter." in narrow[1]  # the file is of narrower layers
+    widen(file)
     personal, report = run("PPD_MyTaste", model=sd15).result
     assert report == (
         "Paints for the average person, at strength 1. No picks are known yet: answer questions in the tab Taste.\n"
-        f"Took the IP-Adapter {NAME} with eyes.safetensors, fitted to 70 pictures of the output folder, and the taste "
+        f"Took the IP-Adapter {NAME} with eyes.safetensors, fitted to 64 pictures of the output folder, and the taste "
         "encoder pocket."
     )
-    (mine,) = personal.get_additional_models_with_key("ppd_user")
-    theirs = load(run, clip_vision)
-    assert torch.equal(mine.model.directions, theirs.model.directions)
+    mine = adapter_of(personal)
     assert len(mine.model.config.layers) == FAMILIES["sd15"].count
+    shutil.copy(output / "000.png", output / "painted.png")
     again = run("PPD_MyTaste", model=sd15, strength=0.5).result[0]
-    assert again.get_additional_models_with_key("ppd_user") == [mine]  # fitted once
+    assert adapter_of(again) is mine  # fitted once, whatever is painted
+    for path in [output / "painted.png", *(next(output.rglob(f"{number:03}.png")) for number in range(64, 70))]:
+        path.unlink()
+    torch.testing.assert_close(mine.model.directions, load(run, clip_vision).model.directions)
+
+
+def test_my_taste_fits_to_the_same_pictures_until_twice_as_many_are_there():
+    steady = importlib.import_module("ppd_pack.nodes.my_taste")._steady
+    pictures = [Path(f"{number}.png") for number in range(3000)]
+    assert [len(steady(pictures[:count])) for count in (0, 31, 32, 63, 64, 1023, 3000)] == [0, 31, 32, 32, 64, 512, 512]
+    assert steady(pictures[:2048]) == steady(pictures) == tuple(pictures[:2048:4])
+
+
+@pytest.fixture(scope="module")
+def sd15(comfyui_path, tmp_path_factory):
+    """SD1.5 at the narrowest width, random weights, by ComfyUI's own loader."""
+    import comfy.sd
+
+    from tests.server.model_files import write_checkpoint
+
+    path = tmp_path_factory.mktemp("sd15") / "sd15.safetensors"
+    write_checkpoint(path, "sd15", text_encoder=False)
+    return comfy.sd.load_checkpoint_guess_config(str(path), output_vae=False, output_clip=False)[0]
+
+
+@torch.inference_mode()
+def paint(model):
+    import nodes
+
+    states = torch.randn(2, 1, 77, 768, generator=torch.Generator().manual_seed(1))
+    positive, negative = ([[one, {}]] for one in states)
+    latent = {"samples": torch.zeros(1, 4, 8, 8)}
+    return nodes.KSampler().sample(model, 5, 1, 3.0, "euler", "normal", positive, negative, latent)[0]["samples"]
+
+
+@pytest.mark.parametrize("file", ["plain"], indirect=True)
+def test_my_taste_paints_by_an_ip_adapter_and_off_is_the_plain_picture(
+    run, comfy_folders, file, output, eyes, sd15, monkeypatch
+):
+    """Bit for bit at strength 0, with no time to act, and for the null user; then, but for the latter, nothing is
+    fitted."""
+    from ppd.user_embedding import null_user
+
+    from .test_my_taste import pick
+
+    widen(file)
+    module, store = importlib.import_module("ppd_pack.nodes.my_taste"), comfy_folders.module.taste_store()
+    person = store.add_person("ann").id
+    pick(store, person, 5)
+    somebody = run("UserEmbeddingEncoder", pairs=pairs_of(run), encoder="pocket").result[0]
+    null_user(somebody).save(comfy_folders.models / "user_embeddings" / "null.safetensors")
+    plain, fits, fit = paint(sd15), [], module.fit_to_taste
+    monkeypatch.setattr(module, "fit_to_taste", lambda *given, **more: fits.append(given) or fit(*given, **more))
+
+    def painted(person, **more):
+        model, report = run("PPD_MyTaste", model=sd15, person=person, **more).result
+        return paint(model), report
+
+    for more, why in (
+        ({"strength": 0.0}, "strength is 0"),
+        ({"start_percent": 0.5, "end_percent": 0.5}, "start_percent is not below end_percent"),
+    ):
+        picture, report = painted(person, **more)
+        assert torch.equal(picture, plain) and report == f"The plain picture: {why}." and not fits
+    of_null, report = painted("taste: null.safetensors")
+    assert torch.equal(of_null, plain) and report.startswith("The plain picture: the null user paints as the base.")
+    of_ann, report = painted(person)
+    of_average, _ = painted(person, first_answers=0)
+    assert report.startswith("Paints for ann by 5 picks, at strength 1.\nTook the IP-Adapter ")
+    assert of_ann.isfinite().all() and len(fits) == 1
+    for one, other in ((of_ann, plain), (of_average, plain), (of_ann, of_average)):
+        assert (one - other).norm() > 1e-3 * plain.norm()
+    pick(store, person, 2)
+    _, report = run("PPD_MyTaste", model=sd15, person=person).result
+    assert report.startswith("Paints for ann by 7 picks") and len(fits) == 1  # other picks, the same adapter
 
 
 def pairs_of(run, name="warm"):

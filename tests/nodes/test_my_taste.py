@@ -145,7 +145,7 @@ def test_a_file_and_a_set_have_no_first_answers(run, store, sampler, comfy_folde
 def test_off_is_the_model_itself(run, store, sampler):
     personal, report = run("PPD_MyTaste", model=sampler["model"], strength=0.0).result
     assert torch.equal(paint(sampler, personal), paint(sampler, sampler["model"]))
-    assert report.startswith("The plain picture: strength is 0.\n")
+    assert report == "The plain picture: strength is 0."
 
 
 def test_a_taste_file_is_a_person_too(run, node_classes, store, sampler, comfy_folders):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -67,6 +68,53 @@ def test_where_nothing_lies_beside_it_the_background_is_all_of_output_or_none(ta
     taste.module.forget(taste.person)
     (pair,) = taste.module.pairs_of(taste.person)
     assert (pair.chosen.digest, pair.rejected.digest) == (digest, Picture(other).digest)
+
+
+@pytest.fixture
+def walks(taste, monkeypatch):
+    """A folder's pictures are listed through this; one entry per time."""
+    found, listing = [], taste.module.finished_pictures
+    monkeypatch.setattr(taste.module, "finished_pictures", lambda *given: found.append(given) or listing(*given))
+    return found
+
+
+def test_answers_and_new_pictures_walk_no_folder_anew_while_the_background_is_full(taste, walks):
+    for number in range(70):
+        paint(taste.folders.output / f"{number}.png", (3 * number, 0, 0))
+    digests = [keep(taste, f"{number}.png") for number in (0, 1)]
+    before = taste.module.moodboard_of(taste.person)
+    assert len({pair.rejected.digest for pair in before}) == 64 and len(walks) == 1
+    taste.store.choose(taste.person, "p", digests, digests[0], "an answer")
+    paint(taste.folders.output / "new.png", (0, 0, 9))
+    assert taste.module.moodboard_of(taste.person) is before and len(walks) == 1
+    before[0].rejected.path.unlink()
+    after = taste.module.moodboard_of(taste.person)
+    assert len(walks) == 2 and len({pair.rejected.digest for pair in after}) == 64
+    keep(taste, "2.png")
+    assert len({pair.choice for pair in taste.module.moodboard_of(taste.person)}) == 3
+
+
+def test_a_background_that_is_not_full_takes_in_what_is_painted(taste, walks):
+    for number in range(3):
+        paint(taste.folders.output / "day" / f"{number}.png", (50 * number, 0, 0))
+    keep(taste, "day/0.png")
+    assert len(taste.module.moodboard_of(taste.person)) == len(taste.module.moodboard_of(taste.person)) == 2
+    assert len(walks) == 1
+    paint(taste.folders.output / "day" / "3.png", (0, 50, 0))
+    assert len(taste.module.moodboard_of(taste.person)) == 3
+
+
+def test_three_hundred_loved_pictures_keep_nobody_waiting(taste):
+    interviews = importlib.import_module("ppd_pack.nodes.interviews")
+    for number in range(400):
+        paint(taste.folders.output / f"{number}.png", (number % 250, number // 2, 99))
+    digests = [keep(taste, f"{number}.png") for number in range(300)]
+    interview = interviews.Interview(taste.store, interviews.read_encoder("pocket"), taste.module.moodboard_of)
+    assert interview.ask(taste.person)[1].pairs == 300
+    taste.store.choose(taste.person, "p", digests[:2], digests[0], "an answer")
+    before = time.process_time()
+    assert interview.ask(taste.person)[1].pairs == 301
+    assert time.process_time() - before < 0.1  # about .04 s, and 1.5 to 2 s against 64 others each
 
 
 def test_the_studies_of_the_persons_encoder_go_first(taste, monkeypatch):
