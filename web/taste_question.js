@@ -68,7 +68,7 @@ export function answers(view) {
         ? [button(t("skip_grid"), () => panel.choose(null))]
         : ["tie", "skip"].map((verdict) => button(t(verdict), () => panel.pick(verdict)));
     made.push(element("div", { className: "row" }, ...verdicts, undo));
-    made.push(element("p", { className: "keys", textContent: question.pictures ? t("keys_grid") : t("keys") }));
+    made.push(element("p", { className: "keys", textContent: question.pictures ? t("keys_grid", { count: question.pictures.length }) : t("keys") }));
     if (!view.isPage) made.push(element("p", { className: "keys away", textContent: t("keys_away") }));
     if (reading) made.push(element("p", { className: "keys", textContent: readingOf(panel.state) }));
     return made;
