@@ -2,10 +2,10 @@
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { ANSWERED, CHANGED, CHOSEN, VERDICTS, ask, element, isOwn, loadWords, pictureURL, t } from "./common.js";
+import { isSeen, takeKeys } from "./keys.js";
 import { nameOf, waiting } from "./people.js";
 
 const ASKED = "ppd.question"; // the server's message that a node asks while it still runs
-const TYPED_INTO = "input, textarea, select, [contenteditable]";
 const [WIDTH, HEIGHT] = [380, 260]; // the widget's least size
 const MARGIN = 10; // that the classic renderer leaves around a DOM widget
 const STYLE = `
@@ -42,6 +42,8 @@ class Questions {
         this.notes = []; // of the run that asked
         this.at = 0; // which of them is shown
         this.root = element("div", { className: "ppd-collect", tabIndex: 0, role: "group" });
+        this.byMouse = true;
+        takeKeys(this);
         this.root.addEventListener("wheel", (event) => this.onWheel(event));
         this.draw();
         this.refresh();
@@ -98,34 +100,23 @@ class Questions {
         this.draw();
     }
 
-    // The keys are the widget's while it has the focus or the mouse, but they answer only what is seen
-    onKey(event) {
+    get focused() {
         const { activeElement } = document;
-        const focused = this.root.contains(activeElement);
-        if (!focused && (!this.root.matches(":hover") || activeElement?.closest(TYPED_INTO))) return;
-        if (event.ctrlKey || event.metaKey || event.altKey) return;
-        if (focused) event.stopPropagation(); // the graph would delete or move the node
-        const act = this.actionOf(event.key, focused && activeElement);
-        if (!act || !this.isSeen()) return;
-        event.preventDefault();
-        event.stopPropagation();
-        if (!event.repeat) act();
+        return this.root.contains(activeElement) ? activeElement : null;
     }
 
-    actionOf(key, focused) {
+    // The graph would delete or move the node
+    keeps({ ctrlKey, metaKey, altKey }) {
+        return this.focused && !ctrlKey && !metaKey && !altKey;
+    }
+
+    actionOf({ key }) {
+        const { focused, question } = this, pair = this.root.querySelector(".pair");
+        if (!pair || !isSeen(pair)) return null;
         if (key in VERDICTS) return () => this.pick(VERDICTS[key]);
-        if (key.toLowerCase() === "u") return () => this.undo();
+        if (key.toLowerCase() === "u" && question?.latest) return () => this.undo();
         const onOther = focused?.tagName === "BUTTON" && focused.className !== "next"; // which Enter presses
-        return key === "Enter" && !onOther && this.question?.verdict && this.left ? () => this.next() : null;
-    }
-
-    // Both pictures are in the window, and nothing lies over them
-    isSeen() {
-        const pictures = [...this.root.querySelectorAll(".picture")];
-        return pictures.length > 0 && pictures.every((picture) => {
-            const { left, top, width, height } = picture.getBoundingClientRect();
-            return picture.contains(document.elementFromPoint(left + width / 2, top + height / 2));
-        });
+        return key === "Enter" && !onOther && question?.verdict && this.left ? () => this.next() : null;
     }
 
     get left() {
@@ -256,9 +247,6 @@ app.registerExtension({
         document.head.append(element("style", { textContent: STYLE }));
         api.addEventListener(ASKED, ({ detail }) => show(nodeOf(detail.node), { ppd_question: detail.questions }));
         api.addEventListener("executed", ({ detail }) => show(nodeOf(detail.display_node ?? detail.node), detail.output ?? {}));
-        window.addEventListener("keydown", (event) => {
-            for (const node of collectors()) shown.get(node).onKey(event);
-        }, true); // before the graph and the frontend's own keys
         api.addEventListener(CHOSEN, () => {
             for (const node of collectors()) if (!shown.get(node).current) shown.get(node).count();
         });

@@ -3,7 +3,6 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { BeforeAfter } from "./before_after.js";
 import { ANSWERED, CHANGED, CHOSEN, LAST_PERSON, ask, isOwn, press, t } from "./common.js";
-import { onKey } from "./taste_keys.js";
 import { paint } from "./taste_painting.js";
 import { Pictures } from "./taste_pictures.js";
 import { View } from "./taste_view.js";
@@ -26,7 +25,6 @@ export class Panel {
         this.of = Number(localStorage.getItem(OF)) || 2;
         this.paints = localStorage.getItem(PAINTS) === "true";
         api.addEventListener(CHANGED, ({ detail }) => isOwn(detail) || this.changed(detail.person));
-        window.addEventListener("keydown", (event) => onKey(event, this), true); // before the graph hears them
     }
 
     // The view that is in front
@@ -164,6 +162,10 @@ export class Panel {
     choose(best) {
         const { pictures, prompt } = this.state?.question ?? {};
         if (pictures && best !== undefined && !this.pictures.broken.has(best)) this.answer("choices", { prompt, pictures, best }, best);
+    }
+
+    get canUndo() {
+        return Boolean(this.state?.person.picks || this.history.picks.length);
     }
 
     undo() {

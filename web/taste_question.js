@@ -56,7 +56,7 @@ const readingOf = ({ reading: [done, of], person }) => t("reading", { done, of, 
 // Under the pictures: the prompt, the answers, the keys
 export function answers(view) {
     const { panel } = view, { question, reading, person } = panel.state ?? {};
-    const undo = button(t("undo"), () => panel.undo(), { disabled: !person?.picks && !panel.history.picks.length });
+    const undo = button(t("undo"), () => panel.undo(), { disabled: !panel.canUndo });
     if (!question) return person ? [element("div", { className: "row" }, undo)] : [];
     const made = [];
     if (question.verdict) {
