@@ -1,7 +1,7 @@
 // The node Collect Preferences shows the newest question of its run, answered by mouse or by key.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { ANSWERED, CHANGED, CHOSEN, VERDICTS, ask, element, isOwn, loadWords, pictureURL, t } from "./common.js";
+import { ANSWERED, CHOSEN, NEWS, Requests, VERDICTS, ask, element, loadWords, pictureURL, t } from "./common.js";
 import { isSeen, takeKeys } from "./keys.js";
 import { nameOf, waiting } from "./people.js";
 
@@ -41,6 +41,8 @@ class Questions {
         this.asked = []; // the newest first
         this.notes = []; // of the run that asked
         this.at = 0; // which of them is shown
+        this.revision = 0; // of its person, as of which the question is shown
+        this.requests = new Requests();
         this.root = element("div", { className: "ppd-collect", tabIndex: 0, role: "group" });
         this.byMouse = true;
         takeKeys(this);
@@ -57,7 +59,7 @@ class Questions {
     show(asked, notes) {
         const newest = [...asked].reverse();
         if (notes) this.notes = notes;
-        if (JSON.stringify(newest) !== JSON.stringify(this.asked)) Object.assign(this, { asked: newest, at: 0, question: null });
+        if (JSON.stringify(newest) !== JSON.stringify(this.asked)) Object.assign(this, { asked: newest, at: 0, question: null, revision: 0 });
         return this.refresh();
     }
 
@@ -65,16 +67,17 @@ class Questions {
     async refresh() {
         const { current } = this;
         if (!current) return this.count();
-        let question, error;
+        let question, revision, error;
         try {
-            question = await ask(`people/${current.person}/questions/${current.id}`);
+            ({ revision, ...question } = await ask(`people/${current.person}/questions/${current.id}`));
             question.name = await nameOf(current.person);
         } catch (failure) {
             error = failure;
         }
-        if (current !== this.current) return;
+        if (current !== this.current || revision < this.revision) return;
+        if (revision > this.revision) this.requests.clear();
         const same = JSON.stringify(question) === JSON.stringify(this.question);
-        this.question = question;
+        Object.assign(this, { question, revision: revision ?? 0 });
         if (error || !same) this.draw(error?.message);
     }
 
@@ -82,9 +85,10 @@ class Questions {
     answered({ person, changed, latest }) {
         const { current, question } = this;
         if (!current) return this.count();
-        if (current.person !== person.id) return;
+        if (current.person !== person.id || person.revision < this.revision) return;
         if (!question) return this.refresh(); // it is being read just now, perhaps from before
         const { verdict } = changed.find(({ id }) => id === current.id) ?? question;
+        this.revision = person.revision;
         if (verdict === question.verdict && (latest === current.id) === question.latest) return;
         this.question = { ...question, verdict, latest: latest === current.id };
         this.draw();
@@ -140,8 +144,7 @@ class Questions {
     }
 
     next() {
-        this.at += 1;
-        this.question = null;
+        Object.assign(this, { at: this.at + 1, question: null, revision: 0 });
         return this.refresh();
     }
 
@@ -151,7 +154,8 @@ class Questions {
         if (this.sending === current) return;
         this.sending = current;
         try {
-            await ask(path, body);
+            await ask(path, body, "POST", this.requests.of(path, body));
+            this.requests.clear();
             await this.refresh();
         } catch (error) {
             this.draw(t("failed", { error: error.message }));
@@ -253,8 +257,7 @@ app.registerExtension({
         api.addEventListener(ANSWERED, ({ detail }) => {
             for (const node of collectors()) shown.get(node).answered(detail);
         });
-        api.addEventListener(CHANGED, ({ detail }) => {
-            if (isOwn(detail)) return;
+        api.addEventListener(NEWS, ({ detail }) => {
             for (const node of collectors()) {
                 const questions = shown.get(node);
                 // What is on its way is shown when it has its answer, not before: then the next press counts
