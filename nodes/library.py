@@ -102,7 +102,7 @@ async def rate(request: web.Request) -> web.Response:
         path = folders.finished_file(body.folder, body.picture)
         with _explained():
             _rate(person, body.folder, path, finished_picture(path, body.picture), body.rating, body.request)
-        announce(person)
+        announce(person, body.request)
         return _counts(person)
 
     return await answer(work)
@@ -131,7 +131,7 @@ async def rate_rest(request: web.Request) -> web.Response:
             with suppress(PreferenceError, OSError):  # damaged, or gone meanwhile
                 _rate(person, word, root / one.name, one, body.rating, f"{body.request} {one.name}")
                 rated.append(one.name)
-        announce(person)
+        announce(person, body.request)
         return {"pictures": rated, "counts": _counts(person)}
 
     return await answer(work)

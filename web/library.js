@@ -1,7 +1,7 @@
 // Rate what I have: finished pictures of ComfyUI's folders, each kept or not for me by two small controls or by keys.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { ask, element, t } from "./common.js";
+import { ask, element, press, t } from "./common.js";
 import { isSeen, runs, takeKeys, whileHeld } from "./keys.js";
 import { SECTIONS } from "./taste_parts.js";
 
@@ -131,7 +131,7 @@ class Library {
     rate(picture, rating) {
         this.panel.run(async () => {
             const { folder, name } = picture, wanted = picture.rating === rating ? null : rating;
-            const counts = await ask(`people/${this.person}/library/ratings`, { folder, picture: name, rating: wanted });
+            const counts = await press(`people/${this.person}/library/ratings`, { folder, picture: name, rating: wanted });
             this.rated([keyOf(picture)], wanted, counts);
         });
     }
@@ -145,7 +145,7 @@ class Library {
         const message = t("library_rest_message", { count, folder: within });
         if (!await app.extensionManager.dialog.confirm({ title: t("library_rest"), message })) return;
         this.panel.run(async () => {
-            const { pictures, counts } = await ask(path, { folder, picture: name, within, rating });
+            const { pictures, counts } = await press(path, { folder, picture: name, within, rating });
             const root = within.split(": ")[0];
             this.rated(pictures.map((one) => `${root}/${one}`), rating, counts);
         });
@@ -154,8 +154,9 @@ class Library {
     rated(keys, rating, counts) {
         for (const picture of this.all()) if (keys.includes(keyOf(picture))) picture.rating = rating;
         this.grid.counts = counts;
-        this.ratings = counts.kept + counts.not; // as the panel hears soon
+        this.ratings = counts.kept + counts.not; // as the panel knows soon
         this.render();
+        this.panel.changed(this.person);
     }
 
     all() {

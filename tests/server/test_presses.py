@@ -6,6 +6,7 @@ import json
 import time
 
 import pytest
+from PIL import Image
 
 from .panels import open_panels, wait_for_picks
 from .test_collect_widget import graph
@@ -172,3 +173,19 @@ def test_what_another_window_changed_is_read_once(server, store, somebody, open_
     page.wait_for_timeout(500)
     assert sorted(set(sent)) == ["history", "people", "question", "waiting"]
     assert sent.count("people") == 1
+
+
+def test_a_rating_of_this_window_is_no_news_to_it(server, store, somebody, open_panel):
+    person, _ = somebody
+    Image.new("RGB", (48, 48), (20, 60, 200)).save(server.base / "output" / "rated here.png")
+    page = open_panel(person)
+    wait_for_picks(page, 0, 3)
+    page.get_by_text("Rate what I have").click()
+    page.locator(".ppd-library .tile").first.wait_for()
+    page.wait_for_timeout(500)
+    sent = asked_of_server(page)
+    page.locator(".ppd-library .tile").first.get_by_label("Keep").click()
+    page.locator(".ppd-library .gave", has_text="1 kept").wait_for()
+    page.wait_for_timeout(1000)
+    assert sorted(sent) == ["history", "question", "ratings"]
+    assert store.person(person).ratings == 1
