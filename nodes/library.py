@@ -106,7 +106,7 @@ async def rate(request: web.Request) -> web.Response:
         path = folders.finished_file(body.folder, body.picture)
         with _explained():
             _rate(person, body.folder, path, finished_picture(path, body.picture), body.rating, body.request)
-        announce(person)
+        announce(person, body.request)
         return _counts(person)
 
     return await answer(work)
@@ -139,7 +139,7 @@ async def rate_rest(request: web.Request) -> web.Response:
                     found.append(Found(prompt_of(root / one.name), picture, _origin(word, one)))
             kept = folders.taste_store().rate_all(person, found, body.rating, body.request)
             rated += [one.origin["picture"] for one in kept]
-        announce(person)
+        announce(person, body.request)
         return {"pictures": rated, "counts": _counts(person)}
 
     return await answer(work, takes_long=True)

@@ -232,9 +232,10 @@ async def asked(request: web.Request) -> web.Response:
     person, number = request.match_info["person"], _number(request.match_info["candidate"])
 
     def work() -> Any:
+        revision = folders.taste_store().revision(person)  # before what it may be older than
         candidate = _theirs(person, number)
         latest = [one.id for one in folders.taste_store().history(person, limit=1)]
-        return {**shown(candidate), "latest": latest == [number]}
+        return {**shown(candidate), "latest": latest == [number], "revision": revision}
 
     return await answer(work)
 

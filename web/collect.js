@@ -1,11 +1,11 @@
 // The node Collect Preferences shows the newest question of its run, answered by mouse or by key.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { ANSWERED, CHANGED, CHOSEN, VERDICTS, ask, element, isOwn, loadWords, pictureURL, t } from "./common.js";
+import { ANSWERED, CHOSEN, NEWS, Requests, VERDICTS, ask, element, loadWords, pictureURL, t } from "./common.js";
+import { isSeen, takeKeys } from "./keys.js";
 import { nameOf, waiting } from "./people.js";
 
 const ASKED = "ppd.question"; // the server's message that a node asks while it still runs
-const TYPED_INTO = "input, textarea, select, [contenteditable]";
 const [WIDTH, HEIGHT] = [380, 260]; // the widget's least size
 const MARGIN = 10; // that the classic renderer leaves around a DOM widget
 const STYLE = `
@@ -41,7 +41,11 @@ class Questions {
         this.asked = []; // the newest first
         this.notes = []; // of the run that asked
         this.at = 0; // which of them is shown
+        this.revision = 0; // of its person, as of which the question is shown
+        this.requests = new Requests();
         this.root = element("div", { className: "ppd-collect", tabIndex: 0, role: "group" });
+        this.byMouse = true;
+        takeKeys(this);
         this.root.addEventListener("wheel", (event) => this.onWheel(event));
         this.draw();
         this.refresh();
@@ -55,7 +59,7 @@ class Questions {
     show(asked, notes) {
         const newest = [...asked].reverse();
         if (notes) this.notes = notes;
-        if (JSON.stringify(newest) !== JSON.stringify(this.asked)) Object.assign(this, { asked: newest, at: 0, question: null });
+        if (JSON.stringify(newest) !== JSON.stringify(this.asked)) Object.assign(this, { asked: newest, at: 0, question: null, revision: 0 });
         return this.refresh();
     }
 
@@ -63,16 +67,17 @@ class Questions {
     async refresh() {
         const { current } = this;
         if (!current) return this.count();
-        let question, error;
+        let question, revision, error;
         try {
-            question = await ask(`people/${current.person}/questions/${current.id}`);
+            ({ revision, ...question } = await ask(`people/${current.person}/questions/${current.id}`));
             question.name = await nameOf(current.person);
         } catch (failure) {
             error = failure;
         }
-        if (current !== this.current) return;
+        if (current !== this.current || revision < this.revision) return;
+        if (revision > this.revision) this.requests.clear();
         const same = JSON.stringify(question) === JSON.stringify(this.question);
-        this.question = question;
+        Object.assign(this, { question, revision: revision ?? 0 });
         if (error || !same) this.draw(error?.message);
     }
 
@@ -80,9 +85,10 @@ class Questions {
     answered({ person, changed, latest }) {
         const { current, question } = this;
         if (!current) return this.count();
-        if (current.person !== person.id) return;
+        if (current.person !== person.id || person.revision < this.revision) return;
         if (!question) return this.refresh(); // it is being read just now, perhaps from before
         const { verdict } = changed.find(({ id }) => id === current.id) ?? question;
+        this.revision = person.revision;
         if (verdict === question.verdict && (latest === current.id) === question.latest) return;
         this.question = { ...question, verdict, latest: latest === current.id };
         this.draw();
@@ -98,34 +104,23 @@ class Questions {
         this.draw();
     }
 
-    // The keys are the widget's while it has the focus or the mouse, but they answer only what is seen
-    onKey(event) {
+    get focused() {
         const { activeElement } = document;
-        const focused = this.root.contains(activeElement);
-        if (!focused && (!this.root.matches(":hover") || activeElement?.closest(TYPED_INTO))) return;
-        if (event.ctrlKey || event.metaKey || event.altKey) return;
-        if (focused) event.stopPropagation(); // the graph would delete or move the node
-        const act = this.actionOf(event.key, focused && activeElement);
-        if (!act || !this.isSeen()) return;
-        event.preventDefault();
-        event.stopPropagation();
-        if (!event.repeat) act();
+        return this.root.contains(activeElement) ? activeElement : null;
     }
 
-    actionOf(key, focused) {
+    // The graph would delete or move the node
+    keeps({ ctrlKey, metaKey, altKey }) {
+        return this.focused && !ctrlKey && !metaKey && !altKey;
+    }
+
+    actionOf({ key }) {
+        const { focused, question } = this, pair = this.root.querySelector(".pair");
+        if (!pair || !isSeen(pair)) return null;
         if (key in VERDICTS) return () => this.pick(VERDICTS[key]);
-        if (key.toLowerCase() === "u") return () => this.undo();
+        if (key.toLowerCase() === "u" && question?.latest) return () => this.undo();
         const onOther = focused?.tagName === "BUTTON" && focused.className !== "next"; // which Enter presses
-        return key === "Enter" && !onOther && this.question?.verdict && this.left ? () => this.next() : null;
-    }
-
-    // Both pictures are in the window, and nothing lies over them
-    isSeen() {
-        const pictures = [...this.root.querySelectorAll(".picture")];
-        return pictures.length > 0 && pictures.every((picture) => {
-            const { left, top, width, height } = picture.getBoundingClientRect();
-            return picture.contains(document.elementFromPoint(left + width / 2, top + height / 2));
-        });
+        return key === "Enter" && !onOther && question?.verdict && this.left ? () => this.next() : null;
     }
 
     get left() {
@@ -149,8 +144,7 @@ class Questions {
     }
 
     next() {
-        this.at += 1;
-        this.question = null;
+        Object.assign(this, { at: this.at + 1, question: null, revision: 0 });
         return this.refresh();
     }
 
@@ -160,7 +154,8 @@ class Questions {
         if (this.sending === current) return;
         this.sending = current;
         try {
-            await ask(path, body);
+            await ask(path, body, "POST", this.requests.of(path, body));
+            this.requests.clear();
             await this.refresh();
         } catch (error) {
             this.draw(t("failed", { error: error.message }));
@@ -256,17 +251,13 @@ app.registerExtension({
         document.head.append(element("style", { textContent: STYLE }));
         api.addEventListener(ASKED, ({ detail }) => show(nodeOf(detail.node), { ppd_question: detail.questions }));
         api.addEventListener("executed", ({ detail }) => show(nodeOf(detail.display_node ?? detail.node), detail.output ?? {}));
-        window.addEventListener("keydown", (event) => {
-            for (const node of collectors()) shown.get(node).onKey(event);
-        }, true); // before the graph and the frontend's own keys
         api.addEventListener(CHOSEN, () => {
             for (const node of collectors()) if (!shown.get(node).current) shown.get(node).count();
         });
         api.addEventListener(ANSWERED, ({ detail }) => {
             for (const node of collectors()) shown.get(node).answered(detail);
         });
-        api.addEventListener(CHANGED, ({ detail }) => {
-            if (isOwn(detail)) return;
+        api.addEventListener(NEWS, ({ detail }) => {
             for (const node of collectors()) {
                 const questions = shown.get(node);
                 // What is on its way is shown when it has its answer, not before: then the next press counts

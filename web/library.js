@@ -1,7 +1,8 @@
 // Rate what I have: finished pictures of ComfyUI's folders, each kept or not for me by two small controls or by keys.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { ask, element, t } from "./common.js";
+import { ask, element, press, t } from "./common.js";
+import { isSeen, runs, takeKeys, whileHeld } from "./keys.js";
 import { SECTIONS } from "./taste_parts.js";
 
 const RATINGS = { keep: "♥", not: "✕" };
@@ -50,7 +51,7 @@ class Library {
             element("div", { className: "row" }, this.folders, element("label", {}, filter, ` ${t("library_unrated")}`)),
             this.gave, this.fresh, this.tiles, this.none, this.further,
             element("p", { className: "hint", textContent: t("library_keys") }));
-        this.root.addEventListener("keydown", (event) => this.onKey(event));
+        takeKeys(this);
         this.root.addEventListener("focusin", ({ target }) => this.reach(target.closest(".tile")));
         this.large = new Large(this);
         this.watch();
@@ -130,7 +131,7 @@ class Library {
     rate(picture, rating) {
         this.panel.run(async () => {
             const { folder, name } = picture, wanted = picture.rating === rating ? null : rating;
-            const counts = await ask(`people/${this.person}/library/ratings`, { folder, picture: name, rating: wanted });
+            const counts = await press(`people/${this.person}/library/ratings`, { folder, picture: name, rating: wanted });
             this.rated([keyOf(picture)], wanted, counts);
         });
     }
@@ -144,7 +145,7 @@ class Library {
         const message = t("library_rest_message", { count, folder: within });
         if (!await app.extensionManager.dialog.confirm({ title: t("library_rest"), message })) return;
         this.panel.run(async () => {
-            const { pictures, counts } = await ask(path, { folder, picture: name, within, rating });
+            const { pictures, counts } = await press(path, { folder, picture: name, within, rating });
             const root = within.split(": ")[0];
             this.rated(pictures.map((one) => `${root}/${one}`), rating, counts);
         });
@@ -153,8 +154,9 @@ class Library {
     rated(keys, rating, counts) {
         for (const picture of this.all()) if (keys.includes(keyOf(picture))) picture.rating = rating;
         this.grid.counts = counts;
-        this.ratings = counts.kept + counts.not; // as the panel hears soon
+        this.ratings = counts.kept + counts.not; // as the panel knows soon
         this.render();
+        this.panel.changed(this.person);
     }
 
     all() {
@@ -212,26 +214,25 @@ class Library {
         for (const other of tile.parentElement.children) other.tabIndex = other === tile ? 0 : -1;
     }
 
-    onKey(event) {
-        const tile = event.target.closest?.(".tile");
-        const isPlain = !event.ctrlKey && !event.metaKey && !event.altKey;
-        if (event.key === "Enter" && event.ctrlKey) return; // it runs the graph
-        event.stopPropagation(); // none other is the graph's
-        if (event.key === "Escape") event.target.blur(); // the page around it has the next one
-        if (!isPlain || event.target !== tile) return;
-        const rating = KEYS[event.key.toLowerCase()], step = stepOf(event.key, tile.parentElement);
-        if (!rating && !step && event.key !== "Enter") return;
-        event.preventDefault();
-        if (step) {
-            const tiles = [...tile.parentElement.children], next = tiles[tiles.indexOf(tile) + step];
-            next?.focus({ preventScroll: true });
-            (next ?? tile).scrollIntoView({ block: "nearest" });
-        } else if (!isSeen(tile)) {
-            tile.scrollIntoView({ block: "nearest" }); // first seen, then rated
-        } else if (!event.repeat) {
-            if (rating) this.rate(tile.picture, rating);
-            else this.large.open(tile);
-        }
+    keeps(event) {
+        return !runs(event);
+    }
+
+    actionOf({ key, target }) {
+        if (key === "Escape") return () => target.blur(); // the page around it has the next one
+        const tile = target.closest(".tile");
+        if (!tile || target !== tile) return null;
+        const rating = KEYS[key.toLowerCase()], step = stepOf(key, tile.parentElement);
+        if (step) return whileHeld(() => this.step(tile, step));
+        if (!rating && key !== "Enter") return null;
+        if (!isSeen(tile, [tile])) return () => tile.scrollIntoView({ block: "nearest" }); // first seen, then rated
+        return rating ? () => this.rate(tile.picture, rating) : () => this.large.open(tile);
+    }
+
+    step(tile, step) {
+        const tiles = [...tile.parentElement.children], next = tiles[tiles.indexOf(tile) + step];
+        next?.focus({ preventScroll: true });
+        (next ?? tile).scrollIntoView({ block: "nearest" });
     }
 }
 
@@ -239,8 +240,9 @@ class Library {
 class Large {
     constructor(library) {
         this.library = library;
-        this.dialog = element("dialog", { className: "ppd-large" });
-        this.dialog.addEventListener("keydown", (event) => this.onKey(event));
+        this.root = this.dialog = element("dialog", { className: "ppd-large" });
+        this.byMouse = true;
+        takeKeys(this);
         this.dialog.addEventListener("click", ({ target }) => [this.dialog, this.image].includes(target) && this.dialog.close());
         this.dialog.addEventListener("close", () => {
             this.tile?.focus();
@@ -278,15 +280,16 @@ class Large {
         if (this.tile) mark(this.dialog, this.tile.picture.rating);
     }
 
-    onKey(event) {
-        event.stopPropagation(); // Escape closes it all the same
-        if (event.ctrlKey || event.metaKey || event.altKey) return;
-        const rating = KEYS[event.key.toLowerCase()], step = STEPS[event.key];
-        if (rating && !event.repeat) this.library.rate(this.tile.picture, rating);
-        if (!rating && !step) return;
-        event.preventDefault();
+    keeps() {
+        return true; // Escape closes it all the same
+    }
+
+    actionOf({ key }) {
+        const rating = KEYS[key.toLowerCase()], step = STEPS[key];
         const next = step && (step < 0 ? this.tile.previousElementSibling : this.tile.nextElementSibling);
-        if (next) this.open(next);
+        if (next) return whileHeld(() => this.open(next));
+        const isRated = rating && isSeen(this.dialog, [this.dialog.firstElementChild]);
+        return isRated ? () => this.library.rate(this.tile.picture, rating) : null;
     }
 }
 
@@ -310,10 +313,4 @@ function mark(parent, rating) {
 function stepOf(key, list) {
     const columns = getComputedStyle(list).gridTemplateColumns.split(" ").length;
     return STEPS[key] ?? { ArrowUp: -columns, ArrowDown: columns }[key];
-}
-
-// Whether the middle of it is on the screen, under nothing else
-function isSeen(tile) {
-    const { left, top, width, height } = tile.getBoundingClientRect();
-    return tile.contains(document.elementFromPoint(left + width / 2, top + height / 2));
 }

@@ -2,7 +2,7 @@
 // person" is whoever is chosen in the tab Taste when the graph is queued: the workflow keeps "tab", the run gets the id.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { ANSWERED, CHANGED, CHOSEN, LAST_PERSON, ask, isOwn, loadWords, t } from "./common.js";
+import { ANSWERED, CHOSEN, LAST_PERSON, NEWS, ask, loadWords, t } from "./common.js";
 
 const ME = "me"; // can always be chosen, also before there is somebody of that name
 const TAB = "tab";
@@ -16,7 +16,17 @@ let reading, counting;
 
 // Where the store cannot be read the lists stay as the server gave them: running a node tells why
 async function read() {
-    ({ people, me } = await ask("people").catch(() => ({ people, me })));
+    const found = await ask("people").catch(() => ({ people, me }));
+    me = found.me;
+    people = found.people.map((one) => newer(one, people.find(({ id }) => id === one.id)));
+}
+
+// An answer to a press may have come before one that was asked for earlier
+const newer = (one, other) => (other?.revision > one.revision ? other : one);
+
+export async function everybody() {
+    await reading;
+    return people;
 }
 
 // As the tab does: where the chosen one is gone, the first
@@ -125,7 +135,7 @@ function onChosen() {
 
 // What was pressed in this window told all that it changed
 function onAnswered({ detail: { person, waiting } }) {
-    people = people.map((one) => (one.id === person.id ? person : one));
+    people = people.map((one) => (one.id === person.id ? newer(one, person) : one));
     counting = Promise.resolve({ waiting, name: person.name });
     fillAll();
 }
@@ -141,7 +151,7 @@ function putTabsPerson({ output }) {
 }
 
 // At once, not in setup: whoever imports this hears the news later
-api.addEventListener(CHANGED, ({ detail }) => isOwn(detail) || refresh());
+api.addEventListener(NEWS, refresh);
 api.addEventListener(ANSWERED, onAnswered);
 api.addEventListener(CHOSEN, onChosen);
 window.addEventListener("storage", ({ key }) => key === LAST_PERSON && api.dispatchCustomEvent(CHOSEN)); // another window

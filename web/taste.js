@@ -1,7 +1,7 @@
 // "Taste" as a sidebar tab and as a page over the whole window: which of two pictures is better, and what was learned.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { ANSWERED, CHANGED, CHOSEN, element, isOwn, loadWords, t } from "./common.js";
+import { ANSWERED, CHOSEN, NEWS, element, loadWords, t } from "./common.js";
 import { waiting } from "./people.js";
 import { Panel } from "./taste_panel.js";
 
@@ -39,8 +39,7 @@ app.registerExtension({
             render: async (root) => (await opened()).openTab(root),
             destroy: () => panel?.closeTab(),
         });
-        api.addEventListener(CHANGED, ({ detail }) => isOwn(detail) || showBadge());
-        for (const name of [CHOSEN, ANSWERED]) api.addEventListener(name, showBadge);
+        for (const name of [NEWS, CHOSEN, ANSWERED]) api.addEventListener(name, showBadge);
         await showBadge();
     },
 });

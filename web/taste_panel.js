@@ -2,8 +2,8 @@
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { BeforeAfter } from "./before_after.js";
-import { ANSWERED, CHANGED, CHOSEN, LAST_PERSON, ask, isOwn, press, t } from "./common.js";
-import { onKey } from "./taste_keys.js";
+import { CHOSEN, LAST_PERSON, NEWS, Requests, ask, press, t, tell } from "./common.js";
+import { everybody } from "./people.js";
 import { paint } from "./taste_painting.js";
 import { Pictures } from "./taste_pictures.js";
 import { View } from "./taste_view.js";
@@ -18,15 +18,14 @@ const keyOf = (question) => question && (question.id ?? question.pictures.join()
 
 export class Panel {
     constructor() {
-        Object.assign(this, { views: [], people: [], state: null, history: NONE, pictures: new Pictures() });
+        Object.assign(this, { views: [], people: [], state: null, history: NONE, pictures: new Pictures(), requests: new Requests() });
         this.compared = new BeforeAfter(this);
         this.last = Promise.resolve();
         this.behind = new Set(); // people who changed since the last look
         this.unfolded = new Set();
         this.of = Number(localStorage.getItem(OF)) || 2;
         this.paints = localStorage.getItem(PAINTS) === "true";
-        api.addEventListener(CHANGED, ({ detail }) => isOwn(detail) || this.changed(detail.person));
-        window.addEventListener("keydown", (event) => onKey(event, this), true); // before the graph hears them
+        api.addEventListener(NEWS, ({ detail }) => this.changed(detail.person));
     }
 
     // The view that is in front
@@ -81,6 +80,7 @@ export class Panel {
                 if (!keepNotice) this.notify("");
                 await work();
             } catch (error) {
+                this.isStale = true; // what failed may have been done all the same
                 this.notify(t("failed", { error: error.message }));
             }
         });
@@ -106,12 +106,18 @@ export class Panel {
     async look(id, candidate) {
         const query = candidate ? `candidate=${candidate}` : `of=${this.of}`;
         const state = await ask(`people/${id}/question?${query}`);
+        this.show({ ...state, history: await this.answersOf(id) });
+    }
+
+    async answersOf(id) {
         const history = await ask(`people/${id}/history?limit=${this.unfoldedFor(id)}`);
-        this.show({ ...state, history });
+        this.isStale = false;
+        return history;
     }
 
     // State and history change together with what is seen: a press meanwhile is about the question seen till then
     show({ changed = [], history = this.historyWith(changed), ...state }) {
+        if (state.person.revision !== this.state?.person.revision) this.requests.clear();
         Object.assign(this, { state, history });
         const { person, question, upcoming } = state;
         const isNew = localStorage.getItem(LAST_PERSON) !== person.id;
@@ -147,9 +153,11 @@ export class Panel {
     }
 
     async press(path, body) {
-        const state = await press(`people/${this.state.person.id}/${path}`, { ...body, of: this.of });
-        this.show(state);
-        api.dispatchCustomEvent(ANSWERED, { ...state, latest: this.history.picks[0]?.id });
+        const { id } = this.state.person;
+        const state = await press(`people/${id}/${path}`, { ...body, of: this.of }, this.requests.of(id, path, body));
+        this.show(this.isStale ? { ...state, history: await this.answersOf(id) } : state);
+        this.requests.clear();
+        tell({ ...state, latest: this.history.picks[0]?.id });
     }
 
     pick(verdict) {
@@ -164,6 +172,10 @@ export class Panel {
     choose(best) {
         const { pictures, prompt } = this.state?.question ?? {};
         if (pictures && best !== undefined && !this.pictures.broken.has(best)) this.answer("choices", { prompt, pictures, best }, best);
+    }
+
+    get canUndo() {
+        return Boolean(this.state?.person.picks || this.history.picks.length);
     }
 
     undo() {
@@ -219,7 +231,7 @@ export class Panel {
             const concerns = this.behind.has(this.state?.person.id), shown = this.state?.question;
             this.behind.clear();
             if (!this.state) return this.open(person);
-            this.people = (await ask("people")).people;
+            this.people = await everybody();
             const { id } = this.state.person;
             if (!concerns) return this.render();
             if (!shown) return this.look(id);
@@ -227,8 +239,7 @@ export class Panel {
             const state = await ask(`people/${id}/question?${query}`).catch(() => null);
             const isSame = shown.id ? state?.question.verdict === shown.verdict : state?.person.picks === this.state.person.picks;
             if (!isSame) return this.look(id);
-            const history = await ask(`people/${id}/history?limit=${this.unfoldedFor(id)}`);
-            this.show({ ...state, question: shown, history });
+            this.show({ ...state, question: shown, history: await this.answersOf(id) });
         }, true);
     }
 

@@ -56,7 +56,7 @@ const readingOf = ({ reading: [done, of], person }) => t("reading", { done, of, 
 // Under the pictures: the prompt, the answers, the keys
 export function answers(view) {
     const { panel } = view, { question, reading, person } = panel.state ?? {};
-    const undo = button(t("undo"), () => panel.undo(), { disabled: !person?.picks && !panel.history.picks.length });
+    const undo = button(t("undo"), () => panel.undo(), { disabled: !panel.canUndo });
     if (!question) return person ? [element("div", { className: "row" }, undo)] : [];
     const made = [];
     if (question.verdict) {
@@ -68,7 +68,7 @@ export function answers(view) {
         ? [button(t("skip_grid"), () => panel.choose(null))]
         : ["tie", "skip"].map((verdict) => button(t(verdict), () => panel.pick(verdict)));
     made.push(element("div", { className: "row" }, ...verdicts, undo));
-    made.push(element("p", { className: "keys", textContent: question.pictures ? t("keys_grid") : t("keys") }));
+    made.push(element("p", { className: "keys", textContent: question.pictures ? t("keys_grid", { count: question.pictures.length }) : t("keys") }));
     if (!view.isPage) made.push(element("p", { className: "keys away", textContent: t("keys_away") }));
     if (reading) made.push(element("p", { className: "keys", textContent: readingOf(panel.state) }));
     return made;

@@ -1,13 +1,14 @@
 // A place where the panel is shown: the sidebar's tab, or the whole window. Both show the same state.
 import { element, t } from "./common.js";
-import { runs } from "./taste_keys.js";
+import { runs, takeKeys } from "./keys.js";
+import { actionOf } from "./taste_keys.js";
 import * as parts from "./taste_parts.js";
 import { answers, empty, frames } from "./taste_question.js";
 import { Zoom } from "./taste_zoom.js";
 
 export class View {
     constructor(panel, isPage) {
-        Object.assign(this, { panel, isPage, entries: new Map() });
+        Object.assign(this, { panel, isPage, entries: new Map(), byMouse: true });
         const named = (name, ...children) => (this[name] = element("div", { className: name }, ...children));
         this.stage = element("div", { className: "pair" });
         this.zoom = new Zoom(this.stage, (frame) => this.onPick(frame), { turns: isPage });
@@ -15,9 +16,18 @@ export class View {
         const known = named("details", named("learned"), named("compared"), named("history"), named("settings"));
         this.root = element("div", { tabIndex: 0, role: "region", ariaLabel: t("taste") }, named("header"), named("notice"), asked, known);
         this.root.className = isPage ? "ppd-taste page" : "ppd-taste";
-        if (isPage) this.root.addEventListener("keydown", (event) => runs(event) || event.stopPropagation());
+        takeKeys(this);
         this.notice.setAttribute("role", "status");
         this.answers.textContent = t("loading");
+    }
+
+    actionOf(event) {
+        return actionOf(event, this);
+    }
+
+    // The graph lies behind the page: what the page does not use gets no further
+    keeps(event) {
+        return this.isPage && !runs(event);
     }
 
     onPick({ dataset: { side, digest } }) {

@@ -36,6 +36,8 @@ class Person:
     """Candidates not decided yet."""
     ratings: int
     """Pictures that they have rated."""
+    revision: int
+    """Grows with every change of the person's questions, picks, pictures, ratings and settings."""
 
 
 class People:
@@ -56,7 +58,7 @@ class People:
         return found[0]
 
     def revision(self, person: str) -> int:
-        """Grows with every change of the person's questions, picks, pictures, ratings and settings."""
+        """The person's, where nothing else of them is asked."""
         found = self.database.read("SELECT revision FROM people WHERE id = ?", (person,), (int,))
         if not found:
             raise _nobody(person)
@@ -110,10 +112,10 @@ class People:
             " (SELECT count(DISTINCT coalesce(choice, candidates.id)) FROM candidates JOIN picks ON picks.id = pick"
             " WHERE person = people.id AND candidates.verdict != 'skip'),"
             " (SELECT count(*) FROM candidates WHERE person = people.id AND verdict IS NULL),"
-            " (SELECT count(*) FROM pictures WHERE person = people.id AND rating IS NOT NULL)"
+            " (SELECT count(*) FROM pictures WHERE person = people.id AND rating IS NOT NULL), revision"
             " FROM people " + condition,
             values,
-            (str, str, str, float | None, str, int, int, int),
+            (str, str, str, float | None, str, int, int, int, int),
         )
         people = [Person(*row) for row in rows]
         if any(one.half_life is not None and not one.half_life > 0 for one in people):

@@ -206,6 +206,7 @@ def test_the_best_of_four_is_one_choice(store, somebody, open_panel):
     root.get_by_role("button", name="4", exact=True).click()
     root.locator(".grid.of-4").wait_for()
     assert root.locator(".picture").count() == 4
+    assert root.locator(".keys").first.inner_text().startswith("1 to 4 the best one")
     all_loaded(page)
     chosen = root.locator(".picture").nth(2).get_attribute("data-digest")
     page.keyboard.press("3")

@@ -1,0 +1,191 @@
+"""Presses whose answers are lost, and the server's news: nothing counts twice, and no window stays behind."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+from PIL import Image
+
+from .panels import open_panels, wait_for_picks
+from .test_collect_widget import graph
+
+pytestmark = [pytest.mark.comfyui, pytest.mark.browser]
+BUSY = json.dumps({"error": "busy: try again."})
+
+
+@pytest.fixture
+def open_panel(server, chromium):
+    for open_ in open_panels(server, chromium):
+
+        def open_one(*given, open_=open_, **options):
+            page = open_(*given, **options)
+            page.complaints = Quiet()
+            return page
+
+        yield open_one
+
+
+class Quiet(list):
+    """Complaints without the browser's own of an answer 503."""
+
+    def __bool__(self):
+        return any("503" not in line for line in self)
+
+
+@pytest.fixture
+def picked(store, somebody):
+    """Somebody who has picked three times."""
+    person, asked = somebody
+    for number in asked:
+        store.pick(number, "first", f"{person}-{number}")
+    return person
+
+
+def lose(page, pattern, is_done=True):
+    """From now on what is asked at `pattern` is done, and answered 503 all the same; how often, and what ends it."""
+    lost = []
+
+    def answer(route):
+        if is_done:
+            route.fetch()
+        lost.append(route.request.url)
+        route.fulfill(status=503, content_type="application/json", body=BUSY)
+
+    page.route(pattern, answer)
+    return lost
+
+
+def wait_until(page, holds):
+    end = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < end
+        page.wait_for_timeout(50)
+
+
+def wait_for_pictures(page):
+    page.wait_for_function(
+        "() => { const images = [...document.querySelectorAll('.ppd-taste .picture img')];"
+        " return images.length === 2 && images.every(image => image.complete && image.naturalWidth); }"
+    )
+
+
+def asked_of_server(page):
+    """What is asked from now on, by its last words."""
+    sent = []
+    page.on(
+        "request",
+        lambda one: (
+            "/ppd/" in one.url
+            and not any(part in one.url for part in ("/pictures/", "/thumbnail"))
+            and sent.append(one.url.rpartition("/")[2].partition("?")[0])
+        ),
+    )
+    return sent
+
+
+def test_an_undo_without_an_answer_pressed_again_takes_one_pick_back(store, picked, open_panel):
+    page = open_panel(picked)
+    wait_for_picks(page, 3, 0)
+    lost = lose(page, "**/undo")
+    lose(page, "**/question?*", is_done=False)  # nor does the window learn how the person stands
+    page.locator(".ppd-taste").focus()
+    for times in (1, 2):
+        page.keyboard.press("u")
+        wait_until(page, lambda times=times: len(lost) == times)
+        page.locator(".ppd-taste .notice", has_text="busy").wait_for()
+    page.unroute("**/undo")
+    page.unroute("**/question?*")
+    page.keyboard.press("u")
+    wait_for_picks(page, 2, 1)
+    assert len(store.history(picked)) == 2 and page.locator(".ppd-taste .entry").count() == 2
+    wait_for_pictures(page)
+    page.keyboard.press("u")  # which is another press
+    wait_for_picks(page, 1, 2)
+    assert len(store.history(picked)) == 1
+
+
+def test_a_window_hears_the_news_of_its_own_press_where_the_answer_is_lost(store, picked, open_panel):
+    page = open_panel(picked)
+    wait_for_picks(page, 3, 0)
+    lose(page, "**/undo")
+    page.locator(".ppd-taste").focus()
+    page.keyboard.press("u")
+    wait_for_picks(page, 2, 1)
+    page.unroute("**/undo")
+    wait_for_pictures(page)
+    page.keyboard.press("u")  # what is seen now is another pick
+    wait_for_picks(page, 1, 2)
+    assert len(store.history(picked)) == 1
+
+
+def test_the_nodes_undo_without_an_answer_counts_once_too(store, somebody, open_panel):
+    person, asked = somebody
+    store.pick(asked[0], "first", f"{person} before")
+    page = open_panel(person)
+    page.evaluate("prompt => app.loadApiJson(prompt, crypto.randomUUID())", graph(person))
+    page.evaluate("app.queuePrompt(0)")
+    node = page.locator(".ppd-collect")
+    node.get_by_role("button", name="Neither").click()
+    node.get_by_role("button", name="Undo").wait_for()
+    lost = lose(page, "**/undo")
+    for times in (1, 2):
+        node.get_by_role("button", name="Undo").click()
+        wait_until(page, lambda times=times: len(lost) == times)
+        node.get_by_role("alert").get_by_text("busy").wait_for()
+    assert len(store.history(person)) == 1
+    page.evaluate("app.graph.clear()")
+
+
+def test_an_answer_that_comes_after_newer_news_tells_nothing(store, somebody, open_panel):
+    page = open_panel(somebody[0])
+    wait_for_picks(page, 0, 3)
+    page.evaluate("() => { window.told = []; app.api.addEventListener('ppd.answered', () => window.told.push(1)); }")
+    news = (
+        """person => app.api.dispatchCustomEvent('ppd.taste', { person, revision: 1e9, request: 'another window' })"""
+    )
+    page.locator(".ppd-taste").press("ArrowLeft")
+    wait_for_picks(page, 1, 2)
+    page.wait_for_function("window.told.length === 1")
+
+    def late(route):
+        answer = route.fetch()
+        page.evaluate(news, somebody[0])
+        route.fulfill(response=answer)
+
+    page.route("**/picks", late)
+    page.locator(".ppd-taste").press("ArrowLeft")
+    wait_for_picks(page, 2, 1)
+    page.wait_for_timeout(300)
+    assert page.evaluate("window.told.length") == 1
+
+
+def test_what_another_window_changed_is_read_once(server, store, somebody, open_panel):
+    person, asked = somebody
+    page = open_panel(person)
+    wait_for_picks(page, 0, 3)
+    page.wait_for_timeout(500)
+    sent = asked_of_server(page)
+    body = {"candidate": asked[0], "verdict": "first", "request": "another window"}
+    server.post(f"/ppd/people/{person}/picks", body)
+    wait_for_picks(page, 1, 2)
+    page.wait_for_timeout(500)
+    assert sorted(set(sent)) == ["history", "people", "question", "waiting"]
+    assert sent.count("people") == 1
+
+
+def test_a_rating_of_this_window_is_no_news_to_it(server, store, somebody, open_panel):
+    person, _ = somebody
+    Image.new("RGB", (48, 48), (20, 60, 200)).save(server.base / "output" / "rated here.png")
+    page = open_panel(person)
+    wait_for_picks(page, 0, 3)
+    page.get_by_text("Rate what I have").click()
+    page.locator(".ppd-library .tile").first.wait_for()
+    page.wait_for_timeout(500)
+    sent = asked_of_server(page)
+    page.locator(".ppd-library .tile").first.get_by_label("Keep").click()
+    page.locator(".ppd-library .gave", has_text="1 kept").wait_for()
+    page.wait_for_timeout(1000)
+    assert sorted(sent) == ["history", "question", "ratings"]
+    assert store.person(person).ratings == 1
