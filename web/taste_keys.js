@@ -6,7 +6,7 @@ export function actionOf(event, view) {
     if (document.activeElement?.closest(".own-keys")) return null; // a section of another module
     const { panel, stage } = view, { question } = panel.state ?? {};
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
-    if (key === "Escape" && view.isPage) return () => panel.closePage();
+    if (key === "Escape" && view.isPage) return () => view.zoom.undo() || panel.closePage();
     if (!(question ? isSeen(stage) : isSeen(view.question, [view.answers]))) return null;
     if (key === "u" && panel.canUndo) return () => panel.undo();
     if (!question) return null;

@@ -67,13 +67,21 @@ export class Zoom {
         this.set(scale, u - (u - this.x) * ratio, v - (v - this.y) * ratio);
     }
 
-    // One pixel of the picture on one of the screen, and back
+    // One pixel of the picture on one of the screen, and back; a picture that is smaller than its frame twice as large
     fullSize() {
         const image = this.stage.querySelector(".picture img");
         if (!image) return;
         const full = (this.scale * image.naturalWidth) / pixelsOf(image).width / devicePixelRatio;
-        if (this.isMoved || Math.abs(full - 1) < 0.01) this.reset();
-        else this.set(full, 0, 0);
+        if (this.isMoved) this.reset();
+        else this.set(full > 1 ? full : 2, 0, 0);
+    }
+
+    // Back to how a question begins; whether anything was otherwise
+    undo() {
+        const wasOther = this.isMoved || this.isDivided;
+        this.reset();
+        this.divide(false);
+        return wasOther;
     }
 
     divide(isDivided = !this.isDivided) {

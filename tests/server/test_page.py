@@ -146,8 +146,7 @@ def test_bars_and_drags_pick_nothing_and_both_pictures_have_one_zoom(store, some
     assert page.evaluate(transforms) == ["", ""]
     page.keyboard.press("f")
     scale = page.locator(PICTURES).first.evaluate("image => image.getBoundingClientRect().width / image.offsetWidth")
-    fit = min(frame["width"] / 96, frame["height"] / 48)
-    assert scale == pytest.approx(1 / fit, rel=0.05)  # one pixel on one
+    assert scale == pytest.approx(2, rel=0.05)  # it is smaller than its frame
     page.keyboard.press("f")
     assert len(store.history(somebody)) == 3
     page.mouse.click(*middle)
@@ -173,6 +172,9 @@ def test_two_pictures_lie_on_each_other_with_a_line_between(store, somebody, ope
     page.mouse.click(boxes[0]["x"] + boxes[0]["width"] / 2, 400)  # of which of the two?
     page.wait_for_timeout(200)
     assert store.history(somebody) == []
+    page.keyboard.press("Escape")
+    assert root.locator(".picture").nth(0).bounding_box() != root.locator(".picture").nth(1).bounding_box()
+    assert root.is_visible()
     page.keyboard.press("ArrowRight")
     root.locator(".progress", has_text="Picks: 1.").wait_for(state="attached")
     assert store.history(somebody)[0].verdict == "second"
