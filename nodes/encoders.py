@@ -10,10 +10,12 @@ from pathlib import Path
 
 import folder_paths
 
-from ..ppd.encoders.encoder import JSON_FILE, TENSOR_FILE, PosteriorEncoder, TasteEncoder
+from ..ppd.encoders.encoder import JSON_FILE, TENSOR_FILE, PosteriorEncoder, TasteEncoder, embedding_hash
 from ..ppd.encoders.features import Tower
+from ..ppd.encoders.population import PopulationPrior
 from ..ppd.files import file_digest
 from ..ppd.hosts.comfyui_towers import open_tower
+from ..ppd.user_embedding import UserEmbedding
 from . import folders
 
 FOLDER = "taste_encoders"
@@ -62,14 +64,22 @@ def identities() -> dict[str, tuple[str, str]]:
     found = {}
     for name in taste_encoders():
         with suppress(ValueError):
-            found[name] = _identity(name, encoder_digest(name))
+            prior = _prior(name, encoder_digest(name))
+            found[name] = prior.encoder, embedding_hash(prior)
     return found
 
 
+def reader_of(embedding: UserEmbedding) -> str | None:
+    """The taste encoder that made an embedding, None where it is not here; ValueError where it makes no such ones."""
+    name = next(iter(made_by({embedding.encoder_hash})), None)
+    if name is not None:
+        _prior(name, encoder_digest(name)).check_embedding(embedding.u)
+    return name
+
+
 @lru_cache(maxsize=64)
-def _identity(name: str, _digest: str) -> tuple[str, str]:
-    encoder = TasteEncoder.load(encoder_folder(name))
-    return encoder.prior.encoder, encoder.weight_hash
+def _prior(name: str, _digest: str) -> PopulationPrior:
+    return TasteEncoder.load(encoder_folder(name)).prior
 
 
 def read_encoder(name: str) -> PosteriorEncoder:

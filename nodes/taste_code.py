@@ -7,7 +7,7 @@ from comfy_api.latest import io, ui
 from ..ppd.pairs import counted
 from ..ppd.taste_code import PREFIX, decode, encode
 from ..ppd.user_embedding import UserEmbedding as Embedding
-from .encoders import identities
+from .encoders import identities, reader_of
 from .sockets import CATEGORY, UserEmbedding, one_person
 
 
@@ -68,4 +68,6 @@ class PPD_TasteToCode(io.ComfyNode):  # noqa: N801
 
 def from_code(code: str) -> Embedding:
     """The user embedding of a code, by the taste encoders that are here."""
-    return decode(code, identities().values())
+    embedding = decode(code, identities().values())
+    reader_of(embedding)
+    return embedding

@@ -22,7 +22,7 @@ from . import folders, interviews
 from .announce import announce
 from .answers import answer, done
 from .bodies import Blend, Code, GoBack, read, refused
-from .encoders import made_by
+from .encoders import reader_of
 from .taste_code import from_code
 from .taste_pairs import pairs_of
 from .whose import TASTE, taste_file
@@ -180,6 +180,7 @@ def _last_picked(person: str) -> str:
 
 def _keep(embedding: UserEmbedding, card: TasteCard, name: str) -> dict[str, str]:
     """Write a taste as a new file; nothing else that came with it goes in."""
+    reader_of(embedding)
     path = folders.new_taste_file(name)
     try:
         embedding.save(path, with_covariance=embedding.covariance_factor is not None, card=card.metadata())
@@ -200,12 +201,12 @@ def _shown(name: str) -> dict[str, Any]:
     try:
         path = taste_file(name)
         embedding = UserEmbedding.load(path)
-        here = made_by({embedding.encoder_hash})
+        here = reader_of(embedding)
         shown |= asdict(TasteCard.of_file(path))
     except (ValueError, MissingError) as error:
         return shown | {"problem": str(error), "encoder": None, "encoder_here": None}
     shown |= {"created": embedding.created, "picks": embedding.pairs, "encoder": embedding.encoder}
-    return shown | {"encoder_here": here[0] if here else None}
+    return shown | {"encoder_here": here}
 
 
 @contextmanager

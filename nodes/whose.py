@@ -21,7 +21,7 @@ from ..ppd.store import Person
 from ..ppd.store.people import DEFAULT_ENCODER
 from ..ppd.user_embedding import UserEmbedding
 from . import folders, people
-from .encoders import encoder_digest, load_encoder, made_by
+from .encoders import encoder_digest, load_encoder, reader_of
 from .taste_pairs import ALL, pairs_of
 
 TASTE = "taste: "
@@ -143,8 +143,8 @@ def read(choice: str, prompt: Mapping[str, Any] | None, first_answers: int = ALL
 
 
 def of_embedding(embedding: UserEmbedding, name: str = "The person") -> Taste:
-    """The taste of an embedding that comes from a file, a code or another node."""
-    return Taste(name, embedding, next(iter(made_by({embedding.encoder_hash})), None))
+    """The taste of an embedding from a file, a code or a node; ValueError where its encoder makes no such ones."""
+    return Taste(name, embedding, reader_of(embedding))
 
 
 def progress(total: int) -> Callable[[int, int], None]:

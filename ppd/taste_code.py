@@ -8,7 +8,6 @@ float, u in signed bytes of that, and the first 4 bytes of sha256 of all this. N
 from __future__ import annotations
 
 import base64
-import binascii
 import struct
 from collections.abc import Iterable
 from datetime import date, timedelta
@@ -35,7 +34,8 @@ def encode(embedding: UserEmbedding) -> str:
     most = float(u.abs().max())
     steps = torch.zeros_like(u) if most == 0 else (u / most * _STEPS).round()
     day = (date.fromisoformat(embedding.created) - _FIRST_DAY).days
-    head = _HEAD.pack(bytes.fromhex(embedding.encoder_hash)[:8], min(embedding.pairs, _MOST), day, len(u), most)
+    pairs, day = (min(max(0, number), _MOST) for number in (embedding.pairs, day))
+    head = _HEAD.pack(bytes.fromhex(embedding.encoder_hash)[:8], pairs, day, len(u), most)
     body = head + steps.to(torch.int8).numpy().tobytes()
     return PREFIX + base64.urlsafe_b64encode(body + _check(body)).rstrip(b"=").decode()
 
@@ -52,12 +52,14 @@ def decode(code: str, encoders: Iterable[tuple[str, str]]) -> UserEmbedding:
         data = base64.b64decode(
             text.removeprefix(PREFIX) + "=" * (-(len(text) - len(PREFIX)) % 4), b"-_", validate=True
         )
-    except binascii.Error:
+    except ValueError:  # no base64, or letters that are not even ASCII
         raise _damaged() from None
     body, check = data[:-_CHECK], data[-_CHECK:]
     if len(body) <= _HEAD.size or _check(body) != check:
         raise _damaged()
     prefix, pairs, day, count, most = _HEAD.unpack_from(body)
+    if count == 0 or (len(body) - _HEAD.size) % count or not most >= 0:
+        raise _damaged()
     known = list(encoders)
     name, full = next((one for one in known if one[1].startswith(prefix.hex())), (None, ""))
     if name is None:

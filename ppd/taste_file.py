@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from .files import read_shapes
-from .pictures import Picture, PreferenceError
+from .pictures import Picture
 
 SIDE = 128
 """Pixels of a thumbnail's longer side, at most."""
@@ -36,9 +35,11 @@ class TasteCard:
     def of_file(cls, path: Path) -> TasteCard:
         """What a file tells, cut to its limits; a thumbnail that is no small JPEG is left out."""
         _, metadata = read_shapes(path, "user embedding")
-        name, note = (_line(metadata.get(key, "")) for key in ("name", "note"))
+        name, note = (
+            _line(metadata.get(key, ""), longest) for key, longest in (("name", LONGEST_NAME), ("note", LONGEST_NOTE))
+        )
         thumbnail = metadata.get("thumbnail", "")
-        return cls(name[:LONGEST_NAME], note[:LONGEST_NOTE], thumbnail if _is_thumbnail(thumbnail) else "")
+        return cls(name, note, thumbnail if _is_thumbnail(thumbnail) else "")
 
 
 def thumbnail_of(picture: Picture) -> str:
@@ -54,11 +55,12 @@ def _is_thumbnail(text: str) -> bool:
     if not 0 < len(text) <= LARGEST_THUMBNAIL:
         return False
     try:
-        picture = Picture(data=base64.b64decode(text, validate=True))
-        return picture.extension() == ".jpg" and max(picture.open().size) <= SIDE
-    except (binascii.Error, PreferenceError):
+        data = base64.b64decode(text, validate=True)
+        size = Image.open(io.BytesIO(data), formats=["JPEG"]).size  # before a few bytes become millions of pixels
+        return max(size) <= SIDE and Picture(data=data).open().size == size
+    except (ValueError, OSError, Image.DecompressionBombError):
         return False
 
 
-def _line(text: str) -> str:
-    return " ".join(text.split())
+def _line(text: str, longest: int) -> str:
+    return " ".join(text[: 4 * longest].split())[:longest]

@@ -7,6 +7,7 @@ never a picture, prompt, path or name but those of a card that its owner wants i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import date
@@ -20,6 +21,12 @@ from .messages import quoted
 
 FORMAT = "ppd-user-embedding"
 VERSION = "1"
+LONGEST = 1e6
+"""Length of u, and of its covariance's factor; tastes have lengths of a few."""
+LONGEST_NAME = 200
+"""Letters of an encoder's name."""
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_PAIRS, _HASH = re.compile("[0-9]{1,9}"), re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,10 +60,19 @@ class UserEmbedding:
             tensor = getattr(self, name)
             if tensor is None:
                 continue
+            if tensor.dtype not in _FLOATS:
+                raise ValueError(
+                    f"Expected the user embedding's {name} in floats of 16 to 64 bits, got {tensor.dtype}."
+                )
             tensor = tensor.detach().to(torch.float32)
             if not torch.isfinite(tensor).all():
                 raise ValueError(
                     f"The user embedding's {name} holds values that are not finite: encode the pairs again."
+                )
+            if not tensor.norm() <= LONGEST:
+                raise ValueError(
+                    f"Expected the user embedding's {name} to have a length of at most {LONGEST:g}, got "
+                    f"{tensor.double().norm():g}: encode the pairs again."
                 )
             object.__setattr__(self, name, tensor)
 
@@ -134,12 +150,19 @@ class UserEmbedding:
         tensors, metadata = read_tensors(
             path, FORMAT, VERSION, ("u",), ("encoder", "encoder_hash", "pairs", "created"), "user embedding"
         )
-        if not metadata["pairs"].isdecimal():
+        if not (metadata["encoder"].isprintable() and len(metadata["encoder"]) <= LONGEST_NAME):
+            raise ValueError(
+                f"{path.name}: expected an encoder's name of at most {LONGEST_NAME} letters, got "
+                f"{quoted(metadata['encoder'])}."
+            )
+        if not _HASH.fullmatch(metadata["encoder_hash"]):
+            raise ValueError(f"{path.name}: expected an encoder's sha256, got {quoted(metadata['encoder_hash'])}.")
+        if not _PAIRS.fullmatch(metadata["pairs"]):
             raise ValueError(
                 f"{path.name}: expected a number of pairs in the metadata, got {quoted(metadata['pairs'])}."
             )
         try:
-            date.fromisoformat(metadata["created"])
+            created = date.fromisoformat(metadata["created"]).isoformat()
         except ValueError:
             raise ValueError(
                 f"{path.name}: expected an ISO date as created, got {quoted(metadata['created'])}."
@@ -150,7 +173,7 @@ class UserEmbedding:
                 encoder=metadata["encoder"],
                 encoder_hash=metadata["encoder_hash"],
                 pairs=int(metadata["pairs"]),
-                created=metadata["created"],
+                created=created,
                 covariance_factor=tensors.get("covariance_factor"),
             )
         except ValueError as error:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import random
+
 import pytest
 import torch
 from torch.nn import functional as F
 
-from ppd.taste_code import PREFIX, decode, encode
+from ppd.taste_code import _HEAD, PREFIX, _check, decode, encode
 from ppd.user_embedding import UserEmbedding, null_user
 
 HASH = "0123456789abcdef" * 4
@@ -71,3 +74,59 @@ def test_what_is_no_code_and_another_version_and_another_encoder():
     code = encode(an_embedding(torch.ones(1, 6)))
     with pytest.raises(ValueError, match=r"encoder 0123456789abcdef, and here are other \(ffffffffffffffff\): ask for"):
         decode(code, KNOWN[:1])
+
+
+def a_code(count, most, body, prefix=HASH[:16]):
+    """A code whose checksum is right."""
+    data = _HEAD.pack(bytes.fromhex(prefix), 16, 20_000, count, most) + body
+    return PREFIX + base64.urlsafe_b64encode(data + _check(data)).rstrip(b"=").decode()
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "body", "words"),
+    [
+        (0, 1.0, b"\1\2", "damaged or cut short"),
+        (3, 1.0, b"\1\2", "damaged or cut short"),
+        (1, -1.0, b"\1\2", "damaged or cut short"),
+        (1, float("nan"), b"\1\2", "damaged or cut short"),
+        (1, float("inf"), b"\1\2", "not finite"),
+        (1, 3e38, b"\1\2", r"length of at most 1e\+06, got 5.28\d*e\+36"),
+    ],
+)
+def test_what_nobody_wrote_is_told_though_its_checksum_is_right(count, most, body, words):
+    assert decode(a_code(1, 127.0, b"\1\2"), KNOWN).u.tolist() == [[1.0, 2.0]]
+    with pytest.raises(ValueError, match=words):
+        decode(a_code(count, most, body), KNOWN)
+
+
+@pytest.mark.parametrize(
+    ("created", "kept"), [("1960-01-01", "1970-01-01"), ("2500-01-01", "2149-06-06"), ("2026-11-27", "2026-11-27")]
+)
+def test_a_day_of_a_wrong_clock_is_the_nearest_that_a_code_has(created, kept):
+    code = encode(UserEmbedding(torch.ones(1, 3), "tower", HASH, 4, created))
+    assert decode(code, KNOWN).created == kept
+
+
+def test_mutations_of_a_code_are_refused_in_our_words():
+    draw = random.Random(0)
+    code = encode(an_embedding(torch.randn(1, 8, generator=torch.Generator().manual_seed(0))))
+    refused = 0
+    for _ in range(400):
+        data = bytearray(
+            base64.urlsafe_b64decode(code.removeprefix(PREFIX) + "=" * (-len(code.removeprefix(PREFIX)) % 4))
+        )
+        for _ in range(draw.randint(1, 4)):
+            data[draw.randrange(8, len(data))] = draw.randrange(256)  # behind the hash
+        body = bytes(data[: draw.choice([-4, -4, -5, -9])])
+        wrong = PREFIX + base64.urlsafe_b64encode(body + _check(body)).decode()
+        if draw.random() < 0.3:
+            place = draw.randrange(len(wrong))
+            wrong = wrong[:place] + draw.choice("é*\0 =_狐") + wrong[place + 1 :]
+        try:
+            decode(wrong, KNOWN)
+        except ValueError as error:
+            refused += 1
+            assert str(error).startswith(
+                ("The taste code is damaged", "Expected a", "Expected the", "The user embedding's")
+            )
+    assert refused > 100

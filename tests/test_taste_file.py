@@ -57,7 +57,9 @@ def large_jpeg():
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-@pytest.mark.parametrize("thumbnail", ["no base64!", base64.b64encode(b"x" * 99).decode(), png(8), large_jpeg()])
+@pytest.mark.parametrize(
+    "thumbnail", ["no base64!", "é" * 8, base64.b64encode(b"x" * 99).decode(), png(8), large_jpeg()]
+)
 def test_a_thumbnail_that_is_no_small_jpeg_is_left_out(tmp_path, thumbnail):
     save_file({"u": torch.ones(1)}, tmp_path / "a.safetensors", {"thumbnail": thumbnail, "name": " two\n words "})
     assert TasteCard.of_file(tmp_path / "a.safetensors") == TasteCard("two words")

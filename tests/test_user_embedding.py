@@ -1,5 +1,6 @@
 """The user embedding: its file, what it refuses, and the blend."""
 
+import random
 from dataclasses import replace
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from ppd.taste_file import TasteCard
 from ppd.user_embedding import UserEmbedding, blend, covariance_factor, null_user
 
 METADATA = {
@@ -73,6 +75,12 @@ def test_covariance_only_if_known(tmp_path):
         ({"pairs": None}, "lacks pairs"),
         ({"pairs": "four"}, "number of pairs.*'four'"),
         ({"pairs": "-1"}, "number of pairs.*'-1'"),
+        ({"pairs": "9" * 4299}, "number of pairs.*'999"),
+        ({"pairs": "٣"}, "number of pairs"),
+        ({"encoder": "x" * 100_000}, "name of at most 200 letters, got 'xxx"),
+        ({"encoder": "two\nlines"}, "name of at most 200 letters"),
+        ({"encoder_hash": "AB" * 32}, "sha256, got 'ABAB"),
+        ({"encoder_hash": "ab"}, "sha256, got 'ab'"),
         ({"created": None}, "lacks created"),
         ({"created": "yesterday"}, "ISO date.*'yesterday'"),
     ],
@@ -82,7 +90,30 @@ def test_every_metadata_mismatch(tmp_path, change, message):
     save_file({"u": torch.ones(1, 3)}, tmp_path / "x.safetensors", metadata)
     with pytest.raises(ValueError, match=message) as caught:
         UserEmbedding.load(tmp_path / "x.safetensors")
-    assert "x.safetensors" in str(caught.value)
+    assert "x.safetensors" in str(caught.value) and len(str(caught.value)) < 300
+
+
+def test_mutations_of_a_file_are_refused_in_our_words(tmp_path):
+    draw, path, refused = random.Random(0), tmp_path / "x.safetensors", 0
+    embedding(covariance_factor=torch.eye(3)).save(
+        path, with_covariance=True, card=TasteCard("Ann", "a note").metadata()
+    )
+    whole = path.read_bytes()
+    types = [b"BF16", b"F64", b"I64", b"U8", b"BOOL", b"C64", b"F8_E4M3", b"F4", b"F8_E8M0", b"U16"]
+    for _ in range(600):
+        data = bytearray(whole)
+        for _ in range(draw.randint(1, 3)):
+            data[draw.randrange(len(data))] = draw.choice([draw.randrange(256), *b'0219af":,[]{}'])
+        if draw.random() < 0.3:
+            data = bytearray(whole.replace(b"F32", draw.choice(types)))
+        path.write_bytes(data[: draw.choice([None, None, draw.randrange(len(data))])])
+        try:
+            found, card = UserEmbedding.load(path), TasteCard.of_file(path)
+            assert found.u.dtype == torch.float32 and len(card.name) <= 80
+        except ValueError as error:
+            refused += 1
+            assert str(error).startswith("x.safetensors") and len(str(error)) < 400
+    assert refused > 300
 
 
 @pytest.mark.parametrize(
@@ -92,6 +123,10 @@ def test_every_metadata_mismatch(tmp_path, change, message):
         ({"u": torch.ones(3)}, r"shape \[N, d\], got \[3\]"),
         ({"u": torch.ones(0, 3)}, r"got \[0, 3\]"),
         ({"u": torch.full((1, 3), torch.nan)}, "not finite"),
+        ({"u": torch.ones(1, 3, dtype=torch.complex64)}, "floats of 16 to 64 bits, got torch.complex64"),
+        ({"u": torch.ones(1, 4, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)}, "got torch.float4_e2m1fn_x2"),
+        ({"u": torch.full((1, 3), 3e38)}, r"u to have a length of at most 1e\+06, got 5.19\d*e\+38"),
+        ({"u": torch.ones(1, 3), "covariance_factor": torch.full((3, 1), 1e7)}, "covariance_factor to have a length"),
         ({"u": torch.ones(1, 3), "covariance_factor": torch.ones(2, 2)}, r"covariance factor of shape \[3, r\]"),
     ],
 )

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional as F
+
+from ppd.taste_code import encode
 
 pytestmark = pytest.mark.comfyui
 
@@ -29,3 +33,20 @@ def test_no_code_is_nobody_and_a_wrong_one_is_told(run):
     assert run("PPD_TasteCode").result == (None, "No code: nobody's taste, so pictures stay plain.")
     with pytest.raises(ValueError, match="Expected a taste code"):
         run("PPD_TasteCode", code="ann")
+
+
+@pytest.mark.parametrize(
+    ("u", "words"),
+    [
+        (torch.ones(1, 5), r"shape \[1, 6\] and of a length of at most 389, got \[1, 5\] and 2.24"),
+        (torch.ones(2, 6), r"got \[2, 6\] and 3.46"),
+        (torch.full((1, 6), 200.0), r"got \[1, 6\] and 490: ask for it again"),
+    ],
+)
+def test_what_the_encoder_that_is_here_never_makes_is_told(run, u, words):
+    made = run("UserEmbeddingEncoder", pairs=[], encoder="pocket").result[0]
+    wrong = replace(made, u=u, covariance_factor=None)
+    with pytest.raises(ValueError, match=words):
+        run("PPD_TasteCode", code=encode(wrong))
+    with pytest.raises(ValueError, match=words):
+        run("PPD_SortByTaste", images=[torch.rand(2, 16, 16, 3)], user_embedding=[wrong])

@@ -8,6 +8,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from dataclasses import replace
 from uuid import uuid4
 
 import pytest
@@ -16,6 +17,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from ppd.pictures import Picture
+from ppd.taste_code import encode
 from ppd.user_embedding import UserEmbedding
 
 pytestmark = pytest.mark.comfyui
@@ -136,6 +138,19 @@ def test_what_is_no_taste_is_refused_and_leaves_nothing(server, folder):
     for path in ("tastes/gone.safetensors", "tastes/..%2F..%2Fsecret.safetensors"):
         assert "There is no taste file" in call(server, "DELETE", path, expected=400)["error"]
     assert sorted(folder.iterdir()) == before
+
+
+def test_a_taste_that_its_encoder_never_makes_is_refused_and_listed_so(server, people, folder, tmp_path):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(call(server, "GET", f"people/{people[0].id}/taste")[0])
+    replace(UserEmbedding.load(path), u=torch.ones(1, 5)).save(path)
+    told = call(server, "POST", "tastes?file=x", path.read_bytes(), expected=400)["error"]
+    assert "makes tastes of shape [1, 32]" in told and "got [1, 5]" in told
+    code = encode(UserEmbedding.load(path))
+    assert call(server, "POST", "tastes/code", {"code": code}, expected=400)["error"] == told
+    (folder / "narrow.safetensors").write_bytes(path.read_bytes())
+    (shown,) = (one for one in call(server, "GET", "tastes") if one["file"] == "narrow.safetensors")
+    assert shown["problem"] == told
 
 
 def test_a_damaged_file_is_listed_with_what_is_wrong(server, folder):
