@@ -38,9 +38,9 @@ def test_no_code_is_nobody_and_a_wrong_one_is_told(run):
 @pytest.mark.parametrize(
     ("u", "words"),
     [
-        (torch.ones(1, 5), r"shape \[1, 32\] and of a length of at most 181, got \[1, 5\] and 2.24"),
-        (torch.ones(2, 32), r"got \[2, 32\] and 8"),
-        (torch.full((1, 32), 100.0), r"got \[1, 32\] and 566: ask for it again"),
+        (torch.ones(1, 5), r"shape \[1, 6\] and of a length of at most 389, got \[1, 5\] and 2.24"),
+        (torch.ones(2, 6), r"got \[2, 6\] and 3.46"),
+        (torch.full((1, 6), 200.0), r"got \[1, 6\] and 490: ask for it again"),
     ],
 )
 def test_what_the_encoder_that_is_here_never_makes_is_told(run, u, words):
