@@ -124,7 +124,8 @@ def test_the_large_view_rates_goes_on_and_closes(store, person, folder, page):
     page.keyboard.press("k")
     page.locator(".ppd-large button.keep[aria-pressed=true]").wait_for()
     page.keyboard.press("ArrowRight")
-    page.wait_for_function("document.querySelector('.ppd-large img').src.includes('3.png')")
+    third = "(image => image.src.includes('3.png') && image.complete)(document.querySelector('.ppd-large img'))"
+    page.wait_for_function(third)  # what is not seen yet is not rated
     page.keyboard.press("x")
     page.locator(".ppd-large button.not[aria-pressed=true]").wait_for()
     page.keyboard.press("Escape")

@@ -84,10 +84,12 @@ def test_many_new_pictures_are_read_in_the_background(server, store, somebody):
     assert state["question"] is not None and state["reading"] is None
 
 
-def test_questions_from_studies_ask_each_look_once_before_any_twice(server, store, somebody):
+def test_questions_from_studies_ask_each_look_once_before_any_twice(server, store, somebody, request):
     person, _ = somebody
     looks = list(read_lexicon().looks.values())[:3]
-    writer = continue_studies(Path(server.base) / "datasets" / "asked studies", looks)
+    folder = Path(server.base) / "datasets" / "asked studies"
+    request.addfinalizer(lambda: shutil.rmtree(folder))  # else everybody after this is asked from them
+    writer = continue_studies(folder, looks)
     for number in range(2):
         for place, look in enumerate(looks):
             sides = plain(30 * place, 9 * number, 0), plain(30 * place, 9 * number, 200)
