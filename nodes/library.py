@@ -6,7 +6,6 @@ is kept with it, so that a page of a folder knows what was rated without reading
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -277,6 +276,4 @@ def _counts(person: str) -> dict[str, int]:
 
 @lru_cache(maxsize=REMEMBERED)
 def _small(path: Path, changed: Stamp) -> bytes:
-    buffer = io.BytesIO()
-    Picture(path).open(longest_side=THUMBNAIL).save(buffer, "JPEG", quality=85)
-    return buffer.getvalue()
+    return Picture(path).small_jpeg(THUMBNAIL)

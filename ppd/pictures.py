@@ -93,6 +93,12 @@ class Picture:
         with _named(self.label):
             return decoding.decode(data, longest_side)
 
+    def small_jpeg(self, longest_side: int) -> bytes:
+        """It as a JPEG of at most so many pixels a side, for lists; errors as of `open`."""
+        buffer = io.BytesIO()
+        self.open(longest_side=longest_side).save(buffer, "JPEG", quality=85)
+        return buffer.getvalue()
+
     def check(self) -> None:
         """Raise PreferenceError unless the whole picture decodes; a file is decoded once per change."""
         now = None if self.path is None else picture_stamp(self.path)

@@ -44,11 +44,7 @@ class TasteCard:
 
 def thumbnail_of(picture: Picture) -> str:
     """A picture as a card's thumbnail."""
-    image = picture.open(longest_side=4 * SIDE)
-    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=85)
-    return base64.b64encode(buffer.getvalue()).decode()
+    return base64.b64encode(picture.small_jpeg(SIDE)).decode()
 
 
 def _is_thumbnail(text: str) -> bool:

@@ -2,7 +2,7 @@
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 
-export const CHANGED = "ppd.taste"; // the server's message that a person's questions or picks are others now
+const CHANGED = "ppd.taste"; // the server's message that a person's questions or picks are others now
 export const LAST_PERSON = "ppd.person"; // where the browser keeps the id of the person chosen in the tab
 export const CHOSEN = "ppd.person"; // the page's own message that another one is chosen there
 export const NEWS = "ppd.news"; // the page's own message: what the server tells that no answer in this window has told

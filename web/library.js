@@ -15,7 +15,7 @@ document.head.append(element("link", { rel: "stylesheet", href: new URL("library
 SECTIONS.push({ name: "library", title: () => t("library"), make: library });
 
 // The section of a panel, which stays the same element whenever the panel is made anew
-export function library(panel) {
+function library(panel) {
     if (!sections.has(panel)) sections.set(panel, new Library(panel));
     const section = sections.get(panel);
     section.update();

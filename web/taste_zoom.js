@@ -6,7 +6,7 @@ const STILL = 4; // pixels that a press may wander and be a click
 const TWICE = 250; // milliseconds in which a second click may follow where a double click means something
 
 // Where the picture's own pixels lie, without the bars beside them
-export function pixelsOf(image) {
+function pixelsOf(image) {
     const box = image.getBoundingClientRect();
     const scale = Math.min(box.width / image.naturalWidth, box.height / image.naturalHeight);
     const [width, height] = [image.naturalWidth * scale, image.naturalHeight * scale];

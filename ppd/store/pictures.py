@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,10 +63,3 @@ class StoredPictures:
         writing has left, which is of no picture, comes with ""."""
         for path in (*self.thumbnails.glob("*/*"), *self.folder.glob("*/*")):
             yield "" if path.name.endswith(".part") else path.stem, path
-
-
-def small_picture(picture: Picture) -> bytes:
-    """A picture as a JPEG of at most THUMBNAIL pixels a side."""
-    buffer = io.BytesIO()
-    picture.open(longest_side=THUMBNAIL).save(buffer, "JPEG", quality=85)
-    return buffer.getvalue()

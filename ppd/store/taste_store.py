@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..pictures import Picture
 from .database import Database
-from .pictures import StoredPictures, small_picture
+from .pictures import THUMBNAIL, StoredPictures
 from .versions import Versions
 
 
@@ -41,7 +41,7 @@ class TasteStore(Versions):
         """A small JPEG of a picture, made when it is first asked for."""
         picture, path = Picture(self.picture(digest)), self.pictures.thumbnail_path(digest)
         if not path.is_file():
-            data = small_picture(picture)
+            data = picture.small_jpeg(THUMBNAIL)
             with self.database.writing():  # so that none is made of a picture that is erased meanwhile
                 self.pictures.keep_thumbnail(digest, data)
         return path
