@@ -76,6 +76,8 @@ def look_into(page, folder):
         f".length === {HUES}",
         arg=name,
     )
+    loaded = "document.querySelector('.ppd-library .tile img')?.complete"
+    page.wait_for_function(loaded)  # what is not seen yet is not rated
 
 
 def gave(page, text):
@@ -159,8 +161,11 @@ def test_no_key_acts_on_what_is_not_seen(store, person, folder, page):
     page.keyboard.press("k")
     page.wait_for_timeout(300)
     assert ratings(store, person) == {}
-    page.keyboard.press("k")  # the first press has brought it in sight
+    seen = "(tile => tile.getBoundingClientRect().bottom < innerHeight && tile.querySelector('img').complete)"
+    page.wait_for_function(f"{seen}(document.activeElement)")  # the first press has brought it in sight
+    page.keyboard.press("k")
     gave(page, "1 kept")
+    page.wait_for_function(f"{seen}(document.activeElement)")
     page.keyboard.down("x")
     page.keyboard.down("x")  # held: once
     gave(page, "0 kept, 1 not for me")
