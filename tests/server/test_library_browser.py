@@ -161,11 +161,9 @@ def test_no_key_acts_on_what_is_not_seen(store, person, folder, page):
     page.keyboard.press("k")
     page.wait_for_timeout(300)
     assert ratings(store, person) == {}
-    seen = "(tile => tile.getBoundingClientRect().bottom < innerHeight && tile.querySelector('img').complete)"
-    page.wait_for_function(f"{seen}(document.activeElement)")  # the first press has brought it in sight
+    page.wait_for_timeout(500)  # the first press has brought it in sight
     page.keyboard.press("k")
     gave(page, "1 kept")
-    page.wait_for_function(f"{seen}(document.activeElement)")
     page.keyboard.down("x")
     page.keyboard.down("x")  # held: once
     gave(page, "0 kept, 1 not for me")
