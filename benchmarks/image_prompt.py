@@ -61,9 +61,9 @@ def our_models(model: Any, adapter: Any, encoder: Any, support: Pairs, strength:
 def fitted_adapter(file: Path, encoder: Any, clip_vision: Any, pictures: Sequence[Any]) -> Any:
     """The IP-Adapter as an adapter of the encoder's user embeddings."""
     from ppd_pack.nodes.ip_adapter import image_features
+    from ppd_pack.ppd.adapters.ip_adapter import load_ip_adapter
     from ppd_pack.ppd.encoders.image_prompt import fit_to_taste
     from ppd_pack.ppd.hosts.comfyui import manage_adapter
-    from ppd_pack.ppd.ip_adapter import load_ip_adapter
 
     published = load_ip_adapter(file)
     return manage_adapter(fit_to_taste(published, encoder, image_features(published, clip_vision), pictures))

@@ -24,11 +24,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
-from ppd.adapter import UserLayer
-from ppd.attention import user_attention
+from ppd.adapters.attention import user_attention
+from ppd.adapters.cross_attention import UserLayer
+from ppd.adapters.ip_adapter import ImageProjection, IPAdapter, TasteIPAdapter
 from ppd.evaluation import bootstrap, wins
 from ppd.hosts.diffusers import DiffusersHost, cross_attentions
-from ppd.ip_adapter import ImageProjection, IPAdapter, TasteIPAdapter
 from ppd.pocket import scenes
 from ppd.pocket.autoencoder import encode_pictures
 from ppd.pocket.data import to_tensor

@@ -144,10 +144,10 @@ def measure(family: str, size: int, steps: int, rounds: int, peer_checkout: Path
     import comfy.model_management
     import comfy.samplers
     import torch
+    from ppd_pack.ppd.adapters.ip_adapter import TasteIPAdapter, load_ip_adapter
     from ppd_pack.ppd.branch import Scope
     from ppd_pack.ppd.hosts.comfyui import Call, UserRun, apply_user, manage_adapter
     from ppd_pack.ppd.hosts.comfyui_denoisers import cross_attentions
-    from ppd_pack.ppd.ip_adapter import TasteIPAdapter, load_ip_adapter
     from ppd_pack.ppd.user_embedding import UserEmbedding
 
     device = comfy.model_management.get_torch_device()

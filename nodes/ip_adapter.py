@@ -12,11 +12,11 @@ import folder_paths
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..ppd.adapters.ip_adapter import IPAdapter, load_ip_adapter
 from ..ppd.encoders.features import PictureFeatures
 from ..ppd.encoders.image_prompt import MOST, ImagePromptTower, fit_to_taste
 from ..ppd.files import file_digest
 from ..ppd.hosts.comfyui import manage_adapter
-from ..ppd.ip_adapter import IPAdapter, load_ip_adapter
 from ..ppd.pairs import PreferencePair
 from . import folders
 from .encoders import encoder_digest, load_encoder, taste_encoders

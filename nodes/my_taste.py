@@ -12,7 +12,8 @@ import folder_paths
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io, ui
 
-from ..ppd.adapter import AdapterConfig
+from ..ppd.adapters.cross_attention import AdapterConfig
+from ..ppd.adapters.ip_adapter import STATE_WIDTH, layout_of, load_ip_adapter
 from ..ppd.branch import Scope, off_for_anybody, reason_to_be_off
 from ..ppd.encoders.image_prompt import FEWEST, MOST, fit_to_taste
 from ..ppd.families import FAMILIES
@@ -20,7 +21,6 @@ from ..ppd.files import read_shapes, stamp
 from ..ppd.finished import finished_pictures
 from ..ppd.hosts.comfyui import apply_user, load_adapter, manage_adapter
 from ..ppd.hosts.comfyui_denoisers import check_model, family_of, widths_of
-from ..ppd.ip_adapter import STATE_WIDTH, layout_of, load_ip_adapter
 from ..ppd.pictures import Picture
 from . import folders, whose
 from .adapter import adapter_file, adapters, scope_inputs, strength_input

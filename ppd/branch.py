@@ -8,7 +8,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from .adapter import AdapterConfig
+from .adapters.cross_attention import AdapterConfig
 from .families import layers_of
 from .pairs import counted
 from .user_embedding import UserEmbedding

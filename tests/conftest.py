@@ -181,7 +181,7 @@ def weights(pocket_base_file: Path, tmp_path_factory: pytest.TempPathFactory) ->
     """A folder like the pack's `weights`: random pocket base, encoder, prior and adapter, and two example people."""
     from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
-    from ppd.adapter import AdapterConfig, UserAdapter
+    from ppd.adapters.cross_attention import AdapterConfig, UserAdapter
     from ppd.encoders.encoder import PosteriorEncoder, TasteEncoder
     from ppd.encoders.features import PictureFeatures
     from ppd.encoders.looks import Looks

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ppd.adapter import AdapterConfig, UserAdapter
+from ppd.adapters.cross_attention import AdapterConfig, UserAdapter
 from ppd.branch import Scope, branch_keys_values, describe, guidance_sides, reason_to_be_off
 from ppd.user_embedding import UserEmbedding, null_user
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..ip_adapter import IMAGE_WIDTH, STATE_WIDTH, IPAdapter, TasteIPAdapter
+from ..adapters.ip_adapter import IMAGE_WIDTH, STATE_WIDTH, IPAdapter, TasteIPAdapter
 from ..pictures import Picture, PreferenceError
 from .encoder import PosteriorEncoder
 from .features import PictureFeatures

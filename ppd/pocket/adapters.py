@@ -12,7 +12,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 from tqdm import tqdm
 
-from ..adapter import AdapterConfig, UserAdapter
+from ..adapters.cross_attention import AdapterConfig, UserAdapter
 from ..dpo import denoising_error, diffusion_dpo_loss
 from ..hosts.diffusers import DiffusersHost, cross_attentions
 from ..precision import autocast

@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 from torch import nn
 
+from ppd.adapters.ip_adapter import load_ip_adapter
 from ppd.encoders.encoder import PosteriorEncoder
 from ppd.encoders.features import PictureFeatures
 from ppd.encoders.image_prompt import FEWEST, ImagePromptTower, fit_directions, fit_to_taste
 from ppd.encoders.population import PopulationPrior, fit_whitening
-from ppd.ip_adapter import load_ip_adapter
 from ppd.pictures import Picture
 
 

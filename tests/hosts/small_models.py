@@ -7,7 +7,7 @@ from importlib.util import find_spec
 import torch
 from diffusers import UNet2DConditionModel
 
-from ppd.adapter import AdapterConfig, UserAdapter
+from ppd.adapters.cross_attention import AdapterConfig, UserAdapter
 from ppd.hosts.diffusers import cross_attentions as diffusers_layers
 from ppd.user_embedding import UserEmbedding
 

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from ppd.adapter import UserAdapter
+from ppd.adapters.cross_attention import UserAdapter
 from ppd.pocket.base_file import read_base
 from ppd.user_embedding import UserEmbedding, null_user
 

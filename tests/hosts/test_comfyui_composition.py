@@ -58,7 +58,7 @@ if find_spec("comfy"):
     from comfy_extras.nodes_tomesd import TomePatchModel
     from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
 
-    from ppd.attention import fold, folded_attention, user_attention
+    from ppd.adapters.attention import fold, folded_attention, user_attention
     from ppd.branch import Scope
     from ppd.hosts.comfyui import apply_user, manage_adapter
     from ppd.hosts.comfyui_denoisers import cross_attentions

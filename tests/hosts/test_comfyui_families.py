@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ppd.adapters.ip_adapter import TasteIPAdapter, load_ip_adapter
 from ppd.branch import Scope, describe
 from ppd.families import FAMILIES, layers_of
 from ppd.hosts.diffusers import DiffusersHost
 from ppd.hosts.diffusers import cross_attentions as diffusers_layers
-from ppd.ip_adapter import TasteIPAdapter, load_ip_adapter
 from ppd.user_embedding import UserEmbedding, null_user
 
 from .small_models import ARTISTS, CONTEXT, adapter_for, comfy_model, denoiser, draw, person

@@ -3,7 +3,7 @@ import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
-from ppd.adapter import AdapterConfig, UserAdapter
+from ppd.adapters.cross_attention import AdapterConfig, UserAdapter
 from ppd.dpo import denoising_error, diffusion_dpo_loss
 from ppd.hosts.diffusers import DiffusersHost, cross_attentions, guidance_rows
 

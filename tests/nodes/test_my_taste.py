@@ -182,7 +182,7 @@ def test_the_cache_asks_picks_and_files(run, node_classes, store, comfy_folders)
 
 def test_an_adapter_of_another_encoder_is_told_and_one_of_the_users_is_found(run, sampler, comfy_folders, monkeypatch):
     """The shipped one reads by another encoder then; a file of models/user_adapters by the person's."""
-    from ppd.adapter import UserAdapter
+    from ppd.adapters.cross_attention import UserAdapter
 
     adapter = UserAdapter.load(comfy_folders.weights / "adapters" / "pocket.safetensors")
     folders, folder = comfy_folders.module, comfy_folders.models / "user_adapters"

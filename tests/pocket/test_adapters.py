@@ -11,7 +11,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from ppd.adapter import UserAdapter
+from ppd.adapters.cross_attention import UserAdapter
 from ppd.dpo import diffusion_dpo_loss
 from ppd.hosts.diffusers import DiffusersHost
 from ppd.pocket.adapters import BETA, FIRST_TIMESTEP, Picks, adapter_config, pair_errors, train_adapter

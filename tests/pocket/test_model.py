@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ppd.adapter import UserAdapter
+from ppd.adapters.cross_attention import UserAdapter
 from ppd.hosts.diffusers import DiffusersHost
 from ppd.pocket import model as model_module
 from ppd.pocket import scenes

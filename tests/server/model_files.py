@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ppd.adapter import AdapterConfig, UserAdapter
+from ppd.adapters.cross_attention import AdapterConfig, UserAdapter
 from ppd.families import FAMILIES
 from ppd.user_embedding import UserEmbedding
 

@@ -17,9 +17,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from .files import read_shapes, read_tensors, write_tensors
-from .messages import quoted
-from .user_embedding import UserEmbedding
+from ..files import read_shapes, read_tensors, write_tensors
+from ..messages import quoted
+from ..user_embedding import UserEmbedding
 
 FORMAT = "ppd-user-adapter"
 VERSION = "1"

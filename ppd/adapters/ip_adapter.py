@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .adapter import AdapterConfig, UserLayer
-from .families import FAMILIES
-from .files import read_shapes, read_tensors
+from ..families import FAMILIES
+from ..files import read_shapes, read_tensors
+from .cross_attention import AdapterConfig, UserLayer
 
 Value = TypeVar("Value")
 

@@ -5,8 +5,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from ppd.adapter import AdapterConfig, UserAdapter
-from ppd.attention import user_attention
+from ppd.adapters.attention import user_attention
+from ppd.adapters.cross_attention import AdapterConfig, UserAdapter
 from ppd.user_embedding import UserEmbedding
 
 HASH = "0123456789abcdef" * 4

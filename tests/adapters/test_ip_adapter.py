@@ -12,10 +12,10 @@ from diffusers.models.embeddings import ImageProjection, IPAdapterPlusImageProje
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from ppd.adapters.ip_adapter import TasteIPAdapter, load_ip_adapter
 from ppd.branch import Scope
 from ppd.families import FAMILIES
 from ppd.hosts.diffusers import DiffusersHost, cross_attentions, guidance_rows
-from ppd.ip_adapter import TasteIPAdapter, load_ip_adapter
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 CONTEXT = {"sd15": 768, "sdxl": 2048}

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ppd.attention import block_diagonal, fold, folded_attention, user_attention
+from ppd.adapters.attention import block_diagonal, fold, folded_attention, user_attention
 
 # Difference between the plain and the folded form, relative to the largest output.
 LIMITS = {torch.float32: 5e-6, torch.float16: 5e-3, torch.bfloat16: 3e-2}
