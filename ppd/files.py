@@ -97,7 +97,9 @@ def write_tensors(path: Path, kind: str, version: str, tensors: dict[str, Tensor
 def read_shapes(path: Path, what: str) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
     """Shapes of a safetensors file's tensors, and its metadata, without reading the tensors."""
     with _opened(path, what) as file:
-        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+        return {name: tuple(part.get_shape()) for name, part in _parts(path, file, what).items()}, dict(
+            file.metadata() or {}
+        )
 
 
 def read_tensors(
@@ -122,10 +124,12 @@ def read_tensors(
     with _opened(path, what) as file:
         texts = dict(file.metadata() or {})
         _check_kind(path, texts, kind, version, what)
-        parts = {name: file.get_slice(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
+        parts = {name: part for name, part in _parts(path, file, what).items() if name.startswith(prefix)}
         missing = [name for name in tensors if name not in parts] + [name for name in metadata if not texts.get(name)]
         if missing:
-            raise ValueError(f"{path.name} is an incomplete {what}, it lacks {', '.join(missing)}: make the file again.")
+            raise ValueError(
+                f"{path.name} is an incomplete {what}, it lacks {', '.join(missing)}: make the file again."
+            )
         for name, part in parts.items():
             if part.get_dtype() not in dtypes:
                 raise ValueError(
@@ -154,6 +158,16 @@ def check_shapes(source: str, expected: Mapping[str, Tensor], found: Mapping[str
             f"{source} does not hold the weights that it says ({quoted(wrong)}: expected {shapes.get(wrong)}, got "
             f"{shortened(str(got.get(wrong)))}): download it or make it again."
         )
+
+
+def _parts(path: Path, file: Any, what: str) -> dict[str, Any]:
+    """What a file tells of its tensors by name; none of them may be without numbers."""
+    parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping, keys() only)
+    empty = next((name for name, part in parts.items() if 0 in part.get_shape()), None)
+    if empty is not None:
+        shape = shortened(str(parts[empty].get_shape()))
+        raise ValueError(f"{path.name} is a damaged {what}: expected numbers as {quoted(empty)}, got {shape}.")
+    return parts
 
 
 def _check_kind(path: Path, texts: dict[str, str], kind: str | None, version: str, what: str) -> None:

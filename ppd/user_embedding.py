@@ -58,7 +58,9 @@ class UserEmbedding:
         width = self.u.shape[1]
         factor = self.covariance_factor
         if factor is not None and (factor.ndim != 2 or factor.shape[0] != width or not 0 < factor.shape[1] <= width):
-            raise ValueError(f"Expected a covariance factor of shape [{width}, r], r at most {width}, got {_shape(factor)}.")
+            raise ValueError(
+                f"Expected a covariance factor of shape [{width}, r], r at most {width}, got {_shape(factor)}."
+            )
         if self.pairs < 0:
             raise ValueError(f"Expected a number of pairs of at least 0, got {self.pairs}.")
         for name in ("u", "covariance_factor"):

@@ -124,7 +124,10 @@ def test_mutations_of_a_file_are_refused_in_our_words(tmp_path):
         ({"u": torch.ones(0, 3)}, r"got \[0, 3\]"),
         ({"u": torch.ones(256, 3)}, r"N at most 255 .* got \[256, 3\]"),
         ({"u": torch.ones(1, 65537)}, r"d at most 65536, got \[1, 65537\]"),
-        ({"u": torch.full((1, 3), torch.nan)}, "numbers of at most 1e\\+06 as 'u', got nan; download it or make it again"),
+        (
+            {"u": torch.full((1, 3), torch.nan)},
+            "numbers of at most 1e\\+06 as 'u', got nan; download it or make it again",
+        ),
         ({"u": torch.tensor([[1.0, -torch.inf]])}, "as 'u', got inf"),
         ({"u": torch.ones(1, 3, dtype=torch.complex64)}, "expected BF16, F16, F32, F64 as 'u', got C64"),
         ({"u": torch.ones(1, 4, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)}, "as 'u', got F4"),
