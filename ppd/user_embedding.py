@@ -17,14 +17,16 @@ import torch
 from torch import Tensor
 
 from .files import read_tensors, write_tensors
-from .messages import quoted
+from .limits import LONGEST_NAME, WIDEST
+from .messages import quoted, shortened
 
 FORMAT = "ppd-user-embedding"
 VERSION = "1"
 LONGEST = 1e6
 """Length of u, and of its covariance's factor; tastes have lengths of a few."""
-LONGEST_NAME = 200
-"""Letters of an encoder's name."""
+MOST_VECTORS = 255
+"""As many as a taste code holds; the encoders make one."""
+MOST_NUMBERS = 1 << 24
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _PAIRS, _HASH = re.compile("[0-9]{1,9}"), re.compile("[0-9a-f]{64}")
 
@@ -48,12 +50,17 @@ class UserEmbedding:
     noise: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.u.ndim != 2 or 0 in self.u.shape:
-            raise ValueError(f"Expected a user embedding u of shape [N, d], got {list(self.u.shape)}.")
+        if self.u.ndim != 2 or 0 in self.u.shape or self.u.shape[0] > MOST_VECTORS or self.u.shape[1] > WIDEST:
+            raise ValueError(
+                f"Expected a user embedding u of shape [N, d], N at most {MOST_VECTORS} and d at most {WIDEST}, got "
+                f"{_shape(self.u)}."
+            )
         width = self.u.shape[1]
         factor = self.covariance_factor
-        if factor is not None and (factor.ndim != 2 or factor.shape[0] != width):
-            raise ValueError(f"Expected a covariance factor of shape [{width}, r], got {list(factor.shape)}.")
+        if factor is not None and (factor.ndim != 2 or factor.shape[0] != width or not 0 < factor.shape[1] <= width):
+            raise ValueError(
+                f"Expected a covariance factor of shape [{width}, r], r at most {width}, got {_shape(factor)}."
+            )
         if self.pairs < 0:
             raise ValueError(f"Expected a number of pairs of at least 0, got {self.pairs}.")
         for name in ("u", "covariance_factor"):
@@ -148,7 +155,14 @@ class UserEmbedding:
         """Read an embedding; a file that is none, or of another version, raises ValueError saying so."""
         path = Path(path)
         tensors, metadata = read_tensors(
-            path, FORMAT, VERSION, ("u",), ("encoder", "encoder_hash", "pairs", "created"), "user embedding"
+            path,
+            FORMAT,
+            VERSION,
+            ("u",),
+            ("encoder", "encoder_hash", "pairs", "created"),
+            "user embedding",
+            most=MOST_NUMBERS,
+            largest=LONGEST,
         )
         if not (metadata["encoder"].isprintable() and len(metadata["encoder"]) <= LONGEST_NAME):
             raise ValueError(
@@ -178,6 +192,10 @@ class UserEmbedding:
             )
         except ValueError as error:
             raise ValueError(f"{path.name}: {error}") from error
+
+
+def _shape(tensor: Tensor) -> str:
+    return shortened(str(list(tensor.shape)))
 
 
 def null_user(like: UserEmbedding) -> UserEmbedding:

@@ -17,13 +17,15 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..files import read_shapes, read_tensors, write_tensors
+from ..files import check_shapes, read_shapes, read_tensors, write_tensors
+from ..limits import line, number, parsed, whole
 from ..messages import quoted
 from ..user_embedding import UserEmbedding
 
 FORMAT = "ppd-user-adapter"
 VERSION = "1"
 UNCONDITIONAL_RULES = ("none", "same", "negative")
+MOST_LAYERS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,15 +54,25 @@ class AdapterConfig:
     training: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "layers", tuple(self.layers))
+        for name in ("family", "encoder", "encoder_hash"):
+            line(name, getattr(self, name))
+        for name in ("embedding_dim", "tokens", "token_dim", "hidden"):
+            whole(name, getattr(self, name))
+        if not isinstance(self.layers, (list, tuple)) or not 0 < len(self.layers) <= MOST_LAYERS:
+            raise ValueError(f"Expected the widths of 1 to {MOST_LAYERS} layers as layers, got {_got(self.layers)}.")
+        object.__setattr__(self, "layers", tuple(whole("a layer's width", width) for width in self.layers))
+        for name in ("start_percent", "end_percent"):
+            number(name, getattr(self, name), 0, 1)
+        if not isinstance(self.training, dict):
+            raise ValueError(f"Expected names and values as training, got {quoted(self.training)}.")
         if self.unconditional not in UNCONDITIONAL_RULES:
             raise ValueError(
                 f"unconditional is {quoted(self.unconditional)}: use one of {', '.join(UNCONDITIONAL_RULES)}."
             )
-        if not 0 <= self.start_percent < self.end_percent <= 1:
+        if self.start_percent >= self.end_percent:
             raise ValueError(
                 f"The active range is {self.start_percent} to {self.end_percent}: "
-                "start_percent must be below end_percent, both between 0 and 1."
+                "start_percent must be below end_percent."
             )
 
     @property
@@ -95,8 +107,8 @@ class AdapterConfig:
         """The configuration that `metadata` wrote."""
         values: dict[str, Any] = {}
         for item in fields(cls):
-            text = metadata[item.name]
-            values[item.name] = text if item.type == "str" else json.loads(text)
+            said = metadata[item.name]
+            values[item.name] = said if item.type == "str" else parsed(item.name, said)
         return cls(**values)
 
     @classmethod
@@ -106,7 +118,7 @@ class AdapterConfig:
             _, metadata = read_shapes(path, "user adapter")
             is_ours = (metadata.get("format"), metadata.get("version")) == (FORMAT, VERSION)
             return cls.from_metadata(metadata) if is_ours else None
-        except (KeyError, TypeError, ValueError):  # loading it says what is wrong
+        except (KeyError, ValueError):  # loading it says what is wrong
             return None
 
 
@@ -189,9 +201,7 @@ class UserAdapter(nn.Module):
         tensors, metadata = read_tensors(path, FORMAT, VERSION, (), names, "user adapter")
         try:
             config = AdapterConfig.from_metadata(metadata)
-            with torch.device("meta"):
-                adapter = cls(config)
-        except (TypeError, ValueError, RuntimeError) as error:
+        except ValueError as error:
             raise ValueError(
                 f"{path.name} has damaged user adapter metadata ({error}): download it or train it again."
             ) from error
@@ -200,19 +210,18 @@ class UserAdapter(nn.Module):
                 f"{path.name} is a user adapter for the family {quoted(config.family)}, but the model's is "
                 f"{family!r}: load a {quoted(config.family)} model, or an adapter for {family!r}."
             )
-        expected = {name: list(tensor.shape) for name, tensor in adapter.state_dict().items()}
-        found = {name: list(tensor.shape) for name, tensor in tensors.items()}
-        wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-        if wrong:
-            raise ValueError(
-                f"{path.name} does not hold the weights its metadata promises ({wrong[0]}: expected "
-                f"{expected.get(wrong[0])}, got {found.get(wrong[0])}): download it or train it again."
-            )
+        with torch.device("meta"):
+            adapter = cls(config)
+        check_shapes(path.name, adapter.state_dict(), tensors)
         adapter.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
         return adapter
 
     def _layers(self) -> list[UserLayer]:
         return cast(list[UserLayer], list(self.layers))
+
+
+def _got(layers: Any) -> str:
+    return f"{len(layers)} of them" if isinstance(layers, (list, tuple)) else quoted(layers)
 
 
 def _layout(widths: Sequence[int]) -> str:

@@ -17,13 +17,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..families import FAMILIES
-from ..files import read_shapes, read_tensors
+from ..files import check_shapes, read_shapes, read_tensors
 from .cross_attention import AdapterConfig, UserLayer
 
 Value = TypeVar("Value")
 
 IMAGE_WIDTH, STATE_WIDTH = 1024, 1280
 """Widths of ViT-H-14's image_embeds, and of its patch states."""
+VIT_G = ((1280,), ()), ((), (1664,))
+"""The same of ViT-bigG-14, as an IP-Adapter's plain or plus projector takes one of them."""
+FLUX_CONTEXT = 4096
+"""Width of Flux's text states."""
 
 PLAIN_TOKENS = 4
 HEAD_WIDTH = 64
@@ -194,38 +198,59 @@ def load_ip_adapter(path: Path | str) -> IPAdapter:
     `_plus_sdxl_vit-h` and what shares their layouts) in its own precision."""
     path = Path(path)
     if path.suffix != ".safetensors":
+        if "faceid" in path.name.lower():
+            raise ValueError(f"{path.name} is {_FACE_ID}")
         raise ValueError(
             f"{path.name} is not safetensors, and other files can run code when they are read: download the "
             ".safetensors file, or where you trust it convert it: torch.load, flatten its two dictionaries to names "
             "image_proj.* and ip_adapter.*, safetensors.torch.save_file."
         )
-    tensors, _ = read_tensors(path, None, "", (), (), "IP-Adapter")
-    damaged = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
-    if damaged:
-        raise ValueError(f"{path.name} is damaged: {damaged[0]} holds values that are no numbers; download it again.")
-    image = {name.removeprefix("image_proj."): x for name, x in tensors.items() if name.startswith("image_proj.")}
-    layers = _layers(tensors)
-    if not image or not layers or len(image) + 2 * len(layers) != len(tensors):
+    shapes, _ = read_shapes(path, "IP-Adapter")
+    if other := _other_kind(shapes):
+        raise ValueError(f"{path.name} is {other}")
+    image = {name.removeprefix("image_proj."): x for name, x in shapes.items() if name.startswith("image_proj.")}
+    layers = _layers(shapes)
+    if not image or not layers or len(image) + 2 * len(layers) != len(shapes):
         raise ValueError(
             f"{path.name} is no IP-Adapter: expected the tensors image_proj.* and ip_adapter.*, and no others."
         )
-    token_dim = layers[0][0].shape[1]
-    families = [
-        name for name, known in FAMILIES.items() if (known.count, known.context_dim) == (len(layers), token_dim)
-    ]
-    if not families:
+    family = _family(layers)
+    if family is None:
         raise ValueError(
-            f"{path.name} is an IP-Adapter of {len(layers)} layers for a context of {token_dim}: this version runs "
-            "those of SD1.5 (16 layers, 768) and SDXL (70 layers, 2048)."
+            f"{path.name} is an IP-Adapter of {len(layers)} layers, the first of shape {list(layers[0][0])}: this "
+            "version runs those of SD1.5 (16 layers, for a context of 768) and SDXL (70 layers, 2048)."
         )
-    projector = _projector(path.name, image, token_dim)
     with torch.device("meta"):
-        adapter = IPAdapter(families[0], projector, [k.shape[0] for k, _ in layers])
-    weights = {f"projector.{name}": value for name, value in projector.state_dict().items()}
-    for number, (k, v) in enumerate(layers):
+        projector = _projector(path.name, image, FAMILIES[family].context_dim)
+        adapter = IPAdapter(family, projector, [k[0] for k, _ in layers])
+    tensors, _ = read_tensors(path, None, "", (), (), "IP-Adapter")
+    weights = {f"projector.{name}": tensors[f"image_proj.{name}"] for name in image}
+    for number, (k, v) in enumerate(_layers(tensors)):
         weights |= {f"layers.{number}.to_k_user.weight": k, f"layers.{number}.to_v_user.weight": v}
+    check_shapes(path.name, adapter.state_dict(), weights)
     adapter.load_state_dict(weights, assign=True)
     return adapter.requires_grad_(False)
+
+
+_USE = "use a plain or a plus one for ViT-H, such as ip-adapter_sd15 or ip-adapter-plus_sdxl_vit-h."
+_FACE_ID = f"an IP-Adapter FaceID, which is shown whose face it is, and that tells nothing of taste: {_USE}"
+_FACE_ID_NAME = re.compile(r"image_proj\.(proj\.0|perceiver_resampler)\.|ip_adapter\.[0-9]+\.to_\w+_lora\.")
+_FLUX = "for Flux, and by IP-Adapters taste reaches SD1.5 and SDXL only: use one of theirs with such a model."
+
+
+def _other_kind(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+    """What an IP-Adapter is that this version does not run, and what to use instead, told by its tensors; else None."""
+    if any("ip_adapter_double_stream" in name for name in shapes):
+        return f"XLabs' IP-Adapter {_FLUX}"
+    if "image_proj.proj.3.weight" in shapes:
+        return f"an IP-Adapter full face, which is shown faces, and these tell little of taste: {_USE}"
+    if "image_proj.proj.0.weight" in shapes and shapes.get("ip_adapter.0.to_k_ip.weight", ())[1:] == (FLUX_CONTEXT,):
+        return f"InstantX's IP-Adapter {_FLUX}"
+    if any(_FACE_ID_NAME.match(name) for name in shapes):
+        return _FACE_ID
+    if (shapes.get("image_proj.proj.weight", ())[1:], shapes.get("image_proj.proj_in.weight", ())[1:]) in VIT_G:
+        return f"an IP-Adapter for pictures seen by ViT-bigG, and the taste's eyes are ViT-H: {_USE}"
+    return None
 
 
 class Layout(NamedTuple):
@@ -242,39 +267,43 @@ def layout_of(path: Path) -> Layout | None:
         shapes, _ = read_shapes(path, "IP-Adapter")
     except ValueError:
         return None
-    layers, plain, plus = _layers(shapes), shapes.get("image_proj.proj.weight"), shapes.get("image_proj.proj_in.weight")
-    if not layers or (plain or (0, 0))[1] != IMAGE_WIDTH and (plus or (0, 0))[1] != STATE_WIDTH:
+    layers = _layers(shapes)
+    plain, plus = (shapes.get(f"image_proj.{name}.weight", ())[1:] for name in ("proj", "proj_in"))
+    family = _family(layers)
+    if family is None or (plain, plus) not in (((IMAGE_WIDTH,), ()), ((), (STATE_WIDTH,))):
         return None
-    size = len(layers), layers[0][0][1]
-    family = next((name for name, known in FAMILIES.items() if (known.count, known.context_dim) == size), None)
-    return None if family is None else Layout(family, tuple(k[0] for k, _ in layers), plain is None)
+    return Layout(family, tuple(k[0] for k, _ in layers), not plain)
+
+
+def _family(layers: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> str | None:
+    """The family that has so many layers, with keys of shape [inner, its width of context]."""
+    fits = (
+        name
+        for name, known in FAMILIES.items()
+        if known.count == len(layers) and all(k[1:] == (known.context_dim,) for k, _ in layers)
+    )
+    return next(fits, None)
 
 
 def _layers(tensors: Mapping[str, Value]) -> list[tuple[Value, Value]]:
     """to_k_ip and to_v_ip [inner, token_dim] in the file's order, which is that of diffusers' attn_processors."""
-    numbers = sorted({int(n) for name in tensors for n in re.findall(r"^ip_adapter\.(\d+)\.to_k_ip\.weight$", name)})
-    names = [tuple(f"ip_adapter.{number}.to_{which}_ip.weight" for which in "kv") for number in numbers]
-    return [(tensors[k], tensors[v]) for k, v in names if v in tensors]
+    found = (re.fullmatch(r"ip_adapter\.([0-9]{1,4})\.to_k_ip\.weight", name) for name in tensors)
+    names = sorted((int(match[1]), match[0]) for match in found if match)
+    pairs = [(name, name.replace("to_k_ip", "to_v_ip")) for _, name in names]
+    return [(tensors[k], tensors[v]) for k, v in pairs if v in tensors]
 
 
-def _projector(name: str, image: dict[str, Tensor], token_dim: int) -> ImageProjection | Resampler:
-    """The image projector with its weights; other layouts are refused."""
-    kind: ImageProjection | Resampler | None = None
-    with torch.device("meta"):
-        if "proj.weight" in image:
-            kind = ImageProjection(image["proj.weight"].shape[1], PLAIN_TOKENS, token_dim)
-        elif image.keys() >= {"latents", "layers.0.0.to_q.weight", "layers.0.1.1.weight"}:
-            depth = 1 + max(int(key.split(".")[1]) for key in image if key.startswith("layers."))
-            heads = image["layers.0.0.to_q.weight"].shape[0] // HEAD_WIDTH
-            _, tokens, width = image["latents"].shape
-            kind = Resampler(width, token_dim, tokens, heads, depth, image["layers.0.1.1.weight"].shape[0])
-    expected = {} if kind is None else {key: tuple(value.shape) for key, value in kind.state_dict().items()}
-    found = {key: tuple(value.shape) for key, value in image.items()}
-    width = found.get("proj.weight", found.get("proj_in.weight", (0, 0)))[1]
-    if kind is None or expected != found or width != (IMAGE_WIDTH if "proj.weight" in found else STATE_WIDTH):
-        raise ValueError(
-            f"{name} is an IP-Adapter of another kind (its image projector reads {width or 'other'} features): use a "
-            "plain or a plus one for ViT-H-14, such as ip-adapter_sd15 or ip-adapter-plus_sdxl_vit-h."
-        )
-    kind.load_state_dict(image, assign=True)
-    return kind
+def _projector(name: str, image: Mapping[str, tuple[int, ...]], token_dim: int) -> ImageProjection | Resampler:
+    """The image projector for weights of such shapes; other layouts are refused."""
+    keys = ("proj.weight", "proj_in.weight", "latents", "layers.0.0.to_q.weight", "layers.0.1.1.weight")
+    match [image.get(key) for key in keys]:
+        case [(_, seen), None, None, None, None] if seen == IMAGE_WIDTH:
+            return ImageProjection(IMAGE_WIDTH, PLAIN_TOKENS, token_dim)
+        case [None, (_, seen), (_, tokens, width), (inner, _), (hidden, _)] if seen == STATE_WIDTH:
+            depth = 1 + max(int(n) for key in image for n in re.findall(r"^layers\.([0-9]{1,2})\.", key))
+            return Resampler(width, token_dim, tokens, inner // HEAD_WIDTH, depth, hidden)
+    width = next((image[key][1] for key in keys[:2] if len(image.get(key, ())) > 1), "other")
+    raise ValueError(
+        f"{name} is an IP-Adapter of another kind (its image projector reads {width} features): use a plain or a plus "
+        "one for ViT-H-14, such as ip-adapter_sd15 or ip-adapter-plus_sdxl_vit-h."
+    )

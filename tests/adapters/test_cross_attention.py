@@ -151,7 +151,7 @@ def test_timesteps_of_the_active_range():
     ("changes", "words"),
     [
         ({"start_percent": 0.6, "end_percent": 0.5}, "start_percent must be below end_percent"),
-        ({"end_percent": 1.5}, "between 0 and 1"),
+        ({"end_percent": 1.5}, "from 0 to 1 as end_percent"),
         ({"unconditional": "other"}, "none, same"),
     ],
 )

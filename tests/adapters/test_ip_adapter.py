@@ -12,7 +12,7 @@ from diffusers.models.embeddings import ImageProjection, IPAdapterPlusImageProje
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ppd.adapters.ip_adapter import TasteIPAdapter, load_ip_adapter
+from ppd.adapters.ip_adapter import TasteIPAdapter, layout_of, load_ip_adapter
 from ppd.branch import Scope
 from ppd.families import FAMILIES
 from ppd.hosts.diffusers import DiffusersHost, cross_attentions, guidance_rows
@@ -175,10 +175,104 @@ def test_other_files_are_refused(published, tmp_path):
     refused({**tensors, "lora.weight": torch.ones(1)}, "is no IP-Adapter")
     last = max(int(name.split(".")[1]) for name in tensors if name.startswith("ip_adapter."))
     refused({n: x for n, x in tensors.items() if not n.startswith(f"ip_adapter.{last}.")}, "runs those of SD1.5")
-    refused({n: x for n, x in tensors.items() if "norm" not in n or "ip_adapter" in n}, "of another kind")
+    without_norms = {n: x for n, x in tensors.items() if "norm" not in n or "ip_adapter" in n}
+    refused(without_norms, r"'projector\.\S*norm\S*': expected \[\d+\], got None")
     wide = "image_proj.proj.weight" if kind == "plain" else "image_proj.proj_in.weight"
     refused({**tensors, wide: torch.cat([tensors[wide]] * 2, 1)}, "of another kind")
     refused({**tensors, wide: tensors[wide] * torch.nan}, f"is damaged: {wide} holds values that are no numbers")
     (tmp_path / "cut.safetensors").write_bytes(b"cut off")
     with pytest.raises(ValueError, match="not a readable safetensors file"):
         load_ip_adapter(tmp_path / "cut.safetensors")
+
+
+def layers_of(count, context, width=8):
+    names = [f"ip_adapter.{2 * number + 1}.to_{which}_ip.weight" for number in range(count) for which in "kv"]
+    return {name: torch.ones(width, context) for name in names}
+
+
+def face_id(context=768):
+    image = {"image_proj.proj.0.weight": torch.ones(16, 512), "image_proj.norm.weight": torch.ones(context)}
+    return {**image, **layers_of(16, context), "ip_adapter.0.to_q_lora.down.weight": torch.ones(4, 8)}
+
+
+def flux(count=57):
+    return {"image_proj.proj.0.weight": torch.ones(8, 1152)} | {
+        f"ip_adapter.{number}.to_{which}_ip.weight": torch.ones(4, 4096) for number in range(count) for which in "kv"
+    }
+
+
+XLABS = {"double_blocks.0.processor.ip_adapter_double_stream_k_proj.weight": torch.ones(4, 4096)}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        (face_id(), "an IP-Adapter FaceID, .*: use a plain or a plus one for ViT-H, such as ip-adapter_sd15"),
+        ({"image_proj.perceiver_resampler.proj_in.weight": torch.ones(8, 1280)}, "an IP-Adapter FaceID"),
+        (
+            {"image_proj.proj.0.weight": torch.ones(8, 1280), "image_proj.proj.3.weight": torch.ones(8)},
+            "full face.*: use",
+        ),
+        (flux(), "InstantX's IP-Adapter for Flux, .*: use one of theirs"),
+        (XLABS, "XLabs' IP-Adapter for Flux, .*: use one of theirs"),
+        (
+            {"image_proj.proj.weight": torch.ones(8192, 1280), **layers_of(70, 2048)},
+            "seen by ViT-bigG, .*: use a plain",
+        ),
+        ({"image_proj.proj_in.weight": torch.ones(8, 1664), **layers_of(16, 768)}, "seen by ViT-bigG"),
+    ],
+    ids=["faceid", "faceid-plus", "full-face", "instantx", "xlabs", "vit-g", "plus-vit-g"],
+)
+def test_other_kinds_are_named_with_what_to_use_instead(tmp_path, tensors, words):
+    save_file(tensors, tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match=f"^x.safetensors is .*{words}"):
+        load_ip_adapter(tmp_path / "x.safetensors")
+    assert layout_of(tmp_path / "x.safetensors") is None
+
+
+def test_a_face_id_that_would_have_to_be_converted_first_is_named_too(tmp_path):
+    (tmp_path / "ip-adapter-faceid-plusv2_sd15.bin").touch()
+    with pytest.raises(ValueError, match="plusv2_sd15.bin is an IP-Adapter FaceID"):
+        load_ip_adapter(tmp_path / "ip-adapter-faceid-plusv2_sd15.bin")
+
+
+NUMBER = "ip_adapter.1.to_k_ip.weight"
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        (NUMBER, lambda x: x[0], r"layers, the first of shape \[768\]"),
+        (NUMBER, lambda x: x[:, :700], r"the first of shape \[8, 700\]"),
+        (NUMBER, lambda x: x.to(torch.int8), f"expected BF16, F16, F32, F64 as '{NUMBER}', got I8"),
+        (NUMBER, lambda x: x * torch.nan, f"numbers of at most 65504 as '{NUMBER}', got nan"),
+        (NUMBER, lambda x: x * torch.inf, f"numbers of at most 65504 as '{NUMBER}', got inf"),
+        (
+            "ip_adapter.1.to_v_ip.weight",
+            lambda x: x[:7],
+            r"'layers.0.to_v_user.weight': expected \[8, 768\], got \[7, 768\]",
+        ),
+        ("image_proj.norm.weight", lambda x: x[:7], r"'projector.norm.weight': expected \[768\], got \[7\]"),
+        ("image_proj.proj.weight", lambda x: x[0, 0], "of another kind"),
+    ],
+)
+def test_damage_is_told(ip_adapter_file, tmp_path, name, change, words):
+    path = ip_adapter_file("plain", [8] * 16, 768)
+    tensors = load_file(path)
+    save_file({**tensors, name: change(tensors[name]).contiguous()}, tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match=words):
+        load_ip_adapter(tmp_path / "x.safetensors")
+
+
+def test_a_layer_numbered_beyond_all_is_refused_at_once(ip_adapter_file, tmp_path):
+    path = ip_adapter_file("plus", [8] * 16, 768)
+    tensors = load_file(path)
+    tensors["image_proj.layers.1000000000.0.norm1.weight"] = torch.ones(128)
+    save_file(tensors, tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match="layers.1000000000.0.norm1.weight': expected None"):
+        load_ip_adapter(tmp_path / "x.safetensors")
+
+
+def test_neither_saves_itself_as_a_trained_adapter(published):
+    """A file of it would be refused: the published one is what there is to keep."""
+    assert not hasattr(published[-1], "save") and not hasattr(for_taste(published[-1]), "save")
