@@ -12,7 +12,7 @@ import folder_paths
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io, ui
 
-from ..ppd.adapters.cross_attention import AdapterConfig
+from ..ppd.adapters import AdapterConfig, config_of
 from ..ppd.adapters.ip_adapter import STATE_WIDTH, layout_of, load_ip_adapter
 from ..ppd.branch import Scope, off_for_anybody, reason_to_be_off
 from ..ppd.encoders.image_prompt import FEWEST, MOST, fit_to_taste
@@ -112,7 +112,7 @@ def _told(model: ModelPatcher, report: str) -> io.NodeOutput:
 def find_adapter(model: ModelPatcher, taste: Taste) -> tuple[ModelPatcher | None, str]:
     """The best adapter that is here for a model and a taste, and what it is called; else None, and what is missing and
     where to put it. Trained ones come before IP-Adapters, of several of a kind the first by name."""
-    known = {name: AdapterConfig.of_file(adapter_file(name)) for name in adapters()}
+    known = {name: config_of(adapter_file(name)) for name in adapters()}
     fitting = {name: config for name, config in known.items() if config is not None and _fits(model, config)}
     for name, config in fitting.items():
         if config.encoder_hash == taste.embedding.encoder_hash:

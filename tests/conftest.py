@@ -181,7 +181,7 @@ def weights(pocket_base_file: Path, tmp_path_factory: pytest.TempPathFactory) ->
     """A folder like the pack's `weights`: random pocket base, encoder, prior and adapter, and two example people."""
     from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
-    from ppd.adapters.cross_attention import AdapterConfig, UserAdapter
+    from ppd.adapters import CrossAttentionAdapter, CrossAttentionConfig
     from ppd.encoders.encoder import PosteriorEncoder, TasteEncoder
     from ppd.encoders.features import PictureFeatures
     from ppd.encoders.looks import Looks
@@ -221,8 +221,8 @@ def weights(pocket_base_file: Path, tmp_path_factory: pytest.TempPathFactory) ->
         base = read_base(pocket_base_file)
         queries = [name for name in base.unet if name.endswith("attn2.to_q.weight")]
         order = sorted(queries, key=lambda name: ("down", "up_b", "mid_").index(name[:4]))
-        adapter = UserAdapter(
-            AdapterConfig(
+        adapter = CrossAttentionAdapter(
+            CrossAttentionConfig(
                 family="pocket",
                 encoder=features.name,
                 encoder_hash=PosteriorEncoder(PictureFeatures(features), prior).weight_hash,

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ppd.adapters.cross_attention import AdapterConfig, UserAdapter
+from ppd.adapters import CrossAttentionAdapter, CrossAttentionConfig
 from ppd.branch import Scope, branch_keys_values, describe, guidance_sides, reason_to_be_off
 from ppd.user_embedding import UserEmbedding, null_user
 
@@ -16,7 +16,7 @@ def adapter(**more):
     config = {"family": "sd15", "encoder": "pocket", "encoder_hash": "0" * 64, "embedding_dim": 3, "layers": [8] * 16}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        made = UserAdapter(AdapterConfig(**config | more))
+        made = CrossAttentionAdapter(CrossAttentionConfig(**config | more))
         for layer in made.layers:
             torch.nn.init.normal_(layer.to_v_user.weight)
     return made.requires_grad_(False)

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from ..families import FAMILIES
 from ..files import check_shapes, read_shapes, read_tensors
-from .cross_attention import AdapterConfig, UserLayer
+from .cross_attention import CrossAttentionConfig, UserLayer
 
 Value = TypeVar("Value")
 
@@ -150,7 +150,7 @@ class TasteIPAdapter(nn.Module):
                 f"This IP-Adapter takes features of shape {list(shape)}, got a center of {list(center.shape)}, a start "
                 f"of {list(start.shape)} and directions of {list(directions.shape)}: fit them to this adapter."
             )
-        self.config = AdapterConfig(
+        self.config = CrossAttentionConfig(
             family=published.family,
             encoder=encoder,
             encoder_hash=encoder_hash,

@@ -22,8 +22,8 @@ from comfy.ldm.cascade.common import OptimizedAttention
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from torch import Tensor, nn
 
+from ..adapters import AdapterConfig, UserAdapter
 from ..adapters.attention import Folded, fold, folded_attention, user_attention
-from ..adapters.cross_attention import AdapterConfig, UserAdapter
 from ..branch import DEFAULT_SCOPE, Adapter, Scope, branch_keys_values, guidance_sides, reason_to_be_off
 from ..user_embedding import UserEmbedding
 from .comfyui_denoisers import Place, check_model, cross_attentions, output_layer

@@ -13,7 +13,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.model_patcher import ModelPatcher
 from torch import nn
 
-from ..adapters.cross_attention import AdapterConfig
+from ..adapters import AdapterConfig
 from ..families import FAMILIES
 
 MODELS: dict[str, tuple[type, type, type]] = {

@@ -17,8 +17,8 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.unets.unet_stable_cascade import SDCascadeAttnBlock
 from torch import Tensor, nn
 
+from ..adapters import UNCONDITIONAL_RULES
 from ..adapters.attention import user_attention
-from ..adapters.cross_attention import UNCONDITIONAL_RULES
 from ..branch import DEFAULT_SCOPE, Adapter, Scope, branch_keys_values, guidance_sides
 
 Denoiser: TypeAlias = UNet2DConditionModel | StableCascadeUNet

@@ -12,7 +12,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 from tqdm import tqdm
 
-from ..adapters.cross_attention import AdapterConfig, UserAdapter
+from ..adapters import AdapterConfig, CrossAttentionAdapter, CrossAttentionConfig, UserAdapter
 from ..dpo import denoising_error, diffusion_dpo_loss
 from ..hosts.diffusers import DiffusersHost, cross_attentions
 from ..precision import autocast
@@ -42,9 +42,9 @@ class Picks:
     population: Tensor
 
 
-def adapter_config(model: PocketModel, encoder: str, encoder_hash: str, dim: int) -> AdapterConfig:
+def adapter_config(model: PocketModel, encoder: str, encoder_hash: str, dim: int) -> CrossAttentionConfig:
     """The pocket family's adapter: acts on the noisy half of the schedule, where colour and tone are decided."""
-    return AdapterConfig(
+    return CrossAttentionConfig(
         family="pocket",
         encoder=encoder,
         encoder_hash=encoder_hash,
@@ -79,7 +79,7 @@ def train_adapter(
 ) -> UserAdapter:
     """User-conditioned Diffusion-DPO; not `personal`, everybody is the population user (ordinary Diffusion-DPO)."""
     torch.manual_seed(seed)
-    adapter = UserAdapter(config)
+    adapter = CrossAttentionAdapter(config)
     spread = picks.embeddings.flatten(0, -2).pow(2).mean(0).sqrt()
     with torch.no_grad():  # the projector's unit-variance start wants coordinates of one size
         first = next(adapter.projector.parameters())

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..adapters.cross_attention import UserAdapter
+from ..adapters import UserAdapter
 from ..encoders.statements import Statement, statements
 from ..evaluation import bootstrap, correlation, micro_f1, object_counts, ridge_r2, wins
 from ..files import file_digest

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from ..adapters.cross_attention import UserAdapter
+from ..adapters import UserAdapter
 from ..encoders.encoder import JSON_FILE, PosteriorEncoder, TasteEncoder
 from ..encoders.features import PictureFeatures
 from ..encoders.looks import Looks

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..adapters.cross_attention import UserAdapter
+from ..adapters import UserAdapter
 from ..encoders.encoder import PosteriorEncoder, TasteEncoder
 from ..encoders.towers import open_tower
 from ..hosts.diffusers import DiffusersHost

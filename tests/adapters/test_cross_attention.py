@@ -5,8 +5,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from ppd.adapters import CrossAttentionAdapter, CrossAttentionConfig, UserAdapter
 from ppd.adapters.attention import user_attention
-from ppd.adapters.cross_attention import AdapterConfig, UserAdapter
 from ppd.user_embedding import UserEmbedding
 
 HASH = "0123456789abcdef" * 4
@@ -14,13 +14,13 @@ HASH = "0123456789abcdef" * 4
 
 def config(**changes):
     values = {"family": "pocket", "encoder": "pocket-clip", "encoder_hash": HASH, "embedding_dim": 6, "layers": (8, 16)}
-    return AdapterConfig(**{**values, "tokens": 3, "token_dim": 5, "hidden": 7, **changes})
+    return CrossAttentionConfig(**{**values, "tokens": 3, "token_dim": 5, "hidden": 7, **changes})
 
 
 def trained(**changes):
     """An adapter whose values are not zero any more."""
     torch.manual_seed(0)
-    adapter = UserAdapter(config(**changes))
+    adapter = CrossAttentionAdapter(config(**changes))
     for layer in adapter.layers:
         torch.nn.init.normal_(layer.to_v_user.weight)
     return adapter
@@ -54,7 +54,7 @@ def rewrite(path, tensors=None, **metadata):
 
 
 def test_shapes():
-    adapter = UserAdapter(config())
+    adapter = CrossAttentionAdapter(config())
     u = torch.randn(4, 2, 6)
     assert adapter.user_tokens(u).shape == (4, 2 * 3, 5)
     shapes = [(k.shape, v.shape) for k, v in adapter.keys_values(u)]
@@ -62,7 +62,7 @@ def test_shapes():
 
 
 def test_literal_tokens_keys_and_values():
-    adapter = UserAdapter(config(embedding_dim=1, layers=(2,), tokens=2, token_dim=1, hidden=1))
+    adapter = CrossAttentionAdapter(config(embedding_dim=1, layers=(2,), tokens=2, token_dim=1, hidden=1))
     weights = {
         "projector.0.weight": [[2.0]],
         "projector.2.weight": [[1.0], [-1.0]],
@@ -85,7 +85,7 @@ def test_every_user_vector_makes_its_own_tokens():
 
 def test_starts_at_the_base_with_tokens_of_unit_size():
     torch.manual_seed(0)
-    adapter = UserAdapter(config(embedding_dim=48, layers=(96, 288), tokens=4, token_dim=64, hidden=128))
+    adapter = CrossAttentionAdapter(config(embedding_dim=48, layers=(96, 288), tokens=4, token_dim=64, hidden=128))
     u = torch.nn.functional.normalize(torch.randn(64, 1, 48), dim=-1)
     assert 0.7 < adapter.user_tokens(u).square().mean().sqrt() < 1.4
     for k, v in adapter.keys_values(u):
@@ -104,13 +104,13 @@ def gradients(adapter):
 
 def test_zero_values_still_learn():
     torch.manual_seed(0)
-    found = gradients(UserAdapter(config()))
+    found = gradients(CrossAttentionAdapter(config()))
     assert found["layers.0.to_v_user.weight"].abs().max() > 1e-4
     assert not found["projector.0.weight"].any()  # they follow once the values have left zero
 
 
 def test_projector_and_values_both_zero_would_never_learn():
-    adapter = UserAdapter(config())
+    adapter = CrossAttentionAdapter(config())
     torch.nn.init.zeros_(adapter.projector[2].weight)
     assert not any(gradient.any() for gradient in gradients(adapter).values())
 

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 import torch
 from diffusers import UNet2DConditionModel
 
-from ppd.adapters.cross_attention import AdapterConfig, UserAdapter
+from ppd.adapters import CrossAttentionAdapter, CrossAttentionConfig
 from ppd.hosts.diffusers import cross_attentions as diffusers_layers
 from ppd.user_embedding import UserEmbedding
 
@@ -123,7 +123,7 @@ def adapter_for(family, unet, **changes):
     values["layers"] = tuple(attention.inner_dim for attention in diffusers_layers(unet))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        adapter = UserAdapter(AdapterConfig(**{**values, **changes}))
+        adapter = CrossAttentionAdapter(CrossAttentionConfig(**{**values, **changes}))
         for layer in adapter.layers:
             torch.nn.init.normal_(layer.to_v_user.weight, std=0.3)
     return adapter

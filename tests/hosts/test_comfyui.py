@@ -9,7 +9,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from ppd.adapters.cross_attention import UserAdapter
+from ppd.adapters import CrossAttentionAdapter, UserAdapter
 from ppd.pocket.base_file import read_base
 from ppd.user_embedding import UserEmbedding, null_user
 
@@ -450,7 +450,7 @@ def test_other_models_are_refused(model, trained):
 def test_other_adapters_are_refused(model, trained):
     config = replace(trained.config, layers=trained.config.layers[:-1])
     with pytest.raises(ValueError, match="7 cross-attention layers"):
-        apply_user(model, manage_adapter(UserAdapter(config)), [person(trained)])
+        apply_user(model, manage_adapter(CrossAttentionAdapter(config)), [person(trained)])
     _, managed = variant(trained, family="flux")
     with pytest.raises(ValueError, match="this version runs sd15, sd2, sdxl, stable_cascade, pocket only"):
         apply_user(model, managed, [person(trained)])

@@ -3,7 +3,7 @@ import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
-from ppd.adapters.cross_attention import AdapterConfig, UserAdapter
+from ppd.adapters import CrossAttentionAdapter, CrossAttentionConfig
 from ppd.dpo import denoising_error, diffusion_dpo_loss
 from ppd.hosts.diffusers import DiffusersHost, cross_attentions, guidance_rows
 
@@ -30,7 +30,7 @@ def make_adapter(unet, trained=True, **changes):
     torch.manual_seed(1)
     widths = tuple(attention.inner_dim for attention in cross_attentions(unet))
     values = {"family": "pocket", "encoder": "pocket-clip", "encoder_hash": "0" * 64, "embedding_dim": DIM}
-    adapter = UserAdapter(AdapterConfig(**{**values, "layers": widths, **changes}))
+    adapter = CrossAttentionAdapter(CrossAttentionConfig(**{**values, "layers": widths, **changes}))
     if trained:
         for layer in adapter.layers:
             torch.nn.init.normal_(layer.to_v_user.weight, std=0.1)

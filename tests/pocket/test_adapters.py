@@ -11,7 +11,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from ppd.adapters.cross_attention import UserAdapter
+from ppd.adapters import CrossAttentionAdapter, UserAdapter
 from ppd.dpo import diffusion_dpo_loss
 from ppd.hosts.diffusers import DiffusersHost
 from ppd.pocket.adapters import BETA, FIRST_TIMESTEP, Picks, adapter_config, pair_errors, train_adapter
@@ -75,7 +75,7 @@ def mean_loss(model: PocketModel, adapter: UserAdapter, picks: Picks, users: np.
 def test_the_adapter_is_the_pockets(model):
     config = adapter_config(model, "encoder", "hash", 6)
     assert config.family == "pocket"
-    host = DiffusersHost(model.unet, UserAdapter(config))
+    host = DiffusersHost(model.unet, CrossAttentionAdapter(config))
     assert config.layers == tuple(attention.inner_dim for attention in host.attentions)
     assert config.timesteps[0] == pytest.approx(499.5) and config.timesteps[1] == 999
 
@@ -94,7 +94,7 @@ def test_errors_of_a_pair_share_noise_and_timestep(model):
 def test_training_lowers_the_loss_for_each_persons_own_taste(model, picks, trained):
     own = mean_loss(model, trained, picks, picks.person)
     other = mean_loss(model, trained, picks, (picks.person + 1) % PEOPLE)
-    untrained = mean_loss(model, UserAdapter(trained.config), picks, picks.person)
+    untrained = mean_loss(model, CrossAttentionAdapter(trained.config), picks, picks.person)
     assert untrained == pytest.approx(log(2), abs=1e-4)  # values start at zero: the policy is the reference
     assert own < log(2) - 0.004
     assert other > log(2) + 0.004

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ppd.adapters.cross_attention import UserAdapter
+from ppd.adapters import CrossAttentionAdapter
 from ppd.hosts.diffusers import DiffusersHost
 from ppd.pocket import model as model_module
 from ppd.pocket import scenes
@@ -28,7 +28,7 @@ def model(pocket_base_file: Path) -> PocketModel:
 @pytest.fixture(scope="module")
 def host(model: PocketModel) -> DiffusersHost:
     torch.manual_seed(0)
-    adapter = UserAdapter(adapter_config(model, "encoder", "hash", 6))
+    adapter = CrossAttentionAdapter(adapter_config(model, "encoder", "hash", 6))
     for layer in adapter.layers:
         torch.nn.init.normal_(layer.to_v_user.weight, std=0.5)
     return DiffusersHost(model.unet, adapter)

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from ppd import cli
-from ppd.adapters.cross_attention import UserAdapter
+from ppd.adapters import UserAdapter
 from ppd.pairs import read_pairs
 from ppd.pocket import scenes
 from ppd.pocket.data import to_tensor

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ppd.adapters.cross_attention import AdapterConfig, UserAdapter
+from ppd.adapters import AdapterConfig, CrossAttentionAdapter, CrossAttentionConfig
 from ppd.families import FAMILIES
 from ppd.user_embedding import UserEmbedding
 
@@ -143,7 +143,7 @@ def write_text_states(datasets: Path, family: str, width: int | None = None) -> 
 
 def write_user_adapter(path: Path, family: str, layers: list[int] | None = None) -> AdapterConfig:
     """A user adapter that is not at its start: its values are random instead of zero."""
-    config = AdapterConfig(
+    config = CrossAttentionConfig(
         family=family,
         encoder=ENCODER,
         encoder_hash=ENCODER_HASH,
@@ -152,7 +152,7 @@ def write_user_adapter(path: Path, family: str, layers: list[int] | None = None)
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        adapter = UserAdapter(config)
+        adapter = CrossAttentionAdapter(config)
         for layer in adapter.layers:
             nn.init.normal_(layer.to_v_user.weight, std=0.3)
     adapter.save(path)
