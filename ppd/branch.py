@@ -8,25 +8,29 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from .adapters.cross_attention import AdapterConfig
-from .families import layers_of
+from .adapters import AdapterConfig
 from .pairs import counted
 from .user_embedding import UserEmbedding
 
 
 class Adapter(Protocol):
-    """What a host asks of an adapter: trained ones (adapter.py) and IP-Adapters (ip_adapter.py) answer alike."""
+    """What a host asks of an adapter of any kind: trained ones and IP-Adapters (adapters/) answer alike."""
 
     config: AdapterConfig
     default_part: str
-    """The part of the layers (families.PARTS) it acts in where nothing else is asked for."""
+    """The part of the places (families.PARTS) it acts in where nothing else is asked for."""
     max_strength: float
     """Strengths above it act as it does."""
-    groups: int
-    """Sets of user tokens side by side in `keys_values`, each with a softmax of its own; their outputs add up."""
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
         """Its weights."""
+
+
+class AttentionAdapter(Adapter, Protocol):
+    """An adapter that gives keys and values to cross-attention layers."""
+
+    groups: int
+    """Sets of user tokens side by side in `keys_values`, each with a softmax of its own; their outputs add up."""
 
     def keys_values(
         self, u: Tensor, layers: Sequence[int] | None = None, strength: float = 1.0
@@ -36,18 +40,15 @@ class Adapter(Protocol):
 
 @dataclass(frozen=True)
 class Scope:
-    """Where a branch acts: a part of the layers (families.PARTS), and a part of the noise schedule."""
+    """Where a branch acts: a part of the denoiser's places (families.PARTS), and a part of the noise schedule."""
 
     part: str = "default"
     start_percent: float = 0.0
     end_percent: float = 1.0
 
-    def layers(self, adapter: Adapter) -> tuple[int, ...]:
-        """Numbers of the layers that the branch acts in."""
-        part = adapter.default_part if self.part == "default" else self.part
-        if part == "all":
-            return tuple(range(len(adapter.config.layers)))
-        return layers_of(adapter.config.family, part)
+    def places(self, adapter: Adapter) -> tuple[int, ...]:
+        """Numbers of the places that the branch acts in: cross-attention layers, or sites of a low-rank adapter."""
+        return adapter.config.places_of(adapter.default_part if self.part == "default" else self.part)
 
     def window(self, config: AdapterConfig) -> tuple[float, float]:
         """Start and end in percent of the schedule, within the adapter's own; nothing where start is not below end."""
@@ -66,7 +67,7 @@ def guidance_sides(u: Tensor, unconditional: str) -> list[Tensor]:
 
 
 def branch_keys_values(
-    adapter: Adapter, u: Tensor, strength: float, layers: Sequence[int]
+    adapter: AttentionAdapter, u: Tensor, strength: float, layers: Sequence[int]
 ) -> list[tuple[Tensor, Tensor]]:
     """Keys and values of the layers for u [B, N, d] at `strength`; the null user's values are exactly 0."""
     here = u.flatten(1).any(1)[:, None, None]
@@ -114,7 +115,7 @@ def describe(
     few = " Weak so far: pick more." if any(person.pairs < FEW for person in people) else ""
     start, end = scope.window(config)
     facts = [
-        f"{config.family}, {len(scope.layers(adapter))} of {len(config.layers)} cross-attention layers",
+        f"{config.family}, {len(scope.places(adapter))} of {config.count} {config.places}",
         f"noise schedule from {start:.0%} to {end:.0%}",
         *([] if cfg is None else [f"strength times cfg {cfg:g} = {used * cfg:g}"]),
         f"unconditional rows: {_RULES[config.unconditional]}",

@@ -34,9 +34,9 @@ def test_unconditional_rows_by_the_adapters_rule():
 
 def test_layers_and_window_meet_the_adapters_own():
     own = adapter(start_percent=0.2, end_percent=0.8)
-    assert Scope().layers(own) == tuple(range(16)) and Scope("style only").layers(own) == (6, 7, 8)
+    assert Scope().places(own) == tuple(range(16)) and Scope("style only").places(own) == (6, 7, 8)
     own.default_part = "style only"
-    assert Scope().layers(own) == (6, 7, 8) and len(Scope("all").layers(own)) == 16
+    assert Scope().places(own) == (6, 7, 8) and len(Scope("all").places(own)) == 16
     assert Scope("all", 0.0, 0.5).window(own.config) == (0.2, 0.5)
     assert reason_to_be_off(own, [PERSON], 1.0, Scope("all", 0.8, 1.0)).startswith("the adapter acts from 20% to 80%")
 

@@ -1,4 +1,4 @@
-"""Where a low-rank branch acts: the Linear layers of a denoiser, by the table of its family or by how blocks are named."""
+"""Where a low-rank branch acts: Linear layers of a denoiser, by the table of its family or by how blocks are named."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def is_linear(module: nn.Module) -> bool:
 
 
 def family_of_denoiser(denoiser: nn.Module) -> str:
-    """The name of its row in TRANSFORMERS, else that of its class: adapters of models without a row serve that alone."""
+    """The name of its row in TRANSFORMERS, else that of its class, which such an adapter serves alone."""
     name = type(denoiser).__name__
     return BY_DENOISER.get(name, name)
 

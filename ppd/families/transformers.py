@@ -1,9 +1,9 @@
 """Families of diffusion transformers: which of their Linear layers a low-rank branch adds to.
 
 Names are those of ComfyUI's classes. Of the main blocks the projections around attention are taken, and the layers that
-make modulation; never experts, down-projections, which fused kernels go around, nor what refines text or noise before the
-main blocks. A layer that a variant lacks is left out: Flux.2's blocks share their modulation, SD3's last block has no
-text output.
+make modulation; never experts, nor down-projections, which fused kernels go around, nor what refines text or noise
+before the main blocks. A layer that a variant lacks is left out: Flux.2's blocks share their modulation, SD3's last
+block has no text output.
 """
 
 from __future__ import annotations

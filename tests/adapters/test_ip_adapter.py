@@ -149,7 +149,7 @@ def test_the_family_is_told_by_its_layers(published):
     ours = for_taste(adapter)
     assert ours.config.layers == tuple(attention.inner_dim for attention in cross_attentions(unet))
     assert ours.config.embedding_dim == 6 and ours.config.unconditional == "negative"
-    assert Scope().layers(ours) == FAMILIES[family].style and len(Scope("all").layers(ours)) == FAMILIES[family].count
+    assert Scope().places(ours) == FAMILIES[family].style and len(Scope("all").places(ours)) == FAMILIES[family].count
 
 
 def test_what_was_fitted_to_another_adapter_is_refused(published):
