@@ -10,7 +10,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io, ui
 
 from ..ppd.branch import Scope
-from ..ppd.hosts.comfyui import count_report
+from ..ppd.hosts.comfyui_run import count_report
 from ..ppd.user_embedding import UserEmbedding as Embedding
 from . import run_notes
 from .adapter import apply, scope_inputs, strength_input

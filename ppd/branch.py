@@ -125,6 +125,32 @@ def describe(
     return f"Paints {_for_whom(people)} at strength {strength:g}{most}.{few}\n({'; '.join(facts)}.)"
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a run: how many of its calls of the denoiser were personal, and at how many of the branch's places.
+
+    kind: what the places are called. window: start and end of the branch in percent of the schedule.
+    """
+
+    calls: int
+    personal_calls: int
+    reached: int
+    places: int
+    kind: str
+    window: tuple[float, float]
+
+    def told(self) -> str:
+        """One sentence for people."""
+        if not self.personal_calls:
+            start, end = self.window
+            return (
+                f"Nothing was personal, this is the plain picture: the person acts from {start:.0%} to {end:.0%} of the"
+                " noise schedule, and none of the steps was there. Raise denoise, or end_percent where that is lower."
+            )
+        steps = f"{self.personal_calls} of {self.calls} calls of the model"
+        return f"Personal were {steps}, in {self.reached} of {self.places} {self.kind}."
+
+
 def _for_whom(people: Sequence[UserEmbedding]) -> str:
     picks = [counted(person.pairs, "pick") for person in people]
     if len(people) > 1:

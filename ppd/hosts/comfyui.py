@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from ..branch import DEFAULT_SCOPE, Outcome, Scope, reason_to_be_off
 from ..user_embedding import UserEmbedding
 from .comfyui_attention import CrossAttentionBranch
 from .comfyui_denoisers import check_model
-from .comfyui_low_rank import LowRankBranch
+from .comfyui_low_rank import CompiledLowRankBranch, LowRankBranch
 from .comfyui_run import UserRun
 
 log = logging.getLogger(__name__)
@@ -114,19 +114,16 @@ class UserBranch:
     key: str
     """Under it a call's options hold the branch's Call: the same in each run, since compiled graphs keep the name."""
     on_outcome: Callable[[Outcome], None] | None = None
-    kept: dict[Any, Any] = field(default_factory=dict)
-    """What compiled graphs hold on to, from one run to the next."""
 
     def sample(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         """SAMPLER_SAMPLE wrapper: hang a new UserRun into this run's own model options, all models being loaded."""
         guider, model_options, noise = args[0], args[2]["model_options"], args[4]
         adapter = self.adapter.model
-        run = UserRun(
-            adapter.config, self.people, self.window, self.key, guider, model_options, latents=noise.shape[0]
-        )
+        run = UserRun(adapter.config, self.people, self.window, self.key, guider, model_options, latents=noise.shape[0])
         added: LowRankBranch | CrossAttentionBranch
         if isinstance(adapter, LowRankAdapter):
-            added = LowRankBranch(run, adapter, self.strength, self.places, self.kept)
+            kind = CompiledLowRankBranch if run.compiled else LowRankBranch
+            added = kind(run, adapter, self.strength, self.places)
         else:
             added = CrossAttentionBranch(run, adapter, self.strength, self.places, model_options)
         options = model_options["transformer_options"]

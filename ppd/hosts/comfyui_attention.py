@@ -1,4 +1,4 @@
-"""Keys and values of a user adapter in ComfyUI's cross-attention layers: folded, by patches or behind Stage C's layers."""
+"""Keys and values of a user adapter in ComfyUI's cross-attention layers: folded, by patches or behind Stage C's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The denoisers that ComfyUI's host runs: told apart by their classes, and where their cross-attention layers are."""
+"""The denoisers that ComfyUI's host runs: told apart by their classes, and at which layers a user branch acts."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.model_patcher import ModelPatcher
 from torch import nn
 
-from ..adapters import AdapterConfig
+from ..adapters import AdapterConfig, CrossAttentionConfig, LowRankConfig, Site
 from ..families import FAMILIES
+from ..families.sites import family_of_denoiser, transformer_layers
+from ..families.transformers import TRANSFORMERS
 
 MODELS: dict[str, tuple[type, type, type]] = {
     "sd15": (comfy.supported_models.SD15, comfy.model_base.BaseModel, UNetModel),
@@ -37,12 +39,16 @@ def cross_attentions(denoiser: UNetModel | StageC) -> dict[Place, Attention]:
 
 
 def _of_unet(denoiser: UNetModel) -> dict[Place, Attention]:
-    found: dict[Place, Attention] = {}
+    return {place: block.attn2 for place, block in _transformers(denoiser).items()}
+
+
+def _transformers(denoiser: UNetModel) -> dict[Place, BasicTransformerBlock]:
+    found: dict[Place, BasicTransformerBlock] = {}
     sides = (("input", denoiser.input_blocks), ("output", denoiser.output_blocks), ("middle", [denoiser.middle_block]))
     for side, blocks in sides:
         for number, block in enumerate(blocks):
             transformers = [] if block is None else [m for m in block.modules() if isinstance(m, BasicTransformerBlock)]
-            found |= {(side, number, index): transformer.attn2 for index, transformer in enumerate(transformers)}
+            found |= {(side, number, index): transformer for index, transformer in enumerate(transformers)}
     return found
 
 
@@ -71,8 +77,68 @@ def widths_of(model: ModelPatcher) -> tuple[int, ...]:
     return tuple(layer.to_q.out_features for layer in cross_attentions(model.model.diffusion_model).values())
 
 
+def linear_sites(denoiser: nn.Module) -> dict[Site, nn.Module]:
+    """The Linear layers that a low-rank branch adds to, in the order of its family."""
+    if isinstance(denoiser, (UNetModel, StageC)):
+        names = {module: name for name, module in denoiser.named_modules()}
+        blocks = _around_cross_attention(denoiser)
+        layers = {names[layer]: number for number, block in enumerate(blocks) for layer in block}
+    else:
+        layers = transformer_layers(denoiser)
+    modules = {name: denoiser.get_submodule(name) for name in layers}
+    return {
+        Site(name, layers[name], module.in_features, module.out_features): module  # type: ignore[arg-type]
+        for name, module in modules.items()
+    }
+
+
+def _around_cross_attention(denoiser: UNetModel | StageC) -> list[list[nn.Module]]:
+    """For each cross-attention layer, in adapters' order, the Linear layers of its block's attention."""
+    if isinstance(denoiser, StageC):
+        return [[layer.to_q, layer.to_k, layer.to_v, layer.out_proj] for layer in _of_stage_c(denoiser).values()]
+    transformers = _transformers(denoiser).values()
+    return [
+        [
+            linear
+            for layer in (block.attn1, block.attn2)
+            for linear in (layer.to_q, layer.to_k, layer.to_v, layer.to_out[0])
+        ]
+        for block in transformers
+    ]
+
+
 def check_model(model: ModelPatcher, config: AdapterConfig) -> None:
     """Refuse, in one sentence, a MODEL that an adapter was not made for: by its classes, then by its layers."""
+    if isinstance(config, LowRankConfig):
+        _check_sites(model, config)
+    elif isinstance(config, CrossAttentionConfig):
+        _check_cross_attention(model, config)
+
+
+def _check_sites(model: ModelPatcher, config: LowRankConfig) -> None:
+    denoiser = model.model.diffusion_model
+    family = family_of(model) or family_of_denoiser(denoiser)
+    if family != config.family:
+        raise ValueError(
+            f"The MODEL is {title_of(model)}, but the user adapter is for {_title(config.family)}: load a model of "
+            f"that family, or an adapter for {title_of(model)}."
+        )
+    config.check_sites(list(linear_sites(denoiser)))
+
+
+def title_of(model: ModelPatcher) -> str:
+    """What a MODEL's family is called, or its class where there is no row for it."""
+    known = family_of(model) or family_of_denoiser(model.model.diffusion_model)
+    return _title(known) if known in FAMILIES or known in TRANSFORMERS else type(model.model.model_config).__name__
+
+
+def _title(family: str) -> str:
+    if family in FAMILIES:
+        return FAMILIES[family].title
+    return TRANSFORMERS[family].title if family in TRANSFORMERS else family
+
+
+def _check_cross_attention(model: ModelPatcher, config: CrossAttentionConfig) -> None:
     family = config.family
     if family not in MODELS:
         raise ValueError(

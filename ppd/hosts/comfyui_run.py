@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -58,6 +58,8 @@ class UserRun:
         """All people side by side [sides * people, N, d]: those of conditional rows, then those of unconditional ones
         where they get their own."""
         self.call: Call | None = None
+        self.on_call: Callable[[Call | None, int], None] | None = None
+        """Told of every call before it: which rows are personal, of how many."""
         self.calls = self.active_calls = 0
         if len(people) not in (1, latents):
             log.warning("%s", count_report(len(people), latents))
@@ -102,6 +104,8 @@ class UserRun:
         # A guider may call another model for its unconditional rows
         if personal and executor.class_obj is self.model:
             self.call = self._call(personal, sigma, rows, tiles)
+        if self.on_call is not None:
+            self.on_call(self.call, sigma.shape[0])
         try:
             return executor(*args[:5], {**options, self.key: self.call}, *args[6:], **kwargs)
         finally:

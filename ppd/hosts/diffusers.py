@@ -91,7 +91,7 @@ class DiffusersHost:
         if strength == 0 or not u.any():
             yield
             return
-        layers = scope.layers(self.adapter)
+        layers = scope.places(self.adapter)
         branch = _UserBranch(self.adapter, u, strength, layers, scope.window(self.adapter.config) if window else None)
         handles = [
             self.unet.register_forward_pre_hook(branch.begin, with_kwargs=True),

@@ -1,0 +1,158 @@
+"""A low-rank adapter in any denoiser of ComfyUI: for as long as a run lasts, its Linear layers' forwards are replaced.
+
+Layers are called, never read: quantised, offloaded and LoRA-patched ones answer for themselves. Instances' `.forward`
+are what torch.compile looks at in every call, while it ignores hooks that come after compilation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..adapters import LowRankAdapter
+from .comfyui_denoisers import linear_sites
+from .comfyui_run import Call, UserRun
+
+Forward = Callable[..., Tensor]
+
+
+class LowRankBranch:
+    """What one run adds to the Linear layers numbered `places`."""
+
+    def __init__(self, run: UserRun, adapter: LowRankAdapter, strength: float, places: Sequence[int]) -> None:
+        self.run, self.adapter = run, adapter
+        self.w = adapter.weights(run.u.to(adapter.directions)) * min(strength, adapter.max_strength)
+        """[sides * people, K], as `run.u`."""
+        known = list(linear_sites(run.model.diffusion_model).values())
+        self.layers = {place: known[place] for place in places}
+        self.cast: dict[tuple[int, torch.dtype], tuple[Tensor, Tensor]] = {}
+        self.reached: set[int] = set()
+
+    @contextmanager
+    def installed(self, options: dict[str, Any]) -> Iterator[None]:
+        """Replaces the layers' forwards, and puts back what was there."""
+        with ExitStack() as stack:
+            for place, layer in self.layers.items():
+                stack.enter_context(_forward_of(layer, self._forward(place, layer)))
+            yield
+
+    def _forward(self, place: int, layer: nn.Module) -> Forward:
+        plain = layer.forward
+
+        def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            y = plain(x, *args, **kwargs)
+            return y if self.run.call is None else self.add(self.run.call, place, x, y)
+
+        return forward
+
+    def add(self, call: Call, place: int, x: Tensor, y: Tensor) -> Tensor:
+        """The layer's output y [rows, ..., out] for x [rows, ..., in], with the branch added in place."""
+        self.reached.add(place)
+        down, up = self._weights(place, x.dtype)
+        copies = self._copies(call, x)
+        inputs, outputs = x.unflatten(0, (copies, call.rows)), y.unflatten(0, (copies, call.rows))
+        for rows, side in call.personal:
+            w = self.w[self.run.people_of(side)]
+            w = w if call.active is None else w * call.active[:, None]
+            h = F.linear(inputs[:, rows], down) * _over(w, x).to(x.dtype)
+            outputs[:, rows] += F.linear(h, up)
+        return y
+
+    def _copies(self, call: Call, x: Tensor) -> int:
+        """How often x holds the call's rows, one after the other: some models double them for a second timestep."""
+        copies, rest = divmod(len(x), call.rows)
+        if rest or not copies:
+            raise RuntimeError(
+                f"A layer of the denoiser got {len(x)} rows for a batch of {call.rows}, so it cannot be told whose "
+                "they are: sample one picture at a time at cfg 1, or remove the user embedding."
+            )
+        return copies
+
+    def _weights(self, place: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """A [K, in] and B [out, K] of a site; the adapter is loaded as long as the run lasts."""
+        if (place, dtype) not in self.cast:
+            site = self.adapter.parts()[place]
+            self.cast[place, dtype] = site.down.to(self.run.device, dtype), site.up.to(self.run.device, dtype)
+        return self.cast[place, dtype]
+
+
+class CompiledLowRankBranch(LowRankBranch):
+    """The same for compiled models, whose graphs keep what the first call met: forwards stay the same from run to run
+    and from person to person, and whom a call is for is told by a tensor."""
+
+    def __init__(self, run: UserRun, adapter: LowRankAdapter, strength: float, places: Sequence[int]) -> None:
+        super().__init__(run, adapter, strength, places)
+        self.graph = _graphs.setdefault(run.model.diffusion_model, {}).setdefault(run.key, _Graph())
+        self.graph.weights = {place: self._weights(place, run.model.get_dtype_inference()) for place in self.layers}
+        run.on_call = self._begin
+
+    def _forward(self, place: int, layer: nn.Module) -> Forward:
+        self.reached.add(place)
+        return self.graph.forward(place, layer)
+
+    def _begin(self, call: Call | None, rows: int) -> None:
+        """Writes w of every row of the call, 0 for the base's, into the tensor that the graph reads."""
+        graph = self.graph
+        if graph.w is None or len(graph.w) != rows:
+            graph.w = self.w.new_zeros(rows, self.w.shape[-1])
+        graph.w.zero_()
+        for part, side in [] if call is None else call.personal:
+            w = self.w[self.run.people_of(side)]
+            graph.w[part] = w if call is None or call.active is None else w * call.active[:, None]
+
+
+class _Graph:
+    """What the compiled graphs of one denoiser read: w of every row of the call that goes on [rows, K], the weights of
+    the sites, and the forwards that do so."""
+
+    def __init__(self) -> None:
+        self.w: Tensor | None = None
+        self.weights: dict[int, tuple[Tensor, Tensor]] = {}
+        self.forwards: dict[int, tuple[Any, Forward]] = {}
+
+    def forward(self, place: int, layer: nn.Module) -> Forward:
+        """The same as in the last run, unless another node has put its own in between."""
+        before = layer.__dict__.get("forward")
+        known = self.forwards.get(place)
+        if known is None or known[0] is not before:
+            known = self.forwards[place] = (before, self._make(place, layer.forward))
+        return known[1]
+
+    def _make(self, place: int, plain: Forward) -> Forward:
+        def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            y = plain(x, *args, **kwargs)
+            assert self.w is not None
+            down, up = self.weights[place]
+            w = self.w.repeat(len(x) // len(self.w), 1)
+            return y + F.linear(F.linear(x, down) * _over(w, x).to(x.dtype), up)
+
+        return forward
+
+
+_graphs: WeakKeyDictionary[nn.Module, dict[str, _Graph]] = WeakKeyDictionary()
+"""By denoisers. A graph refers to layers of its denoiser, never to the denoiser, which may therefore go."""
+
+
+def _over(w: Tensor, x: Tensor) -> Tensor:
+    """w [rows, K] to be multiplied with what comes of x [..., rows, tokens, in], whatever lies between."""
+    return w.reshape(len(w), *[1] * (x.ndim - 2), w.shape[-1])
+
+
+@contextmanager
+def _forward_of(layer: nn.Module, forward: Forward) -> Iterator[None]:
+    """The layer's forward is another, and then again what it was: the class's, or what somebody else had put there."""
+    before = layer.__dict__.get("forward")
+    layer.forward = forward  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        if before is None:
+            del layer.forward
+        else:
+            layer.forward = before
