@@ -55,12 +55,13 @@ def scope_inputs() -> list[io.Input]:
             tooltip="Which of the model's layers the person reaches: the adapter's own choice, all, those that carry "
             "style (colour, material, mood), or those that carry layout. A choice exists for SD1.5, SD2 and SDXL.",
         ),
-        _percent_input("start_percent", 0.0, "begins; never before the adapter's own."),
-        _percent_input("end_percent", 1.0, "ends; never after the adapter's own."),
+        percent_input("start_percent", 0.0, "begins; never before the adapter's own."),
+        percent_input("end_percent", 1.0, "ends; never after the adapter's own."),
     ]
 
 
-def _percent_input(name: str, default: float, what: str) -> io.Float.Input:
+def percent_input(name: str, default: float, what: str) -> io.Float.Input:
+    """An end of the part of the noise schedule that something acts in."""
     tooltip = f"Where in the noise schedule the person's part {what}"
     return io.Float.Input(
         name, default=default, min=0.0, max=1.0, step=0.01, optional=True, advanced=True, tooltip=tooltip

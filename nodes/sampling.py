@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import comfy.samplers
+import comfy.sd
 import nodes
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io, ui
@@ -12,9 +13,10 @@ from comfy_api.latest import io, ui
 from ..ppd.branch import Scope
 from ..ppd.hosts.comfyui_run import count_report
 from ..ppd.user_embedding import UserEmbedding as Embedding
-from . import run_notes
+from . import run_notes, whose
 from .adapter import apply, scope_inputs, strength_input
 from .sockets import CATEGORY, UserAdapter, UserEmbedding, people_of
+from .words import apply_words, words_strength_input
 
 
 def sampler_inputs(cfg: float, cfg_tooltip: str) -> list[io.Input]:
@@ -78,6 +80,13 @@ class PersonalizedDenoiser(io.ComfyNode):
                 ),
                 strength_input(),
                 *scope_inputs(),
+                io.Clip.Input(
+                    "clip",
+                    optional=True,
+                    tooltip="The CLIP of the prompts: where connected, the prompt leans to what the person likes, with "
+                    "an adapter or without one.",
+                ),
+                words_strength_input("words_strength"),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="The denoised latent."),
@@ -104,6 +113,8 @@ class PersonalizedDenoiser(io.ComfyNode):
         layers: str = "default",
         start_percent: float = 0.0,
         end_percent: float = 1.0,
+        clip: comfy.sd.CLIP | None = None,
+        words_strength: float = 1.0,
     ) -> io.NodeOutput:
         config = model.model.model_config
         notes = []
@@ -111,8 +122,14 @@ class PersonalizedDenoiser(io.ComfyNode):
             notes = config.notes_on_run(latent_image["samples"], positive, negative)
             run_notes.leave(notes)
         scope = Scope(layers, start_percent, end_percent)
-        model, report = apply(model, user_adapter, user_embedding, strength, scope, cfg)
-        lines, people, latents = [*notes, report], people_of(user_embedding), latent_image["samples"].shape[0]
+        people, latents = people_of(user_embedding), latent_image["samples"].shape[0]
+        lines = [*notes]
+        if clip is not None and people:
+            model, words = apply_words(model, clip, [*map(whose.of_embedding, people)], words_strength, scope)
+            lines.append(words)
+        if user_adapter is not None or clip is None or not people:
+            model, report = apply(model, user_adapter, user_embedding, strength, scope, cfg)
+            lines.append(report)
         if user_adapter is not None and len(people) not in (0, 1, latents):
             lines.append(count_report(len(people), latents))
         (latent,) = nodes.common_ksampler(

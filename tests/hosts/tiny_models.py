@@ -365,6 +365,9 @@ def conditioning(name: str, seed: int = 0, tokens: int = TOKENS, **options: Any)
     text = torch.randn(1, tokens, tiny.width, generator=generator)
     for key, extra in tiny.options.items():
         options.setdefault(key, torch.randn(extra, generator=generator))
+    if name == "anima":  # its own text adapter makes tokens of these, for lack of which it would be passed by
+        options.setdefault("t5xxl_ids", torch.randint(0, 32128, (tokens,), generator=generator))
+        options.setdefault("t5xxl_weights", torch.ones(tokens))
     if tiny.pooled:
         options.setdefault("pooled_output", torch.randn(1, tiny.pooled, generator=generator))
     return [[text, options]]

@@ -27,6 +27,8 @@ NODE_IDS = {
     "PPD_MyTaste",
     "PPD_TasteCode",
     "PPD_TasteToCode",
+    "PPD_TasteToText",
+    "PPD_ApplyTasteToConditioning",
     "PPD_SortByTaste",
     "PPD_ApplyUserEmbedding",
     "PersonalizedDenoiser",

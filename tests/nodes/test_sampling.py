@@ -52,6 +52,8 @@ def test_its_inputs_begin_as_the_ksamplers(node_classes, comfy_folders):
         "layers",
         "start_percent",
         "end_percent",
+        "clip",
+        "words_strength",
     ]
     mine = node_classes["PersonalizedDenoiser"].INPUT_TYPES()["required"]
     for name, (kind, options) in theirs.items():
