@@ -384,7 +384,8 @@ def _study_set(folder: Path, data: dict[str, Any]) -> StudySet:
 
 def _is_there(row: StudyPicture) -> bool:
     assert row.picture.path is not None
-    return row.picture.path.is_file() and (row.latent_file is None or row.latent_file.is_file())
+    files = [row.picture.path, *([] if row.latent_file is None else [row.latent_file])]
+    return all(map(os.path.isfile, files))  # unlike pathlib's it takes any name for one that is not there
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -40,7 +40,8 @@ JSON_FILE, TENSOR_FILE = "encoder.json", "encoder.safetensors"
 PRIOR_TENSORS = ("mean", "covariance", "center", "basis")
 MOST_NUMBERS = 1 << 22
 """In the tensors: 48 dimensions of features 8,192 wide have a tenth of it."""
-MOST_NOISE = 1e6
+LARGEST, MOST_NOISE = 1e12, 1e6
+"""Of its numbers, measured in whatever units the features have."""
 
 
 def embedding_hash(prior: PopulationPrior) -> str:
@@ -194,11 +195,11 @@ class TasteEncoder:
             ("hash",),
             "taste encoder",
             most=MOST_NUMBERS,
-            largest=torch.finfo(torch.float32).max,  # measured in whatever units the features have
+            largest=LARGEST,
         )
         try:
             tower, words, made = values["tower"], values.get("looks"), values.get("made", {})
-            if not all(isinstance(one, dict) for one in (tower, made, words or {})):
+            if not all(isinstance(one, dict) for one in (tower, made, {} if words is None else words)):
                 raise ValueError(f"{JSON_FILE} has no names and values as tower, made and looks")
             if metadata["hash"] != tower["hash"] or file_digest(folder / TENSOR_FILE) != values["tensors"]:
                 raise ValueError(f"{JSON_FILE} and {TENSOR_FILE} do not belong together")

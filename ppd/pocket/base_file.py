@@ -162,6 +162,9 @@ def _check_kinds(metadata: dict[str, Any]) -> None:
         if name.endswith("_config") and not isinstance(metadata[name], dict):
             raise ValueError(f"Expected names and values as {name}, got {quoted(metadata[name])}.")
     number("latent_scale", metadata["latent_scale"], *_NUMBERS["latent_scale"])
-    factors, bias = (torch.tensor(metadata[f"latent_rgb_{name}"]).shape for name in ("factors", "bias"))
-    if (factors, bias) != ((4, 3), (3,)):
-        raise ValueError(f"Expected preview colours [4, 3] and [3], got {list(factors)} and {list(bias)}.")
+    factors, bias = metadata["latent_rgb_factors"], metadata["latent_rgb_bias"]
+    rows = [*factors, bias] if isinstance(factors, list) and len(factors) == 4 else []
+    if not rows or not all(isinstance(row, list) and len(row) == 3 for row in rows):
+        raise ValueError("Expected preview colours as latent_rgb_factors [4, 3] and latent_rgb_bias [3], got others.")
+    for value in (one for row in rows for one in row):
+        number("a preview colour", value, -1e3, 1e3)
