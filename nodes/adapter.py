@@ -35,6 +35,7 @@ def strength_input() -> io.Float.Input:
     return io.Float.Input(
         "strength",
         default=1.0,
+        optional=True,
         min=0.0,
         max=3.0,
         step=0.05,
@@ -147,7 +148,7 @@ class PPD_ApplyUserEmbedding(io.ComfyNode):  # noqa: N801
     def execute(
         cls,
         model: ModelPatcher,
-        strength: float,
+        strength: float = 1.0,
         user_adapter: ModelPatcher | None = None,
         user_embedding: Embedding | tuple[Embedding, ...] | None = None,
         layers: str = "default",

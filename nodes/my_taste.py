@@ -41,8 +41,6 @@ EYES = "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors"
 class PPD_MyTaste(io.ComfyNode):  # noqa: N801
     @classmethod
     def define_schema(cls) -> io.Schema:
-        strength = strength_input()
-        strength.optional = True
         return io.Schema(
             node_id="PPD_MyTaste",
             display_name="My Taste",
@@ -53,7 +51,7 @@ class PPD_MyTaste(io.ComfyNode):  # noqa: N801
             inputs=[
                 io.Model.Input("model", tooltip="The model to make personal. It is not changed."),
                 whose.person_input("Whose taste, as answered in the tab Taste, or a taste file."),
-                strength,
+                strength_input(),
                 *scope_inputs(),
                 whose.first_answers_input(),
                 io.Clip.Input(

@@ -18,22 +18,38 @@ from .adapter import apply, scope_inputs, strength_input
 from .sockets import CATEGORY, UserAdapter, UserEmbedding, people_of
 from .words import apply_words, words_strength_input
 
+STEPS, SAMPLER, SCHEDULER = 20, comfy.samplers.KSampler.SAMPLERS[0], comfy.samplers.KSampler.SCHEDULERS[0]
+
 
 def sampler_inputs(cfg: float, cfg_tooltip: str) -> list[io.Input]:
-    """Steps, cfg, sampler and scheduler as the stock KSampler has them, the same in every node that samples."""
+    """Steps, cfg, sampler and scheduler as the stock KSampler has them, the same in every node that samples.
+
+    All are optional: the frontend shows required widgets before optional ones, and saved values are positional.
+    """
     return [
         io.Int.Input(
-            "steps", default=20, min=1, max=10000, tooltip="The number of steps used in the denoising process."
+            "steps",
+            default=STEPS,
+            optional=True,
+            min=1,
+            max=10000,
+            tooltip="The number of steps used in the denoising process.",
         ),
-        io.Float.Input("cfg", default=cfg, min=0.0, max=100.0, step=0.1, round=0.01, tooltip=cfg_tooltip),
+        io.Float.Input(
+            "cfg", default=cfg, optional=True, min=0.0, max=100.0, step=0.1, round=0.01, tooltip=cfg_tooltip
+        ),
         io.Combo.Input(
             "sampler_name",
             options=comfy.samplers.KSampler.SAMPLERS,
+            default=SAMPLER,
+            optional=True,
             tooltip="The algorithm used when sampling.",
         ),
         io.Combo.Input(
             "scheduler",
             options=comfy.samplers.KSampler.SCHEDULERS,
+            default=SCHEDULER,
+            optional=True,
             tooltip="How noise is gradually removed to form the image.",
         ),
     ]
@@ -55,6 +71,7 @@ class PersonalizedDenoiser(io.ComfyNode):
                 io.Int.Input(
                     "seed",
                     default=0,
+                    optional=True,
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=True,
@@ -67,6 +84,7 @@ class PersonalizedDenoiser(io.ComfyNode):
                 io.Float.Input(
                     "denoise",
                     default=1.0,
+                    optional=True,
                     min=0.0,
                     max=1.0,
                     step=0.01,
@@ -98,16 +116,16 @@ class PersonalizedDenoiser(io.ComfyNode):
     def execute(
         cls,
         model: ModelPatcher,
-        seed: int,
-        steps: int,
-        cfg: float,
-        sampler_name: str,
-        scheduler: str,
         positive: Any,
         negative: Any,
         latent_image: dict[str, Any],
-        denoise: float,
-        strength: float,
+        seed: int = 0,
+        steps: int = STEPS,
+        cfg: float = 8.0,
+        sampler_name: str = SAMPLER,
+        scheduler: str = SCHEDULER,
+        denoise: float = 1.0,
+        strength: float = 1.0,
         user_adapter: ModelPatcher | None = None,
         user_embedding: Embedding | tuple[Embedding, ...] | None = None,
         layers: str = "default",

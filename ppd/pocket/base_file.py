@@ -17,7 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..files import read_tensors, write_tensors
+from ..files import FLOATS, read_tensors, write_tensors
+from ..limits import WIDEST, line, number, parsed, whole
+from ..messages import quoted
 
 FORMAT = "ppd-pocket-base"
 VERSION = "2"
@@ -31,9 +33,22 @@ METADATA = (
     "latent_rgb_factors",
     "latent_rgb_bias",
 )
+MOST_NUMBERS = 1 << 26
+"""Eight times as many as the shipped one has."""
 TOKEN_EMBEDDING = "text_model.embeddings.token_embedding.weight"
 START, END = 49406, 49407
 """CLIP's tokens around every prompt; END is the padding too, as in Stable Diffusion 1."""
+_TOKENS = 49408
+_LONGEST_LIST = 16
+_WHOLE = {
+    "vocab_size": (_TOKENS, _TOKENS),
+    "layers_per_block": (1, 8),
+    "num_hidden_layers": (1, 48),
+    "latent_channels": (4, 4),
+    "num_train_timesteps": (10, 10_000),
+}
+_NUMBERS = {"latent_scale": (1e-3, 1e3), "beta_start": (1e-6, 0.999), "beta_end": (1e-6, 0.999)}
+"""Bounds of what a configuration says; other whole numbers are sizes, and other numbers at most a thousand."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,10 +101,17 @@ def write_base(
 def read_base(path: Path | str) -> PocketBase:
     """Read a pocket base; a file that is none, or is incomplete, raises ValueError saying so."""
     path = Path(path)
-    tensors, texts = read_tensors(path, FORMAT, VERSION, ("vocabulary",), METADATA, "pocket base")
+    tensors, texts = read_tensors(
+        path, FORMAT, VERSION, ("vocabulary",), METADATA, "pocket base", dtypes=FLOATS | {"I64"}, most=MOST_NUMBERS
+    )
     try:
-        metadata = {name: json.loads(text) for name, text in texts.items() if name not in ("format", "version")}
-    except json.JSONDecodeError as error:
+        metadata = {
+            name: _checked(name, parsed(name, text))
+            for name, text in texts.items()
+            if name not in ("format", "version")
+        }
+        _check_kinds(metadata)
+    except ValueError as error:
         raise ValueError(f"{path.name} has damaged metadata ({error}): download it or train it again.") from error
     unet, text, vae = (
         {name.removeprefix(f"{part}."): tensor for name, tensor in tensors.items() if name.startswith(f"{part}.")}
@@ -97,11 +119,52 @@ def read_base(path: Path | str) -> PocketBase:
     )
     if not unet or not vae or TOKEN_EMBEDDING not in text:
         raise ValueError(f"{path.name} is an incomplete pocket base: expected tensors of {', '.join(PARTS)} in it.")
-    rows, vocabulary, size = text[TOKEN_EMBEDDING], tensors["vocabulary"], metadata["text_config"]["vocab_size"]
-    if len(rows) != len(vocabulary) or not bool(((vocabulary >= 0) & (vocabulary < size)).all()):
+    rows, vocabulary, size = text[TOKEN_EMBEDDING], tensors["vocabulary"], _TOKENS
+    if (
+        rows.ndim != 2
+        or vocabulary.shape != rows.shape[:1]
+        or vocabulary.dtype != torch.int64
+        or not bool(((vocabulary >= 0) & (vocabulary < size)).all())
+    ):
         raise ValueError(
-            f"{path.name} has {len(rows)} token embeddings for {len(vocabulary)} of {size} tokens: "
+            f"{path.name} has token embeddings {list(rows.shape)} for tokens {list(vocabulary.shape)} of {size}: "
             "download it or train it again."
         )
     text[TOKEN_EMBEDDING] = rows.new_zeros(size, rows.shape[1]).index_copy(0, vocabulary, rows)
     return PocketBase(unet, text, vae, vocabulary, metadata)
+
+
+def _checked(name: str, value: Any) -> Any:
+    """What a configuration says under a name, if it is within bounds."""
+    match value:
+        case dict():
+            for key, one in value.items():
+                _checked(line("name", key), one)
+        case list() if len(value) <= _LONGEST_LIST:
+            for one in value:
+                _checked(name, one)
+        case str():
+            line(name, value)
+        case bool() | None:
+            pass
+        case int() if name not in _NUMBERS:
+            whole(name, value, *_WHOLE.get(name, (0, WIDEST)))
+        case int() | float():
+            number(name, value, *_NUMBERS.get(name, (-1e3, 1e3)))
+        case _:
+            raise ValueError(f"Expected a value or a short list as {name}, got {quoted(value)}.")
+    return value
+
+
+def _check_kinds(metadata: dict[str, Any]) -> None:
+    """Raise ValueError where a value of the metadata is of another kind than `PocketBase` says."""
+    for name in METADATA:
+        if name.endswith("_config") and not isinstance(metadata[name], dict):
+            raise ValueError(f"Expected names and values as {name}, got {quoted(metadata[name])}.")
+    number("latent_scale", metadata["latent_scale"], *_NUMBERS["latent_scale"])
+    factors, bias = metadata["latent_rgb_factors"], metadata["latent_rgb_bias"]
+    rows = [*factors, bias] if isinstance(factors, list) and len(factors) == 4 else []
+    if not rows or not all(isinstance(row, list) and len(row) == 3 for row in rows):
+        raise ValueError("Expected preview colours as latent_rgb_factors [4, 3] and latent_rgb_bias [3], got others.")
+    for value in (one for row in rows for one in row):
+        number("a preview colour", value, -1e3, 1e3)

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import comfy.clip_model
 import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management
@@ -18,15 +19,18 @@ import comfy.supported_models
 import comfy.supported_models_base
 import comfy.taesd.taesd
 import comfy.utils
+import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor
 
+from ..files import check_shapes, on_meta
 from ..hosts.comfyui_denoisers import MODELS
 from .autoencoder import PocketAutoencoder
 from .base_file import END, START, PocketBase, read_base
 
 log = logging.getLogger(__name__)
 
+OPERATIONS = comfy.ops.disable_weight_init
 UNKNOWN_WORDS = "ppd_unknown_words"
 """Key in a CONDITIONING's options: the words of its prompt that the pocket model was never taught."""
 LARGEST = 192
@@ -144,18 +148,20 @@ def load_pocket(path: Path | str) -> tuple[comfy.model_patcher.ModelPatcher, com
     base = read_base(path)
     model = load_denoiser(path, base=base)
     model.cached_patcher_init = (load_denoiser, (path,))
-    return model, _text_encoder(base), _autoencoder(base)
+    return model, _text_encoder(base, Path(path).name), _autoencoder(base, Path(path).name)
 
 
 def load_denoiser(
     path: Path | str, *, base: PocketBase | None = None, disable_dynamic: bool = False
 ) -> comfy.model_patcher.ModelPatcher:
     """The MODEL alone: also what ComfyUI calls for a copy of it on another device, or without dynamic memory."""
-    base = base or read_base(path)
-    config = Pocket(base.metadata)
-    names = comfy.utils.unet_to_diffusers(config.unet_config)
+    base, source = base or read_base(path), Path(path).name
+    config = on_meta(source, lambda: Pocket(base.metadata))
+    names = on_meta(source, lambda: comfy.utils.unet_to_diffusers(config.unet_config))
     device, offload_device = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
     weights = {names.get(name, name): tensor for name, tensor in base.unet.items()}
+    planned = on_meta(source, lambda: UNetModel(**config.unet_config, device="meta", operations=OPERATIONS))
+    check_shapes(f"{source}'s denoiser", planned.state_dict(), weights)
     dtype = comfy.model_management.unet_dtype(
         model_params=comfy.utils.calculate_parameters(weights),
         supported_dtypes=config.supported_inference_dtypes,
@@ -164,7 +170,6 @@ def load_denoiser(
     cast = comfy.model_management.unet_manual_cast(dtype, device, config.supported_inference_dtypes)
     config.set_inference_dtype(dtype, cast)
     model = config.get_model(weights, "")
-    _check_same("denoiser", model.diffusion_model.state_dict(), weights)
     kind = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
     patcher = kind(model, load_device=device, offload_device=offload_device)
     model.to(offload_device)
@@ -172,8 +177,20 @@ def load_denoiser(
     return patcher
 
 
-def _text_encoder(base: PocketBase) -> comfy.sd.CLIP:
+def _text_encoder(base: PocketBase, source: str) -> comfy.sd.CLIP:
     config = dict(base.metadata["text_config"])
+
+    def plan() -> comfy.clip_model.CLIPTextModel:
+        model = comfy.clip_model.CLIPTextModel(config, torch.float32, "meta", OPERATIONS)
+        model(torch.zeros(1, 1, dtype=torch.long))  # heads that do not fit show here only
+        return model
+
+    ours = {
+        name: tensor
+        for name, tensor in on_meta(source, plan).state_dict().items()
+        if name != "text_projection.weight"  # pocket prompts have no pooled embedding
+    }
+    check_shapes(f"{source}'s text encoder", ours, base.text_encoder)
     weights = {f"clip_l.transformer.{name}": tensor for name, tensor in base.text_encoder.items()}
     target = comfy.supported_models_base.ClipTarget(
         partial(
@@ -186,25 +203,20 @@ def _text_encoder(base: PocketBase) -> comfy.sd.CLIP:
         comfy.sd1_clip.SDClipModel, textmodel_json_config=config, return_projected_pooled=False
     )
     clip = comfy.sd.CLIP(target, state_dict=dict(weights), parameters=comfy.utils.calculate_parameters(weights))
-    ours = {
-        name: tensor
-        for name, tensor in clip.cond_stage_model.state_dict().items()
-        if not name.endswith(("text_projection.weight", "logit_scale"))  # pocket prompts have no pooled embedding
-    }
-    _check_same("text encoder", ours, weights)
     clip.cond_stage_model.token_texts = clip.tokenizer.clip_l.inv_vocab
     return clip
 
 
-def _autoencoder(base: PocketBase) -> comfy.sd.VAE:
+def _autoencoder(base: PocketBase, source: str) -> comfy.sd.VAE:
     """ComfyUI's VAE around the pocket's own autoencoder.
 
     Its constructor knows published autoencoders only, so it makes one of the same format (TAESD: f8, 4 channels, -1..1)
     and the pocket's takes that one's place.
     """
+    planned = on_meta(source, lambda: PocketAutoencoder(**base.metadata["vae_config"]))
+    check_shapes(f"{source}'s autoencoder", planned.state_dict(), base.vae)
     vae = comfy.sd.VAE(sd=comfy.taesd.taesd.TAESD().state_dict())
-    autoencoder = PocketAutoencoder(**base.metadata["vae_config"], conv=comfy.ops.disable_weight_init.Conv2d)
-    _check_same("autoencoder", autoencoder.state_dict(), base.vae)
+    autoencoder = PocketAutoencoder(**base.metadata["vae_config"], conv=OPERATIONS.Conv2d)
     autoencoder.eval().to(vae.vae_dtype)
     comfy.model_management.archive_model_dtypes(autoencoder)
     offload_device = comfy.model_management.vae_offload_device()
@@ -213,13 +225,3 @@ def _autoencoder(base: PocketBase) -> comfy.sd.VAE:
     vae.first_stage_model, vae.patcher = autoencoder, patcher
     vae.size = comfy.model_management.module_size(autoencoder)
     return vae
-
-
-def _check_same(part: str, expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
-    shapes, got = ({name: list(tensor.shape) for name, tensor in state.items()} for state in (expected, found))
-    wrong = sorted(name for name in shapes.keys() | got.keys() if shapes.get(name) != got.get(name))
-    if wrong:
-        raise ValueError(
-            f"The pocket base's {part} does not fit its configuration ({wrong[0]}: expected {shapes.get(wrong[0])}, "
-            f"got {got.get(wrong[0])}): train the base again."
-        )

@@ -18,6 +18,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from ..files import check_shapes, on_meta
 from ..hosts.diffusers import DiffusersHost, guidance_rows
 from ..precision import autocast
 from ..training import device_of, fit
@@ -121,17 +122,26 @@ class PocketModel:
     def load(cls, path: Path | str) -> PocketModel:
         """Read the pocket base file (format in base_file.py) as float32."""
         base = read_base(path)
-        unet = UNet2DConditionModel(**base.metadata["unet_config"])
+        source, configs = Path(path).name, base.metadata
+        planned: tuple[tuple[Callable[[], nn.Module], dict[str, Tensor]], ...] = (
+            (lambda: UNet2DConditionModel(**configs["unet_config"]), base.unet),
+            (lambda: CLIPTextModel(CLIPTextConfig(**configs["text_config"])), base.text_encoder),
+            (lambda: PocketAutoencoder(**configs["vae_config"]), base.vae),
+        )
+        for build, tensors in planned:
+            module = on_meta(source, build)
+            check_shapes(source, module.state_dict(), _named_like(module, tensors))
+        unet = UNet2DConditionModel(**configs["unet_config"])
         unet.load_state_dict({k: v.float() for k, v in base.unet.items()})
-        text_encoder = CLIPTextModel(CLIPTextConfig(**base.metadata["text_config"]))
+        text_encoder = CLIPTextModel(CLIPTextConfig(**configs["text_config"]))
         text_encoder.load_state_dict(_named_like(text_encoder, base.text_encoder))
-        vae = PocketAutoencoder(**base.metadata["vae_config"])
+        vae = PocketAutoencoder(**configs["vae_config"])
         vae.load_state_dict({k: v.float() for k, v in base.vae.items()})
         modules: tuple[nn.Module, ...] = (unet, text_encoder, vae)
         for module in modules:
             module.eval().requires_grad_(False)
         vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return cls(unet, text_encoder, vae, base.metadata["latent_scale"], base.vocabulary)
+        return cls(unet, text_encoder, vae, configs["latent_scale"], base.vocabulary)
 
     def save(self, path: Path | str, rgb_factors: list[list[float]], rgb_bias: list[float]) -> None:
         """Write the pocket base file: float16, only the vocabulary's rows of the token embedding."""

@@ -146,7 +146,9 @@ def test_a_file_that_does_not_fit_its_configuration_is_refused(pocket_base_file,
         states = {"unet": dict(base.unet), "text_encoder": dict(base.text_encoder), "vae": dict(base.vae)}
         del states[part][name]
         write_base(tmp_path / "bad.safetensors", *states.values(), base.vocabulary, base.metadata)
-        with pytest.raises(ValueError, match=r"does not fit its configuration .* train the base again"):
+        with pytest.raises(
+            ValueError, match=r"does not hold the weights that it says .*: download it or make it again"
+        ):
             load_pocket(tmp_path / "bad.safetensors")
     tensors = load_file(pocket_base_file)
     save_file(tensors, tmp_path / "other.safetensors", metadata={"format": "something"})
