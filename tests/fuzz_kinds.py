@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from ppd.adapters import CrossAttentionAdapter, CrossAttentionConfig, UserAdapter
+from ppd.adapters import CrossAttentionAdapter, CrossAttentionConfig, LowRankAdapter, LowRankConfig, Site, UserAdapter
 from ppd.adapters.ip_adapter import TasteIPAdapter, load_ip_adapter
 from ppd.branch import branch_keys_values
 from ppd.encoders.encoder import TasteEncoder
@@ -36,8 +36,10 @@ def finite(*tensors: torch.Tensor) -> None:
 def paints(adapter: UserAdapter | TasteIPAdapter) -> None:
     u = torch.ones(1, 1, adapter.config.embedding_dim)
     with torch.no_grad():
-        for k, v in branch_keys_values(adapter, u, 1.0, range(len(adapter.config.layers))):
-            finite(k, v)
+        if isinstance(adapter, LowRankAdapter):
+            finite(*(x for pair in adapter.lora(u, 1.0, range(adapter.config.count)).values() for x in pair))
+        else:
+            finite(*(x for pair in branch_keys_values(adapter, u, 1.0, range(adapter.config.count)) for x in pair))
 
 
 def user_adapter(folder: Path) -> Kind:
@@ -47,6 +49,16 @@ def user_adapter(folder: Path) -> Kind:
         hidden=7, training={"steps": 3},
     )  # fmt: skip
     CrossAttentionAdapter(config).save(path)
+    return Kind(path, lambda: paints(UserAdapter.load(path)))
+
+
+def low_rank_adapter(folder: Path) -> Kind:
+    path = folder / "low-rank.safetensors"
+    config = LowRankConfig(
+        family="qwen_image", encoder="tiny", encoder_hash=HASH, embedding_dim=6, rank=3,
+        sites=(Site("blocks.0.attn.to_q", 0, 8, 8), Site("blocks.1.mod", 1, 8, 16)),
+    )  # fmt: skip
+    LowRankAdapter(config).save(path)
     return Kind(path, lambda: paints(UserAdapter.load(path)))
 
 
@@ -235,7 +247,16 @@ def pocket_base(folder: Path) -> Kind:
 KINDS: dict[str, Callable[[Path], Kind]] = {
     make.__name__: make
     for make in (
-        *(user_adapter, ip_adapter, user_embedding, encoder_json, encoder_tensors, profile_whitening, tower),
+        *(
+            user_adapter,
+            low_rank_adapter,
+            ip_adapter,
+            user_embedding,
+            encoder_json,
+            encoder_tensors,
+            profile_whitening,
+            tower,
+        ),
         *(study_latent, studies_json, studies_rows, preference_set, pocket_base),
     )
 }

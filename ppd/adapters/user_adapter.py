@@ -160,9 +160,9 @@ class UserAdapter(nn.Module):
         write_tensors(Path(path), FORMAT, VERSION, tensors, self.config.metadata())
 
     @classmethod
-    def load(cls, path: str | Path, *, family: str | None = None) -> Self:
-        """Read an adapter's file as float32; refuse any other file, another kind than `cls` where that is one, and any
-        family but `family` where one is given."""
+    def load(cls, path: str | Path, *, family: str | None = None, dtype: torch.dtype | None = torch.float32) -> Self:
+        """Read an adapter's file in `dtype`, by default float32, or with None as it is; refuse any other file, another
+        kind than `cls` where that is one, and any family but `family` where one is given."""
         path = Path(path)
         tensors, metadata = read_tensors(path, FORMAT, VERSION, (), (), "user adapter")
         kind = _kind(metadata)
@@ -191,7 +191,9 @@ class UserAdapter(nn.Module):
         with torch.device("meta"):
             adapter = kind(config)  # type: ignore[call-arg]
         check_shapes(path.name, adapter.state_dict(), tensors)
-        adapter.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
+        adapter.load_state_dict(
+            {name: tensor.to(dtype or tensor.dtype) for name, tensor in tensors.items()}, assign=True
+        )
         return adapter
 
 

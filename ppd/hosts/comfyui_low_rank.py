@@ -27,7 +27,7 @@ class LowRankBranch:
 
     def __init__(self, run: UserRun, adapter: LowRankAdapter, strength: float, places: Sequence[int]) -> None:
         self.run, self.adapter = run, adapter
-        self.w = adapter.weights(run.u.to(adapter.directions)) * min(strength, adapter.max_strength)
+        self.w = adapter.weights(run.u) * min(strength, adapter.max_strength)
         """[sides * people, K], as `run.u`."""
         known = list(linear_sites(run.model.diffusion_model).values())
         self.layers = {place: known[place] for place in places}
