@@ -28,8 +28,9 @@ if find_spec("comfy"):
     from comfy_extras.nodes_custom_sampler import Guider_DualCFG
 
     from ppd.branch import describe
-    from ppd.hosts.comfyui import KEY, apply_user, count_report, manage_adapter
+    from ppd.hosts.comfyui import KEY, apply_user, manage_adapter
     from ppd.hosts.comfyui_denoisers import cross_attentions
+    from ppd.hosts.comfyui_run import count_report
     from ppd.pocket.comfyui import load_pocket
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
