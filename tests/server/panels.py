@@ -9,7 +9,7 @@ FOLD = """() => {
     for (const part of document.querySelectorAll('.ppd-taste details[open] > summary')) part.click();
     const [two, ...others] = document.querySelectorAll('.ppd-taste .sizes button');
     if (others.some(one => one.ariaPressed === 'true')) two.click();
-    document.querySelector('.ppd-taste .row > button[aria-pressed=true]')?.click();
+    document.querySelector('.ppd-taste .header .row > button[aria-pressed=true]')?.click();
 }"""
 """Whatever a test unfolded or set in the panel, as it was."""
 CHOSEN = "person => localStorage.getItem('ppd.person') === person"
@@ -68,7 +68,7 @@ class Windows:
             else:
                 page.close()
         self.used.clear()
-        assert complaints == []
+        assert not complaints, complaints
 
     def close(self):
         self.context.close()
