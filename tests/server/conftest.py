@@ -30,6 +30,8 @@ from PIL import Image
 from ppd.pictures import Picture
 from ppd.store import TasteStore
 
+from .panels import Windows
+
 ROOT = Path(__file__).resolve().parents[2]
 PACK = "personalized-diffusion"
 """The folder the pack is mounted as: a name that no Python module could have."""
@@ -288,6 +290,20 @@ def chromium():
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def windows(server: Server, chromium) -> Iterator[Windows]:
+    found = Windows(server, chromium)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def open_panel(windows: Windows) -> Iterator[Callable[..., Any]]:
+    """Opens the frontend with the tab Taste and a person chosen; what it complains of fails the test at its end."""
+    yield windows.open
+    windows.end_test()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
