@@ -17,11 +17,14 @@ from .user_embedding import UserEmbedding
 class Adapter(Protocol):
     """What a host asks of an adapter of any kind: trained ones and IP-Adapters (adapters/) answer alike."""
 
-    config: AdapterConfig
     default_part: str
     """The part of the places (families.PARTS) it acts in where nothing else is asked for."""
     max_strength: float
     """Strengths above it act as it does."""
+
+    @property
+    def config(self) -> AdapterConfig:
+        """What it was made for."""
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
         """Its weights."""
