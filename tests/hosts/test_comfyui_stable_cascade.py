@@ -12,8 +12,9 @@ import pytest
 import torch
 from diffusers import StableCascadeUNet
 
-from ppd.hosts.diffusers import DiffusersHost, stage_c_ratio
+from ppd.hosts.diffusers import DiffusersHost
 from ppd.hosts.diffusers import cross_attentions as diffusers_layers
+from ppd.hosts.diffusers_denoisers import stage_c_ratio
 from ppd.user_embedding import null_user
 
 from . import small_models

@@ -13,7 +13,7 @@ from diffusers import DDPMScheduler
 
 from ppd.adapters import CrossAttentionAdapter, UserAdapter
 from ppd.dpo import diffusion_dpo_loss
-from ppd.hosts.diffusers import DiffusersHost
+from ppd.hosts.diffusers import DiffusersHost, cross_attentions
 from ppd.pocket.adapters import BETA, FIRST_TIMESTEP, Picks, adapter_config, pair_errors, train_adapter
 from ppd.pocket.model import SCHEDULE, PocketModel
 
@@ -75,8 +75,8 @@ def mean_loss(model: PocketModel, adapter: UserAdapter, picks: Picks, users: np.
 def test_the_adapter_is_the_pockets(model):
     config = adapter_config(model, "encoder", "hash", 6)
     assert config.family == "pocket"
-    host = DiffusersHost(model.unet, CrossAttentionAdapter(config))
-    assert config.layers == tuple(attention.inner_dim for attention in host.attentions)
+    DiffusersHost(model.unet, CrossAttentionAdapter(config))
+    assert config.layers == tuple(attention.inner_dim for attention in cross_attentions(model.unet))
     assert config.timesteps[0] == pytest.approx(499.5) and config.timesteps[1] == 999
 
 
