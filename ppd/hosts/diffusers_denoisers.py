@@ -130,7 +130,7 @@ def _of_transformer(denoiser: nn.Module, family: Transformer) -> Iterator[Named]
     number = 0
     for blocks, layers in family.blocks.items():
         ours = twin.lists.get(blocks, blocks)
-        for index in range(len(modules[ours])):  # type: ignore[arg-type]
+        for index in range(len(modules[ours])):
             for layer in layers:
                 parts = [modules.get(f"{ours}.{index}.{part}") for part in twin.layers.get(layer, (layer,))]
                 here = tuple(part for part in parts if part is not None)

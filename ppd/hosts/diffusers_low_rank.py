@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -66,6 +66,6 @@ class LowRankEffect:
 def _parts(place: int, layers: Sequence[nn.Module]) -> Iterator[Part]:
     start = 0
     for layer in layers:
-        end = start + layer.out_features  # type: ignore[operator]
-        yield place, slice(start, end), layer
-        start = end
+        rows = slice(start, start + cast(int, layer.out_features))
+        yield place, rows, layer
+        start = rows.stop
