@@ -12,7 +12,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 from tqdm import tqdm
 
-from ..adapters import AdapterConfig, CrossAttentionAdapter, CrossAttentionConfig, UserAdapter
+from ..adapters import CrossAttentionConfig, UserAdapter
 from ..dpo import denoising_error, diffusion_dpo_loss
 from ..hosts.diffusers import DiffusersHost, cross_attentions
 from ..precision import autocast
@@ -67,7 +67,7 @@ def pair_errors(
 
 def train_adapter(
     model: PocketModel,
-    config: AdapterConfig,
+    adapter: UserAdapter,
     picks: Picks,
     checkpoint: Path,
     *,
@@ -77,13 +77,13 @@ def train_adapter(
     batch: int = 32,
     name: str = "adapter",
 ) -> UserAdapter:
-    """User-conditioned Diffusion-DPO; not `personal`, everybody is the population user (ordinary Diffusion-DPO)."""
+    """User-conditioned Diffusion-DPO of an adapter of any kind, from the base, whatever its weights are.
+
+    Not `personal`, everybody is the population user (ordinary Diffusion-DPO).
+    """
     torch.manual_seed(seed)
-    adapter = CrossAttentionAdapter(config)
-    spread = picks.embeddings.flatten(0, -2).pow(2).mean(0).sqrt()
-    with torch.no_grad():  # the projector's unit-variance start wants coordinates of one size
-        first = next(adapter.projector.parameters())
-        first.div_(spread * len(spread) ** 0.5)
+    adapter.reset_parameters()
+    adapter.start_at(picks.embeddings.flatten(0, -2).pow(2).mean(0).sqrt())
     processors = model.unet.attn_processors
     model.unet.set_attn_processor(AttnProcessor())  # plain matrix products: faster backward than SDPA on CPU
     host = DiffusersHost(model.unet, adapter)
@@ -150,5 +150,5 @@ def train_adapter(
     )
     model.unet.set_attn_processor(processors)
     summary = {"steps": steps, "batch": batch, "beta": BETA, "seed": seed, "personal": personal}
-    trained.config = replace(config, training=summary)
+    trained.config = replace(adapter.config, training=summary)
     return trained

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from ..adapters import UserAdapter
+from ..adapters import CrossAttentionAdapter, UserAdapter
 from ..encoders.encoder import JSON_FILE, PosteriorEncoder, TasteEncoder
 from ..encoders.features import PictureFeatures
 from ..encoders.looks import Looks
@@ -374,7 +374,7 @@ class Recipe:
             start = time.monotonic()
             trained = train_adapter(
                 self.model,
-                config,
+                CrossAttentionAdapter(config),
                 self.picks,
                 self.work / f"adapter-{name}.pt",
                 steps=STEPS["adapter"],

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from ppd import cli
 from ppd.adapters import UserAdapter
+from ppd.hosts.diffusers import cross_attentions
 from ppd.pairs import read_pairs
 from ppd.pocket import scenes
 from ppd.pocket.data import to_tensor
@@ -42,7 +43,7 @@ def test_all_adapters_fit_the_base_and_the_encoder():
     for path in sorted([*(WEIGHTS / "adapters").iterdir(), *(WEIGHTS / "baselines").iterdir()]):
         studio = Studio.open(path)
         studio.host.adapter.config.check_embedding(embedding)
-        assert UserAdapter.load(path).config.layers == tuple(a.inner_dim for a in studio.host.attentions)
+        assert UserAdapter.load(path).config.layers == tuple(a.inner_dim for a in cross_attentions(studio.model.unet))
     assert all(unknown_words(scene.caption, base.vocabulary) == [] for scene in scenes.SCENES)
 
 
