@@ -1,4 +1,4 @@
-"""The command line: `python -m ppd demo | encode | sample | studies | make-encoder | train | evaluate`."""
+"""The command line: `python -m ppd demo | encode | sample | lora | studies | make-encoder | train | evaluate`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from .families import PARTS
 
 DEMO_PROMPTS = (
     "a house and a tree in the hills under a cloud",
@@ -55,6 +57,14 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--adapter", type=Path, help="user adapter file (default: the shipped pocket adapter)")
     sample.add_argument("--out", type=Path, default=Path("sample.png"))
 
+    lora = commands.add_parser("lora", help="save a taste as an ordinary LoRA file")
+    lora.add_argument("--user", type=Path, required=True, help="user embedding file")
+    lora.add_argument("--adapter", type=Path, required=True, help="low-rank user adapter file")
+    lora.add_argument("--strength", type=float, default=1.0, help="fixed in the LoRA (default: 1)")
+    lora.add_argument("--layers", choices=PARTS, default=PARTS[0], help="part of the model's layers")
+    lora.add_argument("--precision", choices=["float16", "bfloat16"], default="float16")
+    lora.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
+
     make = commands.add_parser("make-encoder", help="make a taste encoder of studies, pictures and people's pairs")
     make.add_argument("--out", type=Path, required=True, help="its folder, new: models/taste_encoders/<name>")
     make.add_argument("--tower", required=True, help="pocket, an open_clip model's name, or a transformers folder")
@@ -81,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--work", type=Path, default=Path(".work"))
     evaluate.add_argument("--weights", type=Path, help="folder of the weights to measure (default: the tracked ones)")
 
-    for command in (demo, encode, sample, studies, make, train, evaluate):
+    for command in (demo, encode, sample, lora, studies, make, train, evaluate):
         command.add_argument("--json", type=Path, help="write the figures there, for machines")
     return parser
 
@@ -180,6 +190,23 @@ def _sample(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"file": str(arguments.out), "unknown_words": unknown}
 
 
+def _lora(arguments: argparse.Namespace) -> dict[str, Any]:
+    from .adapters import UserAdapter
+    from .adapters.lora import DTYPES, differences, lora_of, write_lora
+    from .user_embedding import UserEmbedding
+
+    if arguments.out.suffix != ".safetensors":
+        raise ValueError(f"Expected a .safetensors file as --out, got {arguments.out.name}: let it end so.")
+    adapter, person = UserAdapter.load(arguments.adapter), UserEmbedding.load(arguments.user)
+    tensors = lora_of(adapter, person, arguments.strength, arguments.layers)
+    write_lora(arguments.out, tensors, adapter.config.family, DTYPES[arguments.precision])
+    layers = len(tensors) // 2
+    print(f"{arguments.out}: LoRA for {adapter.config.family}, {layers} layers, at strength {arguments.strength:g}")
+    for sentence in differences(adapter):
+        print(sentence)
+    return {"file": str(arguments.out), "family": adapter.config.family, "layers": layers}
+
+
 def _make_encoder(arguments: argparse.Namespace) -> dict[str, Any]:
     from .encoders.features import PictureFeatures
     from .encoders.workshop import Materials, make_encoder, report_of, save_encoder
@@ -257,6 +284,7 @@ COMMANDS = {
     "demo": _demo,
     "encode": _encode,
     "sample": _sample,
+    "lora": _lora,
     "make-encoder": _make_encoder,
     "studies": _studies,
     "train": _train,

@@ -26,6 +26,7 @@ NODE_IDS = {
     "UserEmbeddingSample",
     "UserEmbeddingEncoder",
     "PPD_UserEmbeddingSave",
+    "PPD_SaveTasteAsLoRA",
     "PPD_UserEmbeddingLoad",
     "PPD_UserEmbeddingBlend",
     "PPD_UserEmbeddingBatch",
