@@ -49,7 +49,7 @@ def adapter_config(model: PocketModel, encoder: str, encoder_hash: str, dim: int
         encoder=encoder,
         encoder_hash=encoder_hash,
         embedding_dim=dim,
-        layers=tuple(attention.inner_dim for attention in cross_attentions(model.unet)),
+        layers=tuple(attention.inner_dim for attention in cross_attentions(model.denoiser)),
         end_percent=0.5,
         unconditional="none",
     )
@@ -61,7 +61,7 @@ def pair_errors(
     """Denoising errors of chosen and rejected latents [2B, 4, 16, 16] (chosen first) under one noise and timestep."""
     noise, t = torch.cat([noise, noise]), torch.cat([t, t])
     noisy = schedule.add_noise(latents, noise, t)
-    chosen, rejected = denoising_error(model.unet(noisy, t, context).sample, noise).chunk(2)
+    chosen, rejected = denoising_error(model.denoiser(noisy, t, context).sample, noise).chunk(2)
     return chosen, rejected
 
 
@@ -84,12 +84,12 @@ def train_adapter(
     torch.manual_seed(seed)
     adapter.reset_parameters()
     adapter.start_at(picks.embeddings.flatten(0, -2).pow(2).mean(0).sqrt())
-    processors = model.unet.attn_processors
-    model.unet.set_attn_processor(AttnProcessor())  # plain matrix products: faster backward than SDPA on CPU
-    host = DiffusersHost(model.unet, adapter)
+    processors = model.denoiser.attn_processors
+    model.denoiser.set_attn_processor(AttnProcessor())  # plain matrix products: faster backward than SDPA on CPU
+    host = DiffusersHost(model.denoiser, adapter)
     schedule = DDPMScheduler(**SCHEDULE)
     contexts = model.text([scene.caption for scene in scenes.SCENES])
-    device = model.unet.device
+    device = model.denoiser.device
 
     def errors(rng: np.random.Generator, index: np.ndarray, u: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """(chosen, rejected) errors of the reference, then of the policy under each of `u` [B, d]."""
@@ -148,7 +148,7 @@ def train_adapter(
         ema=0.99,
         on_step=report,
     )
-    model.unet.set_attn_processor(processors)
+    model.denoiser.set_attn_processor(processors)
     summary = {"steps": steps, "batch": batch, "beta": BETA, "seed": seed, "personal": personal}
     trained.config = replace(adapter.config, training=summary)
     return trained

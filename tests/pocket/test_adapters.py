@@ -77,7 +77,7 @@ def mean_loss(model: PocketModel, adapter: UserAdapter, picks: Picks, users: np.
     arguments = (model, latents, noise, t, model.text([""]).expand(120, -1, -1), DDPMScheduler(**SCHEDULE))
     with torch.no_grad():
         reference = pair_errors(*arguments)
-        with DiffusersHost(model.unet, adapter).personalized(picks.embeddings[0, users][:, None].repeat(2, 1, 1)):
+        with DiffusersHost(model.denoiser, adapter).personalized(picks.embeddings[0, users][:, None].repeat(2, 1, 1)):
             policy = pair_errors(*arguments)
     return diffusion_dpo_loss(*policy, *reference, BETA)[0].mean().item()
 
@@ -85,8 +85,8 @@ def mean_loss(model: PocketModel, adapter: UserAdapter, picks: Picks, users: np.
 def test_the_adapter_is_the_pockets(model):
     config = adapter_config(model, "encoder", "hash", 6)
     assert config.family == "pocket"
-    DiffusersHost(model.unet, CrossAttentionAdapter(config))
-    assert config.layers == tuple(attention.inner_dim for attention in cross_attentions(model.unet))
+    DiffusersHost(model.denoiser, CrossAttentionAdapter(config))
+    assert config.layers == tuple(attention.inner_dim for attention in cross_attentions(model.denoiser))
     assert config.timesteps[0] == pytest.approx(499.5) and config.timesteps[1] == 999
 
 
@@ -112,8 +112,8 @@ def test_training_lowers_the_loss_for_each_persons_own_taste(model, picks, train
 
 def test_the_base_is_left_alone(model, pocket_base_file, trained):
     fresh = PocketModel.load(pocket_base_file).unet.state_dict()
-    assert all(torch.equal(value, fresh[name]) for name, value in model.unet.state_dict().items())
-    assert all(parameter.grad is None for parameter in model.unet.parameters())
+    assert all(torch.equal(value, fresh[name]) for name, value in model.denoiser.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.denoiser.parameters())
 
 
 def test_the_training_is_written_down(trained, tmp_path):

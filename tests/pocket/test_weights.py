@@ -18,9 +18,11 @@ from ppd.pairs import read_pairs
 from ppd.pocket import scenes
 from ppd.pocket.data import to_tensor
 from ppd.pocket.judge import ObjectJudge, objects_found
-from ppd.pocket.model import PocketModel, generate, unknown_words
+from ppd.pocket.model import PocketModel
+from ppd.pocket.painter import generate
 from ppd.pocket.statistics import STATISTICS, picture_statistics
 from ppd.pocket.studio import WEIGHTS, Studio, load_encoder
+from ppd.pocket.text import unknown_words
 
 FILES = ("pocket_base", "taste_encoders/pocket/tower", "taste_encoders/pocket/encoder", "pocket_world", "pocket_judge")
 
