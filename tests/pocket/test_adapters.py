@@ -52,7 +52,7 @@ def new_adapter(model: PocketModel, kind: str) -> UserAdapter:
     if kind == "cross_attention":
         return CrossAttentionAdapter(adapter_config(model, "encoder", "hash", 6))
     given = {"family": "pocket", "encoder": "encoder", "encoder_hash": "hash", "embedding_dim": 6, "end_percent": 0.5}
-    return LowRankAdapter(LowRankConfig(**given, sites=tuple(linear_sites(model.unet)), rank=8))
+    return LowRankAdapter(LowRankConfig(**given, sites=tuple(linear_sites(model.denoiser)), rank=8))
 
 
 def train(
@@ -111,7 +111,7 @@ def test_training_lowers_the_loss_for_each_persons_own_taste(model, picks, train
 
 
 def test_the_base_is_left_alone(model, pocket_base_file, trained):
-    fresh = PocketModel.load(pocket_base_file).unet.state_dict()
+    fresh = PocketModel.load(pocket_base_file).denoiser.state_dict()
     assert all(torch.equal(value, fresh[name]) for name, value in model.denoiser.state_dict().items())
     assert all(parameter.grad is None for parameter in model.denoiser.parameters())
 
