@@ -27,6 +27,7 @@ from .sampling import PersonalizedDenoiser
 from .sorting import PPD_SortByTaste
 from .studies import PPD_AddStudies, PPD_PaintStudies
 from .taste_code import PPD_TasteCode, PPD_TasteToCode
+from .words import PPD_ApplyTasteToConditioning, PPD_TasteToText
 
 
 class PersonalizationExtension(ComfyExtension):
@@ -51,6 +52,8 @@ class PersonalizationExtension(ComfyExtension):
             PPD_SortByTaste,
             PPD_TasteCode,
             PPD_TasteToCode,
+            PPD_TasteToText,
+            PPD_ApplyTasteToConditioning,
             PPD_UserAdapterLoader,
             PPD_IPAdapterLoader,
             PPD_ApplyUserEmbedding,

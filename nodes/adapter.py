@@ -36,6 +36,7 @@ def strength_input() -> io.Float.Input:
     return io.Float.Input(
         "strength",
         default=1.0,
+        optional=True,
         min=0.0,
         max=3.0,
         step=0.05,
@@ -56,12 +57,13 @@ def scope_inputs() -> list[io.Input]:
             tooltip="Which of the model's layers the person reaches: the adapter's own choice, all, those that carry "
             "style (colour, material, mood), or those that carry layout. A choice exists for SD1.5, SD2 and SDXL.",
         ),
-        _percent_input("start_percent", 0.0, "begins; never before the adapter's own."),
-        _percent_input("end_percent", 1.0, "ends; never after the adapter's own."),
+        percent_input("start_percent", 0.0, "begins; never before the adapter's own."),
+        percent_input("end_percent", 1.0, "ends; never after the adapter's own."),
     ]
 
 
-def _percent_input(name: str, default: float, what: str) -> io.Float.Input:
+def percent_input(name: str, default: float, what: str) -> io.Float.Input:
+    """An end of the part of the noise schedule that something acts in."""
     tooltip = f"Where in the noise schedule the person's part {what}"
     return io.Float.Input(
         name, default=default, min=0.0, max=1.0, step=0.01, optional=True, advanced=True, tooltip=tooltip
@@ -149,7 +151,7 @@ class PPD_ApplyUserEmbedding(io.ComfyNode):  # noqa: N801
     def execute(
         cls,
         model: ModelPatcher,
-        strength: float,
+        strength: float = 1.0,
         user_adapter: ModelPatcher | None = None,
         user_embedding: Embedding | tuple[Embedding, ...] | None = None,
         layers: str = "default",

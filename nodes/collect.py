@@ -51,11 +51,14 @@ class PreferenceCollector(io.ComfyNode):
                 io.String.Input(
                     "person",
                     default=people.TAB,
+                    optional=True,
                     tooltip="Whose taste is asked for: whoever is chosen in the tab Taste, or always the same person, "
                     "of whom the workflow keeps an id in place of the name. New people are made in the tab Taste.",
                     extra_dict={"widgetType": people.WIDGET},
                 ),
-                io.String.Input("prompt", default="", tooltip="What the pictures show, as it was asked for."),
+                io.String.Input(
+                    "prompt", default="", optional=True, tooltip="What the pictures show, as it was asked for."
+                ),
                 io.Int.Input(
                     "wait_seconds",
                     default=0,
@@ -85,8 +88,8 @@ class PreferenceCollector(io.ComfyNode):
     def execute(
         cls,
         images: list[torch.Tensor],
-        person: list[str],
-        prompt: list[str],
+        person: Sequence[str] = (people.TAB,),
+        prompt: Sequence[str] = ("",),
         wait_seconds: Sequence[int] = (0,),
         other_images: list[torch.Tensor] | None = None,
         user_embedding: Sequence[Embedding | tuple[Embedding, ...] | None] = (),

@@ -44,6 +44,7 @@ class UserEmbeddingEncoder(io.ComfyNode):
                 io.Boolean.Input(
                     "skip_bad",
                     default=False,
+                    optional=True,
                     advanced=True,
                     tooltip="Leave out pairs whose picture cannot be read and name them in the report, instead of "
                     "stopping at the first.",
@@ -63,7 +64,7 @@ class UserEmbeddingEncoder(io.ComfyNode):
     def execute(
         cls,
         encoder: str,
-        skip_bad: bool,
+        skip_bad: bool = False,
         pairs: list[PreferencePair] | None = None,
     ) -> io.NodeOutput:
         if pairs is None:  # not the average person, who is what no picks are
@@ -113,6 +114,7 @@ class UserEmbeddingSample(io.ComfyNode):
                 io.Int.Input(
                     "seed",
                     default=0,
+                    optional=True,
                     min=0,
                     max=0x7FFFFFFF,
                     control_after_generate=True,
@@ -123,7 +125,7 @@ class UserEmbeddingSample(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, seed: int, user_embedding: Embedding | tuple[Embedding, ...] | None = None) -> io.NodeOutput:
+    def execute(cls, user_embedding: Embedding | tuple[Embedding, ...] | None = None, seed: int = 0) -> io.NodeOutput:
         if user_embedding is None:  # a node before is bypassed: nobody's taste, and pictures stay plain
             return io.NodeOutput(None)
         person = one_person(user_embedding, "draw from")
@@ -141,15 +143,19 @@ class PPD_UserEmbeddingSave(io.ComfyNode):  # noqa: N801
             search_aliases=["save taste", "save profile", "export user"],
             inputs=[
                 UserEmbedding.Input("user_embedding", tooltip="The embedding to save."),
-                io.String.Input("filename_prefix", default="person", tooltip="The file's name; folders with /."),
+                io.String.Input(
+                    "filename_prefix", default="person", optional=True, tooltip="The file's name; folders with /."
+                ),
                 io.Boolean.Input(
                     "overwrite",
                     default=False,
+                    optional=True,
                     tooltip="Write <name>.safetensors anew. Otherwise each save gets its own number.",
                 ),
                 io.Boolean.Input(
                     "with_covariance",
                     default=False,
+                    optional=True,
                     advanced=True,
                     tooltip="Also save how sure each direction is. It tells of the pictures: do not share it.",
                 ),
@@ -160,7 +166,11 @@ class PPD_UserEmbeddingSave(io.ComfyNode):  # noqa: N801
 
     @classmethod
     def execute(
-        cls, user_embedding: Embedding, filename_prefix: str, overwrite: bool, with_covariance: bool
+        cls,
+        user_embedding: Embedding,
+        filename_prefix: str = "person",
+        overwrite: bool = False,
+        with_covariance: bool = False,
     ) -> io.NodeOutput:
         embedding = one_person(user_embedding, "save")
         root = folder_paths.get_folder_paths("user_embeddings")[0]
@@ -214,6 +224,7 @@ class PPD_UserEmbeddingBlend(io.ComfyNode):  # noqa: N801
                 io.Float.Input(
                     "weight",
                     default=0.5,
+                    optional=True,
                     min=0.0,
                     max=1.0,
                     step=0.05,
@@ -224,7 +235,9 @@ class PPD_UserEmbeddingBlend(io.ComfyNode):  # noqa: N801
         )
 
     @classmethod
-    def execute(cls, weight: float, first: Embedding | None = None, second: Embedding | None = None) -> io.NodeOutput:
+    def execute(
+        cls, first: Embedding | None = None, second: Embedding | None = None, weight: float = 0.5
+    ) -> io.NodeOutput:
         if first is None or second is None:  # the one that is connected, since there is nothing to blend it with
             return io.NodeOutput(first if second is None else second)
         return io.NodeOutput(blend(one_person(first, "blend"), one_person(second, "blend"), weight))

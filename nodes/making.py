@@ -26,6 +26,7 @@ from .sockets import CATEGORY
 NONE = "none"
 TOWER_OF = "tower of: "
 """Before the name of a taste encoder whose folder holds its tower."""
+NAME, SHIPPED = "my model", f"{TOWER_OF}{folders.POCKET}"
 MOST_PICTURES = 4000
 """Of a folder; more of them change no direction, and cost time."""
 
@@ -42,10 +43,17 @@ class PPD_MakeTasteEncoder(io.ComfyNode):  # noqa: N801
             search_aliases=["taste encoder", "train encoder", "whitening", "population", "studies", "looks"],
             is_output_node=True,
             inputs=[
-                io.String.Input("name", default="my model", tooltip="Its name: a new folder in models/taste_encoders."),
+                io.String.Input(
+                    "name",
+                    default=NAME,
+                    optional=True,
+                    tooltip="Its name: a new folder in models/taste_encoders.",
+                ),
                 io.Combo.Input(
                     "tower",
                     options=list(towers()),
+                    default=SHIPPED,
+                    optional=True,
                     tooltip="What looks at the pictures: files of models/clip_vision, models/open_clip, text encoders "
                     "that see, vision-language models, or the shipped tower. Larger ones see more.",
                 ),
@@ -53,6 +61,7 @@ class PPD_MakeTasteEncoder(io.ComfyNode):  # noqa: N801
                     "studies",
                     options=[NONE, *folders.study_sets()],
                     default=NONE,
+                    optional=True,
                     tooltip="Studies that the checkpoint painted. Looks are measured on them, and simulated people "
                     "like what they show.",
                 ),
@@ -60,17 +69,20 @@ class PPD_MakeTasteEncoder(io.ComfyNode):  # noqa: N801
                     "pictures",
                     options=[NONE, *folders.picture_folders()],
                     default=NONE,
+                    optional=True,
                     tooltip="A folder of pictures as your models make them, with all folders in it.",
                 ),
                 io.Combo.Input(
                     "preference_set",
                     options=[NONE, *folders.preference_sets()],
                     default=NONE,
+                    optional=True,
                     tooltip="Pairs of many people, if you have any: what people are like is then learned from them.",
                 ),
                 io.Int.Input(
                     "most_dimensions",
                     default=MOST_DIMS,
+                    optional=True,
                     min=1,
                     max=MOST_DIMS,
                     tooltip="The most numbers that a taste has. Fewer are taken where held-out pictures say so.",
@@ -78,6 +90,7 @@ class PPD_MakeTasteEncoder(io.ComfyNode):  # noqa: N801
                 io.Boolean.Input(
                     "overwrite",
                     default=False,
+                    optional=True,
                     tooltip="Make it anew where the name is taken. What was learned with the old one has to be read "
                     "again.",
                 ),
@@ -89,19 +102,19 @@ class PPD_MakeTasteEncoder(io.ComfyNode):  # noqa: N801
         )
 
     @classmethod
-    def fingerprint_inputs(cls, name: str, **constants: Any) -> float:
+    def fingerprint_inputs(cls, name: str = NAME, **constants: Any) -> float:
         return float("nan")  # pictures come and go in folders; features that are kept make a second run short
 
     @classmethod
     def execute(
         cls,
-        name: str,
-        tower: str,
-        studies: str,
-        pictures: str,
-        preference_set: str,
-        most_dimensions: int,
-        overwrite: bool,
+        name: str = NAME,
+        tower: str = SHIPPED,
+        studies: str = NONE,
+        pictures: str = NONE,
+        preference_set: str = NONE,
+        most_dimensions: int = MOST_DIMS,
+        overwrite: bool = False,
     ) -> io.NodeOutput:
         folder = new_encoder_folder(name, overwrite)
         materials = Materials(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import comfy.clip_vision
+import comfy.sd
 import folder_paths
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io, ui
@@ -30,6 +31,7 @@ from .ip_adapter import image_features, ip_adapters
 from .sockets import CATEGORY
 from .taste_pairs import ALL, studies_like
 from .whose import Taste
+from .words import apply_words
 
 IP_ADAPTERS = {"sd15": "ip-adapter_sd15.safetensors", "sdxl": "ip-adapter_sdxl_vit-h.safetensors"}
 """A published file for each family that has one, as models/ipadapter should hold it."""
@@ -39,8 +41,6 @@ EYES = "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors"
 class PPD_MyTaste(io.ComfyNode):  # noqa: N801
     @classmethod
     def define_schema(cls) -> io.Schema:
-        strength = strength_input()
-        strength.optional = True
         return io.Schema(
             node_id="PPD_MyTaste",
             display_name="My Taste",
@@ -51,9 +51,15 @@ class PPD_MyTaste(io.ComfyNode):  # noqa: N801
             inputs=[
                 io.Model.Input("model", tooltip="The model to make personal. It is not changed."),
                 whose.person_input("Whose taste, as answered in the tab Taste, or a taste file."),
-                strength,
+                strength_input(),
                 *scope_inputs(),
                 whose.first_answers_input(),
+                io.Clip.Input(
+                    "clip",
+                    optional=True,
+                    tooltip="The CLIP of the prompts. Where no adapter fits the model, prompts then lean to what the "
+                    "person likes.",
+                ),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The personal model, for any sampler."),
@@ -82,6 +88,7 @@ class PPD_MyTaste(io.ComfyNode):  # noqa: N801
         start_percent: float = 0.0,
         end_percent: float = 1.0,
         first_answers: int = ALL,
+        clip: comfy.sd.CLIP | None = None,
     ) -> io.NodeOutput:
         scope = Scope(layers, start_percent, end_percent)
         if off := off_for_anybody(strength, scope):  # before anything is read or fitted in vain
@@ -89,7 +96,8 @@ class PPD_MyTaste(io.ComfyNode):  # noqa: N801
         taste = whose.read(person, cls.hidden.prompt if cls.hidden else None, first_answers)
         adapter, found = find_adapter(model, taste)
         if adapter is None:
-            lines = [f"The plain picture: {found}", *taste.notes]
+            model, lines = _by_words(model, clip, taste, strength, scope, found)
+            lines += taste.notes
         else:
             told = run_notes.follow(cls.hidden.unique_id if cls.hidden else None)
             model = apply_user(model, adapter, [taste.embedding], strength, scope, told)
@@ -104,6 +112,19 @@ class PPD_MyTaste(io.ComfyNode):  # noqa: N801
                 *taste.notes,
             ]
         return _told(model, "\n".join(lines))
+
+
+def _by_words(
+    model: ModelPatcher, clip: comfy.sd.CLIP | None, taste: Taste, strength: float, scope: Scope, missing: str
+) -> tuple[ModelPatcher, list[str]]:
+    """Where no adapter is: prompts that lean, if their CLIP is connected; and what was done, and what is missing."""
+    if clip is None:
+        return model, [f"The plain picture: {missing}", "With the CLIP connected, prompts lean without an adapter."]
+    try:
+        model, words = apply_words(model, clip, [taste], strength, scope)
+    except ValueError as error:  # there are no words for this taste, or the model reads none
+        return model, [f"The plain picture: {missing}", str(error)]
+    return model, [words, f"Words alone: {missing}"]
 
 
 def _told(model: ModelPatcher, report: str) -> io.NodeOutput:
@@ -128,7 +149,7 @@ def find_adapter(model: ModelPatcher, taste: Taste) -> tuple[ModelPatcher | None
             f"{taste.name} is read by {taste.embedding.encoder}: choose the other one in the tab Taste, under More."
         )
     kind = FAMILIES[family].title if family else type(model.model.model_config).__name__
-    return None, f"nothing here paints for a person with {kind}. Sort by Taste works with every model."
+    return None, f"no adapter here paints for a person with {kind}. Sort by Taste works with every model."
 
 
 def _find_ip_adapter(model: ModelPatcher, family: str, taste: Taste) -> tuple[ModelPatcher | None, str]:

@@ -38,6 +38,7 @@ class PreferencePairLoader(io.ComfyNode):
                     "preference_set",
                     options=[*folders.preference_sets(), *(PERSON + one for one in people.choices())],
                     default=PERSON + people.TAB,
+                    optional=True,
                     tooltip="Whose picks: those of whoever is chosen in the tab Taste, or of one person, of whom the "
                     "workflow keeps an id and no name; or a set: a folder with pairs.jsonl and its pictures, or a "
                     ".jsonl or .parquet file, in ComfyUI's input or datasets folder. The examples come with the pack.",
@@ -45,12 +46,14 @@ class PreferencePairLoader(io.ComfyNode):
                 io.String.Input(
                     "user",
                     default="",
+                    optional=True,
                     tooltip="Where a set holds the picks of several people: the one to read. Empty reads all. With a "
                     "person leave it empty.",
                 ),
                 io.Int.Input(
                     "limit",
                     default=1000,
+                    optional=True,
                     min=1,
                     max=100_000,
                     tooltip="The most pairs to read: the first ones of a set, the newest answers of a person.",
@@ -58,6 +61,7 @@ class PreferencePairLoader(io.ComfyNode):
                 io.Boolean.Input(
                     "skip_bad",
                     default=False,
+                    optional=True,
                     advanced=True,
                     tooltip="Leave out pairs whose picture is lost or broken and name them in the report, "
                     "instead of stopping at the first.",
@@ -90,7 +94,7 @@ class PreferencePairLoader(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, preference_set: str, **constants: Any) -> str:
+    def fingerprint_inputs(cls, preference_set: str = PERSON + people.TAB, **constants: Any) -> str:
         if preference_set.startswith(PERSON):
             person = people.find(preference_set.removeprefix(PERSON))
             return people.fingerprint(person) if person else ""
@@ -98,7 +102,12 @@ class PreferencePairLoader(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, preference_set: str, user: str, limit: int, skip_bad: bool, first_answers: int = ALL
+        cls,
+        preference_set: str = PERSON + people.TAB,
+        user: str = "",
+        limit: int = 1000,
+        skip_bad: bool = False,
+        first_answers: int = ALL,
     ) -> io.NodeOutput:
         skipped: list[PreferenceError] = []
         if preference_set.startswith(PERSON):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import comfy.samplers
+import comfy.sd
 import nodes
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io, ui
@@ -12,26 +13,43 @@ from comfy_api.latest import io, ui
 from ..ppd.branch import Outcome, Scope
 from ..ppd.hosts.comfyui_run import count_report
 from ..ppd.user_embedding import UserEmbedding as Embedding
-from . import run_notes
+from . import run_notes, whose
 from .adapter import apply, scope_inputs, strength_input
 from .sockets import CATEGORY, UserAdapter, UserEmbedding, people_of
+from .words import apply_words, words_strength_input
+
+STEPS, SAMPLER, SCHEDULER = 20, comfy.samplers.KSampler.SAMPLERS[0], comfy.samplers.KSampler.SCHEDULERS[0]
 
 
 def sampler_inputs(cfg: float, cfg_tooltip: str) -> list[io.Input]:
-    """Steps, cfg, sampler and scheduler as the stock KSampler has them, the same in every node that samples."""
+    """Steps, cfg, sampler and scheduler as the stock KSampler has them, the same in every node that samples.
+
+    All are optional: the frontend shows required widgets before optional ones, and saved values are positional.
+    """
     return [
         io.Int.Input(
-            "steps", default=20, min=1, max=10000, tooltip="The number of steps used in the denoising process."
+            "steps",
+            default=STEPS,
+            optional=True,
+            min=1,
+            max=10000,
+            tooltip="The number of steps used in the denoising process.",
         ),
-        io.Float.Input("cfg", default=cfg, min=0.0, max=100.0, step=0.1, round=0.01, tooltip=cfg_tooltip),
+        io.Float.Input(
+            "cfg", default=cfg, optional=True, min=0.0, max=100.0, step=0.1, round=0.01, tooltip=cfg_tooltip
+        ),
         io.Combo.Input(
             "sampler_name",
             options=comfy.samplers.KSampler.SAMPLERS,
+            default=SAMPLER,
+            optional=True,
             tooltip="The algorithm used when sampling.",
         ),
         io.Combo.Input(
             "scheduler",
             options=comfy.samplers.KSampler.SCHEDULERS,
+            default=SCHEDULER,
+            optional=True,
             tooltip="How noise is gradually removed to form the image.",
         ),
     ]
@@ -53,6 +71,7 @@ class PersonalizedDenoiser(io.ComfyNode):
                 io.Int.Input(
                     "seed",
                     default=0,
+                    optional=True,
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=True,
@@ -65,6 +84,7 @@ class PersonalizedDenoiser(io.ComfyNode):
                 io.Float.Input(
                     "denoise",
                     default=1.0,
+                    optional=True,
                     min=0.0,
                     max=1.0,
                     step=0.01,
@@ -78,6 +98,13 @@ class PersonalizedDenoiser(io.ComfyNode):
                 ),
                 strength_input(),
                 *scope_inputs(),
+                io.Clip.Input(
+                    "clip",
+                    optional=True,
+                    tooltip="The CLIP of the prompts: where connected, the prompt leans to what the person likes, with "
+                    "an adapter or without one.",
+                ),
+                words_strength_input("words_strength"),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="The denoised latent."),
@@ -89,21 +116,23 @@ class PersonalizedDenoiser(io.ComfyNode):
     def execute(
         cls,
         model: ModelPatcher,
-        seed: int,
-        steps: int,
-        cfg: float,
-        sampler_name: str,
-        scheduler: str,
         positive: Any,
         negative: Any,
         latent_image: dict[str, Any],
-        denoise: float,
-        strength: float,
+        seed: int = 0,
+        steps: int = STEPS,
+        cfg: float = 8.0,
+        sampler_name: str = SAMPLER,
+        scheduler: str = SCHEDULER,
+        denoise: float = 1.0,
+        strength: float = 1.0,
         user_adapter: ModelPatcher | None = None,
         user_embedding: Embedding | tuple[Embedding, ...] | None = None,
         layers: str = "default",
         start_percent: float = 0.0,
         end_percent: float = 1.0,
+        clip: comfy.sd.CLIP | None = None,
+        words_strength: float = 1.0,
     ) -> io.NodeOutput:
         config = model.model.model_config
         notes = []
@@ -111,9 +140,15 @@ class PersonalizedDenoiser(io.ComfyNode):
             notes = config.notes_on_run(latent_image["samples"], positive, negative)
             run_notes.leave(notes)
         scope = Scope(layers, start_percent, end_percent)
+        people, latents = people_of(user_embedding), latent_image["samples"].shape[0]
+        lines = [*notes]
         outcomes: list[Outcome] = []
-        model, report = apply(model, user_adapter, user_embedding, strength, scope, cfg, outcomes.append)
-        lines, people, latents = [*notes, report], people_of(user_embedding), latent_image["samples"].shape[0]
+        if clip is not None and people:
+            model, words = apply_words(model, clip, [*map(whose.of_embedding, people)], words_strength, scope)
+            lines.append(words)
+        if user_adapter is not None or clip is None or not people:
+            model, report = apply(model, user_adapter, user_embedding, strength, scope, cfg, outcomes.append)
+            lines.append(report)
         if user_adapter is not None and len(people) not in (0, 1, latents):
             lines.append(count_report(len(people), latents))
         (latent,) = nodes.common_ksampler(

@@ -38,7 +38,7 @@ from ..ppd.studies import (
 from . import folders
 from .announce import say
 from .collect import two_pictures
-from .sampling import sampler_inputs
+from .sampling import SAMPLER, SCHEDULER, STEPS, sampler_inputs
 from .sockets import CATEGORY, Studies
 
 log = logging.getLogger(__name__)
@@ -46,6 +46,7 @@ log = logging.getLogger(__name__)
 PACK = "pack"
 """What the pack's lexicon is called where a file of the artist's could stand as well."""
 OWN_NAMES = "own names"
+SET = "my studies"
 AHEAD = 8
 """Studies whose texts are encoded at once, so that text encoder and model are exchanged seldom."""
 SHOWN = 64
@@ -55,7 +56,10 @@ GAP = 8
 
 def _set_input() -> io.String.Input:
     return io.String.Input(
-        "studies", default="my studies", tooltip="Name of the set, a folder in ComfyUI's datasets folder."
+        "studies",
+        default=SET,
+        optional=True,
+        tooltip="Name of the set, a folder in ComfyUI's datasets folder.",
     )
 
 
@@ -89,6 +93,7 @@ class PPD_PaintStudies(io.ComfyNode):  # noqa: N801
                 io.Int.Input(
                     "count",
                     default=510,
+                    optional=True,
                     min=1,
                     max=100_000,
                     tooltip="Pairs of pictures in all, those that the set holds already counted. An encoder "
@@ -97,24 +102,36 @@ class PPD_PaintStudies(io.ComfyNode):  # noqa: N801
                 io.Int.Input(
                     "width",
                     default=512,
+                    optional=True,
                     min=16,
                     max=nodes.MAX_RESOLUTION,
                     step=8,
                     tooltip="Width in pixels. The model's smallest good size is enough.",
                 ),
                 io.Int.Input(
-                    "height", default=512, min=16, max=nodes.MAX_RESOLUTION, step=8, tooltip="Height in pixels."
+                    "height",
+                    default=512,
+                    optional=True,
+                    min=16,
+                    max=nodes.MAX_RESOLUTION,
+                    step=8,
+                    tooltip="Height in pixels.",
                 ),
                 io.Int.Input(
                     "base_seed",
                     default=0,
+                    optional=True,
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     tooltip="What all seeds are derived from. Another one adds other studies to the set.",
                 ),
                 *sampler_inputs(7.0, "The classifier-free guidance scale; 1 for turbo and other distilled models."),
                 io.String.Input(
-                    "negative", multiline=True, default="", tooltip="The negative prompt of every picture."
+                    "negative",
+                    multiline=True,
+                    default="",
+                    optional=True,
+                    tooltip="The negative prompt of every picture.",
                 ),
                 io.String.Input(
                     "prompts",
@@ -150,7 +167,7 @@ class PPD_PaintStudies(io.ComfyNode):  # noqa: N801
         )
 
     @classmethod
-    def fingerprint_inputs(cls, studies: str, **constants: Any) -> str:
+    def fingerprint_inputs(cls, studies: str = SET, **constants: Any) -> str:
         return folders.studies_stamp(folders.studies_folder(studies))
 
     @classmethod
@@ -159,16 +176,16 @@ class PPD_PaintStudies(io.ComfyNode):  # noqa: N801
         model: ModelPatcher,
         clip: comfy.sd.CLIP | None,
         vae: comfy.sd.VAE,
-        studies: str,
-        count: int,
-        width: int,
-        height: int,
-        base_seed: int,
-        steps: int,
-        cfg: float,
-        sampler_name: str,
-        scheduler: str,
-        negative: str,
+        studies: str = SET,
+        count: int = 510,
+        width: int = 512,
+        height: int = 512,
+        base_seed: int = 0,
+        steps: int = STEPS,
+        cfg: float = 7.0,
+        sampler_name: str = SAMPLER,
+        scheduler: str = SCHEDULER,
+        negative: str = "",
         prompts: str = "",
         lexicon: str = PACK,
         looks: str = "",
@@ -215,11 +232,19 @@ class PPD_AddStudies(io.ComfyNode):  # noqa: N801
                 io.Combo.Input(
                     "look",
                     options=[OWN_NAMES, *read_lexicon().looks],
+                    default=OWN_NAMES,
+                    optional=True,
                     tooltip="What differs between them: a look of the lexicon, or your own with the names below.",
                 ),
-                io.String.Input("low_name", default="", tooltip="With own names: what the one side is called."),
-                io.String.Input("high_name", default="", tooltip="With own names: what the other side is called."),
-                io.String.Input("prompt", default="", tooltip="What the pictures show, as it was asked for."),
+                io.String.Input(
+                    "low_name", default="", optional=True, tooltip="With own names: what the one side is called."
+                ),
+                io.String.Input(
+                    "high_name", default="", optional=True, tooltip="With own names: what the other side is called."
+                ),
+                io.String.Input(
+                    "prompt", default="", optional=True, tooltip="What the pictures show, as it was asked for."
+                ),
                 io.Int.Input(
                     "seed",
                     min=0,
@@ -237,11 +262,11 @@ class PPD_AddStudies(io.ComfyNode):  # noqa: N801
         cls,
         low: torch.Tensor,
         high: torch.Tensor,
-        studies: str,
-        look: str,
-        low_name: str,
-        high_name: str,
-        prompt: str,
+        studies: str = SET,
+        look: str = OWN_NAMES,
+        low_name: str = "",
+        high_name: str = "",
+        prompt: str = "",
         seed: int | None = None,
     ) -> io.NodeOutput:
         pairs = pictures_of(low, high)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .adapters import AdapterConfig
 from .families import FAMILIES
 from .families.transformers import TRANSFORMERS
+from .limits import number
 from .pairs import counted
 from .user_embedding import UserEmbedding
 
@@ -18,11 +19,14 @@ from .user_embedding import UserEmbedding
 class Adapter(Protocol):
     """What a host asks of an adapter of any kind: trained ones and IP-Adapters (adapters/) answer alike."""
 
-    config: AdapterConfig
     default_part: str
     """The part of the places (families.PARTS) it acts in where nothing else is asked for."""
     max_strength: float
     """Strengths above it act as it does."""
+
+    @property
+    def config(self) -> AdapterConfig:
+        """What it was made for."""
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
         """Its weights."""
@@ -48,6 +52,10 @@ class Scope:
     start_percent: float = 0.0
     end_percent: float = 1.0
 
+    def __post_init__(self) -> None:
+        for name in ("start_percent", "end_percent"):
+            number(name, getattr(self, name), 0, 1)
+
     def places(self, adapter: Adapter) -> tuple[int, ...]:
         """Numbers of the places that the branch acts in: cross-attention layers, or sites of a low-rank adapter."""
         return adapter.config.places_of(adapter.default_part if self.part == "default" else self.part)
@@ -58,6 +66,8 @@ class Scope:
 
 
 DEFAULT_SCOPE = Scope()
+MOST_STRENGTH = 100.0
+"""Either way; widgets offer 3, and links bring anything."""
 
 
 def guidance_sides(u: Tensor, unconditional: str) -> list[Tensor]:
@@ -72,13 +82,16 @@ def branch_keys_values(
     adapter: AttentionAdapter, u: Tensor, strength: float, layers: Sequence[int]
 ) -> list[tuple[Tensor, Tensor]]:
     """Keys and values of the layers for u [B, N, d] at `strength`; the null user's values are exactly 0."""
+    number("strength", strength, -MOST_STRENGTH, MOST_STRENGTH)
     here = u.flatten(1).any(1)[:, None, None]
     found = adapter.keys_values(u, layers, min(strength, adapter.max_strength))
     return [(k, v * here) for k, v in found]
 
 
 def off_for_anybody(strength: float, scope: Scope) -> str | None:
-    """Why a branch would change nothing whoever it is for and whatever adapter it has, or None."""
+    """Why a branch would change nothing whoever it is for and whatever adapter it has, or None; ValueError where the
+    strength is no number that a picture could come of."""
+    number("strength", strength, -MOST_STRENGTH, MOST_STRENGTH)
     if strength == 0:
         return "strength is 0"
     if scope.start_percent >= scope.end_percent:

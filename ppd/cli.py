@@ -13,6 +13,7 @@ from typing import Any
 
 from .families import PARTS
 
+WORLDS = ("pocket", "pocket-flow")
 DEMO_PROMPTS = (
     "a house and a tree in the hills under a cloud",
     "a boat by a lake with a mountain behind",
@@ -80,15 +81,15 @@ def _parser() -> argparse.ArgumentParser:
     studies.add_argument("folder", type=Path, help="folder with studies.json, as Paint Studies writes it")
 
     train = commands.add_parser("train", help="train from nothing; run it again to resume")
-    train.add_argument("what", choices=["pocket"])
-    train.add_argument("--work", type=Path, default=Path(".work"), help="folder for data and checkpoints")
+    train.add_argument("what", choices=WORLDS)
+    train.add_argument("--work", type=Path, help="folder for data and checkpoints (default: .work, or .work-flow)")
     train.add_argument("--weights", type=Path, help="folder for the finished weights (default: the tracked ones)")
 
     evaluate = commands.add_parser("evaluate", help="measure every figure of the model card")
-    evaluate.add_argument("what", choices=["pocket"])
+    evaluate.add_argument("what", choices=WORLDS)
     evaluate.add_argument("--people", type=int, default=200, help="reporting people (default and most: 200)")
     evaluate.add_argument("--quick", action="store_true", help="leave out the sweeps")
-    evaluate.add_argument("--work", type=Path, default=Path(".work"))
+    evaluate.add_argument("--work", type=Path, help="folder for data and checkpoints, as of train")
     evaluate.add_argument("--weights", type=Path, help="folder of the weights to measure (default: the tracked ones)")
 
     for command in (demo, encode, sample, lora, studies, make, train, evaluate):
@@ -145,8 +146,8 @@ def _encode(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _sample(arguments: argparse.Namespace) -> dict[str, Any]:
-    from .pocket.model import unknown_words
     from .pocket.studio import WEIGHTS, Studio
+    from .pocket.text import unknown_words
     from .sheet import contact_sheet
     from .user_embedding import UserEmbedding, blend
 
@@ -261,21 +262,30 @@ def _studies(arguments: argparse.Namespace) -> dict[str, Any]:
 def _train(arguments: argparse.Namespace) -> dict[str, Any]:
     from .pocket.recipe import Recipe
     from .pocket.studio import WEIGHTS
+    from .pocket.world import WORLDS
 
-    recipe = Recipe(arguments.work, arguments.weights or WEIGHTS)
+    recipe = Recipe(_work(arguments), arguments.weights or WEIGHTS, WORLDS[arguments.what])
     recipe.run()
-    return {"seconds": json.loads((arguments.work / "seconds.json").read_text())}
+    return {"seconds": json.loads((recipe.work / "seconds.json").read_text())}
+
+
+def _work(arguments: argparse.Namespace) -> Path:
+    """The work folder of a world, which no other world may have."""
+    return arguments.work or Path(f".work{arguments.what.removeprefix('pocket')}")
 
 
 def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     from .pocket.evaluate import evaluate
     from .pocket.recipe import Recipe
     from .pocket.studio import WEIGHTS
+    from .pocket.world import WORLDS
 
-    weights = arguments.weights or WEIGHTS
-    if not (weights / "pocket_base.safetensors").is_file():
-        raise ValueError(f"There are no weights to measure in {weights}: train them with `python -m ppd train pocket`.")
-    report = evaluate(Recipe(arguments.work, weights), arguments.people, quick=arguments.quick)
+    weights, world = arguments.weights or WEIGHTS, WORLDS[arguments.what]
+    if not world.file(weights, "base").is_file():
+        raise ValueError(
+            f"There are no weights to measure in {weights}: train them with `python -m ppd train {world.name}`."
+        )
+    report = evaluate(Recipe(_work(arguments), weights, world), arguments.people, quick=arguments.quick)
     print(json.dumps({key: value for key, value in report.items() if key != "settings"}, indent=1))
     return report
 

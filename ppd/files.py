@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from .messages import quoted, reason_of, shortened
 
+Built = TypeVar("Built")
 Stamp = tuple[int, int]
 """Size in bytes and modification time in nanoseconds: while they stay, a file is taken for unchanged."""
 
@@ -158,6 +159,18 @@ def check_shapes(source: str, expected: Mapping[str, Tensor], found: Mapping[str
             f"{source} does not hold the weights that it says ({quoted(wrong)}: expected {shapes.get(wrong)}, got "
             f"{shortened(str(got.get(wrong)))}): download it or make it again."
         )
+
+
+def on_meta(source: str, build: Callable[[], Built]) -> Built:
+    """What a file's configuration makes, on the meta device: a module's names and shapes at no cost of memory."""
+    try:
+        with torch.device("meta"):
+            return build()
+    except Exception as error:  # whatever a library raises over what it cannot build
+        raise ValueError(
+            f"{source} has a configuration that nothing can be built of ({reason_of(error)}): download it or make it "
+            "again."
+        ) from error
 
 
 def _parts(path: Path, file: Any, what: str) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from math import gcd
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
@@ -32,6 +33,8 @@ from torch import Tensor
 
 from .files import read_tensors, write_synced
 from .lexicon import Look, look_of
+from .limits import parsed
+from .messages import quoted
 from .pairs import counted
 from .pictures import Picture
 
@@ -343,16 +346,23 @@ def _description(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"There are no studies in {folder.name!r}: expected a folder with {STUDIES_FILE}.")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parsed(STUDIES_FILE, path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{folder.name}/{STUDIES_FILE} is damaged ({error}): restore it from a copy.") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise ValueError(f"{folder.name}/{STUDIES_FILE} describes no studies: expected the format {FORMAT!r}.")
     if data.get("version") != VERSION:
         raise ValueError(
-            f"The studies {folder.name!r} are of version {data.get('version')!r}, expected {VERSION}: update this "
-            "software, or paint them again."
+            f"The studies {folder.name!r} are of version {quoted(data.get('version'))}, expected {VERSION}: update "
+            "this software, or paint them again."
         )
+    kinds = {"model": (dict, NoneType), "sampling": (dict, NoneType), "looks": (list,)}
+    wrong = [name for name, kind in kinds.items() if not isinstance(data.get(name), kind)]
+    signature = data.get("model") or {"class": "", "weights": ""}
+    if not wrong and not all(isinstance(signature.get(name), str) for name in ("class", "weights")):
+        wrong = ["model"]
+    if wrong:
+        raise ValueError(f"{folder.name}/{STUDIES_FILE} is damaged (its {wrong[0]}): restore it from a copy.")
     return data
 
 
@@ -368,7 +378,8 @@ def _study_set(folder: Path, data: dict[str, Any]) -> StudySet:
 
 def _is_there(row: StudyPicture) -> bool:
     assert row.picture.path is not None
-    return row.picture.path.is_file() and (row.latent_file is None or row.latent_file.is_file())
+    files = [row.picture.path, *([] if row.latent_file is None else [row.latent_file])]
+    return all(map(os.path.isfile, files))  # unlike pathlib's it takes any name for one that is not there
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -380,7 +391,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if not line.endswith(b"\n"):
                 return
             try:
-                row = json.loads(line)
+                row = parsed("a study", line)
                 valid = isinstance(row, dict) and all(isinstance(row.get(key), kind) for key, kind in _FIELDS.items())
             except ValueError:
                 valid = False
@@ -411,8 +422,11 @@ def _picture(row: dict[str, Any], number: int, folder: Path, looks: dict[str, Lo
 
 def _inside(folder: Path, name: str, number: int) -> Path:
     """The path of a file of the set in the resolved `folder`; ValueError where it leads out of it."""
-    path = (folder / name).resolve()
-    if not path.is_relative_to(folder):
+    try:
+        path = (folder / name).resolve()
+    except (OSError, ValueError):  # letters that no file name has, or too many
+        path = folder
+    if path == folder or not path.is_relative_to(folder):
         raise ValueError(
             f"Line {number} of {folder.name}/{ROWS_FILE} names a file outside of the set ({name[:60]!r}): remove it."
         )

@@ -121,7 +121,7 @@ class LowRankAdapter(UserAdapter):
     def first_layer(self) -> nn.Parameter:
         return self.directions
 
-    def last_layers(self) -> list[nn.Parameter]:
+    def last_layers(self) -> list[Tensor]:
         return [site.up for site in self.parts()]
 
     def parts(self) -> list[LowRankSite]:
@@ -131,10 +131,10 @@ class LowRankAdapter(UserAdapter):
     def weights(self, u: Tensor) -> Tensor:
         """w of user embeddings u [B, N, d], the sum over N: [B, K]."""
         self.check_user(u)
-        return u.sum(1) @ self.directions.T
+        return u.sum(1) @ self.directions.to(u).T
 
     def lora(self, u: Tensor, strength: float, places: Sequence[int]) -> dict[str, tuple[Tensor, Tensor]]:
         """For one person u [1, N, d], at `places`: name of the layer to (A [K, in], B diag(w) * strength [out, K])."""
         w = self.weights(u)[0] * strength
         chosen = [(self.config.sites[place].name, self.parts()[place]) for place in places]
-        return {name: (part.down, part.up * w) for name, part in chosen}
+        return {name: (part.down, (part.up.to(w) * w).to(part.up)) for name, part in chosen}

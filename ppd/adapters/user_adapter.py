@@ -134,7 +134,7 @@ class UserAdapter(nn.Module):
         """The weights [..., d] that u meets first."""
         raise NotImplementedError
 
-    def last_layers(self) -> Sequence[nn.Parameter]:
+    def last_layers(self) -> Sequence[Tensor]:
         """The weights in which the effect is linear."""
         raise NotImplementedError
 
@@ -160,9 +160,9 @@ class UserAdapter(nn.Module):
         write_tensors(Path(path), FORMAT, VERSION, tensors, self.config.metadata())
 
     @classmethod
-    def load(cls, path: str | Path, *, family: str | None = None) -> Self:
-        """Read an adapter's file as float32; refuse any other file, another kind than `cls` where that is one, and any
-        family but `family` where one is given."""
+    def load(cls, path: str | Path, *, family: str | None = None, dtype: torch.dtype | None = torch.float32) -> Self:
+        """Read an adapter's file in `dtype`, by default float32, or with None as it is; refuse any other file, another
+        kind than `cls` where that is one, and any family but `family` where one is given."""
         path = Path(path)
         tensors, metadata = read_tensors(path, FORMAT, VERSION, (), (), "user adapter")
         kind = _kind(metadata)
@@ -189,9 +189,11 @@ class UserAdapter(nn.Module):
                 f"{family!r}: load a {quoted(config.family)} model, or an adapter for {family!r}."
             )
         with torch.device("meta"):
-            adapter = kind(config)  # type: ignore[call-arg]
+            adapter = kind(config)
         check_shapes(path.name, adapter.state_dict(), tensors)
-        adapter.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
+        adapter.load_state_dict(
+            {name: tensor.to(dtype or tensor.dtype) for name, tensor in tensors.items()}, assign=True
+        )
         return adapter
 
 

@@ -23,6 +23,8 @@ import torch
 from torch import Tensor
 
 from ..files import file_digest, read_tensors, write_file, write_tensors
+from ..limits import line, number, parsed
+from ..messages import quoted
 from ..pairs import PreferencePair
 from ..pictures import PreferenceError
 from ..user_embedding import UserEmbedding, covariance_factor
@@ -36,6 +38,10 @@ FORMAT = "ppd-taste-encoder"
 VERSION = "1"
 JSON_FILE, TENSOR_FILE = "encoder.json", "encoder.safetensors"
 PRIOR_TENSORS = ("mean", "covariance", "center", "basis")
+MOST_NUMBERS = 1 << 22
+"""In the tensors: 48 dimensions of features 8,192 wide have a tenth of it."""
+LARGEST, MOST_NOISE = 1e12, 1e6
+"""Of its numbers, measured in whatever units the features have."""
 
 
 def embedding_hash(prior: PopulationPrior) -> str:
@@ -182,20 +188,30 @@ class TasteEncoder:
         folder = Path(folder)
         values = _read_json(folder)
         tensors, metadata = read_tensors(
-            folder / TENSOR_FILE, FORMAT, VERSION, PRIOR_TENSORS, ("hash",), "taste encoder"
+            folder / TENSOR_FILE,
+            FORMAT,
+            VERSION,
+            PRIOR_TENSORS,
+            ("hash",),
+            "taste encoder",
+            most=MOST_NUMBERS,
+            largest=LARGEST,
         )
         try:
-            tower, words = values["tower"], values.get("looks")
+            tower, words, made = values["tower"], values.get("looks"), values.get("made", {})
+            if not all(isinstance(one, dict) for one in (tower, made, {} if words is None else words)):
+                raise ValueError(f"{JSON_FILE} has no names and values as tower, made and looks")
             if metadata["hash"] != tower["hash"] or file_digest(folder / TENSOR_FILE) != values["tensors"]:
                 raise ValueError(f"{JSON_FILE} and {TENSOR_FILE} do not belong together")
-            name, tower_hash = str(tower["name"]), str(tower["hash"])
+            name, tower_hash = (line(f"the tower's {key}", tower[key]) for key in ("name", "hash"))
             mean, covariance, center, basis = (tensors[item] for item in PRIOR_TENSORS)
-            prior = PopulationPrior(mean, covariance, center, basis, name, tower_hash, float(values["noise"]))
+            noise = float(number("pick noise", values["noise"], 0, MOST_NOISE))
+            prior = PopulationPrior(mean, covariance, center, basis, name, tower_hash, noise)
             looks = None if words is None else Looks.from_tensors(tensors, words)
             if looks is not None and looks.dim != prior.dim:
                 raise ValueError(f"its looks have {looks.dim} dimensions and its whitening {prior.dim}")
-            return cls(tower, prior, looks, values.get("made", {}))
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            return cls(tower, prior, looks, made)
+        except (KeyError, ValueError) as error:
             reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
             raise ValueError(
                 f"The taste encoder {folder.name!r} is damaged ({reason}): make or download it again."
@@ -209,17 +225,19 @@ class TasteEncoder:
 def _read_json(folder: Path) -> dict[str, Any]:
     """What encoder.json says, if it is of this format and version."""
     try:
-        values = json.loads((folder / JSON_FILE).read_text(encoding="utf-8"))
+        values = parsed(JSON_FILE, (folder / JSON_FILE).read_bytes())
     except OSError as error:
         raise ValueError(f"There is no taste encoder at {folder}: expected a folder with {JSON_FILE}.") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(f"{JSON_FILE} of the taste encoder {folder.name!r} is no JSON: make it again.") from error
     found = values.get("format") if isinstance(values, dict) else None
     if found != FORMAT:
-        raise ValueError(f"{folder.name}/{JSON_FILE} is no taste encoder: expected format {FORMAT!r}, got {found!r}.")
+        raise ValueError(
+            f"{folder.name}/{JSON_FILE} is no taste encoder: expected format {FORMAT!r}, got {quoted(found)}."
+        )
     if values.get("version") != VERSION:
         raise ValueError(
-            f"The taste encoder {folder.name!r} is of version {values.get('version')!r}, expected {VERSION!r}: update "
-            "this software, or make it again."
+            f"The taste encoder {folder.name!r} is of version {quoted(values.get('version'))}, expected {VERSION!r}: "
+            "update this software, or make it again."
         )
     return values

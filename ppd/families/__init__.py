@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .transformers import TRANSFORMERS
+
 PARTS = ("default", "all", "style only", "layout only")
 """Choices of layers; the default is the adapter's own."""
 
@@ -43,9 +45,15 @@ FAMILIES = {
 
 
 def layers_of(family: str, part: str) -> tuple[int, ...]:
-    """The layers of `family` that `part` ("style only" or "layout only") names."""
-    known = FAMILIES[family]
-    layers = {"style only": known.style, "layout only": known.layout}[part]
+    """The layers of `family` that `part` ("style only" or "layout only") names; of transformers none are known."""
+    known = FAMILIES.get(family)
+    layers = {"style only": known.style, "layout only": known.layout}[part] if known else ()
     if not layers:
-        raise ValueError(f"It is not known which layers of {known.title} are {part!r}: use all layers.")
+        raise ValueError(f"It is not known which layers of {title_of(family)} are {part!r}: use all layers.")
     return layers
+
+
+def title_of(family: str) -> str:
+    """What a family is called: that of a denoiser without a row has the name of its class."""
+    known = FAMILIES.get(family) or TRANSFORMERS.get(family)
+    return known.title if known else family

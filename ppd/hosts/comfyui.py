@@ -34,7 +34,7 @@ KEY = "ppd_user"
 
 def load_adapter(path: Path | str) -> comfy.model_patcher.ModelPatcher:
     """A user adapter's file under ComfyUI's memory management; its `.model` is the adapter."""
-    return manage_adapter(UserAdapter.load(path))
+    return manage_adapter(UserAdapter.load(path, dtype=None))
 
 
 def manage_adapter(adapter: nn.Module) -> comfy.model_patcher.ModelPatcher:

@@ -15,9 +15,8 @@ from comfy.model_patcher import ModelPatcher
 from torch import nn
 
 from ..adapters import AdapterConfig, CrossAttentionConfig, LowRankConfig, Site
-from ..families import FAMILIES
+from ..families import FAMILIES, title_of
 from ..families.sites import family_of_denoiser, transformer_layers
-from ..families.transformers import TRANSFORMERS
 
 MODELS: dict[str, tuple[type, type, type]] = {
     "sd15": (comfy.supported_models.SD15, comfy.model_base.BaseModel, UNetModel),
@@ -93,6 +92,11 @@ def linear_sites(denoiser: nn.Module) -> dict[Site, nn.Module]:
     }
 
 
+def low_rank_family(model: ModelPatcher) -> str:
+    """The family of a MODEL as low-rank adapters name it: any has one."""
+    return family_of(model) or family_of_denoiser(model.model.diffusion_model)
+
+
 def _around_cross_attention(denoiser: UNetModel | StageC) -> list[list[nn.Module]]:
     """For each cross-attention layer, in adapters' order, the Linear layers of its block's attention."""
     if isinstance(denoiser, StageC):
@@ -129,26 +133,14 @@ def check_model(model: ModelPatcher, config: AdapterConfig) -> None:
 
 
 def _check_sites(model: ModelPatcher, config: LowRankConfig) -> None:
-    denoiser = model.model.diffusion_model
-    family = family_of(model) or family_of_denoiser(denoiser)
+    family = low_rank_family(model)
     if family != config.family:
+        title = title_of(family)
         raise ValueError(
-            f"The MODEL is {title_of(model)}, but the user adapter is for {_title(config.family)}: load a model of "
-            f"that family, or an adapter for {title_of(model)}."
+            f"The MODEL is {title}, but the user adapter is for {title_of(config.family)}: load a model of that "
+            f"family, or an adapter for {title}."
         )
-    config.check_sites(list(linear_sites(denoiser)))
-
-
-def title_of(model: ModelPatcher) -> str:
-    """What a MODEL's family is called, or its class where there is no row for it."""
-    known = family_of(model) or family_of_denoiser(model.model.diffusion_model)
-    return _title(known) if known in FAMILIES or known in TRANSFORMERS else type(model.model.model_config).__name__
-
-
-def _title(family: str) -> str:
-    if family in FAMILIES:
-        return FAMILIES[family].title
-    return TRANSFORMERS[family].title if family in TRANSFORMERS else family
+    config.check_sites(list(linear_sites(model.model.diffusion_model)))
 
 
 def _check_cross_attention(model: ModelPatcher, config: CrossAttentionConfig) -> None:
@@ -163,8 +155,8 @@ def _check_cross_attention(model: ModelPatcher, config: CrossAttentionConfig) ->
         served = [name for name, classes in MODELS.items() if classes[0] is _classes(model)[0]]
         own = [f"or an adapter for {FAMILIES[name].title}." for name in served]
         none = (
-            f"no adapter can serve {kind} yet, SD1.5, SD2, SDXL and Stable Cascade can be served. The node Sort by "
-            "Taste works with every model."
+            f"or an adapter of the low-rank kind, which can be made for {kind} too. The nodes Apply Taste to "
+            "Conditioning and Sort by Taste need none."
         )
         raise ValueError(
             f"The MODEL is {kind} ({base}, {denoiser}), but the user adapter is for {FAMILIES[family].title}: load a "

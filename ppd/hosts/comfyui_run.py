@@ -134,13 +134,25 @@ class UserRun:
         # A compiled graph keeps what the first call branched on, so there a tensor tells, in all calls or in none
         whole = self.always if self.compiled else all(inside)
         active = None if whole else torch.tensor(inside, device=sigma.device)
-        return Call(sigma.shape[0], personal, active)
+        alike = len(self.people) == 1 and active is None
+        return Call(sigma.shape[0], _joined(personal) if alike else personal, active)
 
     def _inside(self, sigma: Tensor) -> list[bool]:
         if self.always:
             return [True]
         inside = (sigma >= self.low * (1 - SIGMA_TOLERANCE)) & (sigma <= self.high * (1 + SIGMA_TOLERANCE))
         return cast(list[bool], inside.tolist())
+
+
+def _joined(personal: list[tuple[slice, int]]) -> list[tuple[slice, int]]:
+    """Neighbouring rows of one side as one slice."""
+    joined: list[tuple[slice, int]] = []
+    for rows, side in personal:
+        if joined and joined[-1][1] == side and joined[-1][0].stop == rows.start:
+            joined[-1] = slice(joined[-1][0].start, rows.stop), side
+        else:
+            joined.append((rows, side))
+    return joined
 
 
 def count_report(people: int, latents: int) -> str:

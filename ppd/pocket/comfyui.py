@@ -1,12 +1,14 @@
-"""The pocket model in ComfyUI: its file as the MODEL, CLIP and VAE that the stock nodes work on."""
+"""The pocket models in ComfyUI: a base file as the MODEL, CLIP and VAE that the stock nodes work on."""
 
 from __future__ import annotations
 
 import logging
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import comfy.clip_model
 import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management
@@ -18,15 +20,19 @@ import comfy.supported_models
 import comfy.supported_models_base
 import comfy.taesd.taesd
 import comfy.utils
+import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from comfy.ldm.qwen_image.model import QwenImageTransformer2DModel
 from torch import Tensor
 
+from ..files import check_shapes, on_meta
 from ..hosts.comfyui_denoisers import MODELS
 from .autoencoder import PocketAutoencoder
 from .base_file import END, START, PocketBase, read_base
 
 log = logging.getLogger(__name__)
 
+OPERATIONS = comfy.ops.disable_weight_init
 UNKNOWN_WORDS = "ppd_unknown_words"
 """Key in a CONDITIONING's options: the words of its prompt that the pocket model was never taught."""
 LARGEST = 192
@@ -42,7 +48,29 @@ class PocketLatents(comfy.latent_formats.LatentFormat):
         self.latent_rgb_factors_bias = metadata["latent_rgb_bias"]
 
 
-class Pocket(comfy.supported_models.SD15):
+class PocketFlowLatents(PocketLatents):
+    """The same with an axis of frames, which Qwen-Image's class has."""
+
+    latent_dimensions = 3
+
+
+class Notes:
+    """What a pocket tells of a run."""
+
+    def notes_on_run(self, latent: Tensor, positive: Any, negative: Any) -> list[str]:
+        """What to tell of a run: a latent [B, 4, H, W] too large to compose, and words that were never taught."""
+        side = 8 * max(latent.shape[-2:])
+        notes = []
+        if side > LARGEST:
+            notes.append(f"The pocket model has seen 128 x 128 pixels only and cannot compose {side}: use 128.")
+        for prompt, conditioning in (("positive", positive), ("negative", negative)):
+            words = dict.fromkeys(word for _, options in conditioning for word in options.get(UNKNOWN_WORDS, []))
+            if words:
+                notes.append(f"The model does not know these words of the {prompt} prompt: {', '.join(words)}.")
+        return notes
+
+
+class Pocket(Notes, comfy.supported_models.SD15):
     """Stable Diffusion 1.5 at the width a pocket base's metadata say. ComfyUI detects it nowhere: only we make it."""
 
     def __init__(self, metadata: dict[str, Any]) -> None:
@@ -61,20 +89,24 @@ class Pocket(comfy.supported_models.SD15):
             "timesteps": schedule["num_train_timesteps"],
         }
 
-    def notes_on_run(self, latent: Tensor, positive: Any, negative: Any) -> list[str]:
-        """What to tell of a run: a latent [B, 4, H, W] too large to compose, and words that were never taught."""
-        side = 8 * max(latent.shape[-2:])
-        notes = []
-        if side > LARGEST:
-            notes.append(f"The pocket model has seen 128 x 128 pixels only and cannot compose {side}: use 128.")
-        for prompt, conditioning in (("positive", positive), ("negative", negative)):
-            words = dict.fromkeys(word for _, options in conditioning for word in options.get(UNKNOWN_WORDS, []))
-            if words:
-                notes.append(f"The model does not know these words of the {prompt} prompt: {', '.join(words)}.")
-        return notes
+
+class PocketFlow(Notes, comfy.supported_models.QwenImage):
+    """Qwen-Image at the size a pocket base's metadata say."""
+
+    def __init__(self, metadata: dict[str, Any]) -> None:
+        # The class's arguments have the names of diffusers'
+        super().__init__({"image_model": "qwen_image", **metadata["transformer_config"]})
+        self.latent_format = PocketFlowLatents(metadata)
+        # diffusers says e^mu where ComfyUI says mu
+        self.sampling_settings = {"multiplier": 1.0, "shift": math.log(metadata["scheduler_config"]["shift"])}
 
 
 MODELS["pocket"] = (Pocket, comfy.model_base.BaseModel, UNetModel)
+KINDS: dict[str, tuple[type, type]] = {
+    "unet": (Pocket, UNetModel),
+    "transformer": (PocketFlow, QwenImageTransformer2DModel),
+}
+"""A base's kind of denoiser to ComfyUI's classes of configuration and denoiser."""
 
 
 def denoiser_config(config: dict[str, Any]) -> dict[str, Any]:
@@ -144,18 +176,31 @@ def load_pocket(path: Path | str) -> tuple[comfy.model_patcher.ModelPatcher, com
     base = read_base(path)
     model = load_denoiser(path, base=base)
     model.cached_patcher_init = (load_denoiser, (path,))
-    return model, _text_encoder(base), _autoencoder(base)
+    return model, _text_encoder(base, Path(path).name), _autoencoder(base, Path(path).name)
+
+
+def load_turbo(
+    path: Path | str, lora: Path | str
+) -> tuple[comfy.model_patcher.ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]:
+    """A pocket base with its few-step LoRA, as the stock LoRA loader applies one."""
+    model, clip, vae = load_pocket(path)
+    tensors = comfy.utils.load_torch_file(str(lora), safe_load=True)
+    turbo, _ = comfy.sd.load_lora_for_models(model, None, tensors, 1.0, 0.0)
+    return turbo, clip, vae
 
 
 def load_denoiser(
     path: Path | str, *, base: PocketBase | None = None, disable_dynamic: bool = False
 ) -> comfy.model_patcher.ModelPatcher:
     """The MODEL alone: also what ComfyUI calls for a copy of it on another device, or without dynamic memory."""
-    base = base or read_base(path)
-    config = Pocket(base.metadata)
-    names = comfy.utils.unet_to_diffusers(config.unet_config)
+    base, source = base or read_base(path), Path(path).name
+    kind, denoiser = KINDS[base.part]
+    config = on_meta(source, lambda: kind(base.metadata))
     device, offload_device = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
-    weights = {names.get(name, name): tensor for name, tensor in base.unet.items()}
+    names = on_meta(source, lambda: comfy.utils.unet_to_diffusers(config.unet_config)) if kind is Pocket else {}
+    weights = {names.get(name, name): tensor for name, tensor in base.denoiser.items()}
+    planned = on_meta(source, lambda: denoiser(**config.unet_config, device="meta", operations=OPERATIONS))
+    check_shapes(f"{source}'s denoiser", planned.state_dict(), weights)
     dtype = comfy.model_management.unet_dtype(
         model_params=comfy.utils.calculate_parameters(weights),
         supported_dtypes=config.supported_inference_dtypes,
@@ -164,7 +209,6 @@ def load_denoiser(
     cast = comfy.model_management.unet_manual_cast(dtype, device, config.supported_inference_dtypes)
     config.set_inference_dtype(dtype, cast)
     model = config.get_model(weights, "")
-    _check_same("denoiser", model.diffusion_model.state_dict(), weights)
     kind = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
     patcher = kind(model, load_device=device, offload_device=offload_device)
     model.to(offload_device)
@@ -172,39 +216,53 @@ def load_denoiser(
     return patcher
 
 
-def _text_encoder(base: PocketBase) -> comfy.sd.CLIP:
+def _text_encoder(base: PocketBase, source: str) -> comfy.sd.CLIP:
     config = dict(base.metadata["text_config"])
+
+    def plan() -> comfy.clip_model.CLIPTextModel:
+        model = comfy.clip_model.CLIPTextModel(config, torch.float32, "meta", OPERATIONS)
+        model(torch.zeros(1, 1, dtype=torch.long))  # heads that do not fit show here only
+        return model
+
+    ours = {
+        name: tensor
+        for name, tensor in on_meta(source, plan).state_dict().items()
+        if name != "text_projection.weight"  # pocket prompts have no pooled embedding
+    }
+    check_shapes(f"{source}'s text encoder", ours, base.text_encoder)
     weights = {f"clip_l.transformer.{name}": tensor for name, tensor in base.text_encoder.items()}
     target = comfy.supported_models_base.ClipTarget(
         partial(
             comfy.sd1_clip.SD1Tokenizer,
-            tokenizer=partial(comfy.sd1_clip.SDTokenizer, embedding_size=config["hidden_size"]),
+            tokenizer=partial(
+                comfy.sd1_clip.SDTokenizer,
+                embedding_size=config["hidden_size"],
+                max_length=config["max_position_embeddings"],
+            ),
         ),
         partial(PocketText, frozenset(base.vocabulary.tolist())),
     )
     target.params["clip_model"] = partial(
-        comfy.sd1_clip.SDClipModel, textmodel_json_config=config, return_projected_pooled=False
+        comfy.sd1_clip.SDClipModel,
+        max_length=config["max_position_embeddings"],
+        textmodel_json_config=config,
+        return_projected_pooled=False,
     )
     clip = comfy.sd.CLIP(target, state_dict=dict(weights), parameters=comfy.utils.calculate_parameters(weights))
-    ours = {
-        name: tensor
-        for name, tensor in clip.cond_stage_model.state_dict().items()
-        if not name.endswith(("text_projection.weight", "logit_scale"))  # pocket prompts have no pooled embedding
-    }
-    _check_same("text encoder", ours, weights)
     clip.cond_stage_model.token_texts = clip.tokenizer.clip_l.inv_vocab
     return clip
 
 
-def _autoencoder(base: PocketBase) -> comfy.sd.VAE:
+def _autoencoder(base: PocketBase, source: str) -> comfy.sd.VAE:
     """ComfyUI's VAE around the pocket's own autoencoder.
 
     Its constructor knows published autoencoders only, so it makes one of the same format (TAESD: f8, 4 channels, -1..1)
     and the pocket's takes that one's place.
     """
+    planned = on_meta(source, lambda: PocketAutoencoder(**base.metadata["vae_config"]))
+    check_shapes(f"{source}'s autoencoder", planned.state_dict(), base.vae)
     vae = comfy.sd.VAE(sd=comfy.taesd.taesd.TAESD().state_dict())
-    autoencoder = PocketAutoencoder(**base.metadata["vae_config"], conv=comfy.ops.disable_weight_init.Conv2d)
-    _check_same("autoencoder", autoencoder.state_dict(), base.vae)
+    autoencoder = PocketAutoencoder(**base.metadata["vae_config"], conv=OPERATIONS.Conv2d)
     autoencoder.eval().to(vae.vae_dtype)
     comfy.model_management.archive_model_dtypes(autoencoder)
     offload_device = comfy.model_management.vae_offload_device()
@@ -213,13 +271,3 @@ def _autoencoder(base: PocketBase) -> comfy.sd.VAE:
     vae.first_stage_model, vae.patcher = autoencoder, patcher
     vae.size = comfy.model_management.module_size(autoencoder)
     return vae
-
-
-def _check_same(part: str, expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
-    shapes, got = ({name: list(tensor.shape) for name, tensor in state.items()} for state in (expected, found))
-    wrong = sorted(name for name in shapes.keys() | got.keys() if shapes.get(name) != got.get(name))
-    if wrong:
-        raise ValueError(
-            f"The pocket base's {part} does not fit its configuration ({wrong[0]}: expected {shapes.get(wrong[0])}, "
-            f"got {got.get(wrong[0])}): train the base again."
-        )

@@ -120,7 +120,7 @@ def test_states_are_centred_and_whitened_by_a_saved_whitening(vlm, tmp_path):
     with pytest.raises(ValueError, match="profiles of another reader"):
         encoder_of(vlm, layer=1, whitening=read)
     ProfileWhitening(torch.full((32,), torch.nan), read.basis, read.reader_hash).save(tmp_path / "nan.safetensors")
-    with pytest.raises(ValueError, match=r"nan\.safetensors is damaged"):
+    with pytest.raises(ValueError, match=r"nan\.safetensors is a damaged profile whitening: .*as 'center', got nan"):
         ProfileWhitening.load(tmp_path / "nan.safetensors")
 
 

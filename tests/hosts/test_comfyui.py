@@ -28,8 +28,9 @@ if find_spec("comfy"):
     from comfy_extras.nodes_custom_sampler import Guider_DualCFG
 
     from ppd.branch import describe
-    from ppd.hosts.comfyui import KEY, apply_user, count_report, manage_adapter
+    from ppd.hosts.comfyui import KEY, apply_user, manage_adapter
     from ppd.hosts.comfyui_denoisers import cross_attentions
+    from ppd.hosts.comfyui_run import count_report
     from ppd.pocket.comfyui import load_pocket
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
@@ -52,7 +53,7 @@ def unet(pocket_base_file):
 
     base = read_base(pocket_base_file)
     unet = UNet2DConditionModel(**base.metadata["unet_config"])
-    unet.load_state_dict(base.unet)
+    unet.load_state_dict(base.denoiser)
     return unet.eval().requires_grad_(False)
 
 
@@ -322,7 +323,7 @@ def test_plain_and_folded_forms_agree(model, trained, monkeypatch):
 def test_above_its_limit_the_fold_is_left_out(model, trained, monkeypatch):
     personal = apply_user(model, manage_adapter(trained), [person(trained)])
     folded = evaluate(personal)
-    monkeypatch.setattr("ppd.hosts.comfyui.FOLD_LIMIT", 0)
+    monkeypatch.setattr("ppd.hosts.comfyui_attention.FOLD_LIMIT", 0)
     plain = evaluate(personal)
     assert not torch.equal(folded[0], plain[0])
     torch.testing.assert_close(folded[0], plain[0], **CLOSE)
@@ -418,7 +419,7 @@ def test_what_is_active_is_said(model, trained, caplog):
     adapter, managed = variant(trained, start_percent=0.0, end_percent=0.5)
     caplog.set_level("INFO", logger="ppd.hosts.comfyui")
     sample(apply_user(model, managed, [person(trained)]), steps=4)
-    assert "Personalized 2 of 4 model calls in 7 of 7 cross-attention layers." in caplog.text
+    assert "Personal were 2 of 4 calls of the model, in 7 of 7 cross-attention layers." in caplog.text
     assert describe(adapter, [person(trained)], 0.8, cfg=5.0) == (
         "Paints for 4 picks at strength 0.8.\n"
         "(pocket, 7 of 7 cross-attention layers; noise schedule from 0% to 50%; strength times cfg 5 = 4; "

@@ -15,9 +15,8 @@ from ppd.user_embedding import UserEmbedding
 from .tiny_models import TINY, build, conditioning, latent, sample
 
 if find_spec("comfy"):
-    from ppd.families.sites import family_of_denoiser
     from ppd.hosts.comfyui import apply_user, manage_adapter
-    from ppd.hosts.comfyui_denoisers import family_of, linear_sites
+    from ppd.hosts.comfyui_denoisers import linear_sites, low_rank_family
 
 pytestmark = pytest.mark.comfyui
 DIM, RANK = 5, 3
@@ -26,7 +25,7 @@ DIM, RANK = 5, 3
 def adapter_for(model, gain=1.0, **changes):
     """An adapter with random weights for all layers of a MODEL."""
     sites = tuple(linear_sites(model.model.diffusion_model))
-    values = {"family": family_of(model) or family_of_denoiser(model.model.diffusion_model), "encoder": "test"}
+    values = {"family": low_rank_family(model), "encoder": "test"}
     config = LowRankConfig(
         **values,
         encoder_hash="0" * 64,

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 pytestmark = pytest.mark.comfyui
+if find_spec("comfy"):
+    import nodes
+    from comfy_api.latest import io
 ROOT = Path(__file__).resolve().parents[2]
 NODE_IDS = {
     "PreferencePairLoader",
@@ -28,6 +33,8 @@ NODE_IDS = {
     "PPD_SaveTasteAsLoRA",
     "PPD_TasteCode",
     "PPD_TasteToCode",
+    "PPD_TasteToText",
+    "PPD_ApplyTasteToConditioning",
     "PPD_SortByTaste",
     "PPD_ApplyUserEmbedding",
     "PersonalizedDenoiser",
@@ -133,3 +140,30 @@ def test_ids_are_literal_and_classes_inherit_directly(node_classes):
     for node_id, node in node_classes.items():
         assert [base.__name__ for base in node.__bases__] == ["ComfyNode"]
         assert f'node_id="{node_id}"' in Path(sys.modules[node.__module__].__file__).read_text(encoding="utf-8")
+
+
+def test_what_has_a_default_may_be_left_out(node_classes, comfy_folders):
+    """An API prompt need not know it: optional in the schema, with the same default where the node runs."""
+    for node_id, node in node_classes.items():
+        schema, arguments = node.GET_SCHEMA(), inspect.signature(node.execute).parameters
+        for entry in schema.inputs:
+            if isinstance(entry, io.WidgetInput) and entry.default is not None:
+                default = arguments[entry.id].default
+                ours = default[0] if schema.is_input_list else default
+                assert entry.optional and ours == entry.default, f"{node_id}.{entry.id}"
+                fingerprint = inspect.signature(node.fingerprint_inputs).parameters.get(entry.id)
+                assert fingerprint is None or fingerprint.default is not inspect.Parameter.empty, (
+                    f"{node_id}.{entry.id}"
+                )
+
+
+def test_widgets_keep_their_places_in_the_frontend(node_classes, comfy_folders):
+    """It shows required ones first, and a saved workflow's values go by place."""
+    for node_id, node in node_classes.items():
+        schema = node.GET_SCHEMA()
+        widgets = [entry for entry in schema.inputs if isinstance(entry, io.WidgetInput)]
+        shown = sorted(widgets, key=lambda entry: bool(entry.optional))
+        assert [entry.id for entry in shown] == [entry.id for entry in widgets], node_id
+    stock = nodes.KSampler.INPUT_TYPES()["required"]
+    names = [entry.id for entry in node_classes["PersonalizedDenoiser"].GET_SCHEMA().inputs]
+    assert names[: len(stock)] == list(stock)

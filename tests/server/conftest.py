@@ -30,6 +30,8 @@ from PIL import Image
 from ppd.pictures import Picture
 from ppd.store import TasteStore
 
+from .panels import Windows
+
 ROOT = Path(__file__).resolve().parents[2]
 PACK = "personalized-diffusion"
 """The folder the pack is mounted as: a name that no Python module could have."""
@@ -165,7 +167,8 @@ def to_prompt(workflow: dict[str, Any], object_info: dict[str, Any]) -> Prompt:
     """A graph in the frontend's format as one in the API's.
 
     Widgets' values are positional in the order of the node's inputs; an input with control_after_generate has a second
-    one, which the frontend keeps to itself. A linked input hides its widget's value.
+    one, which the frontend keeps to itself. A linked input hides its widget's value. Widgets that are younger than the
+    workflow have their default.
     """
     sources = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
     prompt: Prompt = {}
@@ -180,7 +183,7 @@ def to_prompt(workflow: dict[str, Any], object_info: dict[str, Any]) -> Prompt:
                 kind, *rest = info["input"][part][name]
                 options = rest[0] if rest else {}
                 if (isinstance(kind, list) or kind in WIDGETS) and not options.get("forceInput"):
-                    inputs[name] = values.pop(0)
+                    inputs[name] = values.pop(0) if values else options["default"]
                     if options.get("control_after_generate"):
                         values.pop(0)
         assert not values, f"{node['type']} has values left over: {values}"
@@ -287,6 +290,20 @@ def chromium():
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def windows(server: Server, chromium) -> Iterator[Windows]:
+    found = Windows(server, chromium)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def open_panel(windows: Windows) -> Iterator[Callable[..., Any]]:
+    """Opens the frontend with the tab Taste and a person chosen; what it complains of fails the test at its end."""
+    yield windows.open
+    windows.end_test()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

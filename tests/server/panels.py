@@ -1,49 +1,154 @@
-"""The frontend with the Taste panel open, and what it shows."""
+"""The frontend with the Taste panel open, what it shows, and when it is done with what was pressed."""
 
 from __future__ import annotations
 
+import time
 
-def open_panels(server, chromium):
-    """Opens the frontend with the tab Taste and a person chosen, in a window of its own; complaints are collected."""
-    contexts = []
+GRAPH = "app.graph.serialize()"
+FOLD = """() => {
+    for (const part of document.querySelectorAll('.ppd-taste details[open] > summary')) part.click();
+    const [two, ...others] = document.querySelectorAll('.ppd-taste .sizes button');
+    if (others.some(one => one.ariaPressed === 'true')) two.click();
+    document.querySelector('.ppd-taste .header .row > button[aria-pressed=true]')?.click();
+}"""
+"""Whatever a test unfolded or set in the panel, as it was."""
+CHOSEN = "person => localStorage.getItem('ppd.person') === person"
+TOLD = """() => new Promise(done => {
+    app.api.addEventListener('status', done, { once: true });
+    const headers = { 'Content-Type': 'application/json' };
+    app.api.fetchApi('/queue', { method: 'POST', headers, body: '{"clear": true}' });
+})"""
+"""The server's news come one after the other, and those of its queue after all that it has told till now."""
+DRAWN = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
 
-    def open_(person, language="en", width=1400, height=900, has_tab=True):
-        context = chromium.new_context(viewport={"width": width, "height": height})
-        contexts.append(context)
-        page = context.new_page()
-        page.complaints = []
-        page.on("pageerror", lambda error: page.complaints.append(str(error)))
-        page.on(
-            "console",
-            lambda message: (
-                message.type == "error"
-                and ("ppd" in message.text or "/extensions/personalized" in message.location.get("url", ""))
-                and page.complaints.append(message.text)
-            ),
-        )
-        page.add_init_script(f"localStorage.setItem('ppd.person', '{person}')")
-        show(server, page, language, has_tab)
+
+class Windows:
+    """Windows of one browser profile, kept from test to test, since the frontend takes seconds to open."""
+
+    def __init__(self, server, chromium):
+        self.server, self.context = server, chromium.new_context()
+        self.kept, self.used = [], []
+
+    def open(self, person, language="en", width=1400, height=900, has_tab=True, is_new=False):
+        """A window with the tab Taste and a person chosen. One that `is_new` was no other test's, and becomes none."""
+        page = self.kept.pop() if self.kept and not is_new else None
+        is_kept = page is not None
+        if page is None:
+            page = watched(self.context.new_page())
+        page.complaints, page.is_kept = [], not is_new
+        self.used.append(page)
+        page.set_viewport_size({"width": width, "height": height})
+        if is_kept:
+            self._again(page)
+        else:
+            show(self.server, page, language)
+            page.graph = page.evaluate(GRAPH)
+        choose(page, person)
+        if not has_tab:
+            toggle(page)
         return page
 
-    yield open_
-    complaints = [line for context in contexts for page in context.pages for line in page.complaints]
-    for context in contexts:
-        context.close()
-    assert not complaints
+    def _again(self, page):
+        page.mouse.move(0, 0)
+        page.evaluate("document.querySelector('.ppd-taste.page .close')?.click()")
+        if page.locator(".ppd-taste").count():
+            toggle(page)
+        page.evaluate("graph => app.loadGraphData(graph)", page.graph)
+        toggle(page)
+        page.locator(".ppd-taste .progress").wait_for()
+        page.evaluate(FOLD)
+
+    def end_test(self):
+        """Keeps what was opened for the next test; nothing may have been complained of."""
+        complaints = [line for page in self.used for line in page.complaints]
+        for page in self.used:
+            page.unroute_all()
+            if page.is_kept and not complaints:
+                self.kept.append(page)
+            else:
+                page.close()
+        self.used.clear()
+        assert not complaints, complaints
+
+    def close(self):
+        self.context.close()
 
 
-def show(server, page, language="en", has_tab=True):
+def watched(page):
+    """The page, which notes its complaints that are about us, how many of our requests it sends, and those without an
+    answer."""
+    page.waiting, page.sent = set(), 0
+
+    def note(request):
+        if "/ppd/" in request.url:
+            page.sent += 1
+            page.waiting.add(request)
+
+    page.on("pageerror", lambda error: page.complaints.append(str(error)))
+    page.on(
+        "console",
+        lambda message: (
+            message.type == "error"
+            and ("ppd" in message.text or "/extensions/personalized" in message.location.get("url", ""))
+            and page.complaints.append(message.text)
+        ),
+    )
+    page.on("request", note)
+    for end in ("requestfinished", "requestfailed"):
+        page.on(end, lambda one: page.waiting.discard(one))
+    return page
+
+
+def show(server, page, language="en"):
+    """Opens the frontend in the page, with the tab."""
     server.post("/settings", {"Comfy.TutorialCompleted": True})  # else templates open over the page
     page.goto(server.url, wait_until="domcontentloaded")
     page.wait_for_function("window.app?.extensionManager && window.app.canvas && window.app.graph", timeout=90_000)
     page.wait_for_function("'PreferenceCollector' in LiteGraph.registered_node_types", timeout=90_000)
     page.evaluate(f"app.extensionManager.setting.set('Comfy.Locale', '{language}')")
     page.wait_for_function("app.extensionManager.sidebarTab.sidebarTabs.some(tab => tab.id === 'ppd-taste')")
-    if not has_tab:
-        return
     if not page.locator(".ppd-taste").count():
-        page.evaluate("app.extensionManager.sidebarTab.toggleSidebarTab('ppd-taste')")
+        toggle(page)
     page.locator(".ppd-taste .progress").wait_for()
+
+
+def toggle(page):
+    """Closes the tab where it is open, and opens it where it is not."""
+    is_open = page.locator(".ppd-taste").count()
+    page.evaluate("app.extensionManager.sidebarTab.toggleSidebarTab('ppd-taste')")
+    page.locator(".ppd-taste").wait_for(state="detached" if is_open else "visible")
+
+
+def choose(page, person):
+    """Chooses a person in the tab, as by hand; of who was made by the store alone, the page is told first."""
+    page.evaluate("person => app.api.dispatchCustomEvent('ppd.taste', { person, revision: 0 })", person)
+    if not page.evaluate(CHOSEN, person):
+        page.locator(".ppd-taste .row > select").first.select_option(person)
+        page.wait_for_function(CHOSEN, arg=person)
+    settle(page)
+    page.evaluate("document.activeElement.blur()")
+
+
+def settle(page, asking=0):
+    """Waits until the page has done all that came of what was pressed till now: its requests, but for so many that are
+    `asking` still, have their answers, the server's news of them have come, and all that is drawn."""
+    is_done, end = False, time.monotonic() + 30
+    while not is_done:
+        assert time.monotonic() < end, [one.url for one in page.waiting]
+        sent = page.sent
+        page.evaluate(TOLD)
+        page.evaluate(DRAWN)
+        is_done = len(page.waiting) <= asking and page.sent == sent
+
+
+def loaded(page, selector):
+    """Waits until there are pictures of a selector and all are loaded and drawn: no key acts on others."""
+    page.wait_for_function(
+        "selector => { const found = [...document.querySelectorAll(selector)];"
+        " return found.length && found.every(image => image.complete && image.naturalWidth); }",
+        arg=selector,
+    )
+    page.evaluate(DRAWN)
 
 
 def shown(page):

@@ -11,16 +11,12 @@ from PIL import Image
 
 from ppd.pictures import Picture
 
-from .panels import open_panels
+from .panels import loaded, settle
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.browser]
+PICTURES = ".ppd-taste .picture img"
 RUNS = ".ppd-taste .runs figure"
 DONE = "fetch('/prompt').then(answer => answer.json()).then(answer => answer.exec_info.queue_remaining === 0)"
-
-
-@pytest.fixture
-def open_panel(server, chromium):
-    yield from open_panels(server, chromium)
 
 
 @pytest.fixture
@@ -126,18 +122,21 @@ def test_a_pick_paints_the_next_once_and_the_focus_stays(server, store, somebody
     panel.focus()
     focused = "document.activeElement.className"
     assert page.evaluate(focused) == "ppd-taste"
+    loaded(page, PICTURES)
     page.keyboard.press("ArrowLeft")
     panel.locator(".progress", has_text="Picks: 1. Questions waiting: 3.").wait_for()  # of 3 one more
     page.wait_for_function(DONE)
     assert len(history(server) - ran) == 1 and page.evaluate(focused) == "ppd-taste"
+    loaded(page, PICTURES)
     page.keyboard.press("ArrowDown")  # nothing is learned from a skip
     panel.locator(".progress", has_text="Picks: 1. Questions waiting: 2.").wait_for()
     open_workflow(page, server, "learn my taste", steps=400)
     page.evaluate("app.queuePrompt(0)")  # while it runs
     panel.focus()
+    loaded(page, PICTURES)
     page.keyboard.press("ArrowLeft")
     panel.locator(".progress", has_text="Picks: 2.").wait_for()
-    page.wait_for_timeout(500)
+    settle(page)
     server.post("/interrupt", {})
     page.wait_for_function(DONE)
     assert len(history(server) - ran) == 2
@@ -154,8 +153,9 @@ def test_a_pick_paints_only_what_asks_the_person(server, store, somebody, open_p
     for number, spoil in enumerate((f"widgets[0].value = '{other}'", "mode = 2")):
         open_workflow(page, server, "learn my taste")
         page.evaluate(f"{collector}.{spoil}")
+        loaded(page, PICTURES)
         page.keyboard.press("ArrowLeft")
         panel.locator(".progress", has_text=f"Picks: {number + 1}.").wait_for()
-        page.wait_for_timeout(300)
+        settle(page)
     store.delete_person(other)
     assert history(server) == ran

@@ -71,6 +71,32 @@ def test_one_node_makes_the_model_personal_is_kept_and_knows_the_next_pick(serve
     assert text_of(entry, mine).startswith("The plain picture: strength is 0.")
 
 
+def test_words_of_a_taste_go_into_a_prompt_and_prompts_lean_in_any_sampler(server, store, graphs, few_steps, warm):
+    """Of Taste to Text into the stock node for prompts; and at strength 0 a prompt is itself."""
+    prompt = few_steps(MINE, warm)
+    (mine,), (sampler,) = (graphs.nodes_of(prompt, name) for name in ("PPD_MyTaste", "KSampler"))
+    text, checkpoint = prompt[sampler]["inputs"]["positive"][0], prompt[mine]["inputs"]["model"][0]
+    words = {"person": warm, "prompt": prompt[text]["inputs"]["text"], "least_sure": 0.5}
+    prompt["words"] = {"class_type": "PPD_TasteToText", "inputs": words}
+    leaning = {"model": [checkpoint, 0], "clip": [checkpoint, 1], "person": warm, "strength": 0.0}
+    prompt["lean"] = {"class_type": "PPD_ApplyTasteToConditioning", "inputs": leaning}
+    prompt["shown"] = {"class_type": "PreviewAny", "inputs": {"source": ["lean", 1]}}
+    prompt["liked"] = {"class_type": "PreviewAny", "inputs": {"source": ["words", 0]}}
+    prompt[sampler]["inputs"]["model"] = ["lean", 0]
+    entry = server.run(prompt)
+    (none,) = server.pictures(entry).values()
+    assert text_of(entry, "shown") == "The prompt is as it is: strength is 0."
+    assert text_of(entry, "liked").startswith(words["prompt"] + ", ")
+    assert "vivid" in text_of(entry, "liked")
+    plain = graphs.set_inputs(prompt, "KSampler", model=[checkpoint, 0])
+    (expected,) = server.pictures(server.run(plain)).values()
+    assert np.array_equal(none, expected)
+    prompt["lean"]["inputs"]["strength"] = 1.0
+    prompt[text]["inputs"]["text"] = ["liked", 0]
+    entry = server.run(prompt)
+    assert text_of(entry, "shown").startswith("Leans to ") and store.person(warm).name in text_of(entry, "shown")
+
+
 def test_the_two_best_of_a_batch_are_asked_and_the_best_is_saved_with_its_score(server, store, graphs, few_steps, warm):
     prompt = graphs.set_inputs(few_steps(BEST, warm), "PPD_SortByTaste", save_scores=True)
     prompt = graphs.set_inputs(prompt, "ImageScaleBy", scale_by=1.0)
@@ -128,7 +154,7 @@ def test_a_bypassed_node_of_ours_paints_the_plain_picture_and_the_report_says_so
     *_, sampler = graphs.nodes_of(prompt, "PersonalizedDenoiser")
     prompt = without(prompt, name, graphs)
     inputs = {key: value for key, value in prompt[sampler]["inputs"].items() if not key.startswith("user_")}
-    settings = ("strength", "layers", "start_percent", "end_percent")
+    settings = ("strength", "layers", "start_percent", "end_percent", "words_strength")
     prompt["plain"] = {
         "class_type": "KSampler",
         "inputs": {key: value for key, value in inputs.items() if key not in settings},

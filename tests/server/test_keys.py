@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .panels import open_panels, wait_for_picks
+from .panels import settle, wait_for_picks
 from .test_collect_widget import graph
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.browser]
@@ -25,11 +25,6 @@ UNUSED = """() => {
     window.unused = [];
     window.addEventListener('keydown', ({ key, defaultPrevented }) => defaultPrevented || window.unused.push(key));
 }"""
-
-
-@pytest.fixture
-def open_panel(server, chromium):
-    yield from open_panels(server, chromium)
 
 
 @pytest.fixture
@@ -72,7 +67,7 @@ def test_one_press_answers_one_question(store, somebody, others, open_panel):
     everybody = [person, *others]
 
     def answered():
-        page.wait_for_timeout(400)
+        settle(page)
         return [len(store.history(one)) for one in everybody]
 
     page.locator(".ppd-taste").focus()
@@ -116,7 +111,7 @@ def test_the_node_answers_only_what_is_loaded_and_seen_whole(store, somebody, ot
     node.get_by_text("Neither (").wait_for()
     node.focus()
     page.keyboard.press("ArrowLeft")
-    page.wait_for_timeout(300)
+    settle(page, asking=1)
     assert store.history(asked) == []  # one picture is not there yet
     held[0].continue_()
     page.wait_for_function(
@@ -124,7 +119,7 @@ def test_the_node_answers_only_what_is_loaded_and_seen_whole(store, somebody, ot
     )
     page.evaluate(COVER)  # a corner, not the middle
     page.keyboard.press("ArrowLeft")
-    page.wait_for_timeout(300)
+    settle(page)
     assert store.history(asked) == []
     page.evaluate("document.querySelector('#cover').remove()")
     page.keyboard.press("ArrowLeft")
@@ -142,7 +137,7 @@ def test_undo_acts_where_there_is_something_to_undo_and_the_panel_is_seen(store,
     sent = []
     page.on("request", lambda request: request.url.endswith("/undo") and sent.append(request.url))
     page.keyboard.press("u")
-    page.wait_for_timeout(300)
+    settle(page)
     assert not sent and page.evaluate("window.unused") == ["u"]
     for number in asked:
         store.pick(number, "first", f"{person}-{number}")
@@ -151,7 +146,7 @@ def test_undo_acts_where_there_is_something_to_undo_and_the_panel_is_seen(store,
     page.evaluate("document.querySelector('.ppd-taste .answers').style.marginTop = '2000px'")
     panel.evaluate("panel => panel.focus({ preventScroll: true })")
     page.keyboard.press("u")
-    page.wait_for_timeout(300)
+    settle(page)
     assert not sent and len(store.history(person)) == 3
     page.evaluate("document.querySelector('.ppd-taste .answers').style.marginTop = ''")
     page.keyboard.press("u")

@@ -8,9 +8,12 @@ import time
 import pytest
 from PIL import Image, PngImagePlugin
 
+from .panels import loaded, settle
+
 pytestmark = [pytest.mark.comfyui, pytest.mark.browser]
 GRAPH = "JSON.stringify(app.graph.serialize())"
 HUES = 9
+FOCUSED = ".ppd-library .tile:focus img"
 
 
 @pytest.fixture
@@ -33,42 +36,17 @@ def folder(server, request):
     return f"output: {name}"
 
 
-@pytest.fixture(scope="module")
-def window(server, chromium):
-    """A window with the tab open and the library unfolded, for all tests: opening one takes seconds."""
-    page = chromium.new_context(viewport={"width": 1366, "height": 768}).new_page()
-    page.complaints = []
-    page.on("pageerror", lambda error: page.complaints.append(str(error)))
-    server.post("/settings", {"Comfy.TutorialCompleted": True})  # else templates open over the page
-    page.goto(server.url, wait_until="domcontentloaded")
-    page.wait_for_function("window.app?.extensionManager && window.app.canvas && window.app.graph", timeout=90_000)
-    page.wait_for_function("app.extensionManager.sidebarTab.sidebarTabs.some(tab => tab.id === 'ppd-taste')")
-    if not page.locator(".ppd-taste").count():
-        page.evaluate("app.extensionManager.sidebarTab.toggleSidebarTab('ppd-taste')")
-    page.get_by_text("Rate what I have").click()
-    page.locator(".ppd-library .gave").wait_for()
-    yield page
-    page.context.close()
-
-
 @pytest.fixture
-def page(window, person):
-    """The window with the test's person chosen; nothing may have been complained of at the end."""
-    window.set_viewport_size({"width": 1366, "height": 768})
-    window.evaluate("person => app.api.dispatchCustomEvent('ppd.taste', { person })", person)
-    window.get_by_label("Person", exact=True).locator(f"option[value='{person}']").wait_for(state="attached")
-    window.get_by_label("Person", exact=True).focus()
-    window.get_by_label("Person", exact=True).select_option(person)
-    gave(window, "Keep what you love")
-    yield window
-    assert not window.complaints
+def page(open_panel, person):
+    """A window with the library unfolded for the test's person."""
+    page = open_panel(person, width=1366, height=768)
+    page.get_by_text("Rate what I have").click()
+    gave(page, "Keep what you love")
+    return page
 
 
 def look_into(page, folder):
-    for is_open in ("false", "true"):  # whenever it comes in sight it looks anew
-        page.evaluate(f"document.querySelector('.ppd-library').closest('details').open = {is_open}")
-        page.wait_for_timeout(100)
-    page.get_by_label("Folder").locator(f"option[value='{folder}']").wait_for(state="attached")
+    settle(page)
     page.get_by_label("Folder").select_option(folder)
     name = folder.partition(": ")[2]
     page.wait_for_function(
@@ -76,6 +54,14 @@ def look_into(page, folder):
         f".length === {HUES}",
         arg=name,
     )
+    settle(page)
+
+
+def reach(page, number):
+    """Gives the focus to a tile whose picture is loaded and in sight: no key rates another."""
+    tile(page, number).focus()
+    tile(page, number).scroll_into_view_if_needed()
+    loaded(page, FOCUSED)
 
 
 def gave(page, text):
@@ -96,9 +82,10 @@ def test_by_mouse_and_by_key_and_taken_back(store, person, folder, page):
     before = page.evaluate(GRAPH)
     tile(page, 0).get_by_label("Keep").click()
     gave(page, "1 kept, 0 not for me: 0 choices, 1 on the moodboard.")
-    tile(page, 0).focus()
+    reach(page, 0)
     for key in ("ArrowRight", "x", "ArrowDown", "K", "ArrowLeft", "ArrowUp", "k"):
         page.keyboard.press(key)
+        loaded(page, FOCUSED)
     tile(page, 0).locator("button.keep[aria-pressed=false]").wait_for()  # pressed again: taken back
     gave(page, "1 kept, 1 not for me: 1 choices, 0 on the moodboard.")
     columns = page.evaluate(
@@ -120,12 +107,11 @@ def test_the_large_view_rates_goes_on_and_closes(store, person, folder, page):
     large = page.locator(".ppd-large img")
     large.wait_for()
     assert "2.png" in large.get_attribute("src")
-    page.wait_for_function("document.querySelector('.ppd-large img').naturalWidth === 48")
+    loaded(page, ".ppd-large img")
     page.keyboard.press("k")
     page.locator(".ppd-large button.keep[aria-pressed=true]").wait_for()
     page.keyboard.press("ArrowRight")
-    third = "(image => image.src.includes('3.png') && image.complete)(document.querySelector('.ppd-large img'))"
-    page.wait_for_function(third)  # what is not seen yet is not rated
+    loaded(page, ".ppd-large img[src*='3.png']")
     page.keyboard.press("x")
     page.locator(".ppd-large button.not[aria-pressed=true]").wait_for()
     page.keyboard.press("Escape")
@@ -136,9 +122,10 @@ def test_the_large_view_rates_goes_on_and_closes(store, person, folder, page):
 
 def test_the_rest_of_a_prompt_after_a_question(store, person, folder, page):
     look_into(page, folder)
-    tile(page, 0).focus()
+    reach(page, 0)
     page.keyboard.press("k")
     gave(page, "1 kept")
+    settle(page)
     page.keyboard.press("Enter")
     page.get_by_role("button", name="The rest of this prompt").click()
     dialog = page.get_by_role("dialog")
@@ -152,15 +139,17 @@ def test_the_rest_of_a_prompt_after_a_question(store, person, folder, page):
 def test_no_key_acts_on_what_is_not_seen(store, person, folder, page):
     page.set_viewport_size({"width": 1366, "height": 500})
     look_into(page, folder)
-    tile(page, 0).focus()
+    reach(page, 0)
     page.evaluate("document.activeElement.closest('.ppd-taste').scrollTop = 0")
     # Out of sight; the focus stays
     page.evaluate("document.querySelector('.ppd-library').style.marginTop = '2000px'")
     page.keyboard.press("k")
-    page.wait_for_timeout(300)
+    settle(page)
     assert ratings(store, person) == {}
+    loaded(page, FOCUSED)
     page.keyboard.press("k")  # the first press has brought it in sight
     gave(page, "1 kept")
+    settle(page)
     page.keyboard.down("x")
     page.keyboard.down("x")  # held: once
     gave(page, "0 kept, 1 not for me")
@@ -168,7 +157,7 @@ def test_no_key_acts_on_what_is_not_seen(store, person, folder, page):
     page.evaluate("document.querySelector('.ppd-library').style.marginTop = ''")
     page.evaluate("document.activeElement.closest('details').open = false")  # folded: nothing of it has the focus
     page.keyboard.press("k")
-    page.wait_for_timeout(300)
+    settle(page)
     assert ratings(store, person) == {"0.png": "not"}
     page.get_by_text("Rate what I have").click()
 

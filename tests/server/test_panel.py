@@ -7,21 +7,17 @@ from PIL import Image
 
 from ppd.pictures import Picture
 
-from .panels import open_panels, show, shown, wait_for_picks
+from .panels import choose, loaded, settle, show, shown, wait_for_picks
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.browser]
 GRAPH = "JSON.stringify(app.graph.serialize())"
+PICTURES = ".ppd-taste .picture img"
 
 
 @pytest.fixture
 def somebody(somebody):
     """The person alone: the panel finds the questions."""
     return somebody[0]
-
-
-@pytest.fixture
-def open_panel(server, chromium):
-    yield from open_panels(server, chromium)
 
 
 def test_picks_by_mouse_and_by_key_leave_the_graph_alone(server, store, somebody, open_panel):
@@ -43,6 +39,7 @@ def test_picks_by_mouse_and_by_key_leave_the_graph_alone(server, store, somebody
     standing = [(one.prompt, one.verdict) for one in store.history(somebody)]
     assert standing == list(zip(asked[::-1], ("skip", "second", "first"), strict=True))
     show(server, page)  # nothing is lost by a reload
+    choose(page, somebody)
     wait_for_picks(page, 2, 0)
     assert page.locator(".ppd-taste .entry").count() == 3
 
@@ -90,18 +87,20 @@ def test_keys_typed_elsewhere_and_the_frontends_own_pick_nothing(store, somebody
     page.locator(".ppd-taste").focus()
     for key in ("Control+z", "1", "a", "Control+ArrowLeft"):
         page.keyboard.press(key)
-    page.wait_for_timeout(300)
+    settle(page)
     assert len(store.history(somebody)) == 1
+    page.evaluate("document.querySelector('#elsewhere').remove()")
 
 
 def test_a_held_key_answers_once_and_another_tab_hears_none(store, somebody, open_panel):
-    page = open_panel(somebody)
+    page = open_panel(somebody, is_new=True)  # no other test's, since it gets another tab
     wait_for_picks(page, 0, 3)
+    loaded(page, PICTURES)
     page.locator(".ppd-taste").focus()
     for _ in range(5):  # without a keyup between: the later ones are repetitions
         page.keyboard.down("ArrowLeft")
     wait_for_picks(page, 1, 2)
-    page.wait_for_timeout(500)
+    settle(page)
     assert len(store.history(somebody)) == 1
     page.keyboard.up("ArrowLeft")
     page.evaluate(
@@ -167,7 +166,7 @@ def test_keys_work_while_the_mouse_is_over_the_tab_without_a_click(store, somebo
     hint = page.get_by_text("The keys work while the mouse is over this tab")
     assert hint.is_visible()
     page.keyboard.press("ArrowLeft")
-    page.wait_for_timeout(300)
+    settle(page)
     assert store.history(somebody) == []
     page.locator(".ppd-taste .progress").hover()
     assert not hint.is_visible()
@@ -175,7 +174,7 @@ def test_keys_work_while_the_mouse_is_over_the_tab_without_a_click(store, somebo
     wait_for_picks(page, 1, 2)
     page.get_by_label("Person", exact=True).focus()
     page.keyboard.press("ArrowDown")  # there arrows choose a person
-    page.wait_for_timeout(300)
+    settle(page)
     assert len(store.history(somebody)) == 1
 
 
@@ -198,7 +197,7 @@ def test_keys_scroll_where_the_question_is_out_of_sight(store, somebody, open_pa
     panel.evaluate("panel => panel.focus({ preventScroll: true })")
     page.keyboard.press("ArrowUp")
     page.wait_for_function(f"{top} > {before}")
-    page.wait_for_timeout(300)
+    settle(page)
     assert len(store.history(somebody)) == 60
     page.locator(".ppd-taste .entry").nth(20).click()
     page.get_by_text("Answered before.").wait_for()
@@ -216,7 +215,7 @@ def test_fading_takes_whole_numbers_from_one(store, somebody, open_panel):
     for typed, half_life in (("7", 7), ("0", 7), ("", None)):
         field.fill(typed)
         field.blur()
-        page.wait_for_timeout(500)
+        settle(page)
         assert store.person(somebody).half_life == half_life
         assert page.locator(".ppd-taste .notice").inner_text() == ""
 
@@ -270,20 +269,15 @@ def test_of_two_people_who_change_at_once_both_are_looked_at(store, somebody, op
 def test_a_press_before_the_next_question_is_seen_does_not_answer_it(store, somebody, open_panel):
     page = open_panel(somebody)
     wait_for_picks(page, 0, 3)
-    page.evaluate(
-        """() => {
-            const fetch = app.api.fetchApi;
-            app.api.fetchApi = async function (path, ...rest) {
-                if (path.includes('/picks')) await new Promise((done) => setTimeout(done, 1000));
-                return fetch.call(this, path, ...rest);
-            };
-        }"""
-    )
+    held = []
+    page.route("**/picks", lambda route: route.continue_() if held else held.append(route))
+    loaded(page, PICTURES)
+    with page.expect_request("**/picks"):
+        page.locator(".ppd-taste").press("ArrowLeft")
     page.locator(".ppd-taste").press("ArrowLeft")
-    page.wait_for_timeout(600)
-    page.locator(".ppd-taste").press("ArrowLeft")
+    held[0].continue_()
     wait_for_picks(page, 1, 2)
-    page.wait_for_timeout(1500)
+    settle(page)
     assert len(store.history(somebody)) == 1
 
 
@@ -318,7 +312,7 @@ def test_the_tabs_icon_counts_what_waits(store, somebody, open_panel):
 
 
 def test_japanese(store, somebody, open_panel):
-    page = open_panel(somebody, language="ja")
+    page = open_panel(somebody, language="ja", is_new=True)
     page.get_by_text("選択 0 件、未回答の質問 3 件").wait_for()
     page.get_by_label("右が良い").click()
     page.get_by_text("選択 1 件、未回答の質問 2 件").wait_for()

@@ -8,23 +8,22 @@ import time
 import pytest
 from PIL import Image
 
-from .panels import open_panels, wait_for_picks
+from .panels import loaded, settle, wait_for_picks
 from .test_collect_widget import graph
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.browser]
+PICTURES = ".ppd-taste .picture img"
 BUSY = json.dumps({"error": "busy: try again."})
 
 
 @pytest.fixture
-def open_panel(server, chromium):
-    for open_ in open_panels(server, chromium):
+def open_panel(open_panel):
+    def open_one(*given, **options):
+        page = open_panel(*given, **options)
+        page.complaints = Quiet()
+        return page
 
-        def open_one(*given, open_=open_, **options):
-            page = open_(*given, **options)
-            page.complaints = Quiet()
-            return page
-
-        yield open_one
+    return open_one
 
 
 class Quiet(list):
@@ -64,13 +63,6 @@ def wait_until(page, holds):
         page.wait_for_timeout(50)
 
 
-def wait_for_pictures(page):
-    page.wait_for_function(
-        "() => { const images = [...document.querySelectorAll('.ppd-taste .picture img')];"
-        " return images.length === 2 && images.every(image => image.complete && image.naturalWidth); }"
-    )
-
-
 def asked_of_server(page):
     """What is asked from now on, by its last words."""
     sent = []
@@ -100,7 +92,7 @@ def test_an_undo_without_an_answer_pressed_again_takes_one_pick_back(store, pick
     page.keyboard.press("u")
     wait_for_picks(page, 2, 1)
     assert len(store.history(picked)) == 2 and page.locator(".ppd-taste .entry").count() == 2
-    wait_for_pictures(page)
+    loaded(page, PICTURES)
     page.keyboard.press("u")  # which is another press
     wait_for_picks(page, 1, 2)
     assert len(store.history(picked)) == 1
@@ -114,7 +106,7 @@ def test_a_window_hears_the_news_of_its_own_press_where_the_answer_is_lost(store
     page.keyboard.press("u")
     wait_for_picks(page, 2, 1)
     page.unroute("**/undo")
-    wait_for_pictures(page)
+    loaded(page, PICTURES)
     page.keyboard.press("u")  # what is seen now is another pick
     wait_for_picks(page, 1, 2)
     assert len(store.history(picked)) == 1
@@ -145,9 +137,11 @@ def test_an_answer_that_comes_after_newer_news_tells_nothing(store, somebody, op
     news = (
         """person => app.api.dispatchCustomEvent('ppd.taste', { person, revision: 1e9, request: 'another window' })"""
     )
+    loaded(page, PICTURES)
     page.locator(".ppd-taste").press("ArrowLeft")
     wait_for_picks(page, 1, 2)
     page.wait_for_function("window.told.length === 1")
+    loaded(page, PICTURES)
 
     def late(route):
         answer = route.fetch()
@@ -157,7 +151,7 @@ def test_an_answer_that_comes_after_newer_news_tells_nothing(store, somebody, op
     page.route("**/picks", late)
     page.locator(".ppd-taste").press("ArrowLeft")
     wait_for_picks(page, 2, 1)
-    page.wait_for_timeout(300)
+    settle(page)
     assert page.evaluate("window.told.length") == 1
 
 
@@ -165,27 +159,75 @@ def test_what_another_window_changed_is_read_once(server, store, somebody, open_
     person, asked = somebody
     page = open_panel(person)
     wait_for_picks(page, 0, 3)
-    page.wait_for_timeout(500)
+    settle(page)
     sent = asked_of_server(page)
     body = {"candidate": asked[0], "verdict": "first", "request": "another window"}
     server.post(f"/ppd/people/{person}/picks", body)
     wait_for_picks(page, 1, 2)
-    page.wait_for_timeout(500)
+    settle(page)
     assert sorted(set(sent)) == ["history", "people", "question", "waiting"]
     assert sent.count("people") == 1
 
 
-def test_a_rating_of_this_window_is_no_news_to_it(server, store, somebody, open_panel):
-    person, _ = somebody
-    Image.new("RGB", (48, 48), (20, 60, 200)).save(server.base / "output" / "rated here.png")
-    page = open_panel(person)
-    wait_for_picks(page, 0, 3)
+def output(server, folder, count):
+    """A folder of ComfyUI's output with so many pictures of one size in colours of their own."""
+    (server.base / "output" / folder).mkdir()
+    for number in range(count):
+        colour = (5 * number, 60, 200)
+        Image.new("RGB", (48, 48), colour).save(server.base / "output" / folder / f"{number}.png")
+
+
+def open_library(page, folder):
+    """Unfolds the library and looks into a folder of the output; its tiles."""
     page.get_by_text("Rate what I have").click()
-    page.locator(".ppd-library .tile").first.wait_for()
-    page.wait_for_timeout(500)
+    page.get_by_label("Folder").select_option(f"output: {folder}")
+    tiles = page.locator(".ppd-library .tile")
+    page.wait_for_function(
+        "name => { const tiles = [...document.querySelectorAll('.ppd-library .tile')];"
+        " return tiles.length && tiles.every(one => one.picture.name.startsWith(name)); }",
+        arg=f"{folder}/",
+    )
+    settle(page)
+    return tiles
+
+
+@pytest.mark.parametrize("first", ["the answer", "the news"])
+def test_a_rating_of_this_window_is_no_news_to_it(server, store, somebody, open_panel, first):
+    """Whichever of the two comes first."""
+    person, _ = somebody
+    output(server, f"rated, {first}", 3)
+    page = open_panel(person)
+    tiles = open_library(page, f"rated, {first}")
+
+    def after_the_news(route):
+        answer = route.fetch()
+        settle(page, asking=1)
+        route.fulfill(response=answer)
+
+    if first == "the news":
+        page.route("**/library/ratings", after_the_news)
     sent = asked_of_server(page)
-    page.locator(".ppd-library .tile").first.get_by_label("Keep").click()
+    tiles.first.get_by_label("Keep").click()
     page.locator(".ppd-library .gave", has_text="1 kept").wait_for()
-    page.wait_for_timeout(1000)
+    settle(page)
     assert sorted(sent) == ["history", "question", "ratings"]
     assert store.person(person).ratings == 1
+
+
+def test_many_pictures_beside_a_rated_one_are_read_in_the_background_and_the_window_hears_of_it(
+    server, store, somebody, open_panel
+):
+    """They are the background that a moodboard counts against."""
+    person, _ = somebody
+    output(server, "many", 40)
+    page = open_panel(person)
+    tiles = open_library(page, "many")
+    page.evaluate(
+        "() => { window.news = []; app.api.addEventListener('ppd.news', one => window.news.push(one.detail)); }"
+    )
+    tiles.first.get_by_label("Keep").click()
+    page.locator(".ppd-library .gave", has_text="1 kept").wait_for()
+    page.wait_for_function("window.news.length")
+    settle(page)
+    assert {(one["person"], one["request"]) for one in page.evaluate("window.news")} == {(person, None)}
+    assert server.get(f"/ppd/people/{person}/question")["reading"] is None

@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from .test_panel import open_panel, show  # noqa: F401 (a fixture)
-
 pytestmark = [pytest.mark.comfyui, pytest.mark.browser]
 DROP = """([name, bytes]) => {
     const data = new DataTransfer();
@@ -42,7 +40,7 @@ def picker(store, somebody):
     return store.person(person)
 
 
-def test_save_drop_code_blend_and_go_back(server, store, picker, folder, open_panel, tmp_path):  # noqa: F811
+def test_save_drop_code_blend_and_go_back(server, store, picker, folder, open_panel, tmp_path):
     page = open_panel(picker.id)
     graph = page.evaluate("JSON.stringify(app.graph.serialize())")
     page.get_by_text("Share, save, go back").click()
@@ -90,7 +88,7 @@ def test_save_drop_code_blend_and_go_back(server, store, picker, folder, open_pa
     assert not list(Path(folder).glob(".*"))
 
 
-def test_a_new_file_is_in_my_tastes_list_at_once(server, picker, folder, open_panel):  # noqa: F811
+def test_a_new_file_is_in_my_tastes_list_at_once(server, picker, folder, open_panel):
     page = open_panel(picker.id)
     page.evaluate("app.graph.clear(), app.graph.add(LiteGraph.createNode('PPD_MyTaste'))")
     values = "app.graph.nodes[0].widgets.find(one => one.name === 'person').options.values"
@@ -107,7 +105,7 @@ def test_a_new_file_is_in_my_tastes_list_at_once(server, picker, folder, open_pa
     assert picker.id in page.evaluate(values)
 
 
-def test_what_is_typed_stays_when_somebody_picks(store, picker, open_panel):  # noqa: F811
+def test_what_is_typed_stays_when_somebody_picks(store, picker, open_panel):
     page = open_panel(picker.id)
     page.get_by_text("Share, save, go back").click()
     note = page.get_by_label("A note to go with it")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,12 +15,17 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...files import read_tensors, write_tensors
+from ...files import FLOATS, check_shapes, on_meta, read_tensors, write_tensors
+from ...limits import line, parsed, whole
+from ...messages import quoted, reason_of
 from .pixels import to_tensor
 
 FORMAT = "ppd-clip-encoder"
 VERSION = "1"
 BATCH = 64
+LARGEST_PICTURE, WIDEST, DEEPEST, MOST_PATCHES = 1024, 8192, 200, 64
+"""Of a tower in a file: pixels a side of its pictures, its width and blocks, and patches a side."""
+PREPROCESS = ("size", "mean", "std", "resize_mode", "interpolation", "normalize")
 TextSide = Callable[[Sequence[str]], Tensor]
 
 
@@ -49,7 +55,7 @@ class OpenClipTower:
             raise ValueError(f"Expected resize_mode 'shortest' or 'squash' for encoder {name}, got {resize_mode!r}.")
         if interpolation not in ("bicubic", "bilinear"):
             raise ValueError(f"Expected interpolation 'bicubic' or 'bilinear' for {name}, got {interpolation!r}.")
-        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        if len(mean) != 3 or len(std) != 3 or not all(abs(one) < 1e3 for one in (*mean, *std)) or not min(std) > 0:
             raise ValueError(f"Expected three means and three positive deviations for {name}, got {mean}, {std}.")
         self.visual = visual
         if visual.training:  # a host leaves its own in evaluation, and walking ViT-H-14 takes longer than the cache
@@ -127,28 +133,32 @@ class OpenClipTower:
         """
         path = Path(path)
         tensors, metadata = read_tensors(
-            path, None, VERSION, (), ("open_clip_config", "preprocess", "name"), "preference encoder"
+            path,
+            None,
+            VERSION,
+            (),
+            ("open_clip_config", "preprocess", "name"),
+            "preference encoder",
+            prefix="visual.",
+            dtypes=FLOATS | {"I64"},  # batch norms count
         )
         try:
-            config, preprocess = (json.loads(metadata[key]) for key in ("open_clip_config", "preprocess"))
-            visual = _build_tower(config)
+            name = line("name", metadata["name"])
+            config, preprocess = (parsed(key, metadata[key]) for key in ("open_clip_config", "preprocess"))
+            size = _checked_size(config, preprocess)
+            planned = on_meta(path.name, lambda: _planned_tower(config, size))
             weights = {
                 key.removeprefix("visual."): value.float() if value.is_floating_point() else value
                 for key, value in tensors.items()
-                if key.startswith("visual.")
             }
+            check_shapes(path.name, planned.state_dict(), weights)
+            visual = _build_tower(config)
             visual.load_state_dict(weights)
-            preprocess = {"normalize": True, **preprocess}
-            if preprocess["size"] != config["vision_cfg"]["image_size"]:
-                raise ValueError(
-                    f"pictures of {preprocess['size']} for a tower of {config['vision_cfg']['image_size']}"
-                )
-            return cls(visual.to(device), name=metadata["name"], **preprocess)
-        except (TypeError, KeyError, RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            return cls(visual.to(device), name=name, **{"normalize": True, **preprocess})
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
             raise ValueError(
-                f"{path.name}: its tensors and its configuration do not make an open_clip image tower ({reason}): "
-                "make or download the file again."
+                f"{path.name}: its tensors and its configuration do not make an open_clip image tower "
+                f"({reason_of(error)}): make or download the file again."
             ) from error
 
     @property
@@ -245,6 +255,34 @@ def _build_tower(config: Mapping[str, Any]) -> nn.Module:
     text = CLIPTextCfg(context_length=1, vocab_size=1, width=8, heads=1, layers=1)  # thrown away with the text side
     with torch.random.fork_rng(devices=[]):
         return CLIP(config["embed_dim"], vision, text, quick_gelu=config.get("quick_gelu", False)).visual
+
+
+def _planned_tower(config: Mapping[str, Any], size: int) -> nn.Module:
+    """The tower, once pictures of `size` went through it as it is to be used; on the meta device that costs nothing."""
+    tower = _build_tower(config).eval()
+    seen = tower(torch.zeros(1, 3, size, size))
+    shape = list((seen[0] if isinstance(seen, tuple) else seen).shape)
+    if len(shape) != 2:
+        raise ValueError(f"expected features of shape [n, f], got {shape}")
+    return tower
+
+
+def _checked_size(config: Mapping[str, Any], preprocess: Mapping[str, Any]) -> int:
+    """Pixels a side of a tower's pictures, where nothing that the file says of it is without bounds."""
+    vision = config["vision_cfg"]
+    size = whole("size", preprocess["size"], 1, LARGEST_PICTURE)
+    if size != vision["image_size"]:
+        raise ValueError(f"pictures of {size} for a tower of {quoted(vision['image_size'])}")
+    if unknown := preprocess.keys() - set(PREPROCESS):
+        raise ValueError(f"it knows nothing of {quoted(min(unknown))} in preprocess")
+    layers = vision.get("layers", 12)
+    for depth in layers if isinstance(layers, list) else [layers]:
+        whole("layers", depth, 1, DEEPEST)
+    whole("width", vision.get("width", 768), 1, WIDEST)
+    whole("patch_size", vision.get("patch_size", 16), -(-size // MOST_PATCHES), size)
+    if not re.fullmatch(r"\w[\w.]*", vision.get("timm_model_name") or "none"):  # a name of the hub would be fetched
+        raise ValueError(f"expected the name of one of timm's models, got {quoted(vision['timm_model_name'])}")
+    return size
 
 
 def _is_safetensors(name: str) -> bool:
