@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ppd.branch import describe
+from ppd.families import title_of
 from ppd.families.transformers import TRANSFORMERS
 
 from .test_comfyui_low_rank import adapter_for, person
@@ -21,7 +22,6 @@ if find_spec("comfy"):
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
     from ppd.hosts.comfyui import apply_user, manage_adapter
-    from ppd.hosts.comfyui_denoisers import title_of
 
 pytestmark = pytest.mark.comfyui
 
@@ -137,4 +137,4 @@ def test_layers_of_a_new_kind_are_found_by_name_and_the_person_is_told(name, lay
     assert [(one.reached, one.places) for one in outcomes] == [(layers, layers)]
     said = describe(adapter, [person()], 1.0).splitlines()[0]
     assert said.endswith(" This kind of model is new here: its layers were found by their names.")
-    assert title_of(model) == name
+    assert title_of(adapter.config.family) == adapter.config.family == type(model.model.diffusion_model).__name__

@@ -42,6 +42,7 @@ def pocket(run, comfy_folders):
     return model, run("PPD_UserAdapterLoader", user_adapter="lowrank.safetensors").result[0], embedding
 
 
+@torch.inference_mode()
 def test_the_file_is_in_loras_and_says_nothing_of_the_person(run, comfy_folders, pocket):
     import nodes
 
@@ -52,7 +53,7 @@ def test_the_file_is_in_loras_and_says_nothing_of_the_person(run, comfy_folders,
     layers = len(adapter.model.config.sites)
     assert report.splitlines() == [
         f"Saved {name} in models/loras: The person by 4 picks, at strength 0.5.",
-        f"For pocket, {layers} layers. Press R to see it in LoRA loaders.",
+        f"For the pocket model, {layers} layers. Press R to see it in LoRA loaders.",
         "It acts in the whole noise schedule, the adapter from 0% to 50% of it.",
         "It acts on negative prompts too, which the adapter leaves alone: above cfg 1 it is the weaker one.",
     ]

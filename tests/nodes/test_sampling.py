@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
+from importlib import import_module
 from types import SimpleNamespace
 
 import pytest
@@ -101,8 +103,6 @@ def test_it_paints_for_the_person_and_says_so(run, graph):
 
 def windowed(adapter, end_percent):
     """The adapter with a window of its own from the start of the noise schedule."""
-    from dataclasses import replace
-
     adapter.model.config = replace(adapter.model.config, end_percent=end_percent)
     return adapter
 
@@ -119,8 +119,8 @@ def test_where_no_step_was_personal_the_report_begins_with_that(run, graph, own_
     found, report = run("PersonalizedDenoiser", **sampler, **connected, latent_image=latent).result
     assert torch.equal(found["samples"], plain(sampler, latent))
     assert report == (
-        f"Nothing was personal, this is the plain picture: the person acts from {acts} of the noise schedule, and none "
-        "of the steps was there. Raise denoise, or end_percent where that is lower."
+        f"This is the plain picture. None of the steps was personal, since the person acts from {acts} of the noise "
+        "schedule. Raise denoise, or end_percent where that is lower."
     )
 
 
@@ -132,9 +132,9 @@ def test_the_report_counts_what_was_personal(run, graph):
     assert report.splitlines()[-1] == "Personal were 3 of 6 calls of the model, in 7 of 7 cross-attention layers."
 
 
-def test_what_came_of_a_model_is_told_to_its_node_after_the_run(run, graph, monkeypatch):
+def test_what_came_of_a_model_is_told_to_its_node_after_the_run(graph, node_classes, monkeypatch):
     """As text below the node, and to nodes that show pictures: nothing only if no sampling with it was personal."""
-    from importlib import import_module
+    from comfy_api.latest import io
 
     notes, sent = import_module("ppd_pack.nodes.run_notes"), []
     server = SimpleNamespace(instance=SimpleNamespace(send_progress_text=lambda text, node: sent.append((node, text))))
@@ -142,10 +142,12 @@ def test_what_came_of_a_model_is_told_to_its_node_after_the_run(run, graph, monk
     notes._newest.clear()
     sampler, adapter, people, _, _ = graph
     connected = {"user_adapter": windowed(adapter, 0.5), "user_embedding": people[0], "model": sampler["model"]}
-    personal = run("PPD_ApplyUserEmbedding", **connected, hidden={"unique_id": "12:3"}).result[0]
+    node = node_classes["PPD_ApplyUserEmbedding"].PREPARE_CLASS_CLONE(None)
+    node.hidden = io.HiddenHolder.from_dict({io.Hidden.unique_id: "12:3"})
+    personal = node.execute(**connected).result[0]
     latent = {"samples": torch.zeros(1, 4, 16, 16)}
     plain({**sampler, "model": personal, "steps": 6, "denoise": 0.3}, latent)
-    assert [node for node, _ in sent] == ["12:3"] and sent[0][1].startswith("Nothing was personal, this is the plain")
+    assert [node for node, _ in sent] == ["12:3"] and sent[0][1].startswith("None of the steps was personal, since ")
     assert notes.of_this_run() == [sent[0][1]]
     plain({**sampler, "model": personal, "steps": 6}, latent)
     assert sent[1] == ("12:3", "Personal were 3 of 12 calls of the model, in 7 of 7 cross-attention layers.")
