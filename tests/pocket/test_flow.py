@@ -77,8 +77,12 @@ def test_captions_name_looks_that_are_true_of_the_picture():
 
 
 def test_every_word_is_known_and_fits():
-    longest = max((scene.caption for scene in scenes.SCENES), key=lambda text: len(unknown_words(text, torch.tensor([]))))
-    looks = [max(words, key=lambda word: len(unknown_words(word, torch.tensor([])))) for _, words in LOOK_WORDS.values()]
+    longest = max(
+        (scene.caption for scene in scenes.SCENES), key=lambda text: len(unknown_words(text, torch.tensor([])))
+    )
+    looks = [
+        max(words, key=lambda word: len(unknown_words(word, torch.tensor([])))) for _, words in LOOK_WORDS.values()
+    ]
     for text in (longest, *looks, PROMPT):
         assert unknown_words(text, flow_vocabulary()) == []
     ids = tokenize([", ".join([longest, *looks[:3]])], flow.FLOW_CONTEXT)[0]
