@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -15,7 +16,7 @@ from comfy_api.latest import io, ui
 
 from ..ppd.adapters import AdapterConfig, config_of
 from ..ppd.adapters.ip_adapter import STATE_WIDTH, layout_of, load_ip_adapter
-from ..ppd.branch import Scope, off_for_anybody, reason_to_be_off
+from ..ppd.branch import Outcome, Scope, off_for_anybody, reason_to_be_off
 from ..ppd.encoders.image_prompt import FEWEST, MOST, fit_to_taste
 from ..ppd.families import FAMILIES
 from ..ppd.files import read_shapes, stamp
@@ -95,11 +96,11 @@ class PPD_MyTaste(io.ComfyNode):  # noqa: N801
             return _told(model, f"The plain picture: {off}.")
         taste = whose.read(person, cls.hidden.prompt if cls.hidden else None, first_answers)
         adapter, found = find_adapter(model, taste)
+        told = run_notes.follow(cls.hidden.unique_id if cls.hidden else None)
         if adapter is None:
-            model, lines = _by_words(model, clip, taste, strength, scope, found)
+            model, lines = _by_words(model, clip, taste, strength, scope, found, told)
             lines += taste.notes
         else:
-            told = run_notes.follow(cls.hidden.unique_id if cls.hidden else None)
             model = apply_user(model, adapter, [taste.embedding], strength, scope, told)
             if off := reason_to_be_off(adapter.model, [taste.embedding], strength, scope):
                 first = f"The plain picture: {off}."
@@ -115,13 +116,19 @@ class PPD_MyTaste(io.ComfyNode):  # noqa: N801
 
 
 def _by_words(
-    model: ModelPatcher, clip: comfy.sd.CLIP | None, taste: Taste, strength: float, scope: Scope, missing: str
+    model: ModelPatcher,
+    clip: comfy.sd.CLIP | None,
+    taste: Taste,
+    strength: float,
+    scope: Scope,
+    missing: str,
+    on_outcome: Callable[[Outcome], None],
 ) -> tuple[ModelPatcher, list[str]]:
     """Where no adapter is: prompts that lean, if their CLIP is connected; and what was done, and what is missing."""
     if clip is None:
         return model, [f"The plain picture: {missing}", "With the CLIP connected, prompts lean without an adapter."]
     try:
-        model, words = apply_words(model, clip, [taste], strength, scope)
+        model, words = apply_words(model, clip, [taste], strength, scope, on_outcome)
     except ValueError as error:  # there are no words for this taste, or the model reads none
         return model, [f"The plain picture: {missing}", str(error)]
     return model, [words, f"Words alone: {missing}"]

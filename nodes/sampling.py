@@ -141,25 +141,35 @@ class PersonalizedDenoiser(io.ComfyNode):
             run_notes.leave(notes)
         scope = Scope(layers, start_percent, end_percent)
         people, latents = people_of(user_embedding), latent_image["samples"].shape[0]
-        lines = [*notes]
-        outcomes: list[Outcome] = []
+        applied: list[tuple[str, list[Outcome]]] = []
         if clip is not None and people:
-            model, words = apply_words(model, clip, [*map(whose.of_embedding, people)], words_strength, scope)
-            lines.append(words)
+            tastes, happened = [*map(whose.of_embedding, people)], list[Outcome]()
+            model, words = apply_words(model, clip, tastes, words_strength, scope, happened.append)
+            applied.append((words, happened))
         if user_adapter is not None or clip is None or not people:
-            model, report = apply(model, user_adapter, user_embedding, strength, scope, cfg, outcomes.append)
-            lines.append(report)
+            happened = []
+            model, report = apply(model, user_adapter, user_embedding, strength, scope, cfg, happened.append)
+            applied.append((report, happened))
         if user_adapter is not None and len(people) not in (0, 1, latents):
-            lines.append(count_report(len(people), latents))
+            notes.append(count_report(len(people), latents))
         (latent,) = nodes.common_ksampler(
             model, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise=denoise
         )
+        report = "\n".join(_after_run(applied, notes))
+        return io.NodeOutput(latent, report, ui=ui.PreviewText(report))
+
+
+def _after_run(applied: list[tuple[str, list[Outcome]]], notes: list[str]) -> list[str]:
+    """Lines of what was active in a run: what nothing came of is told first, in place of what it would have been."""
+    lines = [*notes]
+    for report, outcomes in applied:
         for outcome in outcomes:
             run_notes.follow(None)(outcome)
-            if outcome.personal_calls:
-                lines.append(outcome.told())
-            else:
-                lines.remove(report)
-                lines.insert(0, outcome.told() if clip else f"This is the plain picture. {outcome.told()}")
-        report = "\n".join(lines)
-        return io.NodeOutput(latent, report, ui=ui.PreviewText(report))
+        if any(outcome.personal_calls for outcome in outcomes) or not outcomes:
+            lines += [report, *(outcome.told() for outcome in outcomes)]
+        else:
+            lines[:0] = [outcome.told() for outcome in outcomes]
+    happened = [outcome for _, outcomes in applied for outcome in outcomes]
+    if happened and not any(outcome.personal_calls for outcome in happened):
+        lines[0] = f"This is the plain picture. {lines[0]}"
+    return lines

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import comfy.model_management
@@ -12,7 +12,7 @@ import comfy.utils
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io, ui
 
-from ..ppd.branch import Scope, off_for_anybody
+from ..ppd.branch import Outcome, Scope, off_for_anybody
 from ..ppd.encoders.encoder import TasteEncoder
 from ..ppd.hosts.comfyui_contrasts import text_taste
 from ..ppd.hosts.comfyui_text import apply_text, text_family
@@ -30,7 +30,7 @@ from ..ppd.text_taste import (
     told,
 )
 from ..ppd.user_embedding import UserEmbedding as Embedding
-from . import folders, whose
+from . import folders, run_notes, whose
 from .adapter import percent_input
 from .encoders import encoder_folder
 from .sockets import CATEGORY, UserEmbedding, one_person, people_of
@@ -149,7 +149,7 @@ class PPD_ApplyTasteToConditioning(io.ComfyNode):  # noqa: N801
                 io.Model.Output(display_name="model", tooltip="The personal model, for any sampler."),
                 io.String.Output(display_name="report", tooltip="What the prompt leans to."),
             ],
-            hidden=[io.Hidden.prompt],
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
         )
 
     @classmethod
@@ -177,7 +177,8 @@ class PPD_ApplyTasteToConditioning(io.ComfyNode):  # noqa: N801
         else:
             tastes = [whose.read(person, cls.hidden.prompt if cls.hidden else None)]
         scope = Scope(start_percent=start_percent, end_percent=end_percent)
-        personal, report = apply_words(model, clip, tastes, strength, scope)
+        after = run_notes.follow(cls.hidden.unique_id if cls.hidden else None)
+        personal, report = apply_words(model, clip, tastes, strength, scope, after)
         report = "\n".join([report, *(note for taste in tastes for note in taste.notes)])
         return io.NodeOutput(personal, report, ui=ui.PreviewText(report))
 
@@ -197,9 +198,15 @@ def words_strength_input(name: str) -> io.Float.Input:
 
 
 def apply_words(
-    model: ModelPatcher, clip: comfy.sd.CLIP, tastes: Sequence[Taste], strength: float, scope: Scope
+    model: ModelPatcher,
+    clip: comfy.sd.CLIP,
+    tastes: Sequence[Taste],
+    strength: float,
+    scope: Scope,
+    on_outcome: Callable[[Outcome], None],
 ) -> tuple[ModelPatcher, str]:
-    """A MODEL whose prompts lean to people's tastes, one for each latent, and what they lean to."""
+    """A MODEL whose prompts lean to people's tastes, one for each latent, and what they lean to; after each run
+    `on_outcome` is told what came of it."""
     if not math.isfinite(strength):
         raise ValueError(f"Expected a number as strength of the words, got {strength}.")
     if off := off_for_anybody(strength, scope):
@@ -213,7 +220,7 @@ def apply_words(
     if taste.is_off:
         names = ", ".join(one.liked.name for one in people[0])
         return model, f"The prompt is as it is: this model's CLIP does not know the words ({names})."
-    return apply_text(model, taste), "\n".join(map(_leans, tastes, people, [strength] * len(people)))
+    return apply_text(model, taste, on_outcome), "\n".join(map(_leans, tastes, people, [strength] * len(people)))
 
 
 def leanings_of(taste: Taste) -> list[Leaning]:

@@ -10,8 +10,8 @@ were. Each tensor is moved once a run, so that no step costs more.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import comfy.model_management
@@ -23,6 +23,7 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from ..branch import Outcome
 from ..families.text import TEXTS, TextFamily
 from ..text_taste import shifted, token_mean
 from .comfyui_run import Unconditional, Window
@@ -86,6 +87,7 @@ class TextTaste:
     strength: float = 1.0
     window: tuple[float, float] = (0.0, 1.0)
     unconditional: Rule = RULE
+    on_outcome: Callable[[Outcome], None] | None = None
 
     @property
     def is_off(self) -> bool:
@@ -99,16 +101,23 @@ class TextTaste:
         options = args[2]["model_options"]["transformer_options"]
         add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, run.evaluate, options)
         result = executor(*args, **kwargs)
-        run.finish()
+        outcome = run.outcome()
+        log.info("%s", outcome.told())
+        if self.on_outcome is not None:
+            self.on_outcome(outcome)
         return result
 
 
-def apply_text(model: ModelPatcher, taste: TextTaste) -> ModelPatcher:
-    """A clone of `model` whose prompts are moved; where the taste is off, the clone is the model itself. Two add up."""
+def apply_text(
+    model: ModelPatcher, taste: TextTaste, on_outcome: Callable[[Outcome], None] | None = None
+) -> ModelPatcher:
+    """A clone of `model` whose prompts are moved; where the taste is off, the clone is the model itself. Two add up.
+    After each run `on_outcome` is told what came of it."""
     text_family(model)
     personal = model.clone()
     if not taste.is_off:
-        personal.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, taste.sample)
+        told = replace(taste, on_outcome=on_outcome)
+        personal.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, told.sample)
     return personal
 
 
@@ -164,13 +173,12 @@ class TextRun:
             known[tokens] = shifted(tokens, direction, strength, _real_tokens(cond, tokens))
         return known[tokens]
 
-    def finish(self) -> None:
-        """After the run: say what was active, and never let a prompt that was not reached pass as personal."""
-        log.info("Moved the prompt's tokens in %d of %d model evaluations.", self.active, self.evaluations)
-        if self.active and not any(len(known) for known in self.moved.values()):
+    def outcome(self) -> Outcome:
+        """What came of the run; a prompt that was not reached never passes as personal."""
+        prompts = sum(len(known) for known in self.moved.values())
+        if self.active and not prompts:
             raise RuntimeError(
                 "No tokens of the prompt were reached, so the picture is not personal: the MODEL is given no text. "
                 "Put the words that Taste to Text gives into the prompt, or remove Apply Taste to Conditioning."
             )
-        if not self.active:
-            log.warning("The words changed nothing: no step of this run lies between start_percent and end_percent.")
+        return Outcome(self.evaluations, self.active, prompts, prompts, "prompts", self.window.percent)
