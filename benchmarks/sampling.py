@@ -116,7 +116,9 @@ def replaced(model: Any, blocks: list[Any], function: Callable[[Any], Callable[.
     return clone
 
 
-def measure(family: str, size: int, steps: int, rounds: int, peer_checkout: Path | None) -> dict[str, Any]:
+def measure(
+    family: str, size: int, steps: int, rounds: int, peer_checkout: Path | None, width: int = 320
+) -> dict[str, Any]:
     """step_vs_plain, overhead_vs_peer, preparation_vs_step, and the milliseconds behind them."""
     load_pack()
     import comfy.model_management
@@ -133,7 +135,7 @@ def measure(family: str, size: int, steps: int, rounds: int, peer_checkout: Path
     dtype = torch.float32 if device.type == "cpu" else torch.float16
     with torch.inference_mode(), tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(0)
-        model = full_model(family, dtype)
+        model = full_model(family, dtype, width)
         layers = cross_attentions(model.model.diffusion_model)
         file = Path(folder) / "ip-adapter.safetensors"
         write_ip_adapter(file, [layer.heads * layer.dim_head for layer in layers.values()], CONTEXT[family])
