@@ -25,7 +25,7 @@ from ppd.files import file_digest
 from ppd.hosts.diffusers import DiffusersHost
 from ppd.pocket import scenes
 from ppd.pocket.evaluate import GUIDANCE, Evaluation
-from ppd.pocket.model import generate
+from ppd.pocket.painter import generate
 from ppd.pocket.people import People, pick
 from ppd.pocket.recipe import Recipe
 from ppd.pocket.statistics import CLIP, picture_statistics
@@ -134,7 +134,7 @@ class Painter:
         key = sha256(json.dumps(what).encode() + (b"" if u is None else u.float().numpy().tobytes())).hexdigest()
         path = self.folder / f"{key[:24]}.npz"
         if not path.exists():
-            host = None if u is None else DiffusersHost(self.recipe.model.unet, self.recipe.adapter("pocket"))
+            host = None if u is None else DiffusersHost(self.recipe.model.denoiser, self.recipe.adapter("pocket"))
             latents = generate(
                 self.recipe.model,
                 captions.flatten().tolist(),

@@ -32,7 +32,8 @@ from ppd.hosts.diffusers import DiffusersHost, cross_attentions
 from ppd.pocket import scenes
 from ppd.pocket.autoencoder import encode_pictures
 from ppd.pocket.data import to_tensor
-from ppd.pocket.model import SCHEDULE, PocketModel, generate
+from ppd.pocket.model import SCHEDULE, PocketModel
+from ppd.pocket.painter import generate
 from ppd.pocket.people import People, population
 from ppd.pocket.statistics import CLIP, Whitening, picture_statistics, reward_statistics
 from ppd.pocket.studio import WEIGHTS, load_encoder
@@ -59,15 +60,15 @@ def train(model: PocketModel, features: Tensor, captions: np.ndarray, pictures: 
     torch.manual_seed(0)
     rng = np.random.default_rng(5)
     latents = encode_pictures(model.vae, pictures) * model.latent_scale
-    attentions = cross_attentions(model.unet)
-    width = model.unet.config.cross_attention_dim
+    attentions = cross_attentions(model.denoiser)
+    width = model.denoiser.config.cross_attention_dim
     adapter = IPAdapter("pocket", ImageProjection(features.shape[1], TOKENS, width), [a.inner_dim for a in attentions])
     layers: list[UserLayer] = list(adapter.layers)  # type: ignore[arg-type]
     with torch.no_grad():
         for layer, attention in zip(layers, attentions, strict=True):
             layer.to_k_user.weight.copy_(attention.to_k.weight)
             layer.to_v_user.weight.copy_(attention.to_v.weight)
-    model.unet.set_attn_processor(AttnProcessor())
+    model.denoiser.set_attn_processor(AttnProcessor())
     shown: dict[str, Tensor] = {}
     queries: dict[int, Tensor] = {}
 
@@ -95,7 +96,7 @@ def train(model: PocketModel, features: Tensor, captions: np.ndarray, pictures: 
         noise, dropped = torch.randn_like(x0), torch.rand(BATCH, 1, 1) < 0.1
         context = torch.where(dropped, empty, contexts[captions[index]])
         shown["tokens"] = adapter.projector(features[index] * (torch.rand(BATCH, 1) > 0.05))
-        error = (model.unet(schedule.add_noise(x0, noise, t), t, context).sample - noise).square().mean()
+        error = (model.denoiser(schedule.add_noise(x0, noise, t), t, context).sample - noise).square().mean()
         optimizer.zero_grad()
         error.backward()
         optimizer.step()
@@ -167,7 +168,7 @@ def measure(people: int, picks: int, pictures: int, steps: int, sampling_steps: 
     prompts = [str(caption) for caption in rng.choice(scenes.HELD_OUT_CAPTIONS, people)]
 
     def rewards(way: str | None, strength: float = 1.0) -> tuple[np.ndarray, float]:
-        host = None if way is None else DiffusersHost(model.unet, own[way])
+        host = None if way is None else DiffusersHost(model.denoiser, own[way])
         rows = torch.stack(averaged)[:, None] if way == "averaging" else u
         seeds = range(3 * 10**6, 3 * 10**6 + people)
         settings = {"guidance": CFG, "steps": sampling_steps, "strength": strength}

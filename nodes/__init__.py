@@ -18,6 +18,7 @@ from .embedding import (
     UserEmbeddingSample,
 )
 from .ip_adapter import PPD_IPAdapterLoader
+from .lora import PPD_SaveTasteAsLoRA
 from .making import PPD_MakeTasteEncoder
 from .my_taste import PPD_MyTaste
 from .pairs import PreferencePairLoader
@@ -56,6 +57,7 @@ class PersonalizationExtension(ComfyExtension):
             PPD_UserAdapterLoader,
             PPD_IPAdapterLoader,
             PPD_ApplyUserEmbedding,
+            PPD_SaveTasteAsLoRA,
             PersonalizedDenoiser,
             PPD_PocketCheckpointLoader,
             PPD_PaintStudies,

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import folder_paths
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io, ui
 
-from ..ppd.branch import Scope, describe
+from ..ppd.branch import Outcome, Scope, describe
 from ..ppd.families import PARTS
 from ..ppd.files import file_digest
 from ..ppd.hosts.comfyui import apply_user, load_adapter
 from ..ppd.user_embedding import UserEmbedding as Embedding
-from . import folders
+from . import folders, run_notes
 from .sockets import CATEGORY, UserAdapter, UserEmbedding, people_of
 
 
@@ -76,6 +77,7 @@ def apply(
     strength: float,
     scope: Scope,
     cfg: float | None = None,
+    on_outcome: Callable[[Outcome], None] | None = None,
 ) -> tuple[ModelPatcher, str]:
     """The personal model and what is active in it; the model itself where a node is bypassed or an input left open."""
     people = people_of(embedding)
@@ -85,7 +87,7 @@ def apply(
         return model, "Personalization is off: a user embedding is connected, but no user adapter."
     if not people:
         return model, "Personalization is off: a user adapter is connected, but no user embedding."
-    personal = apply_user(model, adapter, people, strength, scope)
+    personal = apply_user(model, adapter, people, strength, scope, on_outcome)
     return personal, describe(adapter.model, people, strength, cfg, scope)
 
 
@@ -142,6 +144,7 @@ class PPD_ApplyUserEmbedding(io.ComfyNode):  # noqa: N801
                 io.Model.Output(display_name="model", tooltip="The personal model."),
                 io.String.Output(display_name="report", tooltip="What is active in this model."),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -156,5 +159,6 @@ class PPD_ApplyUserEmbedding(io.ComfyNode):  # noqa: N801
         end_percent: float = 1.0,
     ) -> io.NodeOutput:
         scope = Scope(layers, start_percent, end_percent)
-        personal, report = apply(model, user_adapter, user_embedding, strength, scope)
+        told = run_notes.follow(cls.hidden.unique_id if cls.hidden else None)
+        personal, report = apply(model, user_adapter, user_embedding, strength, scope, on_outcome=told)
         return io.NodeOutput(personal, report, ui=ui.PreviewText(report))

@@ -23,7 +23,7 @@ from ..ppd.finished import finished_pictures
 from ..ppd.hosts.comfyui import apply_user, load_adapter, manage_adapter
 from ..ppd.hosts.comfyui_denoisers import check_model, family_of, widths_of
 from ..ppd.pictures import Picture
-from . import folders, whose
+from . import folders, run_notes, whose
 from .adapter import adapter_file, adapters, scope_inputs, strength_input
 from .encoders import encoder_digest, load_encoder, taste_encoders
 from .forgetting import forgets
@@ -67,7 +67,7 @@ class PPD_MyTaste(io.ComfyNode):  # noqa: N801
                     display_name="report", tooltip="What it took, or what is missing and where to put it."
                 ),
             ],
-            hidden=[io.Hidden.prompt],
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
         )
 
     @classmethod
@@ -99,7 +99,8 @@ class PPD_MyTaste(io.ComfyNode):  # noqa: N801
             model, lines = _by_words(model, clip, taste, strength, scope, found)
             lines += taste.notes
         else:
-            model = apply_user(model, adapter, [taste.embedding], strength, scope)
+            told = run_notes.follow(cls.hidden.unique_id if cls.hidden else None)
+            model = apply_user(model, adapter, [taste.embedding], strength, scope, told)
             if off := reason_to_be_off(adapter.model, [taste.embedding], strength, scope):
                 first = f"The plain picture: {off}."
             else:

@@ -1,15 +1,21 @@
-"""The pocket model: a small latent diffusion model that comes with the pack."""
+"""The pocket models: small latent diffusion models that come with the pack."""
 
 from __future__ import annotations
 
 from comfy_api.latest import io
 
 from ..ppd.files import file_digest
-from ..ppd.pocket.comfyui import load_pocket
+from ..ppd.pocket.comfyui import load_pocket, load_turbo
 from . import folders
 from .sockets import CATEGORY
 
-BASE_FILE = "pocket_base.safetensors"
+FLOW_FILE = "pocket_flow_base.safetensors"
+FILES = {
+    folders.POCKET: ("pocket_base.safetensors",),
+    "pocket flow": (FLOW_FILE,),
+    "pocket flow turbo": (FLOW_FILE, "pocket_flow_turbo.safetensors"),
+}
+"""What each choice loads: a base, and the LoRA on it."""
 
 
 class PPD_PocketCheckpointLoader(io.ComfyNode):  # noqa: N801
@@ -19,13 +25,13 @@ class PPD_PocketCheckpointLoader(io.ComfyNode):  # noqa: N801
             node_id="PPD_PocketCheckpointLoader",
             display_name="Load Pocket Checkpoint",
             category=CATEGORY,
-            description="Loads the small model that comes with the pack. It paints little landscapes of 128 x 128 "
-            "pixels, works with the stock nodes, and needs no download and no GPU.",
+            description="Loads a small model that comes with the pack. It paints little landscapes of 128 x 128 "
+            "pixels, works with the stock nodes, and needs no download and no GPU. Pocket is a UNet and draws flat "
+            "pictures; pocket flow is a transformer, paints, and knows words for looks; its turbo needs 4 steps at "
+            "cfg 1.",
             search_aliases=["checkpoint", "tiny model", "test model", "demo"],
             inputs=[
-                io.Combo.Input(
-                    "checkpoint", options=[folders.POCKET], tooltip="The model in the pack's weights folder."
-                ),
+                io.Combo.Input("checkpoint", options=list(FILES), tooltip="The model in the pack's weights folder."),
             ],
             outputs=[
                 io.Model.Output(display_name="MODEL", tooltip="The denoiser. Use 128 x 128 latents."),
@@ -36,8 +42,9 @@ class PPD_PocketCheckpointLoader(io.ComfyNode):  # noqa: N801
 
     @classmethod
     def fingerprint_inputs(cls, checkpoint: str) -> str:
-        return file_digest(folders.shipped_file(BASE_FILE))
+        return " ".join(file_digest(folders.shipped_file(name)) for name in FILES[checkpoint])
 
     @classmethod
     def execute(cls, checkpoint: str) -> io.NodeOutput:
-        return io.NodeOutput(*load_pocket(folders.shipped_file(BASE_FILE)))
+        base, *loras = map(folders.shipped_file, FILES[checkpoint])
+        return io.NodeOutput(*(load_turbo(base, *loras) if loras else load_pocket(base)))

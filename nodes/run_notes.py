@@ -1,26 +1,58 @@
-"""What a sampler has to tell of a run, for the nodes that show its pictures: such as words the model does not know."""
+"""What samplers have to tell of a run, for the nodes that show its pictures: words that the model does not know, and a
+personal MODEL that painted as the plain one does."""
 
 from __future__ import annotations
 
-from comfy_execution.utils import get_executing_context
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
-_notes: dict[str, dict[str, None]] = {}
-"""The notes of the newest run, by its prompt's id."""
+from comfy_execution.utils import get_executing_context
+from server import PromptServer
+
+from ..ppd.branch import Outcome
+
+
+@dataclass
+class _Run:
+    notes: dict[str, None] = field(default_factory=dict)
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    """By the nodes that made a MODEL personal: all of its samplings together, such as a second pass for details."""
+
+
+_newest: defaultdict[str, _Run] = defaultdict(_Run)
+"""The newest run, by its prompt's id."""
 
 
 def leave(notes: list[str]) -> None:
     """Add to the notes of the run that is being executed."""
-    run = _run()
-    if run not in _notes:
-        _notes.clear()
-    _notes.setdefault(run, {}).update(dict.fromkeys(notes))
+    _run().notes.update(dict.fromkeys(notes))
+
+
+def follow(node: str | None) -> Callable[[Outcome], None]:
+    """For `apply_user`: what comes of its samplings is shown at the node `node`, which has run long before them."""
+
+    def told(outcome: Outcome) -> None:
+        outcomes = _run().outcomes
+        name = str(node)
+        outcomes[name] = outcomes[name] + outcome if name in outcomes else outcome
+        server = getattr(PromptServer, "instance", None)  # tools run nodes without one
+        if node is not None and server is not None:
+            server.send_progress_text(outcomes[name].told(), node)
+
+    return told
 
 
 def of_this_run() -> list[str]:
-    """All notes so far of the run that is being executed, each once."""
-    return list(_notes.get(_run(), ()))
+    """All notes so far of the run that is being executed, each once, and where nothing was personal."""
+    run = _run()
+    plain = (outcome.told() for outcome in run.outcomes.values() if not outcome.personal_calls)
+    return list(dict.fromkeys((*run.notes, *plain)))
 
 
-def _run() -> str:
+def _run() -> _Run:
     context = get_executing_context()
-    return "" if context is None else context.prompt_id
+    run = "" if context is None else context.prompt_id
+    if run not in _newest:
+        _newest.clear()
+    return _newest[run]

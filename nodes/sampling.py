@@ -10,7 +10,7 @@ import nodes
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io, ui
 
-from ..ppd.branch import Scope
+from ..ppd.branch import Outcome, Scope
 from ..ppd.hosts.comfyui_run import count_report
 from ..ppd.user_embedding import UserEmbedding as Embedding
 from . import run_notes, whose
@@ -108,7 +108,7 @@ class PersonalizedDenoiser(io.ComfyNode):
             ],
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="The denoised latent."),
-                io.String.Output(display_name="report", tooltip="What was active in this run."),
+                io.String.Output(display_name="report", tooltip="What was active in this run, and what came of it."),
             ],
         )
 
@@ -142,16 +142,21 @@ class PersonalizedDenoiser(io.ComfyNode):
         scope = Scope(layers, start_percent, end_percent)
         people, latents = people_of(user_embedding), latent_image["samples"].shape[0]
         lines = [*notes]
+        outcomes: list[Outcome] = []
         if clip is not None and people:
             model, words = apply_words(model, clip, [*map(whose.of_embedding, people)], words_strength, scope)
             lines.append(words)
         if user_adapter is not None or clip is None or not people:
-            model, report = apply(model, user_adapter, user_embedding, strength, scope, cfg)
+            model, report = apply(model, user_adapter, user_embedding, strength, scope, cfg, outcomes.append)
             lines.append(report)
         if user_adapter is not None and len(people) not in (0, 1, latents):
             lines.append(count_report(len(people), latents))
         (latent,) = nodes.common_ksampler(
             model, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise=denoise
         )
+        for outcome in outcomes:
+            run_notes.follow(None)(outcome)
+            plain = [line for line in lines if line is not report]
+            lines = [*lines, outcome.told()] if outcome.personal_calls else [outcome.told(), *plain]
         report = "\n".join(lines)
         return io.NodeOutput(latent, report, ui=ui.PreviewText(report))

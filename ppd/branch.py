@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from torch import Tensor, nn
 
 from .adapters import AdapterConfig
+from .families import FAMILIES
+from .families.transformers import TRANSFORMERS
 from .limits import number
 from .pairs import counted
 from .user_embedding import UserEmbedding
@@ -17,11 +19,14 @@ from .user_embedding import UserEmbedding
 class Adapter(Protocol):
     """What a host asks of an adapter of any kind: trained ones and IP-Adapters (adapters/) answer alike."""
 
-    config: AdapterConfig
     default_part: str
     """The part of the places (families.PARTS) it acts in where nothing else is asked for."""
     max_strength: float
     """Strengths above it act as it does."""
+
+    @property
+    def config(self) -> AdapterConfig:
+        """What it was made for."""
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
         """Its weights."""
@@ -132,7 +137,8 @@ def describe(
         *dict.fromkeys(f"read by {person.encoder}" for person in people),
         f"length of u {' and '.join(f'{person.u.norm():.2f}' for person in people)}",
     ]
-    return f"Paints {_for_whom(people)} at strength {strength:g}{most}.{few}\n({'; '.join(facts)}.)"
+    new = "" if config.family in FAMILIES or config.family in TRANSFORMERS else NEW_KIND
+    return f"Paints {_for_whom(people)} at strength {strength:g}{most}.{few}{new}\n({'; '.join(facts)}.)"
 
 
 @dataclass(frozen=True)
@@ -148,6 +154,11 @@ class Outcome:
     places: int
     kind: str
     window: tuple[float, float]
+
+    def __add__(self, other: Outcome) -> Outcome:
+        """Of two runs of one branch."""
+        calls, personal = self.calls + other.calls, self.personal_calls + other.personal_calls
+        return replace(self, calls=calls, personal_calls=personal, reached=max(self.reached, other.reached))
 
     def told(self) -> str:
         """One sentence for people."""
@@ -168,6 +179,7 @@ def _for_whom(people: Sequence[UserEmbedding]) -> str:
     return f"for {picks[0]}" if people[0].pairs else "for the average person, since there are no picks yet,"
 
 
+NEW_KIND = " This kind of model is new here: its layers were found by their names."
 FEW = 4
 """Picks below which a taste is hardly known: the least that the method's paper and our measurements give a person."""
 _RULES = {"none": "the base", "same": "the same person", "negative": "the opposite taste"}

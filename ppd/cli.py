@@ -1,4 +1,4 @@
-"""The command line: `python -m ppd demo | encode | sample | studies | make-encoder | train | evaluate`."""
+"""The command line: `python -m ppd demo | encode | sample | lora | studies | make-encoder | train | evaluate`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .families import PARTS
+
+WORLDS = ("pocket", "pocket-flow")
 DEMO_PROMPTS = (
     "a house and a tree in the hills under a cloud",
     "a boat by a lake with a mountain behind",
@@ -55,6 +58,14 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--adapter", type=Path, help="user adapter file (default: the shipped pocket adapter)")
     sample.add_argument("--out", type=Path, default=Path("sample.png"))
 
+    lora = commands.add_parser("lora", help="save a taste as an ordinary LoRA file")
+    lora.add_argument("--user", type=Path, required=True, help="user embedding file")
+    lora.add_argument("--adapter", type=Path, required=True, help="low-rank user adapter file")
+    lora.add_argument("--strength", type=float, default=1.0, help="fixed in the LoRA (default: 1)")
+    lora.add_argument("--layers", choices=PARTS, default=PARTS[0], help="part of the model's layers")
+    lora.add_argument("--precision", choices=["float16", "bfloat16"], default="float16")
+    lora.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
+
     make = commands.add_parser("make-encoder", help="make a taste encoder of studies, pictures and people's pairs")
     make.add_argument("--out", type=Path, required=True, help="its folder, new: models/taste_encoders/<name>")
     make.add_argument("--tower", required=True, help="pocket, an open_clip model's name, or a transformers folder")
@@ -70,18 +81,18 @@ def _parser() -> argparse.ArgumentParser:
     studies.add_argument("folder", type=Path, help="folder with studies.json, as Paint Studies writes it")
 
     train = commands.add_parser("train", help="train from nothing; run it again to resume")
-    train.add_argument("what", choices=["pocket"])
-    train.add_argument("--work", type=Path, default=Path(".work"), help="folder for data and checkpoints")
+    train.add_argument("what", choices=WORLDS)
+    train.add_argument("--work", type=Path, help="folder for data and checkpoints (default: .work, or .work-flow)")
     train.add_argument("--weights", type=Path, help="folder for the finished weights (default: the tracked ones)")
 
     evaluate = commands.add_parser("evaluate", help="measure every figure of the model card")
-    evaluate.add_argument("what", choices=["pocket"])
+    evaluate.add_argument("what", choices=WORLDS)
     evaluate.add_argument("--people", type=int, default=200, help="reporting people (default and most: 200)")
     evaluate.add_argument("--quick", action="store_true", help="leave out the sweeps")
-    evaluate.add_argument("--work", type=Path, default=Path(".work"))
+    evaluate.add_argument("--work", type=Path, help="folder for data and checkpoints, as of train")
     evaluate.add_argument("--weights", type=Path, help="folder of the weights to measure (default: the tracked ones)")
 
-    for command in (demo, encode, sample, studies, make, train, evaluate):
+    for command in (demo, encode, sample, lora, studies, make, train, evaluate):
         command.add_argument("--json", type=Path, help="write the figures there, for machines")
     return parser
 
@@ -135,8 +146,8 @@ def _encode(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _sample(arguments: argparse.Namespace) -> dict[str, Any]:
-    from .pocket.model import unknown_words
     from .pocket.studio import WEIGHTS, Studio
+    from .pocket.text import unknown_words
     from .sheet import contact_sheet
     from .user_embedding import UserEmbedding, blend
 
@@ -178,6 +189,23 @@ def _sample(arguments: argparse.Namespace) -> dict[str, Any]:
         contact_sheet(pictures, rows, columns).save(arguments.out)
     print(arguments.out)
     return {"file": str(arguments.out), "unknown_words": unknown}
+
+
+def _lora(arguments: argparse.Namespace) -> dict[str, Any]:
+    from .adapters import UserAdapter
+    from .adapters.lora import DTYPES, differences, lora_of, write_lora
+    from .user_embedding import UserEmbedding
+
+    if arguments.out.suffix != ".safetensors":
+        raise ValueError(f"Expected a .safetensors file as --out, got {arguments.out.name}: let it end so.")
+    adapter, person = UserAdapter.load(arguments.adapter), UserEmbedding.load(arguments.user)
+    tensors = lora_of(adapter, person, arguments.strength, arguments.layers)
+    write_lora(arguments.out, tensors, adapter.config.family, DTYPES[arguments.precision])
+    layers = len(tensors) // 2
+    print(f"{arguments.out}: LoRA for {adapter.config.family}, {layers} layers, at strength {arguments.strength:g}")
+    for sentence in differences(adapter):
+        print(sentence)
+    return {"file": str(arguments.out), "family": adapter.config.family, "layers": layers}
 
 
 def _make_encoder(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -234,21 +262,30 @@ def _studies(arguments: argparse.Namespace) -> dict[str, Any]:
 def _train(arguments: argparse.Namespace) -> dict[str, Any]:
     from .pocket.recipe import Recipe
     from .pocket.studio import WEIGHTS
+    from .pocket.world import WORLDS
 
-    recipe = Recipe(arguments.work, arguments.weights or WEIGHTS)
+    recipe = Recipe(_work(arguments), arguments.weights or WEIGHTS, WORLDS[arguments.what])
     recipe.run()
-    return {"seconds": json.loads((arguments.work / "seconds.json").read_text())}
+    return {"seconds": json.loads((recipe.work / "seconds.json").read_text())}
+
+
+def _work(arguments: argparse.Namespace) -> Path:
+    """The work folder of a world, which no other world may have."""
+    return arguments.work or Path(f".work{arguments.what.removeprefix('pocket')}")
 
 
 def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     from .pocket.evaluate import evaluate
     from .pocket.recipe import Recipe
     from .pocket.studio import WEIGHTS
+    from .pocket.world import WORLDS
 
-    weights = arguments.weights or WEIGHTS
-    if not (weights / "pocket_base.safetensors").is_file():
-        raise ValueError(f"There are no weights to measure in {weights}: train them with `python -m ppd train pocket`.")
-    report = evaluate(Recipe(arguments.work, weights), arguments.people, quick=arguments.quick)
+    weights, world = arguments.weights or WEIGHTS, WORLDS[arguments.what]
+    if not world.file(weights, "base").is_file():
+        raise ValueError(
+            f"There are no weights to measure in {weights}: train them with `python -m ppd train {world.name}`."
+        )
+    report = evaluate(Recipe(_work(arguments), weights, world), arguments.people, quick=arguments.quick)
     print(json.dumps({key: value for key, value in report.items() if key != "settings"}, indent=1))
     return report
 
@@ -257,6 +294,7 @@ COMMANDS = {
     "demo": _demo,
     "encode": _encode,
     "sample": _sample,
+    "lora": _lora,
     "make-encoder": _make_encoder,
     "studies": _studies,
     "train": _train,

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from math import gcd
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
@@ -355,20 +356,13 @@ def _description(folder: Path) -> dict[str, Any]:
             f"The studies {folder.name!r} are of version {quoted(data.get('version'))}, expected {VERSION}: update "
             "this software, or paint them again."
         )
-    model, sampling, looks = (data.get(name) for name in ("model", "sampling", "looks"))
-    if not (
-        (
-            model is None
-            or isinstance(model, dict)
-            and all(isinstance(model.get(key), str) for key in ("class", "weights"))
-        )
-        and isinstance(sampling, (dict, type(None)))
-        and isinstance(looks, list)
-    ):
-        raise ValueError(
-            f"{folder.name}/{STUDIES_FILE} is damaged: expected names and values as model and sampling, and a list of "
-            "looks; restore it from a copy."
-        )
+    kinds = {"model": (dict, NoneType), "sampling": (dict, NoneType), "looks": (list,)}
+    wrong = [name for name, kind in kinds.items() if not isinstance(data.get(name), kind)]
+    signature = data.get("model") or {"class": "", "weights": ""}
+    if not wrong and not all(isinstance(signature.get(name), str) for name in ("class", "weights")):
+        wrong = ["model"]
+    if wrong:
+        raise ValueError(f"{folder.name}/{STUDIES_FILE} is damaged (its {wrong[0]}): restore it from a copy.")
     return data
 
 

@@ -219,7 +219,7 @@ def weights(pocket_base_file: Path, tmp_path_factory: pytest.TempPathFactory) ->
         reference = {"kind": "folder", "name": features.name, "hash": features.weight_hash}
         TasteEncoder(reference, prior, looks).save(folder / ENCODER)
         base = read_base(pocket_base_file)
-        queries = [name for name in base.unet if name.endswith("attn2.to_q.weight")]
+        queries = [name for name in base.denoiser if name.endswith("attn2.to_q.weight")]
         order = sorted(queries, key=lambda name: ("down", "up_b", "mid_").index(name[:4]))
         adapter = CrossAttentionAdapter(
             CrossAttentionConfig(
@@ -227,7 +227,7 @@ def weights(pocket_base_file: Path, tmp_path_factory: pytest.TempPathFactory) ->
                 encoder=features.name,
                 encoder_hash=PosteriorEncoder(PictureFeatures(features), prior).weight_hash,
                 embedding_dim=6,
-                layers=tuple(base.unet[name].shape[0] for name in order),
+                layers=tuple(base.denoiser[name].shape[0] for name in order),
                 tokens=3,
                 token_dim=8,
                 hidden=16,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 
 from ppd.adapters import CrossAttentionAdapter, CrossAttentionConfig
-from ppd.branch import Scope, branch_keys_values, describe, guidance_sides, reason_to_be_off
+from ppd.branch import Scope, branch_keys_values, describe, guidance_sides, off_for_anybody, reason_to_be_off
 from ppd.user_embedding import UserEmbedding, null_user
 
 
@@ -76,3 +77,16 @@ def test_what_is_off_says_why():
     assert describe(own, [PERSON], 0.0) == "Personalization is off: strength is 0."
     assert reason_to_be_off(own, [null_user(PERSON)] * 2, 1.0, Scope()) == "the null user paints as the base"
     assert reason_to_be_off(own, [null_user(PERSON), PERSON], 1.0, Scope()) is None
+
+
+@pytest.mark.parametrize("strength", [math.nan, math.inf, -math.inf, 1e30, "1"])
+def test_a_strength_that_is_no_number_is_refused(strength):
+    with pytest.raises(ValueError, match="Expected a number from -100 to 100 as strength, got"):
+        off_for_anybody(strength, Scope())
+
+
+@pytest.mark.parametrize("percent", [math.nan, math.inf, -0.1, 1.1])
+@pytest.mark.parametrize("name", ["start_percent", "end_percent"])
+def test_a_window_outside_of_the_schedule_is_refused(name, percent):
+    with pytest.raises(ValueError, match=f"Expected a number from 0 to 1 as {name}, got {percent}"):
+        Scope(**{name: percent})

@@ -69,6 +69,7 @@ class CrossAttentionAdapter(UserAdapter):
     """A projector makes user tokens of u, each layer keys and values of them."""
 
     config_class = CrossAttentionConfig
+    config: CrossAttentionConfig
     groups = 1
 
     def __init__(self, config: CrossAttentionConfig) -> None:
@@ -98,7 +99,7 @@ class CrossAttentionAdapter(UserAdapter):
     def first_layer(self) -> nn.Parameter:
         return next(self.projector.parameters())
 
-    def last_layers(self) -> list[nn.Parameter]:
+    def last_layers(self) -> list[Tensor]:
         return [layer.to_v_user.weight for layer in self._layers()]
 
     def user_tokens(self, u: Tensor) -> Tensor:

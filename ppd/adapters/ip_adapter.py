@@ -302,8 +302,8 @@ def _projector(name: str, image: Mapping[str, tuple[int, ...]], token_dim: int) 
         case [None, (_, seen), (_, tokens, width), (inner, _), (hidden, _)] if seen == STATE_WIDTH:
             depth = 1 + max(int(n) for key in image for n in re.findall(r"^layers\.([0-9]{1,2})\.", key))
             return Resampler(width, token_dim, tokens, inner // HEAD_WIDTH, depth, hidden)
-    width = next((image[key][1] for key in keys[:2] if len(image.get(key, ())) > 1), "other")
+    reads = [str(image[key][1]) for key in keys[:2] if len(image.get(key, ())) > 1]
     raise ValueError(
-        f"{name} is an IP-Adapter of another kind (its image projector reads {width} features): use a plain or a plus "
-        "one for ViT-H-14, such as ip-adapter_sd15 or ip-adapter-plus_sdxl_vit-h."
+        f"{name} is an IP-Adapter of another kind (its image projector reads {(reads or ['other'])[0]} features): use "
+        "a plain or a plus one for ViT-H-14, such as ip-adapter_sd15 or ip-adapter-plus_sdxl_vit-h."
     )

@@ -121,7 +121,7 @@ class LowRankAdapter(UserAdapter):
     def first_layer(self) -> nn.Parameter:
         return self.directions
 
-    def last_layers(self) -> list[nn.Parameter]:
+    def last_layers(self) -> list[Tensor]:
         return [site.up for site in self.parts()]
 
     def parts(self) -> list[LowRankSite]:

@@ -134,7 +134,7 @@ class UserAdapter(nn.Module):
         """The weights [..., d] that u meets first."""
         raise NotImplementedError
 
-    def last_layers(self) -> Sequence[nn.Parameter]:
+    def last_layers(self) -> Sequence[Tensor]:
         """The weights in which the effect is linear."""
         raise NotImplementedError
 
@@ -189,7 +189,7 @@ class UserAdapter(nn.Module):
                 f"{family!r}: load a {quoted(config.family)} model, or an adapter for {family!r}."
             )
         with torch.device("meta"):
-            adapter = kind(config)  # type: ignore[call-arg]
+            adapter = kind(config)
         check_shapes(path.name, adapter.state_dict(), tensors)
         adapter.load_state_dict(
             {name: tensor.to(dtype or tensor.dtype) for name, tensor in tensors.items()}, assign=True

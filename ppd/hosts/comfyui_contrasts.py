@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..lexicon import Look
 from ..text_taste import MOST, NEUTRAL, Leaning, contrast
-from .comfyui_text import RULE, TextTaste, Unconditional, text_family, token_means
+from .comfyui_text import RULE, Rule, TextTaste, text_family, token_means
 
 Contrast: TypeAlias = dict[str, Tensor]
 """A look's direction [..., D] for each of a family's keys."""
@@ -27,7 +27,7 @@ def text_taste(
     people: Sequence[Sequence[Leaning]],
     strength: float = 1.0,
     window: tuple[float, float] = (0.0, 1.0),
-    unconditional: Unconditional = RULE,
+    unconditional: Rule = RULE,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> TextTaste:
     """The TextTaste of people with these leanings, strongest first; each one's first MOST act. `progress(done, total)`

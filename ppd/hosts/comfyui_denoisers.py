@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import comfy.model_base
 import comfy.supported_models
+import torch
 from comfy.ldm.cascade.common import AttnBlock, OptimizedAttention
 from comfy.ldm.cascade.stage_c import StageC
 from comfy.ldm.modules.attention import BasicTransformerBlock, CrossAttention
@@ -109,6 +110,18 @@ def _around_cross_attention(denoiser: UNetModel | StageC) -> list[list[nn.Module
         ]
         for block in transformers
     ]
+
+
+def quantisation_of(model: ModelPatcher) -> str | None:
+    """What the layers that a low-rank branch adds to are held in, where that is fewer bits than half precision has."""
+    for layer in linear_sites(model.model.diffusion_model).values():
+        if found := getattr(layer, "quant_format", None):  # ComfyUI's weights pass for those that they stand for
+            return str(found)
+        weight: Any = layer.weight
+        if weight.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+            ggml = getattr(weight, "tensor_type", None)
+            return str(weight.dtype).removeprefix("torch.") if ggml is None else f"GGUF {ggml.name}"
+    return None
 
 
 def check_model(model: ModelPatcher, config: AdapterConfig) -> None:

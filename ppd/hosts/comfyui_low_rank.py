@@ -31,7 +31,7 @@ class LowRankBranch:
         """[sides * people, K], as `run.u`."""
         known = list(linear_sites(run.model.diffusion_model).values())
         self.layers = {place: known[place] for place in places}
-        self.cast: dict[tuple[int, torch.dtype], tuple[Tensor, Tensor]] = {}
+        self.cast: dict[tuple[int, int, torch.dtype], tuple[Tensor, Tensor]] = {}
         self.reached: set[int] = set()
 
     @contextmanager
@@ -54,32 +54,39 @@ class LowRankBranch:
     def add(self, call: Call, place: int, x: Tensor, y: Tensor) -> Tensor:
         """The layer's output y [rows, ..., out] for x [rows, ..., in], with the branch added in place."""
         self.reached.add(place)
-        down, up = self._weights(place, x.dtype)
-        copies = self._copies(call, x)
-        inputs, outputs = x.unflatten(0, (copies, call.rows)), y.unflatten(0, (copies, call.rows))
-        for rows, side in call.personal:
-            w = self.w[self.run.people_of(side)]
-            w = w if call.active is None else w * call.active[:, None]
-            h = F.linear(inputs[:, rows], down) * _over(w, x).to(x.dtype)
-            outputs[:, rows] += F.linear(h, up)
+        y = y.contiguous()
+        for start in self._copies(call, x):
+            for rows, side in call.personal:
+                part = slice(start + rows.start, start + rows.stop)
+                down, up = self._weights(place, side, x.dtype)
+                h = F.linear(x[part], down)
+                if len(self.run.people) > 1:
+                    h = h * _over(self.w[self.run.people_of(side)], h).to(h.dtype)
+                if call.active is not None:
+                    h = h * _over(call.active[:, None], h)
+                # One pass over y, where an addition of a product of its own would take three
+                y[part].view(-1, y.shape[-1]).addmm_(h.flatten(0, -2), up.T)
         return y
 
-    def _copies(self, call: Call, x: Tensor) -> int:
-        """How often x holds the call's rows, one after the other: some models double them for a second timestep."""
-        copies, rest = divmod(len(x), call.rows)
-        if rest or not copies:
+    def _copies(self, call: Call, x: Tensor) -> range:
+        """Where x starts with the call's rows: some models double them for a second timestep."""
+        if not len(x) or len(x) % call.rows:
             raise RuntimeError(
                 f"A layer of the denoiser got {len(x)} rows for a batch of {call.rows}, so it cannot be told whose "
                 "they are: sample one picture at a time at cfg 1, or remove the user embedding."
             )
-        return copies
+        return range(0, len(x), call.rows)
 
-    def _weights(self, place: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """A [K, in] and B [out, K] of a site; the adapter is loaded as long as the run lasts."""
-        if (place, dtype) not in self.cast:
+    def _weights(self, place: int, side: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """A [K, in], times w where that is one person's, and B [out, K]; the adapter is loaded for all of the run."""
+        key = place, side, dtype
+        if key not in self.cast:
             site = self.adapter.parts()[place]
-            self.cast[place, dtype] = site.down.to(self.run.device, dtype), site.up.to(self.run.device, dtype)
-        return self.cast[place, dtype]
+            down = site.down.to(self.run.device)
+            if len(self.run.people) == 1:
+                down = down * self.w[side, :, None]
+            self.cast[key] = down.to(dtype), site.up.to(self.run.device, dtype)
+        return self.cast[key]
 
 
 class CompiledLowRankBranch(LowRankBranch):
@@ -89,7 +96,10 @@ class CompiledLowRankBranch(LowRankBranch):
     def __init__(self, run: UserRun, adapter: LowRankAdapter, strength: float, places: Sequence[int]) -> None:
         super().__init__(run, adapter, strength, places)
         self.graph = _graphs.setdefault(run.model.diffusion_model, {}).setdefault(run.key, _Graph())
-        self.graph.weights = {place: self._weights(place, run.model.get_dtype_inference()) for place in self.layers}
+        dtype, parts = run.model.get_dtype_inference(), adapter.parts()
+        self.graph.weights = {
+            place: (parts[place].down.to(run.device, dtype), parts[place].up.to(run.device, dtype)) for place in places
+        }
         run.on_call = self._begin
 
     def _forward(self, place: int, layer: nn.Module) -> Forward:
@@ -120,7 +130,7 @@ class _Graph:
         """The same as in the last run, unless another node has put its own in between."""
         before = layer.__dict__.get("forward")
         known = self.forwards.get(place)
-        if known is None or known[0] is not before:
+        if known is None or known[0] != before:  # bound methods are equal, never the same
             known = self.forwards[place] = (before, self._make(place, layer.forward))
         return known[1]
 
@@ -148,7 +158,7 @@ def _over(w: Tensor, x: Tensor) -> Tensor:
 def _forward_of(layer: nn.Module, forward: Forward) -> Iterator[None]:
     """The layer's forward is another, and then again what it was: the class's, or what somebody else had put there."""
     before = layer.__dict__.get("forward")
-    layer.forward = forward  # type: ignore[method-assign]
+    layer.forward = forward
     try:
         yield
     finally:

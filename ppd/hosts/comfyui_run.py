@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -31,6 +31,38 @@ class Call:
     """[rows of a slice] of 1 and 0, where rows differ in being inside the adapter's window."""
 
 
+class Unconditional:
+    """Which of a guider's lists of conditions are unconditional.
+
+    Their place tells it only for ordinary guidance (0 positive, 1 negative); other guiders have other orders. Lists are
+    known by their first condition: those appended for another list's area carry that list's uuid.
+    """
+
+    def __init__(self, guider: Any) -> None:
+        self.negative = {conds[0]["uuid"] for name, conds in guider.conds.items() if "negative" in name and conds}
+        self.known = {conds[0]["uuid"] for conds in guider.conds.values() if conds}
+
+    def has(self, index: int, conds: Sequence[Mapping[str, Any]] | None) -> bool:
+        """Whether the list at `index` of those to be evaluated is one."""
+        uuid = conds[0].get("uuid") if conds else None
+        return uuid in self.negative or (uuid not in self.known and index == 1)
+
+
+class Window:
+    """A part of a model's noise schedule, `percent` from start to end."""
+
+    def __init__(self, model: Any, percent: tuple[float, float]) -> None:
+        self.percent, self.is_all = percent, percent == (0, 1)
+        self.high, self.low = (model.model_sampling.percent_to_sigma(end) for end in percent)
+
+    def inside(self, sigma: Tensor) -> list[bool]:
+        """Which of sigma [rows] are in it; one answer for all where it is the whole schedule."""
+        if self.is_all:
+            return [True]
+        inside = (sigma >= self.low * (1 - SIGMA_TOLERANCE)) & (sigma <= self.high * (1 + SIGMA_TOLERANCE))
+        return cast(list[bool], inside.tolist())
+
+
 class UserRun:
     """Decides for every call of the denoiser which rows are personal; `call` is the one that goes on, if any row is."""
 
@@ -47,10 +79,7 @@ class UserRun:
         model = guider.model_patcher.model
         self.config, self.people, self.latents, self.model, self.key = config, people, latents, model, key
         self.lists = f"{key}_lists"
-        self.unconditional = {conds[0]["uuid"] for name, conds in guider.conds.items() if "negative" in name and conds}
-        self.known = {conds[0]["uuid"] for conds in guider.conds.values() if conds}
-        self.window, self.always = window, window == (0, 1)
-        self.high, self.low = (model.model_sampling.percent_to_sigma(percent) for percent in window)
+        self.unconditional, self.window = Unconditional(guider), Window(model, window)
         self.compiled = "torch_compile_kwargs" in model_options
         self.device: torch.device = guider.model_patcher.load_device
         u = torch.stack([person.u for person in people]).to(self.device)
@@ -72,18 +101,9 @@ class UserRun:
         return [side * count + min(latent, count - 1) for latent in range(self.latents)]
 
     def begin_evaluation(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
-        """CALC_COND_BATCH wrapper: which of the lists of conditions are unconditional.
-
-        Their place tells it only for ordinary guidance (0 positive, 1 negative); other guiders have other orders. Lists
-        are known by their first condition: those appended for another list's area carry that list's uuid.
-        """
-        conds, model_options = args[1], args[4]
-        firsts = [None if not conds_ else conds_[0].get("uuid") for conds_ in conds]
-        unconditional = frozenset(
-            index
-            for index, uuid in enumerate(firsts)
-            if uuid in self.unconditional or (uuid not in self.known and index == 1)
-        )
+        """CALC_COND_BATCH wrapper: which of the lists of conditions are unconditional, for `begin_call`."""
+        lists, model_options = args[1], args[4]
+        unconditional = frozenset(index for index, conds in enumerate(lists) if self.unconditional.has(index, conds))
         options = {**model_options["transformer_options"], self.lists: (unconditional, args[2].shape[0])}
         return executor(*args[:4], {**model_options, "transformer_options": options}, *args[5:], **kwargs)
 
@@ -113,7 +133,7 @@ class UserRun:
 
     def outcome(self, reached: int, places: int) -> Outcome:
         """What came of the run: how many calls were personal, and at how many of the places."""
-        return Outcome(self.calls, self.active_calls, reached, places, self.config.places, self.window)
+        return Outcome(self.calls, self.active_calls, reached, places, self.config.places, self.window.percent)
 
     def _side(self, unconditional: bool) -> int | None:
         """Which side's people a row gets, or None for the base's own."""
@@ -122,7 +142,7 @@ class UserRun:
         return 1 if self.config.unconditional == "negative" else None
 
     def _call(self, personal: list[tuple[slice, int]], sigma: Tensor, rows: int, tiles: int) -> Call | None:
-        inside = self._inside(sigma[:rows])
+        inside = self.window.inside(sigma[:rows])
         if not any(inside) and not self.compiled:
             return None
         if len(self.people) > 1 and (rows, tiles) != (self.latents, 1):
@@ -132,15 +152,21 @@ class UserRun:
             )
         self.active_calls += any(inside)
         # A compiled graph keeps what the first call branched on, so there a tensor tells, in all calls or in none
-        whole = self.always if self.compiled else all(inside)
+        whole = self.window.is_all if self.compiled else all(inside)
         active = None if whole else torch.tensor(inside, device=sigma.device)
-        return Call(sigma.shape[0], personal, active)
+        alike = len(self.people) == 1 and active is None
+        return Call(sigma.shape[0], _joined(personal) if alike else personal, active)
 
-    def _inside(self, sigma: Tensor) -> list[bool]:
-        if self.always:
-            return [True]
-        inside = (sigma >= self.low * (1 - SIGMA_TOLERANCE)) & (sigma <= self.high * (1 + SIGMA_TOLERANCE))
-        return cast(list[bool], inside.tolist())
+
+def _joined(personal: list[tuple[slice, int]]) -> list[tuple[slice, int]]:
+    """Neighbouring rows of one side as one slice."""
+    joined: list[tuple[slice, int]] = []
+    for rows, side in personal:
+        if joined and joined[-1][1] == side and joined[-1][0].stop == rows.start:
+            joined[-1] = slice(joined[-1][0].start, rows.stop), side
+        else:
+            joined.append((rows, side))
+    return joined
 
 
 def count_report(people: int, latents: int) -> str:

@@ -23,67 +23,23 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from ..families.text import TEXTS, TextFamily
 from ..text_taste import shifted, token_mean
+from .comfyui_run import Unconditional, Window
 
 log = logging.getLogger(__name__)
 
 KEY = "ppd_text"
-SIGMA_TOLERANCE = 1e-4
-TOKENS = "c_crossattn"
 Conditioning: TypeAlias = list[list[Any]]
-Unconditional: TypeAlias = Literal["none", "opposite"]
-RULE: Unconditional = "none"
+Rule: TypeAlias = Literal["none", "opposite"]
+RULE: Rule = "none"
 """What unconditional lists get: nothing, or the opposite direction."""
-
-
-@dataclass(frozen=True)
-class TextFamily:
-    """Where a denoiser's conditions hold the prompt's tokens [B, ..., L, D], and whether it makes them itself of what
-    the text encoder gives, as the conditions are prepared."""
-
-    keys: tuple[str, ...] = (TOKENS,)
-    adapts: bool = False
-
-
-FAMILIES: dict[str, TextFamily] = {
-    **dict.fromkeys(
-        (
-            "UNetModel",
-            "StageC",
-            "Flux",
-            "Chroma",
-            "ChromaRadiance",
-            "QwenImageTransformer2DModel",
-            "MageFlowTransformer2DModel",
-            "NextDiT",
-            "NextDiTPixelSpace",
-            "SingleStreamDiT",
-            "MiniTrainDIT",
-            "OpenAISignatureMMDITWrapper",
-            "MMDiT",
-            "WanModel",
-            "HunyuanVideo",
-            "Ideogram4Transformer2DModel",
-            "LensTransformer2DModel",
-            "ErnieImageModel",
-            "OmniGen2Transformer2DModel",
-            "BooguTransformer2DModel",
-            "JoyImageTransformer3DModel",
-            "Kandinsky5",
-            "PixArtMS",
-        ),
-        TextFamily(),
-    ),
-    "Anima": TextFamily(adapts=True),
-    "HiDreamImageTransformer2DModel": TextFamily((TOKENS, "encoder_hidden_states_llama3")),
-}
-"""By the name of ComfyUI's class of denoiser."""
 
 
 def text_family(model: ModelPatcher) -> TextFamily:
     """The family of a MODEL; ValueError for those that read no sequence of tokens."""
     names = [kind.__name__ for kind in type(model.model.diffusion_model).__mro__]
-    found = next((FAMILIES[name] for name in names if name in FAMILIES), None)
+    found = next((TEXTS[name] for name in names if name in TEXTS), None)
     if found is None:
         raise ValueError(
             f"{type(model.model.model_config).__name__} reads its prompt in a way that no direction can be put on: put "
@@ -129,7 +85,7 @@ class TextTaste:
     directions: Mapping[str, Tensor]
     strength: float = 1.0
     window: tuple[float, float] = (0.0, 1.0)
-    unconditional: Unconditional = RULE
+    unconditional: Rule = RULE
 
     @property
     def is_off(self) -> bool:
@@ -161,11 +117,7 @@ class TextRun:
 
     def __init__(self, taste: TextTaste, guider: Any) -> None:
         self.taste, self.model = taste, guider.model_patcher.model
-        # As in comfyui.py: a list of conditions is known by its first one
-        self.unconditional = {conds[0]["uuid"] for name, conds in guider.conds.items() if "negative" in name and conds}
-        self.known = {conds[0]["uuid"] for conds in guider.conds.values() if conds}
-        self.always = taste.window == (0, 1)
-        self.high, self.low = (self.model.model_sampling.percent_to_sigma(percent) for percent in taste.window)
+        self.unconditional, self.window = Unconditional(guider), Window(self.model, taste.window)
         self.moved: dict[tuple[str, bool, int], WeakTensorKeyDictionary] = {}
         self.evaluations = self.active = 0
 
@@ -174,22 +126,15 @@ class TextRun:
         model, lists, x, sigma = args[:4]
         self.evaluations += 1
         # A guider may call another model for its unconditional list
-        if model is not self.model or not self._inside(sigma):
+        if model is not self.model or not any(self.window.inside(sigma)):
             return executor(*args, **kwargs)
         self.active += 1
         return executor(model, [self._list(index, conds, len(x)) for index, conds in enumerate(lists)], *args[2:])
 
-    def _inside(self, sigma: Tensor) -> bool:
-        if self.always:
-            return True
-        now = float(sigma.max())
-        return self.low * (1 - SIGMA_TOLERANCE) <= now <= self.high * (1 + SIGMA_TOLERANCE)
-
     def _list(self, index: int, conds: Sequence[dict[str, Any]] | None, rows: int) -> list[dict[str, Any]] | None:
         if not conds:
             return conds  # type: ignore[return-value]
-        uuid = conds[0].get("uuid")
-        opposite = uuid in self.unconditional or (uuid not in self.known and index == 1)
+        opposite = self.unconditional.has(index, conds)
         if opposite and self.taste.unconditional == "none":
             return list(conds)
         return [self._condition(cond, opposite, rows) for cond in conds]

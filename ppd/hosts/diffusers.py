@@ -1,35 +1,31 @@
 """diffusers' denoisers as hosts: the user branch in its plain form, for training and for sampling.
 
-They are UNet2DConditionModel (pocket, SD1.5, SD2, SDXL) and StableCascadeUNet (Stage C).
+They are UNet2DConditionModel (pocket, SD1.5, SD2, SDXL), StableCascadeUNet (Stage C), and with low-rank adapters the
+transformers of Flux, Qwen-Image and Z-Image too.
 """
 
 from __future__ import annotations
 
-import math
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 import torch
-from diffusers import StableCascadeUNet, UNet2DConditionModel
-from diffusers.models.attention_processor import Attention
-from diffusers.models.unets.unet_stable_cascade import SDCascadeAttnBlock
 from torch import Tensor, nn
 
-from ..adapters import UNCONDITIONAL_RULES
-from ..adapters.attention import user_attention
-from ..branch import DEFAULT_SCOPE, Adapter, Scope, branch_keys_values, guidance_sides
+from ..adapters import UNCONDITIONAL_RULES, LowRankAdapter
+from ..branch import DEFAULT_SCOPE, Adapter, AttentionAdapter, Scope, guidance_sides
+from .diffusers_attention import CrossAttentionEffect
+from .diffusers_denoisers import Schedule, check_denoiser, cross_attentions, linear_sites, schedule_of
+from .diffusers_low_rank import LowRankEffect
 
-Denoiser: TypeAlias = UNet2DConditionModel | StableCascadeUNet
+__all__ = ["DiffusersHost", "cross_attentions", "guidance_rows", "linear_sites"]
 
-
-def cross_attentions(unet: Denoiser) -> list[Attention]:
-    """The denoiser's cross-attention modules in its own order: down blocks, up blocks, mid block."""
-    if isinstance(unet, StableCascadeUNet):
-        return [block.attention for block in unet.modules() if isinstance(block, SDCascadeAttnBlock)]
-    names = (name.removesuffix(".processor") for name in unet.attn_processors)
-    return [cast(Attention, unet.get_submodule(name)) for name in names if name.endswith("attn2")]
+TIMESTEPS = ("timestep", "timestep_ratio", "t")
+"""What the denoisers call it."""
+TOLERANCE = 1e-5
+"""Share of the schedule by which a timestep that lies on a window's end may be rounded beyond it."""
 
 
 def guidance_rows(u: Tensor, unconditional: str) -> Tensor:
@@ -43,36 +39,18 @@ def guidance_rows(u: Tensor, unconditional: str) -> Tensor:
     return torch.cat([sides[1] if len(sides) > 1 else u if unconditional == "same" else torch.zeros_like(u), u])
 
 
-def stage_c_ratio(percent: float) -> float:
-    """The timestep ratio, 1 to 0, that Stage C is told at `percent` of the noise schedule as ComfyUI counts it.
-
-    ComfyUI goes evenly through a cosine schedule whose log SNR is lowered by 2 log 2; the ratio is the plain one's.
-    """
-    offset, quarter = 0.008, math.pi / 2
-    signal = (
-        math.cos((1 - percent + offset) / (1 + offset) * quarter) / math.cos(offset / (1 + offset) * quarter)
-    ) ** 2
-    shifted = signal / (signal + 4 * (1 - signal))
-    return math.acos(shifted**0.5 * math.cos(offset / (1 + offset) * quarter)) / quarter * (1 + offset) - offset
-
-
 class DiffusersHost:
     """Runs a denoiser personalised by a user adapter.
 
-    The branch hangs on hooks around each cross-attention's to_q and to_out, for as long as `personalized` lasts: the
-    attention processors stay the denoiser's own, and outside of it nothing is patched (that is DPO's reference).
+    The branch hangs on hooks for as long as `personalized` lasts, and outside of it nothing is patched (that is DPO's
+    reference). `timestep_at` tells where a percentage of the schedule lies; by default it is that of the denoiser's
+    class in ComfyUI. Give it where you shift the schedule otherwise, such as by the picture's size.
     """
 
-    def __init__(self, unet: Denoiser, adapter: Adapter) -> None:
-        if not isinstance(unet, Denoiser):
-            raise ValueError(
-                f"The denoiser is a {type(unet).__name__}, but this host runs diffusers' UNet2DConditionModel and "
-                "StableCascadeUNet: load one of those, or use another host."
-            )
-        self.unet = unet
-        self.adapter = adapter
-        self.attentions = cross_attentions(unet)
-        adapter.config.check_layers([attention.inner_dim for attention in self.attentions])
+    def __init__(self, denoiser: nn.Module, adapter: Adapter, timestep_at: Schedule | None = None) -> None:
+        check_denoiser(denoiser, adapter.config)
+        self.denoiser, self.adapter = denoiser, adapter
+        self.timestep_at = timestep_at or schedule_of(denoiser)
 
     @contextmanager
     def personalized(
@@ -80,97 +58,77 @@ class DiffusersHost:
     ) -> Iterator[None]:
         """Within it the denoiser paints for the users u [B, N, d], B the rows of its calls, or 1 for all rows alike.
 
-        Rows whose u is 0, and rows outside the range of timesteps of adapter and scope (unless `window` is False), get
-        exactly what the denoiser gives without the branch. Gradients flow into the adapter; with gradient
-        checkpointing, run backward inside.
+        With guidance, B counts the unconditional rows too: see `guidance_rows`. Rows whose u is 0, and rows outside the
+        part of the schedule of adapter and scope (unless `window` is False), get exactly what the denoiser gives
+        without the branch. Gradients flow into the adapter; with gradient checkpointing, run backward inside, before
+        the next call.
         """
         if u.ndim != 3:
             raise ValueError(
                 f"The user embeddings have shape {list(u.shape)}, expected [B, N, d]: give one row per picture."
             )
-        if strength == 0 or not u.any():
+        start, end = scope.window(self.adapter.config) if window else (0.0, 1.0)
+        if strength == 0 or not u.any() or start >= end:
             yield
             return
-        layers = scope.places(self.adapter)
-        branch = _UserBranch(self.adapter, u, strength, layers, scope.window(self.adapter.config) if window else None)
-        handles = [
-            self.unet.register_forward_pre_hook(branch.begin, with_kwargs=True),
-            self.unet.register_forward_hook(branch.end),
+        weight = next(self.adapter.parameters())
+        u = u.to(weight.device, weight.dtype)
+        effect = self._effect(u, strength, scope.places(self.adapter))
+        calls = _Calls(self, u, effect, (start, end))
+        hooks = [
+            self.denoiser.register_forward_pre_hook(calls.begin, with_kwargs=True),
+            self.denoiser.register_forward_hook(calls.end),
         ]
-        for index, attention in enumerate(self.attentions[layer] for layer in layers):
-            handles.append(attention.to_q.register_forward_hook(partial(branch.keep_query, index)))
-            add_user = partial(branch.add_user, index, attention.heads)
-            handles.append(attention.to_out[0].register_forward_pre_hook(add_user))
         try:
-            yield
+            with effect.installed():
+                yield
         finally:
-            for handle in handles:
-                handle.remove()
+            for hook in hooks:
+                hook.remove()
+
+    def _effect(self, u: Tensor, strength: float, places: tuple[int, ...]) -> LowRankEffect | CrossAttentionEffect:
+        if isinstance(self.adapter, LowRankAdapter):
+            return LowRankEffect(self.denoiser, self.adapter, u, strength, places)
+        return CrossAttentionEffect(self.denoiser, cast(AttentionAdapter, self.adapter), u, strength, places)
 
 
-class _UserBranch:
-    """The hooks of one `personalized` block, and what they hand each other during a call of the denoiser."""
+class _Calls:
+    """Decides for every call within one `personalized` which rows are personal."""
 
     def __init__(
         self,
-        adapter: Adapter,
+        host: DiffusersHost,
         u: Tensor,
-        strength: float,
-        layers: tuple[int, ...],
-        window: tuple[float, float] | None,
+        effect: LowRankEffect | CrossAttentionEffect,
+        window: tuple[float, float],
     ) -> None:
-        self.adapter = adapter
-        self.layers = layers
-        parameter = next(adapter.parameters())
-        self.u = u.to(parameter.device, parameter.dtype)
-        self.strength = strength
-        self.window = window
-        self.keys_values: list[tuple[Tensor, Tensor]] = []
-        self.queries: dict[int, Tensor] = {}
-        self.personalised: set[int] = set()
+        self.u, self.effect, self.places = u, effect, host.adapter.config.places
+        self.signature = inspect.signature(host.denoiser.forward)
+        slack = TOLERANCE * abs(host.timestep_at(0.0) - host.timestep_at(1.0))
+        low, high = sorted(map(host.timestep_at, window))
+        self.low, self.high = (-torch.inf, torch.inf) if window == (0, 1) else (low - slack, high + slack)
+        self.active = False
 
-    def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Before a call of the denoiser: which rows are personal at this timestep, and the keys and values for them."""
-        sample = args[0] if args else kwargs["sample"]
-        timestep = args[1] if len(args) > 1 else kwargs.get("timestep", kwargs.get("timestep_ratio"))
-        rows = sample.shape[0]
-        if self.u.shape[0] not in (1, rows):
+    def begin(self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Before a call of the denoiser, whose first argument has a row for each picture."""
+        given = self.signature.bind_partial(*args, **kwargs).arguments
+        rows = len(next(iter(given.values())))
+        if len(self.u) not in (1, rows):
             raise ValueError(
-                f"There are user embeddings for {self.u.shape[0]} rows, but the denoiser is called with {rows}: "
+                f"There are user embeddings for {len(self.u)} rows, but the denoiser is called with {rows}: "
                 "give one user embedding for each row, or one for all."
             )
-        self.queries.clear()
-        self.personalised.clear()
-        self.keys_values = []
+        timestep = next(given[name] for name in TIMESTEPS if name in given)
         t = torch.as_tensor(timestep, device=self.u.device).float().expand(rows)
-        low, high = (-torch.inf, torch.inf)
-        if self.window is not None:
-            start, end = self.window
-            stage_c = isinstance(module, StableCascadeUNet)
-            low, high = map(stage_c_ratio, (end, start)) if stage_c else ((1 - end) * 999, (1 - start) * 999)
-        active = (low <= t) & (t <= high)
-        if active.any():
-            here = active.to(self.u.dtype)[:, None, None]
-            found = branch_keys_values(self.adapter, self.u, self.strength, self.layers)
-            self.keys_values = [(k, v * here) for k, v in found]
+        gate = (self.low <= t) & (t <= self.high)
+        self.active = bool(gate.any())
+        self.effect.begin(gate.to(self.u.dtype) if self.active else None)
 
-    def keep_query(self, index: int, to_q: nn.Module, args: tuple[Any, ...], query: Tensor) -> None:
-        if self.keys_values:
-            self.queries[index] = query
-
-    def add_user(self, index: int, heads: int, to_out: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        query = self.queries.pop(index, None)
-        if query is None:
-            return None
-        k, v = (x.to(query) for x in self.keys_values[index])
-        self.personalised.add(index)
-        return (args[0] + user_attention(query, k, v, heads, self.adapter.groups).to(args[0].dtype), *args[1:])
-
-    def end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """After a call of the denoiser: a compiled graph or a foreign processor may have gone around the hooks."""
-        if len(self.personalised) < len(self.keys_values):
+    def end(self, denoiser: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """After a call: a compiled graph or a foreign attention processor may have gone around the hooks."""
+        reached, expected = len(self.effect.reached), len(self.effect.layers)
+        if self.active and reached < expected:
             raise RuntimeError(
-                f"Only {len(self.personalised)} of {len(self.keys_values)} cross-attention layers were personalised, "
-                "since an attention processor or a compiled graph bypasses to_q or to_out: use diffusers' own, "
-                "uncompiled."
+                f"Only {reached} of {expected} {self.places} were personalised, since an attention processor, fused "
+                "projections or a compiled graph goes around the others: use diffusers' own, unfused and uncompiled."
             )

@@ -12,7 +12,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 from tqdm import tqdm
 
-from ..adapters import AdapterConfig, CrossAttentionAdapter, CrossAttentionConfig, UserAdapter
+from ..adapters import CrossAttentionConfig, UserAdapter
 from ..dpo import denoising_error, diffusion_dpo_loss
 from ..hosts.diffusers import DiffusersHost, cross_attentions
 from ..precision import autocast
@@ -49,7 +49,7 @@ def adapter_config(model: PocketModel, encoder: str, encoder_hash: str, dim: int
         encoder=encoder,
         encoder_hash=encoder_hash,
         embedding_dim=dim,
-        layers=tuple(attention.inner_dim for attention in cross_attentions(model.unet)),
+        layers=tuple(attention.inner_dim for attention in cross_attentions(model.denoiser)),
         end_percent=0.5,
         unconditional="none",
     )
@@ -61,13 +61,13 @@ def pair_errors(
     """Denoising errors of chosen and rejected latents [2B, 4, 16, 16] (chosen first) under one noise and timestep."""
     noise, t = torch.cat([noise, noise]), torch.cat([t, t])
     noisy = schedule.add_noise(latents, noise, t)
-    chosen, rejected = denoising_error(model.unet(noisy, t, context).sample, noise).chunk(2)
+    chosen, rejected = denoising_error(model.denoiser(noisy, t, context).sample, noise).chunk(2)
     return chosen, rejected
 
 
 def train_adapter(
     model: PocketModel,
-    config: AdapterConfig,
+    adapter: UserAdapter,
     picks: Picks,
     checkpoint: Path,
     *,
@@ -77,19 +77,19 @@ def train_adapter(
     batch: int = 32,
     name: str = "adapter",
 ) -> UserAdapter:
-    """User-conditioned Diffusion-DPO; not `personal`, everybody is the population user (ordinary Diffusion-DPO)."""
+    """User-conditioned Diffusion-DPO of an adapter of any kind, from the base, whatever its weights are.
+
+    Not `personal`, everybody is the population user (ordinary Diffusion-DPO).
+    """
     torch.manual_seed(seed)
-    adapter = CrossAttentionAdapter(config)
-    spread = picks.embeddings.flatten(0, -2).pow(2).mean(0).sqrt()
-    with torch.no_grad():  # the projector's unit-variance start wants coordinates of one size
-        first = next(adapter.projector.parameters())
-        first.div_(spread * len(spread) ** 0.5)
-    processors = model.unet.attn_processors
-    model.unet.set_attn_processor(AttnProcessor())  # plain matrix products: faster backward than SDPA on CPU
-    host = DiffusersHost(model.unet, adapter)
+    adapter.reset_parameters()
+    adapter.start_at(picks.embeddings.flatten(0, -2).pow(2).mean(0).sqrt())
+    processors = model.denoiser.attn_processors
+    model.denoiser.set_attn_processor(AttnProcessor())  # plain matrix products: faster backward than SDPA on CPU
+    host = DiffusersHost(model.denoiser, adapter)
     schedule = DDPMScheduler(**SCHEDULE)
     contexts = model.text([scene.caption for scene in scenes.SCENES])
-    device = model.unet.device
+    device = model.denoiser.device
 
     def errors(rng: np.random.Generator, index: np.ndarray, u: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """(chosen, rejected) errors of the reference, then of the policy under each of `u` [B, d]."""
@@ -148,7 +148,7 @@ def train_adapter(
         ema=0.99,
         on_step=report,
     )
-    model.unet.set_attn_processor(processors)
+    model.denoiser.set_attn_processor(processors)
     summary = {"steps": steps, "batch": batch, "beta": BETA, "seed": seed, "personal": personal}
-    trained.config = replace(config, training=summary)
+    trained.config = replace(adapter.config, training=summary)
     return trained

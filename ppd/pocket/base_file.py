@@ -1,6 +1,6 @@
-"""The pocket base's file: denoiser, text encoder and autoencoder of the pocket world in one safetensors file.
+"""A pocket base's file: denoiser, text encoder and autoencoder of an embedded world in one safetensors file.
 
-Tensors are named as in diffusers (`unet.`), in autoencoder.py (`vae.`) and in transformers before 5
+Tensors are named as in diffusers (`unet.` or `transformer.`), in autoencoder.py (`vae.`) and in transformers before 5
 (`text_encoder.text_model.`). Of the token embedding only the rows of `vocabulary` are stored, since the rest of CLIP's
 49,408 tokens never occur in the pocket world's captions. Both hosts read it here, so nothing is imported but torch and
 safetensors.
@@ -23,9 +23,9 @@ from ..messages import quoted
 
 FORMAT = "ppd-pocket-base"
 VERSION = "2"
-PARTS = ("unet", "text_encoder", "vae")
+DENOISERS = ("unet", "transformer")
+"""Kinds of denoiser by what diffusers calls them: UNet2DConditionModel, QwenImageTransformer2DModel."""
 METADATA = (
-    "unet_config",
     "text_config",
     "vae_config",
     "scheduler_config",
@@ -44,10 +44,11 @@ _WHOLE = {
     "vocab_size": (_TOKENS, _TOKENS),
     "layers_per_block": (1, 8),
     "num_hidden_layers": (1, 48),
+    "num_layers": (1, 64),
     "latent_channels": (4, 4),
     "num_train_timesteps": (10, 10_000),
 }
-_NUMBERS = {"latent_scale": (1e-3, 1e3), "beta_start": (1e-6, 0.999), "beta_end": (1e-6, 0.999)}
+_NUMBERS = {"latent_scale": (1e-3, 1e3), "beta_start": (1e-6, 0.999), "beta_end": (1e-6, 0.999), "shift": (0.1, 100.0)}
 """Bounds of what a configuration says; other whole numbers are sizes, and other numbers at most a thousand."""
 
 
@@ -55,13 +56,15 @@ _NUMBERS = {"latent_scale": (1e-3, 1e3), "beta_start": (1e-6, 0.999), "beta_end"
 class PocketBase:
     """A pocket base as its file holds it: state dicts in the file's dtype, the token embedding expanded with zeros.
 
-    `text_encoder` has the prefix `text_model.`; `vocabulary` [n] are the token ids that have an embedding. `metadata`:
-    `unet_config`, `text_config`, `vae_config` are keyword arguments of UNet2DConditionModel, CLIPTextConfig and
-    PocketAutoencoder, `scheduler_config` of a diffusers scheduler; the denoiser sees latents times `latent_scale`;
+    `text_encoder` has the prefix `text_model.`; `vocabulary` [n] are the token ids that have an embedding. `part` is
+    the denoiser's kind, one of DENOISERS. `metadata`: `unet_config` or `transformer_config`, `text_config` and
+    `vae_config` are keyword arguments of the denoiser, CLIPTextConfig and PocketAutoencoder, `scheduler_config` of a
+    diffusers scheduler; the denoiser sees latents times `latent_scale`;
     `latent_rgb_factors` [4][3] and `latent_rgb_bias` [3] turn what it sees into preview colours from -1 to 1.
     """
 
-    unet: dict[str, Tensor]
+    part: str
+    denoiser: dict[str, Tensor]
     text_encoder: dict[str, Tensor]
     vae: dict[str, Tensor]
     vocabulary: Tensor
@@ -70,20 +73,22 @@ class PocketBase:
 
 def write_base(
     path: Path | str,
-    unet: Mapping[str, Tensor],
+    denoiser: Mapping[str, Tensor],
     text_encoder: Mapping[str, Tensor],
     vae: Mapping[str, Tensor],
     vocabulary: Tensor,
     metadata: Mapping[str, Any],
     *,
+    part: str = "unet",
     dtype: torch.dtype = torch.float16,
 ) -> None:
     """Write a pocket base in one step, its floating-point weights in `dtype`.
 
-    `unet`, `text_encoder` and `vae` are state dicts (text with or without the prefix `text_model.`), `vocabulary` [n]
-    the token ids to keep, START and END among them, `metadata` what `PocketBase` names and anything else JSON carries.
+    `denoiser` (of the kind `part`), `text_encoder` and `vae` are state dicts (text with or without the prefix
+    `text_model.`), `vocabulary` [n] the token ids to keep, START and END among them, `metadata` what `PocketBase` names
+    and anything else JSON carries.
     """
-    missing = [name for name in METADATA if name not in metadata]
+    missing = [name for name in (f"{part}_config", *METADATA) if name not in metadata]
     if missing:
         raise ValueError(f"The metadata of a pocket base lacks {', '.join(missing)}: add them.")
     ids = torch.unique(vocabulary.cpu())
@@ -92,9 +97,9 @@ def write_base(
     text = {f"text_model.{name.removeprefix('text_model.')}": tensor for name, tensor in text_encoder.items()}
     text[TOKEN_EMBEDDING] = text[TOKEN_EMBEDDING].cpu()[ids]
     tensors = {"vocabulary": ids}
-    for part, state in zip(PARTS, (unet, text, vae), strict=True):
+    for prefix, state in ((part, denoiser), ("text_encoder", text), ("vae", vae)):
         for name, tensor in state.items():
-            tensors[f"{part}.{name}"] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+            tensors[f"{prefix}.{name}"] = tensor.to(dtype) if tensor.is_floating_point() else tensor
     write_tensors(Path(path), FORMAT, VERSION, tensors, {name: json.dumps(value) for name, value in metadata.items()})
 
 
@@ -113,12 +118,13 @@ def read_base(path: Path | str) -> PocketBase:
         _check_kinds(metadata)
     except ValueError as error:
         raise ValueError(f"{path.name} has damaged metadata ({error}): download it or train it again.") from error
-    unet, text, vae = (
+    parts = (_kind(metadata), "text_encoder", "vae")
+    denoiser, text, vae = (
         {name.removeprefix(f"{part}."): tensor for name, tensor in tensors.items() if name.startswith(f"{part}.")}
-        for part in PARTS
+        for part in parts
     )
-    if not unet or not vae or TOKEN_EMBEDDING not in text:
-        raise ValueError(f"{path.name} is an incomplete pocket base: expected tensors of {', '.join(PARTS)} in it.")
+    if not denoiser or not vae or TOKEN_EMBEDDING not in text:
+        raise ValueError(f"{path.name} is an incomplete pocket base: expected tensors of {', '.join(parts)} in it.")
     rows, vocabulary, size = text[TOKEN_EMBEDDING], tensors["vocabulary"], _TOKENS
     if (
         rows.ndim != 2
@@ -131,7 +137,15 @@ def read_base(path: Path | str) -> PocketBase:
             "download it or train it again."
         )
     text[TOKEN_EMBEDDING] = rows.new_zeros(size, rows.shape[1]).index_copy(0, vocabulary, rows)
-    return PocketBase(unet, text, vae, vocabulary, metadata)
+    return PocketBase(parts[0], denoiser, text, vae, vocabulary, metadata)
+
+
+def _kind(metadata: dict[str, Any]) -> str:
+    """The denoiser's kind, which the metadata has a configuration of."""
+    found = [kind for kind in DENOISERS if f"{kind}_config" in metadata]
+    if len(found) != 1:
+        raise ValueError(f"Expected one of {', '.join(f'{kind}_config' for kind in DENOISERS)}, got {len(found)}.")
+    return found[0]
 
 
 def _checked(name: str, value: Any) -> Any:
@@ -158,7 +172,7 @@ def _checked(name: str, value: Any) -> Any:
 
 def _check_kinds(metadata: dict[str, Any]) -> None:
     """Raise ValueError where a value of the metadata is of another kind than `PocketBase` says."""
-    for name in METADATA:
+    for name in (f"{_kind(metadata)}_config", *METADATA):
         if name.endswith("_config") and not isinstance(metadata[name], dict):
             raise ValueError(f"Expected names and values as {name}, got {quoted(metadata[name])}.")
     number("latent_scale", metadata["latent_scale"], *_NUMBERS["latent_scale"])

@@ -1,8 +1,9 @@
-"""The pocket model in ComfyUI: its file as the MODEL, CLIP and VAE that the stock nodes work on."""
+"""The pocket models in ComfyUI: a base file as the MODEL, CLIP and VAE that the stock nodes work on."""
 
 from __future__ import annotations
 
 import logging
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import comfy.taesd.taesd
 import comfy.utils
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from comfy.ldm.qwen_image.model import QwenImageTransformer2DModel
 from torch import Tensor
 
 from ..files import check_shapes, on_meta
@@ -46,7 +48,29 @@ class PocketLatents(comfy.latent_formats.LatentFormat):
         self.latent_rgb_factors_bias = metadata["latent_rgb_bias"]
 
 
-class Pocket(comfy.supported_models.SD15):
+class PocketFlowLatents(PocketLatents):
+    """The same with an axis of frames, which Qwen-Image's class has."""
+
+    latent_dimensions = 3
+
+
+class Notes:
+    """What a pocket tells of a run."""
+
+    def notes_on_run(self, latent: Tensor, positive: Any, negative: Any) -> list[str]:
+        """What to tell of a run: a latent [B, 4, H, W] too large to compose, and words that were never taught."""
+        side = 8 * max(latent.shape[-2:])
+        notes = []
+        if side > LARGEST:
+            notes.append(f"The pocket model has seen 128 x 128 pixels only and cannot compose {side}: use 128.")
+        for prompt, conditioning in (("positive", positive), ("negative", negative)):
+            words = dict.fromkeys(word for _, options in conditioning for word in options.get(UNKNOWN_WORDS, []))
+            if words:
+                notes.append(f"The model does not know these words of the {prompt} prompt: {', '.join(words)}.")
+        return notes
+
+
+class Pocket(Notes, comfy.supported_models.SD15):
     """Stable Diffusion 1.5 at the width a pocket base's metadata say. ComfyUI detects it nowhere: only we make it."""
 
     def __init__(self, metadata: dict[str, Any]) -> None:
@@ -65,20 +89,24 @@ class Pocket(comfy.supported_models.SD15):
             "timesteps": schedule["num_train_timesteps"],
         }
 
-    def notes_on_run(self, latent: Tensor, positive: Any, negative: Any) -> list[str]:
-        """What to tell of a run: a latent [B, 4, H, W] too large to compose, and words that were never taught."""
-        side = 8 * max(latent.shape[-2:])
-        notes = []
-        if side > LARGEST:
-            notes.append(f"The pocket model has seen 128 x 128 pixels only and cannot compose {side}: use 128.")
-        for prompt, conditioning in (("positive", positive), ("negative", negative)):
-            words = dict.fromkeys(word for _, options in conditioning for word in options.get(UNKNOWN_WORDS, []))
-            if words:
-                notes.append(f"The model does not know these words of the {prompt} prompt: {', '.join(words)}.")
-        return notes
+
+class PocketFlow(Notes, comfy.supported_models.QwenImage):
+    """Qwen-Image at the size a pocket base's metadata say."""
+
+    def __init__(self, metadata: dict[str, Any]) -> None:
+        # The class's arguments have the names of diffusers'
+        super().__init__({"image_model": "qwen_image", **metadata["transformer_config"]})
+        self.latent_format = PocketFlowLatents(metadata)
+        # diffusers says e^mu where ComfyUI says mu
+        self.sampling_settings = {"multiplier": 1.0, "shift": math.log(metadata["scheduler_config"]["shift"])}
 
 
 MODELS["pocket"] = (Pocket, comfy.model_base.BaseModel, UNetModel)
+KINDS: dict[str, tuple[type, type]] = {
+    "unet": (Pocket, UNetModel),
+    "transformer": (PocketFlow, QwenImageTransformer2DModel),
+}
+"""A base's kind of denoiser to ComfyUI's classes of configuration and denoiser."""
 
 
 def denoiser_config(config: dict[str, Any]) -> dict[str, Any]:
@@ -151,16 +179,27 @@ def load_pocket(path: Path | str) -> tuple[comfy.model_patcher.ModelPatcher, com
     return model, _text_encoder(base, Path(path).name), _autoencoder(base, Path(path).name)
 
 
+def load_turbo(
+    path: Path | str, lora: Path | str
+) -> tuple[comfy.model_patcher.ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]:
+    """A pocket base with its few-step LoRA, as the stock LoRA loader applies one."""
+    model, clip, vae = load_pocket(path)
+    tensors = comfy.utils.load_torch_file(str(lora), safe_load=True)
+    turbo, _ = comfy.sd.load_lora_for_models(model, None, tensors, 1.0, 0.0)
+    return turbo, clip, vae
+
+
 def load_denoiser(
     path: Path | str, *, base: PocketBase | None = None, disable_dynamic: bool = False
 ) -> comfy.model_patcher.ModelPatcher:
     """The MODEL alone: also what ComfyUI calls for a copy of it on another device, or without dynamic memory."""
     base, source = base or read_base(path), Path(path).name
-    config = on_meta(source, lambda: Pocket(base.metadata))
-    names = on_meta(source, lambda: comfy.utils.unet_to_diffusers(config.unet_config))
+    kind, denoiser = KINDS[base.part]
+    config = on_meta(source, lambda: kind(base.metadata))
     device, offload_device = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
-    weights = {names.get(name, name): tensor for name, tensor in base.unet.items()}
-    planned = on_meta(source, lambda: UNetModel(**config.unet_config, device="meta", operations=OPERATIONS))
+    names = on_meta(source, lambda: comfy.utils.unet_to_diffusers(config.unet_config)) if kind is Pocket else {}
+    weights = {names.get(name, name): tensor for name, tensor in base.denoiser.items()}
+    planned = on_meta(source, lambda: denoiser(**config.unet_config, device="meta", operations=OPERATIONS))
     check_shapes(f"{source}'s denoiser", planned.state_dict(), weights)
     dtype = comfy.model_management.unet_dtype(
         model_params=comfy.utils.calculate_parameters(weights),
@@ -195,12 +234,19 @@ def _text_encoder(base: PocketBase, source: str) -> comfy.sd.CLIP:
     target = comfy.supported_models_base.ClipTarget(
         partial(
             comfy.sd1_clip.SD1Tokenizer,
-            tokenizer=partial(comfy.sd1_clip.SDTokenizer, embedding_size=config["hidden_size"]),
+            tokenizer=partial(
+                comfy.sd1_clip.SDTokenizer,
+                embedding_size=config["hidden_size"],
+                max_length=config["max_position_embeddings"],
+            ),
         ),
         partial(PocketText, frozenset(base.vocabulary.tolist())),
     )
     target.params["clip_model"] = partial(
-        comfy.sd1_clip.SDClipModel, textmodel_json_config=config, return_projected_pooled=False
+        comfy.sd1_clip.SDClipModel,
+        max_length=config["max_position_embeddings"],
+        textmodel_json_config=config,
+        return_projected_pooled=False,
     )
     clip = comfy.sd.CLIP(target, state_dict=dict(weights), parameters=comfy.utils.calculate_parameters(weights))
     clip.cond_stage_model.token_texts = clip.tokenizer.clip_l.inv_vocab

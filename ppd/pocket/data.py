@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from . import scenes
+
+Render = Callable[[str, dict[str, float], int], np.ndarray]
+"""Caption, style and seed to a picture [128, 128, 3] uint8."""
 
 
 @dataclass(frozen=True)
@@ -34,20 +39,22 @@ def to_tensor(pictures: np.ndarray) -> Tensor:
     return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float().div(255)
 
 
-def _render_chunk(seeds: range) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _render_chunk(render: Render, seeds: range) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     pictures, captions, styles = [], [], []
     for seed in seeds:
         rng = np.random.default_rng([17, seed])
         caption = int(rng.integers(len(scenes.SCENES)))
         style = scenes.random_style(rng)
-        pictures.append(scenes.render(scenes.SCENES[caption].caption, style, seed))
+        pictures.append(render(scenes.SCENES[caption].caption, style, seed))
         captions.append(caption)
         styles.append(list(style.values()))
     return np.stack(pictures), np.array(captions), np.array(styles, dtype=np.float32)
 
 
-def picture_set(directory: Path, count: int, first_seed: int = 0, workers: int = 2) -> PictureSet:
-    """Pictures of seeds first_seed .. first_seed + count, rendered on first use and memory-mapped afterwards."""
+def picture_set(
+    directory: Path, count: int, first_seed: int = 0, workers: int = 2, render: Render = scenes.render
+) -> PictureSet:
+    """Pictures of seeds first_seed .. first_seed + count, drawn on first use and memory-mapped afterwards."""
     directory.mkdir(parents=True, exist_ok=True)
     done = directory / "done.json"
     wanted = {"count": count, "first_seed": first_seed}
@@ -60,7 +67,9 @@ def picture_set(directory: Path, count: int, first_seed: int = 0, workers: int =
         starts = range(0, count, 250)
         chunks = [range(first_seed + start, first_seed + min(start + 250, count)) for start in starts]
         with ProcessPoolExecutor(workers) as pool:
-            results = tqdm(pool.map(_render_chunk, chunks), desc="rendering", total=len(chunks), mininterval=2.0)
+            results = tqdm(
+                pool.map(partial(_render_chunk, render), chunks), desc="rendering", total=len(chunks), mininterval=2.0
+            )
             for start, (drawn, named, styled) in zip(starts, results, strict=True):
                 part = slice(start, start + len(drawn))
                 pictures[part], captions[part], styles[part] = drawn, named, styled

@@ -1,4 +1,4 @@
-"""`python -m ppd evaluate pocket`: every figure of the model card, on reporting people and held-out captions."""
+"""`python -m ppd evaluate WORLD`: every figure of the model card, on reporting people and held-out captions."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from . import scenes
 from .autoencoder import encode_pictures
 from .data import PictureSet, picture_set, to_tensor
 from .judge import objects_found
-from .model import SAMPLING_STEPS, generate
+from .painter import generate
 from .people import TEMPERATURE, People, sample_weights
 from .recipe import Recipe
-from .statistics import CLIP, STATISTICS, picture_statistics
+from .statistics import CLIP, STATISTICS
 from .taste import SUPPORT_COUNTS, Support, draw_support, embed_people
 
 PICTURES_PER_PERSON = 4
@@ -69,7 +69,7 @@ class Evaluation:
     ) -> Look:
         """One condition: u [P, d], the first `pictures` (by default all) of each person's own under it."""
         pictures = pictures or self.captions.shape[1]
-        host = None if adapter is None else DiffusersHost(self.recipe.model.unet, adapter)
+        host = None if adapter is None else DiffusersHost(self.recipe.model.denoiser, adapter)
         rows = None if u is None else u.repeat_interleave(pictures, 0)[:, None]
         latents = generate(
             self.recipe.model,
@@ -84,7 +84,7 @@ class Evaluation:
         statistics, found = [], []
         for part in latents.split(100):
             decoded = self.recipe.model.decode(part)
-            statistics.append(picture_statistics(decoded))
+            statistics.append(self.recipe.world.statistics(decoded))
             found.append(objects_found(self.recipe.judge, decoded).numpy())
         shape = (self.count, pictures)
         scores = self.recipe.whitening.scores(torch.cat(statistics)).unflatten(0, shape)
@@ -114,17 +114,42 @@ class Look:
         return float((self.counts[..., 1] - self.counts[..., 0]).mean())
 
 
-def evaluate(recipe: Recipe, people: int = 200, adapter_name: str = "pocket", *, quick: bool = False) -> dict[str, Any]:
-    """All figures as plain data; `quick` leaves out the sweeps over pairs, strength, blend and the second seed."""
+def evaluate(recipe: Recipe, people: int = 200, adapter_name: str = "", *, quick: bool = False) -> dict[str, Any]:
+    """All figures as plain data; `quick` leaves out the sweeps over pairs, strength, blend and the second seed.
+
+    Without a name the adapter is the world's own; a world that has none yet has the figures of its parts alone.
+    """
     if people < 2:
         raise ValueError(f"Expected at least 2 people, since each is compared with another, got {people}.")
-    adapter = recipe.adapter(adapter_name)
     run = Evaluation(recipe, people)
     limits = ceilings(recipe, run)
-    own_u, zero_u = run.embeddings(PAIRS), run.embeddings(0)
     base = run.paint()
+    report = _of_parts(recipe, run, base, limits)
+    name = adapter_name or recipe.world.name
+    if name in recipe.world.adapters:
+        adapter = recipe.adapter(name)
+        report = _of_adapter(recipe, run, adapter, base, limits, quick) | report
+        report["settings"]["adapter_training"] = adapter.config.training
+    return report
+
+
+def _of_parts(recipe: Recipe, run: Evaluation, base: Look, limits: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "objects_f1_base": {**bootstrap(base.counts, micro_f1), "ceiling": None},
+        "reader_correlation": {str(n): c for n, c in limits["reader"].items()},
+        "pocket": pocket_figures(recipe, base),
+        "looks": look_figures(recipe, run),
+        "settings": settings(recipe, run),
+    }
+
+
+def _of_adapter(
+    recipe: Recipe, run: Evaluation, adapter: UserAdapter, base: Look, limits: dict[str, Any], quick: bool
+) -> dict[str, Any]:
+    name = recipe.world.name
+    own_u, zero_u = run.embeddings(PAIRS), run.embeddings(0)
     own = run.paint(adapter, own_u)
-    pooled = run.paint(recipe.adapter("pocket-population"), zero_u)
+    pooled = run.paint(recipe.adapter(f"{name}-population"), zero_u)
     other = run.paint(adapter, own_u[run.other])
     zero = run.paint(adapter, zero_u)
 
@@ -138,7 +163,6 @@ def evaluate(recipe: Recipe, people: int = 200, adapter_name: str = "pocket", *,
         "wins_vs_own_population": against(own, zero, limits["population"]),
         "wins_with_no_pairs": against(zero, base),
         "population_adapter_vs_base": against(pooled, base),
-        "objects_f1_base": {**bootstrap(base.counts, micro_f1), "ceiling": None},
         "objects_f1_personal": {**bootstrap(own.counts, micro_f1), "ceiling": None},
         "objects_f1_loss": bootstrap(
             np.stack([base.counts, own.counts], axis=1), lambda x: micro_f1(x[:, 0]) - micro_f1(x[:, 1])
@@ -146,7 +170,6 @@ def evaluate(recipe: Recipe, people: int = 200, adapter_name: str = "pocket", *,
         "invented_per_picture": {"base": base.invented, "personal": own.invented},
         "out_of_range": {"base": base.out_of_range, "personal": own.out_of_range},
         "steering": steering(run, base, own),
-        "reader_correlation": {str(n): c for n, c in limits["reader"].items()},
     }
     if not quick:
         looks = {PAIRS: own, **{n: run.paint(adapter, run.embeddings(n)) for n in SUPPORT_COUNTS if n != PAIRS}}
@@ -159,11 +182,8 @@ def evaluate(recipe: Recipe, people: int = 200, adapter_name: str = "pocket", *,
         for weight in BLENDS[1:-1]:
             blended[weight] = run.paint(adapter, torch.lerp(own_u, own_u[run.other], weight), pictures=few)
         report["blend"] = [{"weight": w, "reward_a_minus_b": _contrast(run, blended[w])} for w in BLENDS]
-        second = run.paint(recipe.adapter("pocket-seed2"), own_u)
+        second = run.paint(recipe.adapter(f"{name}-seed2"), own_u)
         report["second_seed"] = {"wins_vs_base": against(second, base), "second_vs_first": against(second, own)}
-    report["pocket"] = pocket_figures(recipe, base)
-    report["looks"] = look_figures(recipe, run)
-    report["settings"] = settings(recipe, run, adapter)
     return report
 
 
@@ -197,7 +217,7 @@ def ceilings(recipe: Recipe, run: Evaluation, sample: int = READER_SAMPLE) -> di
     The reader's posterior mean of w is an importance-weighted mean over `sample` people of the known population; the
     painter takes a step of fixed length along it, so that "better" is the sign of w . step.
     """
-    prior, _ = sample_weights(recipe.world["covariance"], np.random.default_rng(81), sample)
+    prior, _ = sample_weights(recipe.units["covariance"], np.random.default_rng(81), sample)
     truth = run.people.weights
     unit = torch.nn.functional.normalize
     mean_step = unit(prior.mean(0, keepdim=True), dim=1)
@@ -227,7 +247,7 @@ def pocket_figures(recipe: Recipe, base: Look) -> dict[str, Any]:
     latents = encode_pictures(recipe.model.vae, fresh.pictures)
     decoded = recipe.model.decode(latents * recipe.model.latent_scale)
     error = (decoded - real).pow(2).mean((1, 2, 3))
-    statistics, shifted = picture_statistics(real), picture_statistics(decoded)
+    statistics, shifted = recipe.world.statistics(real), recipe.world.statistics(decoded)
     shift = (shifted - statistics).mean(0) / statistics.std(0)
     labels = np.stack([scenes.object_labels(scenes.SCENES[i].caption) for i in fresh.captions]) > 0.5
     right = (objects_found(recipe.judge, decoded).numpy() == labels).mean(1)
@@ -253,7 +273,9 @@ def pocket_figures(recipe: Recipe, base: Look) -> dict[str, Any]:
 
 def held_out_pictures(recipe: Recipe) -> PictureSet:
     """Rendered pictures that nothing was trained on."""
-    return picture_set(recipe.work / "held_out_pictures", HELD_OUT_PICTURES, first_seed=10**6)
+    return picture_set(
+        recipe.work / "held_out_pictures", HELD_OUT_PICTURES, first_seed=10**6, render=recipe.world.render
+    )
 
 
 def look_figures(recipe: Recipe, run: Evaluation) -> dict[str, Any]:
@@ -270,7 +292,7 @@ def look_figures(recipe: Recipe, run: Evaluation) -> dict[str, Any]:
     real = to_tensor(fresh.pictures)
     read = looks.amounts(prior.whiten(recipe.encoder.image_tensor_features(real)))
     styles = fresh.styles[:, [scenes.STYLES.index(name) for name in names]]
-    statistics = picture_statistics(real)[:, columns]
+    statistics = recipe.world.statistics(real)[:, columns]
     read_painted = looks.amounts(prior.whiten(pool.features))
     painted_statistics = recipe.painted["statistics"][:, columns]
     pictures = {
@@ -283,7 +305,7 @@ def look_figures(recipe: Recipe, run: Evaluation) -> dict[str, Any]:
             names, _within(read_painted, pool.captions), _within(painted_statistics, pool.captions)
         ),
     }
-    everybody, _ = sample_weights(recipe.world["covariance"], np.random.default_rng(81), READER_SAMPLE)
+    everybody, _ = sample_weights(recipe.units["covariance"], np.random.default_rng(81), READER_SAMPLE)
     truth = run.people.weights[:, columns]
     people = {}
     for n in READ_PAIRS:
@@ -321,7 +343,7 @@ def _correlations(names: Sequence[str], x: Tensor, y: Tensor | np.ndarray) -> di
     return {name: correlation(a[:, k], b[:, k]) for k, name in enumerate(names)}
 
 
-def settings(recipe: Recipe, run: Evaluation, adapter: UserAdapter) -> dict[str, Any]:
+def settings(recipe: Recipe, run: Evaluation) -> dict[str, Any]:
     """What produced the figures."""
     files = sorted(path for path in recipe.weights.rglob("*.safetensors"))
     return {
@@ -330,9 +352,8 @@ def settings(recipe: Recipe, run: Evaluation, adapter: UserAdapter) -> dict[str,
         "pictures_per_person_in_sweeps": SWEPT_PICTURES,
         "pairs": PAIRS,
         "guidance": GUIDANCE,
-        "sampler": f"DPM-Solver++(2M), {SAMPLING_STEPS} steps",
+        "sampler": f"{recipe.world.model.sampler}, {recipe.world.model.steps} steps",
         "strength": 1.0,
         "captions": len(scenes.HELD_OUT_CAPTIONS),
-        "adapter_training": adapter.config.training,
         "sha256": {str(path.relative_to(recipe.weights)): file_digest(path)[:16] for path in files},
     }

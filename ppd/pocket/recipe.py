@@ -1,4 +1,4 @@
-"""`python -m ppd train pocket`: makes every tracked weight from nothing, stage by stage, resuming where it stopped."""
+"""`python -m ppd train WORLD`: makes every tracked weight from nothing, stage by stage, resuming where it stopped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from ..adapters import UserAdapter
+from ..adapters import CrossAttentionAdapter, UserAdapter
 from ..encoders.encoder import JSON_FILE, PosteriorEncoder, TasteEncoder
 from ..encoders.features import PictureFeatures
 from ..encoders.looks import Looks
@@ -32,31 +32,22 @@ from ..pictures import Picture
 from ..training import default_device
 from . import scenes
 from .adapters import Picks, adapter_config, train_adapter
-from .autoencoder import VAE_CONFIG, PocketAutoencoder, decode_latents, encode_pictures
+from .autoencoder import PocketAutoencoder, decode_latents, encode_pictures
 from .autoencoder_training import refine_decoder, train_autoencoder
 from .data import PictureSet, picture_set, to_tensor
 from .encoder import EMBED_DIM, MEAN, STD, TEXT, VISION, train_encoder
 from .judge import ObjectJudge, objects_found, train_judge
 from .looks import make_looks
-from .model import TEXT_CONFIG, UNET_CONFIG, PocketModel, generate, train_base, vocabulary_in_use
+from .painter import Painter, generate, preview_colors
 from .people import People, pick, population
-from .statistics import STATISTICS, Whitening, picture_statistics, reward_statistics
-from .studio import ENCODER, to_images
+from .statistics import STATISTICS, Whitening, reward_statistics
+from .studio import to_images
 from .taste import SUPPORT_COUNTS, Pool, draw_support, embed_people, fit_prior
+from .world import POCKET, World
 
 log = logging.getLogger(__name__)
 
-PICTURES, DECODED, POOL = 24000, 8000, 2000
-STEPS = {
-    "autoencoder": 1500,
-    "decoder": 300,
-    "base": 2000,
-    "encoder": 400,
-    "judge": 800,
-    "adapter": 240,
-}
 PICKS_PER_PERSON, SUPPORTS = 48, 4
-ADAPTERS = {"pocket": (True, 11), "pocket-seed2": (True, 12), "pocket-population": (False, 11)}
 ENCODER_NAME = "pocket-clip"
 EXAMPLES = {
     "cool and soft": {"warmth": -1.0, "saturation": -0.5, "contrast": -0.6},
@@ -75,14 +66,16 @@ class Recipe:
 
     work: Path
     weights: Path
+    world: World = POCKET
 
     def __post_init__(self) -> None:
         for folder in (self.work, self.weights):
             folder.mkdir(parents=True, exist_ok=True)
+        world, painter = self.world, self.world.model
         wanted = {
-            "steps": STEPS,
-            "sizes": [PICTURES, DECODED, POOL, PICKS_PER_PERSON, SUPPORTS],
-            "models": [VAE_CONFIG, UNET_CONFIG, TEXT_CONFIG, VISION, TEXT],
+            "steps": world.steps,
+            "sizes": [*world.sizes.values(), PICKS_PER_PERSON, SUPPORTS],
+            "models": [world.vae_config, painter.config, painter.text_config, VISION, TEXT],
         }
         # As JSON has it, where tuples are lists
         self._claim("settings", json.loads(json.dumps(wanted)), "made with other settings than this version's")
@@ -113,11 +106,11 @@ class Recipe:
 
     @property
     def _base(self) -> Path:
-        return self.weights / "pocket_base.safetensors"
+        return self.world.file(self.weights, "base")
 
     @cached_property
     def data(self) -> PictureSet:
-        return picture_set(self.work / "pictures", PICTURES)
+        return picture_set(self.work / "pictures", self.world.sizes["pictures"], render=self.world.render)
 
     @cached_property
     def vae(self) -> PocketAutoencoder:
@@ -125,11 +118,16 @@ class Recipe:
         if self._base.exists():
             return self.model.vae
 
-        def make() -> dict[str, Tensor]:
-            vae = train_autoencoder(self.data, self.work / "autoencoder.pt", STEPS["autoencoder"])
-            return dict(refine_decoder(vae, self.data, self.work / "decoder.pt", STEPS["decoder"]).state_dict())
+        config, statistics, steps = self.world.vae_config, self.world.statistics, self.world.steps
 
-        vae = PocketAutoencoder(**VAE_CONFIG)
+        def make() -> dict[str, Tensor]:
+            vae = train_autoencoder(
+                self.data, self.work / "autoencoder.pt", steps["autoencoder"], config=config, statistics=statistics
+            )
+            refined = refine_decoder(vae, self.data, self.work / "decoder.pt", steps["decoder"], statistics=statistics)
+            return dict(refined.state_dict())
+
+        vae = PocketAutoencoder(**config)
         vae.load_state_dict(self._once("vae", make))
         vae.eval().requires_grad_(False).to(default_device())
         return vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -143,40 +141,45 @@ class Recipe:
 
     @cached_property
     def decoded(self) -> np.ndarray:
-        """The first DECODED pictures as the shipped autoencoder returns them, [n, 128, 128, 3] uint8."""
+        """The first pictures as the shipped autoencoder returns them, [n, 128, 128, 3] uint8."""
         path = self.work / "decoded.npy"
         if not path.exists():
             latents, scale = self.latents
             parts = [
                 (decode_latents(self.model.vae, part / scale) * 255 + 0.5).byte().permute(0, 2, 3, 1).numpy()
-                for part in tqdm(latents[:DECODED].split(200), desc="decoding", mininterval=2.0)
+                for part in tqdm(latents[: self.world.sizes["decoded"]].split(200), desc="decoding", mininterval=2.0)
             ]
             with replacing(path) as partial, partial.open("wb") as file:
                 np.save(file, np.concatenate(parts))
         return np.load(path, mmap_mode="r")
 
     @cached_property
-    def model(self) -> PocketModel:
-        """The base: trained, written to weights/pocket_base.safetensors and read back, so that all that follows is
+    def model(self) -> Painter:
+        """The base: trained, written to the weights and read back, so that all that follows is
         trained on what is shipped."""
         if not self._base.exists():
             latents, scale = self.latents
             start = time.monotonic()
-            unet, text_encoder = train_base(latents, self.data.captions, self.work / "base.pt", STEPS["base"])
+            kind, steps = self.world.model, self.world.steps["base"]
+            denoiser, text_encoder, vocabulary = kind.train(latents, self.data, self.work / "base.pt", steps)
             self._note("base", round(time.monotonic() - start, 1))
-            factors, bias = preview_colors(latents[:500], self.data.pictures[:500])
-            PocketModel(unet, text_encoder, self.vae, scale, vocabulary_in_use()).save(self._base, factors, bias)
+            colors = preview_colors(latents[:500], self.data.pictures[:500])
+            made = kind(denoiser, text_encoder, self.vae, scale, vocabulary)
+            made.save(self._base, self.world.vae_config, *colors)
         self._claim(
             "base", file_digest(self._base), f"that belong to another {self._base.name} than that of {self.weights}"
         )
-        return PocketModel.load(self._base).to(default_device())
+        return self.world.load_model(self.weights).to(default_device())
 
     @cached_property
     def encoder(self) -> OpenClipTower:
-        path = self.weights / ENCODER / TOWER_FILE
+        """The tower of this world's taste encoder; that of another world must be there already."""
+        path = self.weights / "taste_encoders" / self.world.tower / TOWER_FILE
         if not path.exists():
+            if self.world.tower != self.world.name:
+                raise ValueError(f"There is no {path}: train the world {self.world.tower} first, whose tower it is.")
             start = time.monotonic()
-            trained = train_encoder(self.data, self.decoded, self.work / "encoder.pt", STEPS["encoder"])
+            trained = train_encoder(self.data, self.decoded, self.work / "encoder.pt", self.world.steps["encoder"])
             self._note("encoder", round(time.monotonic() - start, 1))
             config = {"embed_dim": EMBED_DIM, "vision_cfg": VISION}
             save_encoder(path, trained.visual, config, name=ENCODER_NAME, mean=MEAN, std=STD)
@@ -186,20 +189,21 @@ class Recipe:
     @cached_property
     def taste_encoder(self) -> TasteEncoder:
         """Whitening, prior, and what the features say in words, beside the tower in its folder."""
-        folder = self.weights / ENCODER
+        folder = self.world.encoder(self.weights)
         if not (folder / JSON_FILE).exists():
             center, basis = fit_whitening(self.pool.features, dims=32)
             support = draw_support(self.pool, self.people["training"], max(SUPPORT_COUNTS), np.random.default_rng(41))
             identity = {"encoder": self.encoder.name, "encoder_hash": self.encoder.weight_hash}
-            tower = {"kind": "folder", "name": self.encoder.name, "hash": self.encoder.weight_hash}
+            borrowed = {} if self.world.tower == self.world.name else {"of": self.world.tower}
+            tower = {"kind": "folder", **borrowed, "name": self.encoder.name, "hash": self.encoder.weight_hash}
             made = {
                 "people": len(self.people["training"].weights),
                 "kind": "simulated",
-                "pictures": POOL,
+                "pictures": self.world.sizes["pool"],
             }
             prior = fit_prior(self.pool, support, center, basis, **identity)
             start = time.monotonic()
-            looks = make_looks(self.encoder, self.model.vae, prior)
+            looks = make_looks(self.encoder, self.model.vae, prior, self.world)
             self._note("looks", round(time.monotonic() - start, 1))
             TasteEncoder(tower, prior, looks, made).save(folder)
         encoder = TasteEncoder.load(folder)
@@ -221,10 +225,10 @@ class Recipe:
 
     @cached_property
     def judge(self) -> ObjectJudge:
-        path = self.weights / "pocket_judge.safetensors"
+        path = self.world.file(self.weights, "judge")
         if not path.exists():
             start = time.monotonic()
-            judge = train_judge(self.data, self.decoded, self.work / "judge.pt", STEPS["judge"])
+            judge = train_judge(self.data, self.decoded, self.work / "judge.pt", self.world.steps["judge"])
             self._note("judge", round(time.monotonic() - start, 1))
             _save({name: value.half() for name, value in judge.state_dict().items()}, path)
         judge = ObjectJudge()
@@ -234,19 +238,19 @@ class Recipe:
 
     @cached_property
     def painted(self) -> dict[str, Tensor]:
-        """POOL pictures that the base paints of training captions: raw statistics, features, captions."""
+        """The pool: pictures that the base paints of training captions: raw statistics, features, captions."""
 
         def make() -> dict[str, Tensor]:
-            names = [scene.caption for scene in scenes.SCENES]
+            names, count = [scene.caption for scene in scenes.SCENES], self.world.sizes["pool"]
             allowed = np.array([names.index(caption) for caption in scenes.TRAINING_CAPTIONS])
-            captions = np.random.default_rng(31).permutation(np.resize(allowed, POOL))
+            captions = np.random.default_rng(31).permutation(np.resize(allowed, count))
             prompts = [names[i] for i in captions]
-            with tqdm(total=POOL, desc="painting the pool", mininterval=2.0) as bar:
-                latents = generate(self.model, prompts, range(10**6, 10**6 + POOL), on_batch=bar.update)
+            with tqdm(total=count, desc="painting the pool", mininterval=2.0) as bar:
+                latents = generate(self.model, prompts, range(10**6, 10**6 + count), on_batch=bar.update)
             statistics, features = [], []
             for part in latents.split(100):
                 pictures = self.model.decode(part)
-                statistics.append(picture_statistics(pictures))
+                statistics.append(self.world.statistics(pictures))
                 features.append(self.encoder.image_tensor_features(pictures))
             return {
                 "captions": torch.from_numpy(captions),
@@ -258,9 +262,9 @@ class Recipe:
         return self._once("painted", make)
 
     @cached_property
-    def world(self) -> dict[str, Tensor]:
+    def units(self) -> dict[str, Tensor]:
         """What makes rewards: whitening of the base's statistics, and their clipped covariance. Shipped."""
-        path = self.weights / "pocket_world.safetensors"
+        path = self.world.file(self.weights, "world")
         if not path.exists():
             raw = self.painted["statistics"]
             whitening = Whitening.fit(raw)
@@ -270,11 +274,11 @@ class Recipe:
 
     @property
     def whitening(self) -> Whitening:
-        return Whitening(self.world["mean"], self.world["matrix"])
+        return Whitening(self.units["mean"], self.units["matrix"])
 
     @cached_property
     def people(self) -> dict[str, People]:
-        return population(self.world["covariance"])
+        return population(self.units["covariance"])
 
     @cached_property
     def pool(self) -> Pool:
@@ -291,12 +295,15 @@ class Recipe:
             "decoded_statistics",
             lambda: {
                 "raw": torch.cat(
-                    [picture_statistics(to_tensor(self.decoded[i : i + 200])) for i in range(0, DECODED, 200)]
+                    [
+                        self.world.statistics(to_tensor(self.decoded[i : i + 200]))
+                        for i in range(0, len(self.decoded), 200)
+                    ]
                 )
             },
         )["raw"]
         allowed = set(scenes.TRAINING_CAPTIONS)
-        captions = self.data.captions[:DECODED]
+        captions = self.data.captions[: len(self.decoded)]
         usable = np.array([scenes.SCENES[c].caption in allowed for c in captions])
         queries = Pool(np.where(usable, captions, -1), reward_statistics(self.whitening, raw), raw)
         names = queries.drawable
@@ -321,7 +328,7 @@ class Recipe:
             rejected.append(np.where(first, b, a))
             caption.append(wanted)
         return Picks(
-            latents[:DECODED],
+            latents[: self.world.sizes["decoded"]],
             person=np.concatenate(person),
             chosen=np.concatenate(chosen),
             rejected=np.concatenate(rejected),
@@ -365,7 +372,7 @@ class Recipe:
 
     def adapter(self, name: str) -> UserAdapter:
         """A trained adapter at its chosen strength, from the weights; trained and tuned when it is not there."""
-        personal, seed = ADAPTERS[name]
+        personal, seed = self.world.adapters[name]
         # The baseline reads nobody's u: it stands apart, so that no node offers it
         path = self.weights / ("adapters" if personal else "baselines") / f"{name}.safetensors"
         posterior = PosteriorEncoder(PictureFeatures(self.encoder), self.prior)
@@ -374,10 +381,10 @@ class Recipe:
             start = time.monotonic()
             trained = train_adapter(
                 self.model,
-                config,
+                CrossAttentionAdapter(config),
                 self.picks,
                 self.work / f"adapter-{name}.pt",
-                steps=STEPS["adapter"],
+                steps=self.world.steps["adapter"],
                 personal=personal,
                 seed=seed,
                 name=name,
@@ -400,7 +407,7 @@ class Recipe:
         prompts = [scenes.SCENES[rng.choice(np.setdiff1d(allowed, row))].caption for row in seen]
         seeds = range(2 * 10**6, 2 * 10**6 + len(u))
         labels = np.stack([scenes.object_labels(prompt) for prompt in prompts]) > 0.5
-        host = DiffusersHost(self.model.unet, adapter)
+        host = DiffusersHost(self.model.denoiser, adapter)
         reward0, f1_0 = self._look(people, labels, generate(self.model, prompts, seeds))
         rows: list[tuple[float, float, float]] = []
         for gain in tqdm(GAINS, desc="strength on tuning people"):
@@ -419,15 +426,16 @@ class Recipe:
 
     def _look(self, people: People, labels: np.ndarray, latents: Tensor) -> tuple[Tensor, float]:
         pictures = self.model.decode(latents)
-        reward = people.rewards(reward_statistics(self.whitening, picture_statistics(pictures)))
+        reward = people.rewards(reward_statistics(self.whitening, self.world.statistics(pictures)))
         return reward, micro_f1(object_counts(objects_found(self.judge, pictures).numpy(), labels))
 
     def run(self) -> None:
         """Everything, in order."""
         for stage in ("model", "judge", "encoder", "painted", "taste_encoder"):
             getattr(self, stage)
-        self.examples()
-        for name in ADAPTERS:
+        if self.world is POCKET:
+            self.examples()
+        for name in self.world.adapters:
             self.adapter(name)
 
 
@@ -435,14 +443,3 @@ def _save(tensors: dict[str, Tensor], path: Path) -> None:
     """Write tensors in one step, since a half-written file would pass for a finished stage."""
     with replacing(path) as partial:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial)
-
-
-def preview_colors(latents: Tensor, pictures: np.ndarray) -> tuple[list[list[float]], list[float]]:
-    """Least-squares colours for live previews: denoiser latents [n, 4, 16, 16] to 8 px means of pictures, in -1..1."""
-    small = torch.from_numpy(pictures.astype(np.float32) / 127.5 - 1).unflatten(1, (16, 8)).unflatten(3, (16, 8))
-    colors = small.mean((2, 4)).reshape(-1, 3)
-    x = latents.permute(0, 2, 3, 1).reshape(-1, 4).double()
-    solution = torch.linalg.lstsq(torch.cat([x, torch.ones_like(x[:, :1])], 1), colors.double()).solution.round(
-        decimals=4
-    )
-    return solution[:4].tolist(), solution[4].tolist()

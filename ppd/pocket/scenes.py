@@ -81,7 +81,7 @@ def random_style(rng: np.random.Generator) -> dict[str, float]:
     return {name: float(value) for name, value in zip(STYLES, rng.uniform(-1, 1, len(STYLES)), strict=True)}
 
 
-class _Brush:
+class Brush:
     """Draws filled, outlined shapes in picture coordinates (0..128, y down)."""
 
     def __init__(self, draw: ImageDraw.ImageDraw, outline: float, light: np.ndarray) -> None:
@@ -118,7 +118,7 @@ class _Brush:
                 self.ellipse(x, y, rx + extra, ry + extra, color, weight=0.0)
 
 
-def _house(b: _Brush, rng: np.random.Generator, x: float, y: float) -> None:
+def _house(b: Brush, rng: np.random.Generator, x: float, y: float) -> None:
     w, h = rng.uniform(15, 18), rng.uniform(20, 24)
     wall: Color = [(0.93, 0.86, 0.72), (0.88, 0.74, 0.66), (0.80, 0.84, 0.86)][rng.integers(3)]
     b.box(x - w, y - h, x + w, y, wall)
@@ -129,7 +129,7 @@ def _house(b: _Brush, rng: np.random.Generator, x: float, y: float) -> None:
         b.box(cx - 3.5, y - h + 4, cx + 3.5, y - h + 11, (0.98, 0.86, 0.50), 0.7)
 
 
-def _tree(b: _Brush, rng: np.random.Generator, x: float, y: float) -> None:
+def _tree(b: Brush, rng: np.random.Generator, x: float, y: float) -> None:
     b.box(x - 3.2, y - 20, x + 3.2, y, (0.45, 0.31, 0.20))
     r = rng.uniform(11, 13)
     b.union(
@@ -138,7 +138,7 @@ def _tree(b: _Brush, rng: np.random.Generator, x: float, y: float) -> None:
     )
 
 
-def _flowers(b: _Brush, rng: np.random.Generator, x: float, y: float) -> None:
+def _flowers(b: Brush, rng: np.random.Generator, x: float, y: float) -> None:
     petal: Color = [(0.93, 0.45, 0.58), (0.95, 0.80, 0.30), (0.80, 0.52, 0.86)][rng.integers(3)]
     for dx, height in ((-13, rng.uniform(13, 18)), (0, rng.uniform(18, 24)), (13, rng.uniform(13, 18))):
         top = y - height
@@ -148,7 +148,7 @@ def _flowers(b: _Brush, rng: np.random.Generator, x: float, y: float) -> None:
         b.ellipse(x + dx, top, 2.8, 2.8, (0.98, 0.90, 0.55), 0.0)
 
 
-def _lighthouse(b: _Brush, rng: np.random.Generator, x: float, y: float) -> None:
+def _lighthouse(b: Brush, rng: np.random.Generator, x: float, y: float) -> None:
     height = rng.uniform(48, 54)
     for i in range(5):
         low, high = i / 5, (i + 1) / 5
@@ -168,7 +168,7 @@ def _lighthouse(b: _Brush, rng: np.random.Generator, x: float, y: float) -> None
     b.polygon([(x - 7, y - height - 8), (x, y - height - 15), (x + 7, y - height - 8)], (0.35, 0.33, 0.38))
 
 
-def _boat(b: _Brush, rng: np.random.Generator, x: float, y: float) -> None:
+def _boat(b: Brush, rng: np.random.Generator, x: float, y: float) -> None:
     b.polygon([(x - 19, y - 8), (x + 19, y - 8), (x + 12, y), (x - 12, y)], (0.60, 0.34, 0.20))
     b.box(x - 1, y - 40, x + 1, y - 8, (0.35, 0.24, 0.16), 0.0)
     sail: Color = [(0.97, 0.95, 0.90), (0.95, 0.82, 0.60)][rng.integers(2)]
@@ -176,7 +176,7 @@ def _boat(b: _Brush, rng: np.random.Generator, x: float, y: float) -> None:
     b.polygon([(x - 2, y - 34), (x - 13, y - 11), (x - 2, y - 11)], sail)
 
 
-def _mountain(b: _Brush, rng: np.random.Generator, x: float, y: float) -> None:
+def _mountain(b: Brush, rng: np.random.Generator, x: float, y: float) -> None:
     for dx, scale in ((rng.uniform(20, 28), 0.7), (0.0, 1.0)):
         w, h = 38 * scale, rng.uniform(46, 54) * scale
         top = (x + dx, y - h)
@@ -196,7 +196,7 @@ def _mountain(b: _Brush, rng: np.random.Generator, x: float, y: float) -> None:
         )
 
 
-def _sun(b: _Brush, rng: np.random.Generator, x: float, y: float) -> None:
+def _sun(b: Brush, rng: np.random.Generator, x: float, y: float) -> None:
     spin = rng.uniform(0, np.pi / 4)
     for t in spin + np.arange(8) * np.pi / 4:
         c, s = np.cos(t), np.sin(t)
@@ -212,7 +212,7 @@ def _sun(b: _Brush, rng: np.random.Generator, x: float, y: float) -> None:
     b.ellipse(x, y, 11, 11, (0.99, 0.87, 0.40))
 
 
-def _moon(b: _Brush, rng: np.random.Generator, x: float, y: float) -> None:
+def _moon(b: Brush, rng: np.random.Generator, x: float, y: float) -> None:
     outer = np.linspace(0.35 * np.pi, 1.65 * np.pi, 24)
     inner = np.linspace(1.55 * np.pi, 0.45 * np.pi, 24)
     points = [(x + 14 * np.cos(t), y + 14 * np.sin(t)) for t in outer]
@@ -220,7 +220,7 @@ def _moon(b: _Brush, rng: np.random.Generator, x: float, y: float) -> None:
     b.polygon(points, (0.99, 0.97, 0.82), 0.8)
 
 
-def _cloud(b: _Brush, rng: np.random.Generator, x: float, y: float) -> None:
+def _cloud(b: Brush, rng: np.random.Generator, x: float, y: float) -> None:
     r = rng.uniform(9, 11)
     b.union(
         [(x - 14, y + 3, r * 0.85, r * 0.75), (x, y - 3, r * 1.15, r), (x + 14, y + 2, r * 0.95, r * 0.8)],
@@ -228,7 +228,7 @@ def _cloud(b: _Brush, rng: np.random.Generator, x: float, y: float) -> None:
     )
 
 
-def _balloon(b: _Brush, rng: np.random.Generator, x: float, y: float) -> None:
+def _balloon(b: Brush, rng: np.random.Generator, x: float, y: float) -> None:
     main: Color = [(0.88, 0.33, 0.33), (0.93, 0.62, 0.25), (0.48, 0.42, 0.80)][rng.integers(3)]
     b.polygon([(x - 9, y + 9), (x + 9, y + 9), (x + 3.5, y + 20), (x - 3.5, y + 20)], main, 0.7)
     b.ellipse(x, y, 14.5, 14.5, main)
@@ -259,7 +259,7 @@ def _sky(night: bool, horizon: float) -> Image.Image:
     return Image.fromarray(np.repeat(rows[:, None, :].astype(np.uint8), n, axis=1))
 
 
-def _ground(b: _Brush, rng: np.random.Generator, setting: str, horizon: float) -> None:
+def _ground(b: Brush, rng: np.random.Generator, setting: str, horizon: float) -> None:
     x = np.linspace(-4, SIZE + 4, 34)
 
     def layer(level: float, swell: float, color: Color) -> None:
@@ -277,7 +277,7 @@ def _ground(b: _Brush, rng: np.random.Generator, setting: str, horizon: float) -
         layer(SIZE - 17, 2.0, (0.86, 0.77, 0.56))
 
 
-def _clutter(b: _Brush, rng: np.random.Generator, amount: float, setting: str, night: bool, horizon: float) -> None:
+def _clutter(b: Brush, rng: np.random.Generator, amount: float, setting: str, night: bool, horizon: float) -> None:
     """Small things nobody asked for: stars or birds above the horizon, tufts and pebbles below it."""
     # Drawn from one fixed-length sequence, so that a little more clutter adds to the same picture.
     spots = rng.uniform(0, 1, (44, 3))
@@ -300,13 +300,10 @@ def _clutter(b: _Brush, rng: np.random.Generator, amount: float, setting: str, n
                 b.ellipse(x, y, 3.0, 2.0, (0.70, 0.67, 0.64), 0.0)
 
 
-def _draw(scene: Scene, style: dict[str, float], rng: np.random.Generator) -> np.ndarray:
-    """The picture before grading: [128, 128, 3] in 0..1."""
-    night = "moon" in scene.objects
-    horizon = rng.uniform(70, 80)
-    image = _sky(night, horizon)
-    brush = _Brush(ImageDraw.Draw(image), style["outline"], NIGHT_LIGHT if night else np.ones(3))
-    glow = _Brush(brush.draw, style["outline"], np.ones(3))
+def compose(
+    scene: Scene, style: dict[str, float], rng: np.random.Generator, horizon: float, brush: Brush, glow: Brush
+) -> None:
+    """Paint everything below the sky, far things first: `glow` paints sun and moon, which no light changes."""
     clutter_rng = np.random.default_rng(rng.integers(2**63))
     places = iter(rng.permutation([26.0, 64.0, 102.0]) + rng.uniform(-5, 5, 3))
     sky_x = rng.uniform(24, 104)
@@ -315,15 +312,24 @@ def _draw(scene: Scene, style: dict[str, float], rng: np.random.Generator) -> np
         PAINTERS["mountain"](brush, rng, rng.uniform(34, 80), horizon)
     for kind in scene.objects:
         if kind in SKY_KINDS:
-            (glow if kind in ("sun", "moon") else brush).color(INK)
             PAINTERS[kind](glow if kind in ("sun", "moon") else brush, rng, sky_x, rng.uniform(22, 28))
     _ground(brush, rng, scene.setting, horizon)
-    _clutter(brush, clutter_rng, style["clutter"], scene.setting, night, horizon)
+    _clutter(brush, clutter_rng, style["clutter"], scene.setting, "moon" in scene.objects, horizon)
     for kind in scene.objects:
         if kind not in SKY_KINDS and kind != "mountain":
             afloat = kind == "boat"
             base = rng.uniform(94, 104) if afloat or scene.setting != "lake" else rng.uniform(114, 120)
             PAINTERS[kind](brush, rng, float(next(places)), base)
+
+
+def _draw(scene: Scene, style: dict[str, float], rng: np.random.Generator) -> np.ndarray:
+    """The picture before grading: [128, 128, 3] in 0..1."""
+    night = "moon" in scene.objects
+    horizon = rng.uniform(70, 80)
+    image = _sky(night, horizon)
+    brush = Brush(ImageDraw.Draw(image), style["outline"], NIGHT_LIGHT if night else np.ones(3))
+    glow = Brush(brush.draw, style["outline"], np.ones(3))
+    compose(scene, style, rng, horizon, brush, glow)
     return np.asarray(image.reduce(OVERSAMPLING), dtype=np.float32) / 255
 
 
@@ -333,7 +339,7 @@ def weave(size: int = SIZE) -> np.ndarray:
     return (np.sin(phase)[:, None] * np.sin(phase)[None, :]).astype(np.float32)
 
 
-def _grade(picture: np.ndarray, style: dict[str, float]) -> np.ndarray:
+def grade(picture: np.ndarray, style: dict[str, float]) -> np.ndarray:
     """Colour and tone: contrast about the picture's mean, saturation about grey, warmth against cold, brightness."""
     luma = picture @ np.array((0.299, 0.587, 0.114), dtype=np.float32)
     center = 0.5 * luma.mean() + 0.25
@@ -341,12 +347,12 @@ def _grade(picture: np.ndarray, style: dict[str, float]) -> np.ndarray:
     grey = (picture @ np.array((0.299, 0.587, 0.114), dtype=np.float32))[..., None]
     picture = grey + (picture - grey) * (0.85 + 0.65 * style["saturation"])
     picture = picture + 0.09 * style["warmth"] * np.array((1.0, 0.10, -1.0), dtype=np.float32)
-    picture = picture + 0.13 * style["brightness"]
-    return picture + (0.075 * (style["texture"] + 1) / 2) * weave()[..., None]
+    return picture + 0.13 * style["brightness"]
 
 
 def render(caption: str, style: dict[str, float], seed: int) -> np.ndarray:
     """The picture of (caption, style, seed): [128, 128, 3] uint8. Unknown captions are a KeyError."""
     rng = np.random.default_rng(seed)
-    picture = _grade(_draw(BY_CAPTION[caption], style, rng), style)
+    picture = grade(_draw(BY_CAPTION[caption], style, rng), style)
+    picture = picture + (0.075 * (style["texture"] + 1) / 2) * weave()[..., None]
     return (np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,11 +12,14 @@ from torch import Tensor
 from .scenes import weave
 
 STATISTICS = ("warmth", "saturation", "brightness", "contrast", "outline", "texture")
+Statistics = Callable[[Tensor], Tensor]
+"""Pictures [n, 3, 128, 128] in 0..1 to their raw statistics [n, 6]."""
 CLIP = 2.0
 """Whitened statistics are clipped here (in standard deviations), since a linear reward pays for ruined pictures."""
 
 
-def _luma(x: Tensor) -> Tensor:
+def luma(x: Tensor) -> Tensor:
+    """Lightness [n, 1, H, W] of pictures [n, 3, H, W]."""
     return (x * x.new_tensor((0.299, 0.587, 0.114)).view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 
@@ -26,14 +30,14 @@ def picture_statistics(x: Tensor) -> Tensor:
     contrast: standard deviation of luma over 8 x 8 px means · outline: mean darkness of thin dark lines (morphological
     closing minus picture) · texture: median amplitude of the 8 px weave.
     """
-    luma = _luma(x)
+    light = luma(x)
     warmth = (x[:, 0] - x[:, 2]).mean((1, 2))
     saturation = (x.amax(1) - x.amin(1)).mean((1, 2))
-    brightness = luma.mean((1, 2, 3))
-    contrast = F.avg_pool2d(luma, 8).flatten(1).std(1)
+    brightness = light.mean((1, 2, 3))
+    contrast = F.avg_pool2d(light, 8).flatten(1).std(1)
     pattern = torch.as_tensor(weave(), device=x.device)[None, None]
-    texture = (F.avg_pool2d(luma * pattern, 8) / pattern.pow(2).mean()).flatten(1).median(1).values
-    smooth = luma - texture.view(-1, 1, 1, 1) * pattern  # so that outline does not count the weave again
+    texture = (F.avg_pool2d(light * pattern, 8) / pattern.pow(2).mean()).flatten(1).median(1).values
+    smooth = light - texture.view(-1, 1, 1, 1) * pattern  # so that outline does not count the weave again
     closing = -F.max_pool2d(-F.max_pool2d(smooth, 7, 1, 3), 7, 1, 3)
     outline = (closing - smooth - 0.10).clamp(min=0).mean((1, 2, 3))
     return torch.stack([warmth, saturation, brightness, contrast, outline, texture], dim=1)

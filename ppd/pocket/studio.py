@@ -14,10 +14,11 @@ from ..encoders.encoder import PosteriorEncoder, TasteEncoder
 from ..encoders.towers import open_tower
 from ..hosts.diffusers import DiffusersHost
 from ..user_embedding import UserEmbedding
-from .model import PocketModel, generate
+from .painter import Painter, generate
+from .world import POCKET
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
-ENCODER = Path("taste_encoders") / "pocket"
+ENCODER = POCKET.encoder(Path())
 
 
 def load_encoder(weights: Path = WEIGHTS) -> PosteriorEncoder:
@@ -31,15 +32,15 @@ def load_encoder(weights: Path = WEIGHTS) -> PosteriorEncoder:
 class Studio:
     """The pocket model with a user adapter in its diffusers host."""
 
-    model: PocketModel
+    model: Painter
     host: DiffusersHost
 
     @classmethod
     def open(cls, adapter: Path | None = None, weights: Path = WEIGHTS) -> Studio:
         """The shipped pocket model with `adapter`, by default the shipped one."""
-        model = PocketModel.load(weights / "pocket_base.safetensors")
+        model = POCKET.load_model(weights)
         path = adapter or weights / "adapters" / "pocket.safetensors"
-        return cls(model, DiffusersHost(model.unet, UserAdapter.load(path, family="pocket")))
+        return cls(model, DiffusersHost(model.denoiser, UserAdapter.load(path, family="pocket")))
 
     def paint(
         self,

@@ -53,7 +53,7 @@ def unet(pocket_base_file):
 
     base = read_base(pocket_base_file)
     unet = UNet2DConditionModel(**base.metadata["unet_config"])
-    unet.load_state_dict(base.unet)
+    unet.load_state_dict(base.denoiser)
     return unet.eval().requires_grad_(False)
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from ppd.adapters.ip_adapter import TasteIPAdapter, load_ip_adapter
 from ppd.branch import Scope, describe
 from ppd.families import FAMILIES, layers_of
-from ppd.hosts.diffusers import DiffusersHost
+from ppd.hosts.diffusers import DiffusersHost, linear_sites
 from ppd.hosts.diffusers import cross_attentions as diffusers_layers
 from ppd.user_embedding import UserEmbedding, null_user
 
@@ -28,6 +28,10 @@ if find_spec("comfy"):
 
     from ppd.hosts.comfyui import apply_user, manage_adapter
     from ppd.hosts.comfyui_denoisers import cross_attentions
+    from ppd.hosts.comfyui_denoisers import linear_sites as comfy_sites
+
+    from .test_comfyui_low_rank import adapter_for as low_rank_for
+    from .test_comfyui_low_rank import person as person_of_low_rank
 
 ENCODER, ENCODER_HASH = "some-clip", "0" * 64
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
@@ -116,6 +120,17 @@ def test_same_denoiser_as_in_diffusers(pair, rule):
         wanted = diffusers_prediction(unet, adapter, someone.u[None] * personal, 0.7, context)
         torch.testing.assert_close(got, wanted, **CLOSE)
         assert torch.equal(got, plain) != personal
+
+
+def test_same_denoiser_with_a_low_rank_adapter(pair):
+    _, unet, model = pair
+    assert tuple(linear_sites(unet)) == tuple(comfy_sites(model.model.diffusion_model))
+    adapter, someone = low_rank_for(model), person_of_low_rank()
+    found = comfy_predictions(apply_user(model, manage_adapter(adapter), [someone], 0.7))
+    for got, plain, context in zip(found, comfy_predictions(model), (POSITIVE, NEGATIVE), strict=True):
+        wanted = diffusers_prediction(unet, adapter, someone.u[None], 0.7, context)
+        torch.testing.assert_close(got, wanted, **CLOSE)
+        assert (got - plain).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("off", ["strength 0", "null user", "no common range"])

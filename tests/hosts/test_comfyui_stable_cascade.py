@@ -12,8 +12,9 @@ import pytest
 import torch
 from diffusers import StableCascadeUNet
 
-from ppd.hosts.diffusers import DiffusersHost, stage_c_ratio
+from ppd.hosts.diffusers import DiffusersHost, linear_sites
 from ppd.hosts.diffusers import cross_attentions as diffusers_layers
+from ppd.hosts.diffusers_denoisers import stage_c_ratio
 from ppd.user_embedding import null_user
 
 from . import small_models
@@ -29,6 +30,10 @@ if find_spec("comfy"):
     from ppd.branch import Scope, describe
     from ppd.hosts.comfyui import apply_user, manage_adapter
     from ppd.hosts.comfyui_denoisers import cross_attentions
+    from ppd.hosts.comfyui_denoisers import linear_sites as comfy_sites
+
+    from .test_comfyui_low_rank import adapter_for as low_rank_for
+    from .test_comfyui_low_rank import person as person_of_low_rank
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 WIDTH, CONTEXT = 32, 24
@@ -147,6 +152,16 @@ def test_same_denoiser_as_in_diffusers(unet, model, rule):
         wanted = diffusers_prediction(unet, adapter, someone.u[None] * personal, 0.7, context)
         torch.testing.assert_close(got, wanted, **CLOSE)
         assert torch.equal(got, plain) != personal
+
+
+def test_same_denoiser_with_a_low_rank_adapter(unet, model):
+    assert tuple(linear_sites(unet)) == tuple(comfy_sites(model.model.diffusion_model))
+    adapter, someone = low_rank_for(model), person_of_low_rank()
+    found = comfy_predictions(apply_user(model, manage_adapter(adapter), [someone], 0.7))
+    for got, plain, context in zip(found, comfy_predictions(model), (POSITIVE, NEGATIVE), strict=True):
+        wanted = diffusers_prediction(unet, adapter, someone.u[None], 0.7, context)
+        torch.testing.assert_close(got, wanted, **CLOSE)
+        assert (got - plain).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("percent", [0.1, 0.3, 0.5, 0.9])

@@ -204,9 +204,9 @@ def dpo_step(host, u, chosen, rejected, noise, prompt, t=700):
     call = noisy, torch.full((len(noisy),), t), prompt.repeat(2, 1, 1)
     target = noise.repeat(2, 1, 1, 1)
     with torch.no_grad():
-        reference = denoising_error(host.unet(*call).sample, target)
+        reference = denoising_error(host.denoiser(*call).sample, target)
     with host.personalized(u.repeat(2, 1, 1)):
-        policy = denoising_error(host.unet(*call).sample, target)
+        policy = denoising_error(host.denoiser(*call).sample, target)
     loss, _ = diffusion_dpo_loss(*policy.chunk(2), *reference.chunk(2), beta=100.0)
     return loss.mean()
 

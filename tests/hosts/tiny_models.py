@@ -130,6 +130,7 @@ TINY = {
             "z_image_modulation": True,
             "time_scale": 1000.0,
             "pad_tokens_multiple": 32,
+            "multiple_of": 2,  # as wide as 8 / 3 of so small a model asks
         },
     ),
     "lumina2": Tiny("Lumina2", {**_LUMINA, "image_model": "lumina2", "dim": 64, "n_heads": 2, "n_kv_heads": 1}),
@@ -346,11 +347,11 @@ def build(name: str, dtype: torch.dtype = torch.float32) -> comfy.model_patcher.
         base = settings.get_model({}, device=CPU)
         for key, weight in base.diffusion_model.state_dict().items():
             if weight.is_floating_point():
-                weight.copy_(_random(key, weight))
+                weight.copy_(random_weight(key, weight))
     return comfy.model_patcher.ModelPatcher(base, CPU, CPU)
 
 
-def _random(key: str, weight: torch.Tensor) -> torch.Tensor:
+def random_weight(key: str, weight: torch.Tensor) -> torch.Tensor:
     """Matrices that keep their input's size, norms that scale by 1, small biases."""
     if weight.ndim > 1:
         return torch.randn(weight.shape) / weight[0].numel() ** 0.5

@@ -43,7 +43,7 @@ def test_a_folder_of_pictures_makes_one_that_lists_show(run, output, comfy_folde
     ]
     made = json.loads((folder / "encoder.json").read_text())
     assert made["made"]["people_are"] == "simulated" and str(comfy_folders.models) not in json.dumps(made)
-    schema = node_classes[ID].INPUT_TYPES()["required"]
+    schema = node_classes[ID].INPUT_TYPES()["optional"]
     assert "tower of: my model" in schema["tower"][1]["options"]
     assert "output" in schema["pictures"][1]["options"]
     with pytest.raises(ValueError, match="There is a taste encoder 'my model' already"):
@@ -58,7 +58,7 @@ def test_studies_are_listed_and_read(run, output, comfy_folders, node_classes):
     noise = torch.rand(6, 32, 32, 3, generator=torch.Generator().manual_seed(0)) * 0.2
     run("PPD_AddStudies", low=low + noise, high=high + noise, studies="mine", look="own names",
         low_name="dim", high_name="lit")  # fmt: skip
-    assert "mine" in node_classes[ID].INPUT_TYPES()["required"]["studies"][1]["options"]
+    assert "mine" in node_classes[ID].INPUT_TYPES()["optional"]["studies"][1]["options"]
     _, report = make(run, name="of studies", studies="mine", pictures="output")
     assert "dim / lit 1.00" in report and "32 pictures" in report
 

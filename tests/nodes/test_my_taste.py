@@ -279,7 +279,7 @@ def test_where_no_adapter_is_the_words_act_if_they_can(run, store, sampler, comf
     embedding = whose_embedding(run, person)
     words = run("PPD_ApplyTasteToConditioning", model=sampler["model"], clip=clip, user_embedding=embedding).result[0]
     assert torch.equal(paint(sampler, personal), paint(sampler, words))
-    monkeypatch.setattr("ppd_pack.ppd.hosts.comfyui_text.FAMILIES", {})
+    monkeypatch.setattr("ppd_pack.ppd.hosts.comfyui_text.TEXTS", {})
     personal, report = run("PPD_MyTaste", **given).result
     assert personal is sampler["model"] and report.startswith("The plain picture: no adapter here paints")
     assert "put the words that Taste to Text gives into the prompt" in report

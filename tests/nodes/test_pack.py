@@ -30,6 +30,7 @@ NODE_IDS = {
     "PPD_UserAdapterLoader",
     "PPD_IPAdapterLoader",
     "PPD_MyTaste",
+    "PPD_SaveTasteAsLoRA",
     "PPD_TasteCode",
     "PPD_TasteToCode",
     "PPD_TasteToText",

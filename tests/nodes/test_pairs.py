@@ -59,13 +59,13 @@ def test_bad_pictures_stop_it_or_are_reported(run, example):
 
 def test_a_persons_picks_are_read_from_the_store(run, node_classes, comfy_folders):
     node = node_classes[ID]
-    assert "person: me" in node.INPUT_TYPES()["required"]["preference_set"][1]["options"]
+    assert "person: me" in node.INPUT_TYPES()["optional"]["preference_set"][1]["options"]
     empty = run(ID, preference_set="person: me").result
     assert (empty[0], empty[2]) == ([], "person: me: 0 pairs on 0 prompts, 0 ties.")
     store = comfy_folders.module.taste_store()
     aki = store.add_person("Aki").id
     assert store.folder == comfy_folders.user / "__ppd" / "taste"
-    assert f"person: {aki}" in node.INPUT_TYPES()["required"]["preference_set"][1]["options"]
+    assert f"person: {aki}" in node.INPUT_TYPES()["optional"]["preference_set"][1]["options"]
     before = node.fingerprint_inputs("person: Aki")
     first, second = (
         Picture(comfy_folders.weights / "examples/warm/images" / f"0-{role}.png") for role in ("chosen", "rejected")

@@ -178,7 +178,7 @@ def test_exports_never_share_a_folder(comfy_folders):
 
 def test_without_a_browser_the_tabs_person_is_me(node_classes, store, load, run):
     """By default in both nodes, so that a graph of the API's has somebody too."""
-    defaults = {name: node_classes[name].INPUT_TYPES()["required"] for name in (LOADER, "PreferenceCollector")}
+    defaults = {name: node_classes[name].INPUT_TYPES()["optional"] for name in (LOADER, "PreferenceCollector")}
     assert defaults[LOADER]["preference_set"][1]["default"] == "person: tab"
     assert defaults["PreferenceCollector"]["person"][1]["default"] == "tab"
     assert load("person: tab") == ([], "person: me: 0 pairs on 0 prompts, 0 ties.")

@@ -55,10 +55,12 @@ def test_its_inputs_begin_as_the_ksamplers(node_classes, comfy_folders):
         "clip",
         "words_strength",
     ]
-    mine = node_classes["PersonalizedDenoiser"].INPUT_TYPES()["required"]
+    inputs = node_classes["PersonalizedDenoiser"].INPUT_TYPES()
+    mine = {**inputs["required"], **inputs["optional"]}
     for name, (kind, options) in theirs.items():
-        their_default = options.get("default")
-        assert (mine[name][0] == kind or mine[name][0] == "COMBO") and mine[name][1].get("default") == their_default
+        assert mine[name][0] in (kind, "COMBO")
+        if "default" in options or isinstance(kind, list):  # a list's default is its first
+            assert mine[name][1]["default"] == options.get("default", kind[0])
 
 
 def test_with_nothing_connected_it_is_the_ksampler(run, graph):

@@ -11,9 +11,9 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from ppd.adapters import CrossAttentionAdapter, UserAdapter
+from ppd.adapters import CrossAttentionAdapter, LowRankAdapter, LowRankConfig, UserAdapter
 from ppd.dpo import diffusion_dpo_loss
-from ppd.hosts.diffusers import DiffusersHost
+from ppd.hosts.diffusers import DiffusersHost, cross_attentions, linear_sites
 from ppd.pocket.adapters import BETA, FIRST_TIMESTEP, Picks, adapter_config, pair_errors, train_adapter
 from ppd.pocket.model import SCHEDULE, PocketModel
 
@@ -48,14 +48,24 @@ def picks() -> Picks:
     )
 
 
-def train(model: PocketModel, picks: Picks, checkpoint: Path, *, personal: bool, steps: int) -> UserAdapter:
-    config = adapter_config(model, "encoder", "hash", 6)
-    return train_adapter(model, config, picks, checkpoint, steps=steps, personal=personal, seed=1, batch=8)
+def new_adapter(model: PocketModel, kind: str) -> UserAdapter:
+    if kind == "cross_attention":
+        return CrossAttentionAdapter(adapter_config(model, "encoder", "hash", 6))
+    given = {"family": "pocket", "encoder": "encoder", "encoder_hash": "hash", "embedding_dim": 6, "end_percent": 0.5}
+    return LowRankAdapter(LowRankConfig(**given, sites=tuple(linear_sites(model.denoiser)), rank=8))
 
 
-@pytest.fixture(scope="module")
-def trained(model, picks, tmp_path_factory) -> UserAdapter:
-    return train(model, picks, tmp_path_factory.mktemp("adapter") / "a.pt", personal=True, steps=32)
+def train(
+    model: PocketModel, picks: Picks, checkpoint: Path, *, personal: bool, steps: int, kind: str = "cross_attention"
+) -> UserAdapter:
+    adapter = new_adapter(model, kind)
+    return train_adapter(model, adapter, picks, checkpoint, steps=steps, personal=personal, seed=1, batch=8)
+
+
+@pytest.fixture(scope="module", params=["cross_attention", "low_rank"])
+def trained(request, model, picks, tmp_path_factory) -> UserAdapter:
+    checkpoint = tmp_path_factory.mktemp("adapter") / "a.pt"
+    return train(model, picks, checkpoint, personal=True, steps=32, kind=request.param)
 
 
 def mean_loss(model: PocketModel, adapter: UserAdapter, picks: Picks, users: np.ndarray) -> float:
@@ -67,7 +77,7 @@ def mean_loss(model: PocketModel, adapter: UserAdapter, picks: Picks, users: np.
     arguments = (model, latents, noise, t, model.text([""]).expand(120, -1, -1), DDPMScheduler(**SCHEDULE))
     with torch.no_grad():
         reference = pair_errors(*arguments)
-        with DiffusersHost(model.unet, adapter).personalized(picks.embeddings[0, users][:, None].repeat(2, 1, 1)):
+        with DiffusersHost(model.denoiser, adapter).personalized(picks.embeddings[0, users][:, None].repeat(2, 1, 1)):
             policy = pair_errors(*arguments)
     return diffusion_dpo_loss(*policy, *reference, BETA)[0].mean().item()
 
@@ -75,8 +85,8 @@ def mean_loss(model: PocketModel, adapter: UserAdapter, picks: Picks, users: np.
 def test_the_adapter_is_the_pockets(model):
     config = adapter_config(model, "encoder", "hash", 6)
     assert config.family == "pocket"
-    host = DiffusersHost(model.unet, CrossAttentionAdapter(config))
-    assert config.layers == tuple(attention.inner_dim for attention in host.attentions)
+    DiffusersHost(model.denoiser, CrossAttentionAdapter(config))
+    assert config.layers == tuple(attention.inner_dim for attention in cross_attentions(model.denoiser))
     assert config.timesteps[0] == pytest.approx(499.5) and config.timesteps[1] == 999
 
 
@@ -94,16 +104,16 @@ def test_errors_of_a_pair_share_noise_and_timestep(model):
 def test_training_lowers_the_loss_for_each_persons_own_taste(model, picks, trained):
     own = mean_loss(model, trained, picks, picks.person)
     other = mean_loss(model, trained, picks, (picks.person + 1) % PEOPLE)
-    untrained = mean_loss(model, CrossAttentionAdapter(trained.config), picks, picks.person)
-    assert untrained == pytest.approx(log(2), abs=1e-4)  # values start at zero: the policy is the reference
+    untrained = mean_loss(model, type(trained)(trained.config), picks, picks.person)
+    assert untrained == pytest.approx(log(2), abs=1e-4)  # both kinds start at zero: the policy is the reference
     assert own < log(2) - 0.004
     assert other > log(2) + 0.004
 
 
 def test_the_base_is_left_alone(model, pocket_base_file, trained):
-    fresh = PocketModel.load(pocket_base_file).unet.state_dict()
-    assert all(torch.equal(value, fresh[name]) for name, value in model.unet.state_dict().items())
-    assert all(parameter.grad is None for parameter in model.unet.parameters())
+    fresh = PocketModel.load(pocket_base_file).denoiser.state_dict()
+    assert all(torch.equal(value, fresh[name]) for name, value in model.denoiser.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.denoiser.parameters())
 
 
 def test_the_training_is_written_down(trained, tmp_path):

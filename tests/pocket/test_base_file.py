@@ -39,7 +39,7 @@ def test_round_trip(path):
     base = read_base(path)
     assert base.metadata == METADATA_VALUES
     assert base.vocabulary.tolist() == [5, 320, 49406, 49407]
-    assert base.unet["conv_in.weight"].dtype == torch.float16
+    assert base.denoiser["conv_in.weight"].dtype == torch.float16
     assert set(base.text_encoder) == {TOKEN_EMBEDDING, "text_model.final.bias"}
     assert set(base.vae) == {"decoder.layers.0.bias"}
 

@@ -36,7 +36,7 @@ def reference(pocket_base_file):
 
     base = read_base(pocket_base_file)
     unet = UNet2DConditionModel(**base.metadata["unet_config"])
-    unet.load_state_dict(base.unet)
+    unet.load_state_dict(base.denoiser)
     text = CLIPTextModel(CLIPTextConfig(**base.metadata["text_config"]))
     prefixed = any(name.startswith("text_model.") for name in text.state_dict())
     names = {name if prefixed else name.removeprefix("text_model."): x for name, x in base.text_encoder.items()}
@@ -143,7 +143,7 @@ def test_a_copy_for_other_devices_can_be_made(pocket):
 def test_a_file_that_does_not_fit_its_configuration_is_refused(pocket_base_file, tmp_path):
     base = read_base(pocket_base_file)
     for part, name in (("unet", "conv_in.weight"), ("vae", "encoder.1.weight")):
-        states = {"unet": dict(base.unet), "text_encoder": dict(base.text_encoder), "vae": dict(base.vae)}
+        states = {"unet": dict(base.denoiser), "text_encoder": dict(base.text_encoder), "vae": dict(base.vae)}
         del states[part][name]
         write_base(tmp_path / "bad.safetensors", *states.values(), base.vocabulary, base.metadata)
         with pytest.raises(

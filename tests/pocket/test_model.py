@@ -14,7 +14,9 @@ from ppd.pocket import model as model_module
 from ppd.pocket import scenes
 from ppd.pocket.adapters import adapter_config
 from ppd.pocket.base_file import read_base
-from ppd.pocket.model import PocketModel, generate, tokenize, unknown_words, vocabulary_in_use
+from ppd.pocket.model import PocketModel, vocabulary_in_use
+from ppd.pocket.painter import generate
+from ppd.pocket.text import full_text_encoder, tokenize, unknown_words
 
 PROMPTS = ["a quiet lake", "a red boat under the moon", "a house"]
 SEEDS = [5, 6, 7]
@@ -31,7 +33,7 @@ def host(model: PocketModel) -> DiffusersHost:
     adapter = CrossAttentionAdapter(adapter_config(model, "encoder", "hash", 6))
     for layer in adapter.layers:
         torch.nn.init.normal_(layer.to_v_user.weight, std=0.5)
-    return DiffusersHost(model.unet, adapter)
+    return DiffusersHost(model.denoiser, adapter)
 
 
 def paint(model: PocketModel, prompts=PROMPTS, seeds=SEEDS, **settings) -> torch.Tensor:
@@ -87,14 +89,14 @@ def test_unknown_words_are_named():
 
 def test_the_file_gives_the_same_model_back(model, pocket_base_file, tmp_path, monkeypatch):
     metadata = read_base(pocket_base_file).metadata
-    for name in ("unet_config", "text_config", "vae_config"):
-        monkeypatch.setattr(model_module, name.upper(), metadata[name])
+    for name, config in (("config", "unet_config"), ("text_config", "text_config")):
+        monkeypatch.setattr(PocketModel, name, metadata[config])
     path = tmp_path / "again.safetensors"
-    model.save(path, metadata["latent_rgb_factors"], metadata["latent_rgb_bias"])
+    model.save(path, metadata["vae_config"], metadata["latent_rgb_factors"], metadata["latent_rgb_bias"])
     again = PocketModel.load(path)
     assert again.latent_scale == model.latent_scale == 0.8
     assert torch.equal(again.vocabulary, model.vocabulary)
-    for part in ("unet", "text_encoder", "vae"):
+    for part in ("denoiser", "text_encoder", "vae"):
         ours, theirs = (getattr(one, part).state_dict() for one in (model, again))
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[name], theirs[name]) for name in ours), part
@@ -112,7 +114,7 @@ def test_the_vocabulary_is_expanded_with_zeros(model):
 
 
 def test_loaded_models_are_frozen(model):
-    for part in (model.unet, model.text_encoder, model.vae):
+    for part in (model.denoiser, model.text_encoder, model.vae):
         assert not part.training
         assert not any(parameter.requires_grad for parameter in part.parameters())
 
@@ -127,7 +129,8 @@ def test_the_small_table_of_training_is_the_full_text_encoder(monkeypatch):
     tokens = tokenize(["", *(scene.caption for scene in scenes.SCENES[::40])])
     with torch.no_grad():
         ours = trained.text_encoder(torch.searchsorted(vocabulary_in_use(), tokens)).last_hidden_state
-        full = trained.full_text_encoder().eval()(tokens).last_hidden_state
+        whole = full_text_encoder(trained.text_encoder, model_module.TEXT_CONFIG, vocabulary_in_use())
+        full = whole.eval()(tokens).last_hidden_state
     torch.testing.assert_close(ours, full, rtol=0, atol=1e-6)
 
 

@@ -17,10 +17,12 @@ from ppd import cli
 from ppd.files import file_digest
 from ppd.pairs import read_pairs
 from ppd.pocket import autoencoder, data, encoder, evaluate, looks, model, people, recipe, scenes
-from ppd.pocket.recipe import ADAPTERS, Recipe, preview_colors
+from ppd.pocket.painter import preview_colors
+from ppd.pocket.recipe import Recipe
 from ppd.pocket.statistics import STATISTICS
 from ppd.pocket.studio import load_encoder
 from ppd.pocket.taste import draw_support, embed_people
+from ppd.pocket.world import POCKET
 
 FILES = {
     "pocket_base.safetensors",
@@ -39,9 +41,10 @@ TOY: tuple[tuple[dict, dict], ...] = (
     (encoder.VISION, {"layers": 1, "width": 32}),
     (encoder.TEXT, {"width": 32, "layers": 1}),
     (
-        recipe.STEPS,
+        POCKET.steps,
         {"autoencoder": 30, "decoder": 2, "base": 3, "encoder": 3, "judge": 3, "adapter": 2},
     ),
+    (POCKET.sizes, {"pictures": 160, "decoded": 160, "pool": 60}),
     (people.SPLITS, {"training": 16, "tuning": 4, "reporting": 4}),
 )
 
@@ -61,7 +64,7 @@ def toy_sizes():
         for settings, values in TOY:
             for name, value in values.items():
                 patch.setitem(settings, name, value)
-        sizes = {"PICTURES": 160, "DECODED": 160, "POOL": 60, "PICKS_PER_PERSON": 3, "SUPPORTS": 2, "GAINS": (1.0, 2.0)}
+        sizes = {"PICKS_PER_PERSON": 3, "SUPPORTS": 2, "GAINS": (1.0, 2.0)}
         for name, value in sizes.items():
             patch.setattr(recipe, name, value)
         for module in (recipe, evaluate):
@@ -106,7 +109,7 @@ def test_the_time_of_every_stage_is_noted(finished):
     seconds = json.loads((finished.work.parent / "seconds.json").read_text())["seconds"]
     trained = {"vae", "latents", "base", "judge", "encoder", "looks", "painted", "decoded_statistics"}
     trained.add("looks")
-    assert seconds.keys() == trained | {f"adapter {name}" for name in ADAPTERS}
+    assert seconds.keys() == trained | {f"adapter {name}" for name in POCKET.adapters}
 
 
 class Stopped(BaseException):
@@ -153,7 +156,7 @@ def test_work_made_with_other_settings_is_refused(finished, tmp_path, monkeypatc
     work = tmp_path / "work"
     Recipe(work, finished.weights)
     Recipe(work, finished.weights)
-    monkeypatch.setitem(recipe.STEPS, "base", 4)
+    monkeypatch.setitem(POCKET.steps, "base", 4)
     with pytest.raises(ValueError, match="other settings.*delete the folder, or name another with --work"):
         Recipe(work, finished.weights)
     with pytest.raises(ValueError, match="in use for something else"):
@@ -197,7 +200,7 @@ def test_a_taste_encoder_of_another_tower_is_refused(finished, tmp_path):
 def test_the_taste_encoder_names_the_looks_of_its_statistics(finished):
     assert finished.taste_encoder.tower["hash"] == finished.encoder.weight_hash
     assert finished.looks.names == STATISTICS and finished.looks.readings.shape == (6, finished.prior.dim)
-    assert finished.taste_encoder.made == {"people": 16, "kind": "simulated", "pictures": recipe.POOL}
+    assert finished.taste_encoder.made == {"people": 16, "kind": "simulated", "pictures": POCKET.sizes["pool"]}
 
 
 def test_finished_weights_without_their_work_need_no_autoencoder_training(finished, tmp_path, monkeypatch):
@@ -243,7 +246,7 @@ def test_support_pairs_are_of_training_captions_and_query_captions_are_others(fi
 
 def test_adapters_belong_to_the_encoder_and_know_their_training(finished):
     posterior = load_encoder(finished.weights)
-    for name, (personal, seed) in ADAPTERS.items():
+    for name, (personal, seed) in POCKET.adapters.items():
         adapter = finished.adapter(name)
         assert (adapter.config.encoder, adapter.config.encoder_hash) == (posterior.name, posterior.weight_hash)
         assert adapter.config.embedding_dim == finished.prior.dim

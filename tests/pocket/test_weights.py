@@ -13,13 +13,16 @@ from safetensors.torch import load_file
 
 from ppd import cli
 from ppd.adapters import UserAdapter
+from ppd.hosts.diffusers import cross_attentions
 from ppd.pairs import read_pairs
 from ppd.pocket import scenes
 from ppd.pocket.data import to_tensor
 from ppd.pocket.judge import ObjectJudge, objects_found
-from ppd.pocket.model import PocketModel, generate, unknown_words
+from ppd.pocket.model import PocketModel
+from ppd.pocket.painter import generate
 from ppd.pocket.statistics import STATISTICS, picture_statistics
 from ppd.pocket.studio import WEIGHTS, Studio, load_encoder
+from ppd.pocket.text import unknown_words
 
 FILES = ("pocket_base", "taste_encoders/pocket/tower", "taste_encoders/pocket/encoder", "pocket_world", "pocket_judge")
 
@@ -42,7 +45,7 @@ def test_all_adapters_fit_the_base_and_the_encoder():
     for path in sorted([*(WEIGHTS / "adapters").iterdir(), *(WEIGHTS / "baselines").iterdir()]):
         studio = Studio.open(path)
         studio.host.adapter.config.check_embedding(embedding)
-        assert UserAdapter.load(path).config.layers == tuple(a.inner_dim for a in studio.host.attentions)
+        assert UserAdapter.load(path).config.layers == tuple(a.inner_dim for a in cross_attentions(studio.model.denoiser))
     assert all(unknown_words(scene.caption, base.vocabulary) == [] for scene in scenes.SCENES)
 
 

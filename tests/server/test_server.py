@@ -27,6 +27,7 @@ NODE_IDS = {
     "UserEmbeddingSample",
     "UserEmbeddingEncoder",
     "PPD_UserEmbeddingSave",
+    "PPD_SaveTasteAsLoRA",
     "PPD_UserEmbeddingLoad",
     "PPD_UserEmbeddingBlend",
     "PPD_UserEmbeddingBatch",
@@ -205,6 +206,29 @@ def test_strength_0_is_the_ksamplers_picture(server, graphs):
     assert np.array_equal(base, personal)
     reports = [output["text"][0] for output in entry["outputs"].values() if "Personalization" in str(output)]
     assert reports and all(text.startswith("Personalization is off: strength is 0.") for text in reports)
+
+
+def test_an_api_prompt_needs_to_know_no_input_of_ours_that_has_a_default(server, graphs):
+    """Such as a KSampler whose class was changed; and with nothing at all it paints by the defaults."""
+    prompt = server.prompt(FIRST)
+    (node,) = graphs.nodes_of(prompt, "PersonalizedDenoiser")
+    inputs = prompt[node]["inputs"]
+    stock = (
+        "model",
+        "seed",
+        "steps",
+        "cfg",
+        "sampler_name",
+        "scheduler",
+        "positive",
+        "negative",
+        "latent_image",
+        "denoise",
+    )
+    needed = ("model", "positive", "negative", "latent_image")
+    for names in (stock, needed):
+        prompt[node]["inputs"] = {name: inputs[name] for name in names if name in inputs}
+        assert len(server.pictures(server.run(prompt))) >= 1
 
 
 def test_running_again_stacks_nothing(server, graphs):

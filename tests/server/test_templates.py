@@ -51,6 +51,32 @@ def test_each_opens_at_a_zoom_where_it_can_be_read(server, page, name):
     check_that_it_can_be_read(page)
 
 
+DENOISERS = """async () => {
+    const prompt = (await app.graphToPrompt()).output;
+    return app.graph.nodes.filter(node => node.type === "PersonalizedDenoiser")
+        .map(node => [node.id, prompt[node.id].inputs]);
+}"""
+WIDGETS = ["seed", "", "steps", "cfg", "sampler_name", "scheduler", "denoise", "strength", "layers"]
+WIDGETS += ["start_percent", "end_percent"]
+
+
+@pytest.mark.parametrize("name", [name for name in WORKFLOWS if "personal picture" in name])
+def test_saved_values_come_to_the_widgets_that_they_were_saved_of(server, page, name):
+    """They go by place, KSampler's first and ours after them."""
+    workflow = server.workflow(name)
+    page.evaluate("graph => app.loadGraphData(graph)", workflow)
+    found = dict(page.evaluate(DENOISERS))
+    saved = {
+        str(node["id"]): node["widgets_values"] for node in workflow["nodes"] if node["type"] == "PersonalizedDenoiser"
+    }
+    assert found.keys() == saved.keys() and found
+    for node, values in saved.items():
+        for widget, value in zip(WIDGETS, values, strict=False):
+            if widget and not isinstance(found[node][widget], list):  # a linked one's value is its source's
+                assert found[node][widget] == value, widget
+        assert values[-1] == found[node]["end_percent"]
+
+
 def check_that_it_can_be_read(page):
     """As the frontend fits a template into the window: large enough, and all of it."""
     page.wait_for_function(f"app.canvas.ds.scale >= {LEAST_SCALE}")

@@ -4,6 +4,7 @@ A reference is what a taste encoder remembers of its tower (contract 3): `kind`,
 and `hash`, the tower's weight_hash. It names files as ComfyUI's model folders list them and never holds a path:
 
     {"kind": "folder"}                                           tower.safetensors in the taste encoder's own folder
+    {"kind": "folder", "of": "pocket"}                           or in the folder of that name beside it
     {"kind": "open_clip", "model": "ViT-B-32", "file": "b32.safetensors"}          or "pretrained": a tag, or
     {"kind": "open_clip", "directory": "my-clip"}                a folder with open_clip_config.json; SigLIP's so
     {"kind": "transformers", "directory": "Qwen2.5-VL-7B-Instruct", "layer": 14}   optional: instruction, pixels
@@ -21,6 +22,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ...limits import line
 from ...pictures import PreferenceError
 
 if TYPE_CHECKING:
@@ -53,7 +55,7 @@ def open_tower(
     look_up = find or (lambda _kind, name: Path(name))
     kind = reference.get("kind")
     if kind == "folder":
-        tower = _in_folder(folder, device)
+        tower = _in_folder(folder, reference.get("of"), device)
     elif kind == "open_clip":
         tower = _by_open_clip(reference, look_up, device, download)
     elif kind == "transformers":
@@ -126,11 +128,13 @@ def reading(reference: Mapping[str, Any]) -> dict[str, Any]:
     return {name: reference[name] for name in ("layer", "instruction", "pixels") if reference.get(name) is not None}
 
 
-def _in_folder(folder: Path | None, device: str | torch.device) -> Tower:
+def _in_folder(folder: Path | None, of: Any, device: str | torch.device) -> Tower:
     from .open_clip import OpenClipTower
 
     if folder is None:
         raise ValueError("This tower lies in its taste encoder's folder: open it by that folder.")
+    if of is not None:
+        folder = folder.with_name(line("of", of))  # a name with a slash is a ValueError
     return OpenClipTower.from_file(folder / TOWER_FILE, device=device)
 
 

@@ -55,7 +55,7 @@ class OpenClipTower:
             raise ValueError(f"Expected resize_mode 'shortest' or 'squash' for encoder {name}, got {resize_mode!r}.")
         if interpolation not in ("bicubic", "bilinear"):
             raise ValueError(f"Expected interpolation 'bicubic' or 'bilinear' for {name}, got {interpolation!r}.")
-        if len(mean) != 3 or len(std) != 3 or not all(-1e3 < one < 1e3 for one in mean) or not min(std) > 0:
+        if len(mean) != 3 or len(std) != 3 or not all(abs(one) < 1e3 for one in (*mean, *std)) or not min(std) > 0:
             raise ValueError(f"Expected three means and three positive deviations for {name}, got {mean}, {std}.")
         self.visual = visual
         if visual.training:  # a host leaves its own in evaluation, and walking ViT-H-14 takes longer than the cache

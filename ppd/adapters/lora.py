@@ -1,0 +1,76 @@
+"""A person's taste as an ordinary LoRA file (arXiv 2106.09685), for all that reads LoRAs.
+
+A low-rank adapter is linear in u, so with the person and the strength fixed it is a LoRA. Its keys are the names of the
+layers in ComfyUI's class of the denoiser, `diffusion_model.<name>.lora_A.weight` [K, in] and `.lora_B.weight`
+[out, K], and y = W x + B A x without a further scale. A LoRA knows neither the part of the noise schedule nor the rows
+without a prompt: `differences` says where that tells.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..branch import Adapter, Scope, reason_to_be_off
+from ..files import LARGEST, write_tensors
+from ..messages import quoted
+from ..user_embedding import UserEmbedding
+from .low_rank import LowRankAdapter
+
+FORMAT = "ppd-taste-lora"
+VERSION = "1"
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+"""Precisions of LoRA files by their names."""
+
+_ON_NEGATIVE = {
+    "none": "It acts on negative prompts too, which the adapter leaves alone: above cfg 1 it is weaker than the adapter.",
+    "negative": "It acts on negative prompts as on positive ones, where the adapter gives them the opposite taste: above "
+    "cfg 1 it is weaker than the adapter.",
+}
+
+
+def lora_of(adapter: Adapter, person: UserEmbedding, strength: float = 1.0, part: str = "default") -> dict[str, Tensor]:
+    """Tensors by keys of the LoRA that does to the layers of `part` (families.PARTS) what the adapter does there.
+
+    ValueError for another kind of adapter, another encoder's person, or where the LoRA would change nothing.
+    """
+    if not isinstance(adapter, LowRankAdapter):
+        raise ValueError(
+            f"Expected a low-rank user adapter, got one that adds at {adapter.config.places}, which no LoRA can do: load "
+            "a low-rank one."
+        )
+    adapter.config.check_embedding(person)
+    scope = Scope(part)
+    if off := reason_to_be_off(adapter, [person], strength, scope):
+        raise ValueError(f"This LoRA would change nothing ({off}): choose somebody with picks, and a strength above 0.")
+    u = person.u[None].to(adapter.directions)
+    found = adapter.lora(u, min(strength, adapter.max_strength), scope.places(adapter))
+    keys = {"lora_A": 0, "lora_B": 1}
+    return {f"diffusion_model.{name}.{key}.weight": pair[i] for name, pair in found.items() for key, i in keys.items()}
+
+
+def write_lora(path: Path, tensors: dict[str, Tensor], family: str, dtype: torch.dtype = torch.float16) -> None:
+    """Write a LoRA's tensors as safetensors in one step; nothing in the file says whose it is."""
+    largest = max(float(tensor.abs().max()) for tensor in tensors.values())
+    if not largest <= LARGEST:
+        raise ValueError(f"The LoRA has numbers of up to {largest:g}, expected at most {LARGEST:g}: lower the strength.")
+    write_tensors(path, FORMAT, VERSION, {key: value.to(dtype) for key, value in tensors.items()}, {"family": family})
+
+
+def differences(adapter: Adapter) -> list[str]:
+    """Sentences on where the LoRA does something else than the adapter itself."""
+    config = adapter.config
+    start, end = config.start_percent, config.end_percent
+    whole = [] if (start, end) == (0, 1) else [f"It acts in all steps, the adapter from {start:.0%} to {end:.0%} of them."]
+    negative = _ON_NEGATIVE.get(config.unconditional)
+    return [*whole, *([negative] if negative else [])]
+
+
+def quantised_sentence(precision: str) -> str:
+    """What to do with a LoRA where the model's layers are held in few bits, called `precision`."""
+    return (
+        f"This model is quantised ({precision}): load the LoRA beside it, with Load LoRA (Bypass, Model Only), as GGUF "
+        "loaders do by themselves. Merged into the model's layers, rounding would drown most of it."
+    )

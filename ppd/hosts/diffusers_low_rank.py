@@ -1,0 +1,71 @@
+"""A low-rank adapter in a denoiser of diffusers: hooks behind its Linear layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any, cast
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..adapters import LowRankAdapter
+from .diffusers_denoisers import linear_sites
+
+Part = tuple[int, slice, nn.Module]
+"""Of a site: its number, the rows of B, and the layer that makes these of its outputs."""
+
+
+class LowRankEffect:
+    """What users u [B or 1, N, d] add to the Linear layers of the sites numbered `places`."""
+
+    def __init__(
+        self, denoiser: nn.Module, adapter: LowRankAdapter, u: Tensor, strength: float, places: Sequence[int]
+    ) -> None:
+        self.adapter, self.u, self.strength = adapter, u, min(strength, adapter.max_strength)
+        known = list(linear_sites(denoiser).values())
+        self.layers = [part for place in places for part in _parts(place, known[place])]
+        self.w: Tensor | None = None
+        """[B, K] in a call in which any row is personal."""
+        self.reached: set[int] = set()
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """The hooks are in the denoiser."""
+        with ExitStack() as stack:
+            for index, (place, rows, layer) in enumerate(self.layers):
+                stack.callback(layer.register_forward_hook(partial(self._add_user, index, place, rows)).remove)
+            yield
+
+    def begin(self, gate: Tensor | None) -> None:
+        """Before a call of the denoiser: which of its rows are personal, 1 or 0 [B]; None where none is."""
+        self.reached.clear()
+        self.w = None if gate is None else self.adapter.weights(self.u) * self.strength * gate[:, None]
+
+    def _add_user(
+        self, index: int, place: int, rows: slice, layer: nn.Module, args: tuple[Any, ...], y: Tensor
+    ) -> Tensor | None:
+        """y [rows, ..., out] for x [rows, ..., in]; some models double their rows for a second timestep."""
+        if self.w is None:
+            return None
+        x = args[0]
+        copies, rest = divmod(len(x), len(self.w))
+        if rest or not copies:
+            raise RuntimeError(
+                f"A layer of the denoiser got {len(x)} rows for a batch of {len(self.w)}, so it cannot be told whose "
+                "they are: give the denoiser a timestep, a prompt and a picture for each row."
+            )
+        self.reached.add(index)
+        site = self.adapter.parts()[place]
+        h = F.linear(x, site.down.to(x))
+        w = self.w.repeat(copies, 1).to(h).reshape(len(x), *[1] * (x.ndim - 2), -1)
+        return y + F.linear(h * w, site.up[rows].to(x)).to(y.dtype)
+
+
+def _parts(place: int, layers: Sequence[nn.Module]) -> Iterator[Part]:
+    start = 0
+    for layer in layers:
+        rows = slice(start, start + cast(int, layer.out_features))
+        yield place, rows, layer
+        start = rows.stop

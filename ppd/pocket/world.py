@@ -1,0 +1,92 @@
+"""The embedded worlds: what tells one from the other. Scenes, captions, people and the whole recipe are the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from . import paint, scenes
+from .autoencoder import VAE_CONFIG
+from .data import Render
+from .encoder import PROBED
+from .flow import FlowModel
+from .look_words import LOOK_WORDS
+from .model import PocketModel
+from .painter import Painter
+from .statistics import Statistics, picture_statistics
+
+SIZES = {"pictures": 24000, "decoded": 8000, "pool": 2000}
+"""Rendered pictures, how many of them the autoencoder returns for judge and encoder, and how many the base paints."""
+
+STEPS = {
+    "autoencoder": 1500,
+    "decoder": 300,
+    "base": 2000,
+    "encoder": 400,
+    "judge": 800,
+    "adapter": 240,
+}
+FLOW_VAE_CONFIG: dict[str, Any] = {"latent_channels": 4, "width": 96, "fine_width": 32}
+
+
+@dataclass(frozen=True)
+class World:
+    """One world: how its pictures are drawn and measured, its model's class, and its files.
+
+    `probed`: of each statistic, the words for its low and high end. `tower`: the taste encoder's folder whose tower
+    sees this world, its own or another's.
+    """
+
+    name: str
+    title: str
+    render: Render
+    statistics: Statistics
+    model: type[Painter]
+    vae_config: dict[str, Any]
+    probed: dict[str, tuple[str, str]]
+    tower: str
+    steps: dict[str, int] = field(default_factory=lambda: dict(STEPS))
+    sizes: dict[str, int] = field(default_factory=lambda: dict(SIZES))
+    adapters: dict[str, tuple[bool, int]] = field(default_factory=dict)
+    """Names of user adapters, the own one, "-seed2" and "-population": whether it is personal, and its seed."""
+
+    def file(self, weights: Path, part: str) -> Path:
+        """base, judge, world or turbo, in the folder of weights."""
+        return weights / f"{self.name.replace('-', '_')}_{part}.safetensors"
+
+    def encoder(self, weights: Path) -> Path:
+        """The taste encoder's folder."""
+        return weights / "taste_encoders" / self.name
+
+    def load_model(self, weights: Path) -> Painter:
+        """The base of the folder of weights."""
+        return self.model.load(self.file(weights, "base"))
+
+
+POCKET = World(
+    name="pocket",
+    title="the pocket",
+    render=scenes.render,
+    statistics=picture_statistics,
+    model=PocketModel,
+    vae_config=VAE_CONFIG,
+    probed=PROBED,
+    tower="pocket",
+    steps=STEPS,
+    sizes=SIZES,
+    adapters={"pocket": (True, 11), "pocket-seed2": (True, 12), "pocket-population": (False, 11)},
+)
+POCKET_FLOW = World(
+    name="pocket-flow",
+    title="pocket flow",
+    render=paint.render,
+    statistics=paint.painted_statistics,
+    model=FlowModel,
+    vae_config=FLOW_VAE_CONFIG,
+    probed={name: (low[0], high[0]) for name, (low, high) in LOOK_WORDS.items()},
+    tower="pocket",
+    steps={"autoencoder": 1600, "decoder": 300, "base": 3000, "judge": 800},
+    sizes={"pictures": 16000, "decoded": 8000, "pool": 2000},
+)
+WORLDS = {world.name: world for world in (POCKET, POCKET_FLOW)}
