@@ -20,15 +20,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from .pocket_step import load_pack
-from .sampling import (
-    device_name,
-    full_model,
-    median,
-    no_steps,
-    random_conditions,
-    sampling,
-    seconds,
-)
+from .sampling import full_model, no_steps, random_conditions
+from .timing import device_name, median, sampling, seconds
 
 PAIRS, SIDE, AGAIN = 4, 512, 9
 DIMS = 48

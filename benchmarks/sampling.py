@@ -1,6 +1,7 @@
-"""`python -m benchmarks.sampling --family sd15|sdxl`: what a person costs in a full-width model, in one ComfyUI.
+"""`python -m benchmarks.sampling --family sd15|sdxl|qwen_image|z_image|flux|krea2`: what a person costs at full width.
 
-Random weights cost what trained ones cost. Plain runs, personal runs and, with `--peer` a checkout of
+Of transformers one block of each kind runs with the low-rank branch (benchmarks.low_rank), of U-Nets all with keys and
+values. Random weights cost what trained ones cost. Plain runs, personal runs and, with `--peer` a checkout of
 ComfyUI_IPAdapter_plus, the peer's take turns, all with one IP-Adapter in all layers. A round's ratio is of its own
 runs; figures are medians with 95 % bootstrap intervals over rounds. Preparation is what a run of no steps takes longer
 than a plain one.
@@ -15,16 +16,17 @@ import argparse
 import importlib
 import json
 import tempfile
-import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from .full_width import DENOISERS, FORMATS, full_width
+from .low_rank import measure_low_rank
 from .pocket_step import load_folder, load_pack
+from .timing import Stopwatch, device_name, median, ratio_of_medians, sampling, seconds
 
 WIDTHS = {"sd15": (320, 640, 1280, 1280), "sdxl": (320, 640, 1280)}
 DEPTHS = {"sd15": (1, 1, 1, 0), "sdxl": (0, 2, 10)}
@@ -98,23 +100,6 @@ def peers_model(checkout: Path, model: Any, file: Path, u: Any, u_negative: Any)
     )[0]
 
 
-class Stopwatch:
-    """The processor's seconds within the functions it is put around."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            start = time.process_time()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                self.seconds += time.process_time() - start
-
-        return timed
-
-
 def stock_attention(q: Any, k: Any, v: Any, extra: dict[str, Any]) -> Any:
     """What ComfyUI does where nobody replaces it."""
     from comfy.ldm.modules.attention import optimized_attention
@@ -131,13 +116,6 @@ def replaced(model: Any, blocks: list[Any], function: Callable[[Any], Callable[.
     return clone
 
 
-def median(values: list[float]) -> dict[str, float]:
-    """Median with its 95 % bootstrap interval."""
-    rng = np.random.default_rng(0)
-    low, high = np.percentile([np.median(rng.choice(values, len(values))) for _ in range(2000)], [2.5, 97.5])
-    return {"ratio": float(np.median(values)), "low": float(low), "high": float(high), "n": len(values)}
-
-
 def measure(family: str, size: int, steps: int, rounds: int, peer_checkout: Path | None) -> dict[str, Any]:
     """step_vs_plain, overhead_vs_peer, preparation_vs_step, and the milliseconds behind them."""
     load_pack()
@@ -146,7 +124,8 @@ def measure(family: str, size: int, steps: int, rounds: int, peer_checkout: Path
     import torch
     from ppd_pack.ppd.adapters.ip_adapter import TasteIPAdapter, load_ip_adapter
     from ppd_pack.ppd.branch import Scope
-    from ppd_pack.ppd.hosts.comfyui import Call, UserRun, apply_user, manage_adapter
+    from ppd_pack.ppd.hosts.comfyui import apply_user, manage_adapter
+    from ppd_pack.ppd.hosts.comfyui_attention import CrossAttentionBranch
     from ppd_pack.ppd.hosts.comfyui_denoisers import cross_attentions
     from ppd_pack.ppd.user_embedding import UserEmbedding
 
@@ -165,7 +144,8 @@ def measure(family: str, size: int, steps: int, rounds: int, peer_checkout: Path
         watch = Stopwatch()
         models = {"plain": model, "ours": apply_user(model, adapter, [person], scope=Scope("all"))}
         if device.type == "cpu":
-            Call.add, UserRun.keep_input = watch.around(Call.add), watch.around(UserRun.keep_input)  # type: ignore[method-assign]
+            for name in ("add", "keep_input"):
+                setattr(CrossAttentionBranch, name, watch.around(getattr(CrossAttentionBranch, name)))
         if peer_checkout is not None:
             models["peer"] = peers_model(peer_checkout, model, file, u, -u)
             if device.type == "cpu":
@@ -206,15 +186,15 @@ def measure(family: str, size: int, steps: int, rounds: int, peer_checkout: Path
         theirs = np.array(times["peer"])
         report["step_vs_plain_peer"] = median(list(theirs / plain))
         overheads = np.median(ours - plain), np.median(theirs - plain)
-        report["overhead_vs_peer"] = _ratio_of_medians(ours - plain, theirs - plain)
+        report["overhead_vs_peer"] = ratio_of_medians(ours - plain, theirs - plain)
         milliseconds["added by the peer"] = theirs - plain
         # The peer leaves the middle block out
         theirs_layers = len(layers) - sum(block[0] == "middle" for block in layers)
         report["overhead_per_layer_vs_peer"] = float(overheads[0] / len(layers) / (overheads[1] / theirs_layers))
         if device.type == "cpu":
             own, peers = np.array(inside["ours"]), np.array(inside["peer"]) - np.array(inside["stock"])
-            report["inside_vs_peer"] = _ratio_of_medians(own, peers)
-            report["inside_per_layer_vs_peer"] = _ratio_of_medians(own / len(layers), peers / theirs_layers)
+            report["inside_vs_peer"] = ratio_of_medians(own, peers)
+            report["inside_per_layer_vs_peer"] = ratio_of_medians(own / len(layers), peers / theirs_layers)
             milliseconds["inside the peer's patches, less the attention they replace"] = peers
     for figure in report.values():
         if isinstance(figure, dict):
@@ -222,17 +202,6 @@ def measure(family: str, size: int, steps: int, rounds: int, peer_checkout: Path
     report["milliseconds"] = {what: float(np.median(value) * 1000) for what, value in milliseconds.items()}
     settings = {"family": family, "size": size, "steps": steps, "rounds": rounds, "layers": len(layers)}
     return report | {"settings": settings | {"dtype": str(dtype), "sampler": "euler, cfg 4, batch 1"}}
-
-
-def _ratio_of_medians(ours: Any, theirs: Any) -> dict[str, float]:
-    """Overheads are differences of noisy numbers, so that single rounds' ratios mean nothing."""
-    rng, n = np.random.default_rng(0), len(ours)
-    drawn = []
-    for _ in range(2000):
-        index = rng.integers(n, size=n)
-        drawn.append(np.median(ours[index]) / np.median(theirs[index]))
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return {"ratio": float(np.median(ours) / np.median(theirs)), "low": float(low), "high": float(high), "n": n}
 
 
 def no_steps(model: Callable[..., Any], noise: Any, *args: Any, **kwargs: Any) -> Any:
@@ -248,57 +217,42 @@ def random_conditions(family: str) -> list[Any]:
     return [[[torch.randn(1, 77, CONTEXT[family]), options]] for _ in range(2)]
 
 
-def sampling(patched: Any, conditions: list[Any], noise: Any, sampler: Any, steps: int) -> Callable[[], Any]:
-    """A run with cfg 4, ready to go."""
-    import comfy.samplers
+def measure_blocks(
+    family: str, size: int, rounds: int, dtype: str, ranks: list[int], cfgs: list[float]
+) -> dict[str, Any]:
+    """Figures of benchmarks.low_rank for one block of each kind, by rank and cfg."""
+    load_pack()
     import torch
 
-    guider = comfy.samplers.CFGGuider(patched)
-    guider.set_conds(*conditions)
-    guider.set_cfg(4.0)
-    sigmas = comfy.samplers.calculate_sigmas(patched.get_model_object("model_sampling"), "normal", steps)
-    return partial(guider.sample, noise, torch.zeros_like(noise), sampler, sigmas, disable_pbar=True, seed=0)
-
-
-def seconds(device: Any, work: Callable[[], Any]) -> float:
-    """How long `work` takes; on a CPU the processor's time, which other programs disturb less."""
-    clock = time.process_time if device.type == "cpu" else time.perf_counter
-    _wait(device)
-    start = clock()
-    work()
-    _wait(device)
-    return clock() - start
-
-
-def device_name(device: Any) -> str:
-    """What figures were measured on."""
-    import torch
-
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} threads, processor time"
-
-
-def _wait(device: Any) -> None:
-    import torch
-
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    stored = dtype if dtype in FORMATS else None
+    with torch.inference_mode():
+        full = full_width(family, 1, torch.bfloat16 if dtype == "bf16" or stored else torch.float32, stored)
+    cases = [(rank, cfg) for rank in ranks for cfg in cfgs]
+    return {
+        f"rank {rank}, cfg {cfg:g}": measure_low_rank(full, size, rank, cfg, rounds)
+        for rank, cfg in tqdm(cases, desc=f"{family}, {dtype}, {size} px")
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sampling")
-    parser.add_argument("--family", choices=list(WIDTHS), required=True)
+    parser.add_argument("--family", choices=[*WIDTHS, *DENOISERS], required=True)
     parser.add_argument("--size", type=int, default=256, help="pixels of the square (default: 256)")
-    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=2, help="of U-Nets")
     parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--peer", type=Path, help="checkout of ComfyUI_IPAdapter_plus to compare with")
+    parser.add_argument("--dtype", choices=["fp32", "bf16", *FORMATS], default="fp32", help="of transformers")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[16, 64], help="of transformers' low-rank branch")
+    parser.add_argument("--cfg", type=float, nargs="+", default=[1.0, 4.0], help="of transformers")
+    parser.add_argument("--peer", type=Path, help="checkout of ComfyUI_IPAdapter_plus to compare with (U-Nets)")
     parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    figures = measure(arguments.family, arguments.size, arguments.steps, arguments.rounds, arguments.peer)
+    said = parser.parse_args()
+    if said.family in DENOISERS:
+        figures = measure_blocks(said.family, said.size, said.rounds, said.dtype, said.ranks, said.cfg)
+    else:
+        figures = measure(said.family, said.size, said.steps, said.rounds, said.peer)
     print(json.dumps(figures, indent=1))
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
+    if said.json is not None:
+        said.json.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":

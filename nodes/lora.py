@@ -9,7 +9,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io, ui
 
 from ..ppd.adapters.lora import DTYPES, differences, lora_of, quantised_sentence, write_lora
-from ..ppd.families import PARTS
+from ..ppd.families import PARTS, title_of
 from ..ppd.hosts.comfyui_denoisers import check_model, quantisation_of
 from ..ppd.user_embedding import UserEmbedding as Embedding
 from . import whose
@@ -106,7 +106,7 @@ class PPD_SaveTasteAsLoRA(io.ComfyNode):  # noqa: N801
         saved = str(path.relative_to(root))
         lines = [
             f"Saved {saved} in models/loras: {taste.told}, at strength {strength:g}.{taste.advice}",
-            f"For {adapter.config.family}, {len(tensors) // 2} layers. Press R to see it in LoRA loaders.",
+            f"For {title_of(adapter.config.family)}, {len(tensors) // 2} layers. Press R to see it in LoRA loaders.",
             *differences(adapter),
             *taste.notes,
         ]

@@ -15,7 +15,7 @@ FILES = {
     "pocket flow": (FLOW_FILE,),
     "pocket flow turbo": (FLOW_FILE, "pocket_flow_turbo.safetensors"),
 }
-"""What each choice loads: a base, and the LoRA on it."""
+"""What each choice loads: a base, and the LoRA on it. Those that are not in the weights are not offered."""
 
 
 class PPD_PocketCheckpointLoader(io.ComfyNode):  # noqa: N801

@@ -156,7 +156,10 @@ class PersonalizedDenoiser(io.ComfyNode):
         )
         for outcome in outcomes:
             run_notes.follow(None)(outcome)
-            plain = [line for line in lines if line is not report]
-            lines = [*lines, outcome.told()] if outcome.personal_calls else [outcome.told(), *plain]
+            if outcome.personal_calls:
+                lines.append(outcome.told())
+            else:
+                lines.remove(report)
+                lines.insert(0, outcome.told() if clip else f"This is the plain picture. {outcome.told()}")
         report = "\n".join(lines)
         return io.NodeOutput(latent, report, ui=ui.PreviewText(report))

@@ -358,9 +358,9 @@ def _description(folder: Path) -> dict[str, Any]:
         )
     kinds = {"model": (dict, NoneType), "sampling": (dict, NoneType), "looks": (list,)}
     wrong = [name for name, kind in kinds.items() if not isinstance(data.get(name), kind)]
-    signature = data.get("model") or {"class": "", "weights": ""}
-    if not wrong and not all(isinstance(signature.get(name), str) for name in ("class", "weights")):
-        wrong = ["model"]
+    model = data.get("model")
+    if isinstance(model, dict) and not all(isinstance(model.get(name), str) for name in ("class", "weights")):
+        wrong.append("model")
     if wrong:
         raise ValueError(f"{folder.name}/{STUDIES_FILE} is damaged (its {wrong[0]}): restore it from a copy.")
     return data

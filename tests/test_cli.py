@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from ppd import cli
+from ppd.adapters import LowRankAdapter, LowRankConfig, Site
 from ppd.cli import main
 from ppd.lexicon import read_lexicon
 from ppd.pairs import read_pairs
@@ -199,6 +201,32 @@ def test_evaluation_needs_weights(tmp_path, capsys):
 def test_evaluation_needs_two_people(tmp_path, capsys):
     assert main(["evaluate", "pocket", "--people", "1", "--work", str(tmp_path / "work")]) == 2
     assert "at least 2 people" in only_sentence(capsys)
+
+
+def test_lora_writes_a_file_and_says_where_it_differs(people, tmp_path, capsys):
+    person, out = UserEmbedding.load(people[0]), tmp_path / "taste.safetensors"
+    config = LowRankConfig(
+        family="krea2",
+        encoder=person.encoder,
+        encoder_hash=person.encoder_hash,
+        embedding_dim=person.dim,
+        sites=(Site("blocks.0.attn.wq", 0, 4, 4), Site("blocks.1.attn.wq", 1, 4, 4)),
+        end_percent=0.5,
+    )
+    LowRankAdapter(config).save(tmp_path / "adapter.safetensors")
+    arguments = ["lora", "--user", people[0], "--adapter", str(tmp_path / "adapter.safetensors"), "--out", str(out)]
+    assert main([*arguments, "--strength", "0.5", "--json", str(tmp_path / "figures.json")]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{out}: LoRA for krea2, 2 layers, at strength 0.5",
+        "It acts in the whole noise schedule, the adapter from 0% to 50% of it.",
+        "It acts on negative prompts too, which the adapter leaves alone: above cfg 1 it is the weaker one.",
+    ]
+    assert json.loads((tmp_path / "figures.json").read_text())["layers"] == 2
+    assert len(load_file(out)) == 4
+    assert main([*arguments, "--strength", "0"]) == 2
+    assert capsys.readouterr().err.startswith("error: This LoRA would change nothing (strength is 0): choose")
+    assert main([*arguments[:-1], str(tmp_path / "taste.pt")]) == 2
+    assert "Expected a .safetensors file as --out, got taste.pt" in capsys.readouterr().err
 
 
 def test_the_module_runs_and_its_help_loads_no_torch():

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from ..branch import Adapter, Scope, reason_to_be_off
 from ..files import LARGEST, write_tensors
-from ..messages import quoted
 from ..user_embedding import UserEmbedding
 from .low_rank import LowRankAdapter
 
@@ -25,9 +24,9 @@ DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 """Precisions of LoRA files by their names."""
 
 _ON_NEGATIVE = {
-    "none": "It acts on negative prompts too, which the adapter leaves alone: above cfg 1 it is weaker than the adapter.",
-    "negative": "It acts on negative prompts as on positive ones, where the adapter gives them the opposite taste: above "
-    "cfg 1 it is weaker than the adapter.",
+    "none": "It acts on negative prompts too, which the adapter leaves alone: above cfg 1 it is the weaker one.",
+    "negative": "It acts on negative prompts as on others, and the adapter gives them the opposite taste: above "
+    "cfg 1 it is the weaker one.",
 }
 
 
@@ -38,8 +37,8 @@ def lora_of(adapter: Adapter, person: UserEmbedding, strength: float = 1.0, part
     """
     if not isinstance(adapter, LowRankAdapter):
         raise ValueError(
-            f"Expected a low-rank user adapter, got one that adds at {adapter.config.places}, which no LoRA can do: load "
-            "a low-rank one."
+            f"Expected a low-rank user adapter, got one that acts in {adapter.config.places}, which no LoRA does: "
+            "load a low-rank one."
         )
     adapter.config.check_embedding(person)
     scope = Scope(part)
@@ -55,17 +54,18 @@ def write_lora(path: Path, tensors: dict[str, Tensor], family: str, dtype: torch
     """Write a LoRA's tensors as safetensors in one step; nothing in the file says whose it is."""
     largest = max(float(tensor.abs().max()) for tensor in tensors.values())
     if not largest <= LARGEST:
-        raise ValueError(f"The LoRA has numbers of up to {largest:g}, expected at most {LARGEST:g}: lower the strength.")
+        raise ValueError(f"The LoRA's numbers reach {largest:g}, expected at most {LARGEST:g}: lower the strength.")
     write_tensors(path, FORMAT, VERSION, {key: value.to(dtype) for key, value in tensors.items()}, {"family": family})
 
 
 def differences(adapter: Adapter) -> list[str]:
     """Sentences on where the LoRA does something else than the adapter itself."""
     config = adapter.config
-    start, end = config.start_percent, config.end_percent
-    whole = [] if (start, end) == (0, 1) else [f"It acts in all steps, the adapter from {start:.0%} to {end:.0%} of them."]
-    negative = _ON_NEGATIVE.get(config.unconditional)
-    return [*whole, *([negative] if negative else [])]
+    start, end, rule = config.start_percent, config.end_percent, config.unconditional
+    found = [_ON_NEGATIVE[rule]] if rule in _ON_NEGATIVE else []
+    if (start, end) != (0, 1):
+        found.insert(0, f"It acts in the whole noise schedule, the adapter from {start:.0%} to {end:.0%} of it.")
+    return found
 
 
 def quantised_sentence(precision: str) -> str:

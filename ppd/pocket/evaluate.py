@@ -24,6 +24,7 @@ from .people import TEMPERATURE, People, sample_weights
 from .recipe import Recipe
 from .statistics import CLIP, STATISTICS
 from .taste import SUPPORT_COUNTS, Support, draw_support, embed_people
+from .turbo import STEPS as TURBO_STEPS
 
 PICTURES_PER_PERSON = 4
 SWEPT_PICTURES = 1
@@ -66,19 +67,26 @@ class Evaluation:
         u: Tensor | None = None,
         strength: float = 1.0,
         pictures: int | None = None,
+        *,
+        look: str = "",
+        turbo: bool = False,
     ) -> Look:
-        """One condition: u [P, d], the first `pictures` (by default all) of each person's own under it."""
+        """One condition: u [P, d], the first `pictures` (by default all) of each person's own under it.
+
+        `look` is put behind each caption; `turbo` paints with the few-step model, in its steps and without guidance.
+        """
         pictures = pictures or self.captions.shape[1]
         host = None if adapter is None else DiffusersHost(self.recipe.model.denoiser, adapter)
         rows = None if u is None else u.repeat_interleave(pictures, 0)[:, None]
         latents = generate(
-            self.recipe.model,
-            [str(caption) for caption in self.captions[:, :pictures].flat],
+            self.recipe.turbo if turbo else self.recipe.model,
+            [f"{caption}{look}" for caption in self.captions[:, :pictures].flat],
             self.seeds[:, :pictures].flatten().tolist(),
             host=host,
             u=rows,
             strength=strength,
-            guidance=GUIDANCE,
+            guidance=1.0 if turbo else GUIDANCE,
+            steps=TURBO_STEPS if turbo else None,
             on_batch=self.progress.update,
         )
         statistics, found = [], []
@@ -140,6 +148,7 @@ def _of_parts(recipe: Recipe, run: Evaluation, base: Look, limits: dict[str, Any
         "pocket": pocket_figures(recipe, base),
         "looks": look_figures(recipe, run),
         "settings": settings(recipe, run),
+        **(flow_figures(recipe, run, base) if recipe.world.has_turbo else {}),
     }
 
 
@@ -341,6 +350,31 @@ def _correlations(names: Sequence[str], x: Tensor, y: Tensor | np.ndarray) -> di
     """Column by column."""
     a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     return {name: correlation(a[:, k], b[:, k]) for k, name in enumerate(names)}
+
+
+def flow_figures(recipe: Recipe, run: Evaluation, base: Look) -> dict[str, Any]:
+    """What the second world's model can do besides: words for looks, and the turbo.
+
+    Per look, how far its high word is from its low one in its own statistic, in standard deviations of what the base
+    paints; and in the mean of the others', without sign. Of the turbo, objects, pictures out of range, and the
+    correlation of each statistic with the base's picture of the same caption and seed.
+    """
+    words, turbo = {}, run.paint(turbo=True)
+    for k, (low, high) in enumerate(recipe.world.probed.values()):
+        ends = [run.paint(look=f", {word}", pictures=SWEPT_PICTURES).scores for word in (low, high)]
+        apart = (ends[1] - ends[0]).mean((0, 1))
+        rest = float((apart.abs().sum() - apart[k].abs()) / (len(STATISTICS) - 1))
+        words[STATISTICS[k]] = {"words": [low, high], "apart": float(apart[k]), "others": rest}
+    ours, theirs = (look.scores.flatten(0, 1) for look in (turbo, base))
+    return {
+        "words": words,
+        "turbo": {
+            "steps": TURBO_STEPS,
+            "objects_f1": bootstrap(turbo.counts, micro_f1),
+            "out_of_range": turbo.out_of_range,
+            "statistics_with_base": _correlations(STATISTICS, ours, theirs),
+        },
+    }
 
 
 def settings(recipe: Recipe, run: Evaluation) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from .autoencoder import PocketAutoencoder, decode_latents, encode_pictures
 from .autoencoder_training import refine_decoder, train_autoencoder
 from .data import PictureSet, picture_set, to_tensor
 from .encoder import EMBED_DIM, MEAN, STD, TEXT, VISION, train_encoder
+from .flow import FlowModel
 from .judge import ObjectJudge, objects_found, train_judge
 from .looks import make_looks
 from .painter import Painter, generate, preview_colors
@@ -43,6 +44,7 @@ from .people import People, pick, population
 from .statistics import STATISTICS, Whitening, reward_statistics
 from .studio import to_images
 from .taste import SUPPORT_COUNTS, Pool, draw_support, embed_people, fit_prior
+from .turbo import train_turbo, with_turbo
 from .world import POCKET, World
 
 log = logging.getLogger(__name__)
@@ -170,6 +172,21 @@ class Recipe:
             "base", file_digest(self._base), f"that belong to another {self._base.name} than that of {self.weights}"
         )
         return self.world.load_model(self.weights).to(default_device())
+
+    @cached_property
+    def turbo(self) -> Painter:
+        """The base with its few-step LoRA, distilled from it."""
+        path = self.world.file(self.weights, "turbo")
+        if not path.exists():
+            start = time.monotonic()
+            lora = train_turbo(self._flow(), self.work / "turbo.pt", self.world.steps["turbo"])
+            self._note("turbo", round(time.monotonic() - start, 1))
+            lora.save(path)
+        return with_turbo(self._flow(), path)
+
+    def _flow(self) -> FlowModel:
+        """The base anew, since a LoRA is merged into it."""
+        return FlowModel.load(self._base).to(default_device())
 
     @cached_property
     def encoder(self) -> OpenClipTower:
@@ -431,7 +448,8 @@ class Recipe:
 
     def run(self) -> None:
         """Everything, in order."""
-        for stage in ("model", "judge", "encoder", "painted", "taste_encoder"):
+        stages = ("model", "judge", "encoder", "painted", "taste_encoder", *(["turbo"] if self.world.has_turbo else []))
+        for stage in stages:
             getattr(self, stage)
         if self.world is POCKET:
             self.examples()

@@ -59,6 +59,11 @@ class World:
         """The taste encoder's folder."""
         return weights / "taste_encoders" / self.name
 
+    @property
+    def has_turbo(self) -> bool:
+        """Whether a LoRA makes few-step pictures of the base."""
+        return "turbo" in self.steps
+
     def load_model(self, weights: Path) -> Painter:
         """The base of the folder of weights."""
         return self.model.load(self.file(weights, "base"))
@@ -86,7 +91,7 @@ POCKET_FLOW = World(
     vae_config=FLOW_VAE_CONFIG,
     probed={name: (low[0], high[0]) for name, (low, high) in LOOK_WORDS.items()},
     tower="pocket",
-    steps={"autoencoder": 1600, "decoder": 300, "base": 3000, "judge": 800},
+    steps={"autoencoder": 1600, "decoder": 300, "base": 3000, "judge": 800, "turbo": 300},
     sizes={"pictures": 16000, "decoded": 8000, "pool": 2000},
 )
 WORLDS = {world.name: world for world in (POCKET, POCKET_FLOW)}

@@ -132,3 +132,39 @@ def test_folding_calls_the_layers_and_never_reads_a_weight():
     expected = fold(lambda x: x @ weight.T, nn.Identity(), k, v, 4, in_features=24)
     torch.testing.assert_close(folded.scores, expected.scores)
     assert folded.scores.abs().max() > 0
+
+
+class Rounded(nn.Linear):
+    """Its input in 127 steps a row, as int8 products have it."""
+
+    def forward(self, x):
+        step = x.abs().amax(-1, keepdim=True).clamp(min=1e-3) / 127
+        return super().forward((x / step).round() * step)
+
+
+@pytest.mark.parametrize("where", ["to_q", "to_out"])
+@pytest.mark.parametrize(
+    "added", [nn.RMSNorm(32), nn.LayerNorm(32), nn.GELU(), nn.Tanh()], ids=lambda m: type(m).__name__
+)
+def test_what_is_not_affine_is_refused(where, added):
+    """RMSNorm is odd and 0 at 0: only a sum gives it away."""
+    to_q, to_out = layers(sequential, inner=32, features=32)
+    changed = {"to_q": to_q, "to_out": to_out}
+    changed[where] = nn.Sequential(changed[where], added)
+    k = torch.randn(1, 4, 32, generator=torch.Generator().manual_seed(0))
+    with (
+        torch.no_grad(),
+        pytest.raises(ValueError, match=r"not affine \(.* off the sum of its outputs, .*\).*: remove"),
+    ):
+        fold(*changed.values(), k, k, 4, 32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_rounding_is_not_taken_for_a_norm(dtype):
+    torch.manual_seed(2)
+    to_q, to_out = Rounded(96, 64, bias=True).to(dtype), Rounded(64, 96).to(dtype)
+    k = torch.randn(1, 4, 64).to(dtype)
+    with torch.no_grad():
+        folded = fold(to_q, to_out, k, k, 4, 96)
+    scores = to_q.weight.float().T @ block_diagonal(k.float() / 4, 4).transpose(1, 2)
+    torch.testing.assert_close(folded.scores, scores, rtol=0, atol=0.02 * scores.abs().max().item())

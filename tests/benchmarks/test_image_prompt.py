@@ -93,18 +93,20 @@ def encoder(weights):
     return taste.open(towers.open_tower(taste.tower, folder))
 
 
-@pytest.fixture
-def adapter(models, encoder, clip_vision):
+@pytest.fixture(scope="module")
+def adapter(models, encoder, clip_vision, own_folder):
     """The IP-Adapter fitted to it by pictures of noise."""
     pictures = [pair(100 + number, "").chosen for number in range(32)]
     with torch.inference_mode():
         return fitted_adapter(models.file, encoder, clip_vision, pictures)
 
 
-@pytest.fixture(autouse=True)
-def own_folder(monkeypatch, tmp_path):
+@pytest.fixture(scope="module", autouse=True)
+def own_folder(tmp_path_factory):
     """Features of pictures are kept in ComfyUI's user folder."""
-    monkeypatch.setattr(folder_paths, "user_directory", str(tmp_path / "user"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(folder_paths, "user_directory", str(tmp_path_factory.mktemp("user")))
+        yield
 
 
 def draw(module: torch.nn.Module) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
+from importlib import import_module
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -96,6 +99,59 @@ def test_it_paints_for_the_person_and_says_so(run, graph):
     assert torch.equal(off["samples"], base) and report == "Personalization is off: strength is 0."
     again = run("PersonalizedDenoiser", **connected, user_embedding=people[0]).result[0]
     assert torch.equal(again["samples"], latent["samples"])
+
+
+def windowed(adapter, end_percent):
+    """The adapter with a window of its own from the start of the noise schedule."""
+    adapter.model.config = replace(adapter.model.config, end_percent=end_percent)
+    return adapter
+
+
+@pytest.mark.parametrize(
+    ("own_end", "denoise", "end_percent", "acts"),
+    [(0.5, 0.3, 1.0, "0% to 50%"), (1.0, 0.6, 0.2, "0% to 20%")],
+)
+def test_where_no_step_was_personal_the_report_begins_with_that(run, graph, own_end, denoise, end_percent, acts):
+    sampler, adapter, people, _, _ = graph
+    sampler = {**sampler, "steps": 6, "denoise": denoise}
+    latent = {"samples": torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))}
+    connected = {"user_adapter": windowed(adapter, own_end), "user_embedding": people[0], "end_percent": end_percent}
+    found, report = run("PersonalizedDenoiser", **sampler, **connected, latent_image=latent).result
+    assert torch.equal(found["samples"], plain(sampler, latent))
+    assert report == (
+        f"This is the plain picture. None of the steps was personal, since the person acts from {acts} of the noise "
+        "schedule. Raise denoise, or end_percent where that is lower."
+    )
+
+
+def test_the_report_counts_what_was_personal(run, graph):
+    sampler, adapter, people, _, _ = graph
+    connected = {"user_adapter": windowed(adapter, 0.5), "user_embedding": people[0], "latent_image": empty()}
+    report = run("PersonalizedDenoiser", **{**sampler, "steps": 6}, **connected).result[1]
+    assert report.startswith("Paints for 4 picks at strength 1.\n(pocket, ")
+    assert report.splitlines()[-1] == "Personal were 3 of 6 calls of the model, in 7 of 7 cross-attention layers."
+
+
+def test_what_came_of_a_model_is_told_to_its_node_after_the_run(graph, node_classes, monkeypatch):
+    """As text below the node, and to nodes that show pictures: nothing only if no sampling with it was personal."""
+    from comfy_api.latest import io
+
+    notes, sent = import_module("ppd_pack.nodes.run_notes"), []
+    server = SimpleNamespace(instance=SimpleNamespace(send_progress_text=lambda text, node: sent.append((node, text))))
+    monkeypatch.setattr(notes, "PromptServer", server)
+    notes._newest.clear()
+    sampler, adapter, people, _, _ = graph
+    connected = {"user_adapter": windowed(adapter, 0.5), "user_embedding": people[0], "model": sampler["model"]}
+    node = node_classes["PPD_ApplyUserEmbedding"].PREPARE_CLASS_CLONE(None)
+    node.hidden = io.HiddenHolder.from_dict({io.Hidden.unique_id: "12:3"})
+    personal = node.execute(**connected).result[0]
+    latent = {"samples": torch.zeros(1, 4, 16, 16)}
+    plain({**sampler, "model": personal, "steps": 6, "denoise": 0.3}, latent)
+    assert [node for node, _ in sent] == ["12:3"] and sent[0][1].startswith("None of the steps was personal, since ")
+    assert notes.of_this_run() == [sent[0][1]]
+    plain({**sampler, "model": personal, "steps": 6}, latent)
+    assert sent[1] == ("12:3", "Personal were 3 of 12 calls of the model, in 7 of 7 cross-attention layers.")
+    assert notes.of_this_run() == []
 
 
 def test_applying_to_the_model_is_the_same_run(run, graph):

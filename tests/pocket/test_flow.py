@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import torch
 
-from ppd.pocket import flow, scenes
+from ppd.pocket import autoencoder, flow, painter, scenes
 from ppd.pocket.autoencoder import PocketAutoencoder
 from ppd.pocket.data import PictureSet
 from ppd.pocket.flow import FLOW_CONFIG, FLOW_TEXT_CONFIG, FlowModel, flow_vocabulary, velocity
@@ -18,11 +19,13 @@ from ppd.pocket.look_words import LOOK_WORDS, NAMED, styled_caption
 from ppd.pocket.model import PocketModel
 from ppd.pocket.painter import generate
 from ppd.pocket.text import full_text_encoder, tokenize, unknown_words
+from ppd.pocket.turbo import GUIDANCE, Lora, train_turbo, with_turbo
 
 if find_spec("comfy"):
+    import comfy.model_management
     import nodes
 
-    from ppd.pocket.comfyui import PocketFlow, load_pocket
+    from ppd.pocket.comfyui import PocketFlow, load_pocket, load_turbo
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 SMALL = {"num_layers": 2, "num_attention_heads": 2, "joint_attention_dim": 32}
@@ -77,8 +80,12 @@ def test_captions_name_looks_that_are_true_of_the_picture():
 
 
 def test_every_word_is_known_and_fits():
-    longest = max((scene.caption for scene in scenes.SCENES), key=lambda text: len(unknown_words(text, torch.tensor([]))))
-    looks = [max(words, key=lambda word: len(unknown_words(word, torch.tensor([])))) for _, words in LOOK_WORDS.values()]
+    longest = max(
+        (scene.caption for scene in scenes.SCENES), key=lambda text: len(unknown_words(text, torch.tensor([])))
+    )
+    looks = [
+        max(words, key=lambda word: len(unknown_words(word, torch.tensor([])))) for _, words in LOOK_WORDS.values()
+    ]
     for text in (longest, *looks, PROMPT):
         assert unknown_words(text, flow_vocabulary()) == []
     ids = tokenize([", ".join([longest, *looks[:3]])], flow.FLOW_CONTEXT)[0]
@@ -126,19 +133,48 @@ def test_a_step_of_the_scheduler_goes_along_the_velocity(model):
 
 
 def test_training_learns_the_captions_and_resumes(tmp_path):
-    """Latents that are 1 for captions of lakes and -1 elsewhere: what the prompt says decides what is painted."""
+    """Latents that are 1 for captions of lakes and -1 elsewhere: what the prompt says decides where the flow goes."""
     captions = np.random.default_rng(0).integers(249, size=300)
     lake = torch.tensor([scenes.SCENES[i].setting == "lake" for i in captions]).float() * 2 - 1
-    latents = lake.view(-1, 1, 1, 1).expand(-1, 4, 16, 16).contiguous()
+    latents = lake.view(-1, 1, 1, 1).expand(-1, 4, 4, 4).contiguous()
     data = PictureSet(np.zeros((300, 1)), captions, np.zeros((300, 7), np.float32))
-    denoiser, text = train_flow(latents, data, tmp_path / "base.pt", 60, batch=16)
-    again, _ = train_flow(latents, data, tmp_path / "base.pt", 60, batch=16)
+    denoiser, text = train_flow(latents, data, tmp_path / "base.pt", 100, batch=8)
+    again, _ = train_flow(latents, data, tmp_path / "base.pt", 100, batch=8)
     assert all(torch.equal(a, b) for a, b in zip(denoiser.parameters(), again.parameters(), strict=True))
-    model = FlowModel(denoiser, text, PocketAutoencoder(**VAE), 1.0, flow_vocabulary())
-    for module in (denoiser, text):
-        module.eval().requires_grad_(False)
-    painted = generate(model, ["a house by a lake", "a house on a meadow"], [1, 1], guidance=1.0, steps=6)
-    assert painted[0].mean() > 0.3 and painted[1].mean() < -0.3
+    model = FlowModel(denoiser, text.eval(), PocketAutoencoder(**VAE), 1.0, flow_vocabulary())
+    noise = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        context = model.text(["a house by a lake", "a house on a meadow"])
+        end = noise - model.predict(noise, torch.tensor(1000.0), context)
+    assert end[0].mean() - end[1].mean() > 0.3
+
+
+def test_the_turbo_learns_to_go_where_the_guided_base_goes(model, path, tmp_path):
+    lora = train_turbo(model, tmp_path / "turbo.pt", 20, batch=2)
+    lora.save(tmp_path / "turbo.safetensors")
+    turbo = with_turbo(FlowModel.load(path), tmp_path / "turbo.safetensors")
+    prompts, seeds = [PROMPT, "flowers on a meadow"], [1, 2]
+    taught = generate(model, prompts, seeds, guidance=GUIDANCE, steps=12)
+    plain, learned = (generate(one, prompts, seeds, guidance=1.0, steps=4) for one in (model, turbo))
+    assert (learned - taught).square().mean() < 0.95 * (plain - taught).square().mean()
+
+
+@pytest.mark.comfyui
+@torch.inference_mode()
+def test_the_stock_loader_of_loras_loads_the_turbo(model, path, tmp_path):
+    """What ComfyUI's denoiser says with it is what the merged one says in diffusers."""
+    lora = Lora(model.denoiser)
+    for up in lora.up:
+        torch.nn.init.normal_(up, 0, 0.1)
+    lora.save(tmp_path / "turbo.safetensors")
+    turbo = with_turbo(FlowModel.load(path), tmp_path / "turbo.safetensors")
+    patcher, _, _ = load_turbo(path, tmp_path / "turbo.safetensors")
+    assert len(patcher.patches) == len(lora.names) == 2 * 14
+    comfy.model_management.load_models_gpu([patcher])
+    x, context = torch.randn(2, 4, 1, 16, 16), torch.randn(2, 32, 32)
+    sigma = torch.tensor([0.5, 0.9])
+    found = (x - patcher.model.apply_model(x, sigma, c_crossattn=context)) / sigma.view(-1, 1, 1, 1, 1)
+    torch.testing.assert_close(found[:, :, 0], velocity(turbo.denoiser, x[:, :, 0], sigma, context), **CLOSE)
 
 
 def test_a_base_of_the_other_kind_is_refused(path, pocket_base_file):
@@ -160,8 +196,10 @@ def test_the_text_encoder_is_transformers(path, model):
 
 @pytest.mark.comfyui
 @torch.inference_mode()
-def test_the_same_picture_in_both_hosts(path, model):
+def test_the_same_picture_in_both_hosts(path, model, monkeypatch):
     """Four steps of Euler at cfg 3 by the stock nodes, from the noise of diffusers' side: the same latents."""
+    for module in (painter, autoencoder):
+        monkeypatch.setattr(module, "autocast", lambda device: nullcontext())
     patcher, clip, vae = load_pocket(path)
     assert type(patcher.model.model_config) is PocketFlow
     assert patcher.model.model_sampling.shift == pytest.approx(math.log(2))
@@ -171,9 +209,9 @@ def test_the_same_picture_in_both_hosts(path, model):
     found = samples["samples"]
     assert found.shape == (1, 4, 1, 16, 16)
     expected = generate(model, [PROMPT], [7], guidance=3.0, steps=4)
-    torch.testing.assert_close(found[:, :, 0] * 0.8, expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(found[:, :, 0] * 0.8, expected, **CLOSE)
     (picture,) = nodes.VAEDecode().decode(vae, samples)
-    torch.testing.assert_close(picture.movedim(-1, 1), model.decode(expected), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(picture.movedim(-1, 1), model.decode(expected), **CLOSE)
 
 
 @pytest.mark.comfyui

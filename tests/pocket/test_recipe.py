@@ -14,15 +14,17 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from ppd import cli
+from ppd.encoders.encoder import TasteEncoder
+from ppd.encoders.towers import open_tower
 from ppd.files import file_digest
 from ppd.pairs import read_pairs
-from ppd.pocket import autoencoder, data, encoder, evaluate, looks, model, people, recipe, scenes
+from ppd.pocket import autoencoder, data, encoder, evaluate, flow, looks, model, people, recipe, scenes
 from ppd.pocket.painter import preview_colors
 from ppd.pocket.recipe import Recipe
 from ppd.pocket.statistics import STATISTICS
 from ppd.pocket.studio import load_encoder
 from ppd.pocket.taste import draw_support, embed_people
-from ppd.pocket.world import POCKET
+from ppd.pocket.world import POCKET, POCKET_FLOW
 
 FILES = {
     "pocket_base.safetensors",
@@ -287,3 +289,34 @@ def test_preview_colors_are_least_squares():
     found, bias = preview_colors(latents, pictures)
     np.testing.assert_allclose(found, factors, atol=2e-3)
     np.testing.assert_allclose(bias, (0.1, 0.0, -0.1), atol=2e-3)
+
+
+def test_the_second_world_is_made_by_the_same_recipe(finished, tmp_path, monkeypatch):
+    """Its base, judge, units, taste encoder with the first world's tower, and turbo; every figure of the model card."""
+    small = ({"num_layers": 1, "num_attention_heads": 1}, {"num_hidden_layers": 1, "intermediate_size": 32})
+    for config, values in zip((flow.FLOW_CONFIG, flow.FLOW_TEXT_CONFIG), small, strict=True):
+        for name, value in values.items():
+            monkeypatch.setitem(config, name, value)
+    for settings, values in (
+        (POCKET_FLOW.vae_config, {"width": 16, "fine_width": 8}),
+        (POCKET_FLOW.steps, {"autoencoder": 3, "decoder": 2, "base": 3, "judge": 3, "turbo": 2}),
+        (POCKET_FLOW.sizes, {"pictures": 60, "decoded": 60, "pool": 60}),
+    ):
+        for name, value in values.items():
+            monkeypatch.setitem(settings, name, value)
+    weights = tmp_path / "weights"
+    options = ["pocket-flow", "--work", str(tmp_path / "work"), "--weights", str(weights)]
+    assert cli.main(["train", *options]) == 2  # the first world's tower is not there
+    shutil.copytree(finished.weights / "taste_encoders", weights / "taste_encoders")
+    assert cli.main(["train", *options]) == 0
+    made = {path.relative_to(weights).as_posix() for path in weights.rglob("*.safetensors")}
+    parts = {f"pocket_flow_{part}.safetensors" for part in ("base", "judge", "world", "turbo")}
+    assert made - FILES == parts | {"taste_encoders/pocket-flow/encoder.safetensors"}
+    encoder = TasteEncoder.load(weights / "taste_encoders" / "pocket-flow")
+    tower = open_tower(encoder.tower, weights / "taste_encoders" / "pocket-flow")
+    assert encoder.tower["of"] == "pocket" and tower.weight_hash == finished.encoder.weight_hash
+    figures = tmp_path / "figures.json"
+    assert cli.main(["evaluate", *options, "--people", "3", "--json", str(figures)]) == 0
+    report = json.loads(figures.read_text())
+    assert {"objects_f1_base", "pocket", "looks", "settings", "words", "turbo", "reader_correlation"} == report.keys()
+    assert report["words"].keys() == set(STATISTICS) and report["turbo"]["steps"] == 4

@@ -45,7 +45,9 @@ def test_all_adapters_fit_the_base_and_the_encoder():
     for path in sorted([*(WEIGHTS / "adapters").iterdir(), *(WEIGHTS / "baselines").iterdir()]):
         studio = Studio.open(path)
         studio.host.adapter.config.check_embedding(embedding)
-        assert UserAdapter.load(path).config.layers == tuple(a.inner_dim for a in cross_attentions(studio.model.denoiser))
+        assert UserAdapter.load(path).config.layers == tuple(
+            a.inner_dim for a in cross_attentions(studio.model.denoiser)
+        )
     assert all(unknown_words(scene.caption, base.vocabulary) == [] for scene in scenes.SCENES)
 
 

@@ -13,12 +13,15 @@ FOLD = """() => {
 }"""
 """Whatever a test unfolded or set in the panel, as it was."""
 CHOSEN = "person => localStorage.getItem('ppd.person') === person"
-TOLD = """() => new Promise(done => {
-    app.api.addEventListener('status', done, { once: true });
-    const headers = { 'Content-Type': 'application/json' };
-    app.api.fetchApi('/queue', { method: 'POST', headers, body: '{"clear": true}' });
-})"""
-"""The server's news come one after the other, and those of its queue after all that it has told till now."""
+TOLD = """async () => {
+    if ((await (await app.api.fetchApi('/queue')).json()).queue_pending.length) return;
+    await new Promise(done => {
+        app.api.addEventListener('status', done, { once: true });
+        const headers = { 'Content-Type': 'application/json' };
+        app.api.fetchApi('/queue', { method: 'POST', headers, body: '{"clear": true}' });
+    });
+}"""
+"""News come one after the other: those of the queue, cleared while it is empty, after all told till now."""
 DRAWN = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
 
 
@@ -27,6 +30,7 @@ class Windows:
 
     def __init__(self, server, chromium):
         self.server, self.context = server, chromium.new_context()
+        self.context.set_default_timeout(60_000)
         self.kept, self.used = [], []
 
     def open(self, person, language="en", width=1400, height=900, has_tab=True, is_new=False):
@@ -80,7 +84,7 @@ def watched(page):
     page.waiting, page.sent = set(), 0
 
     def note(request):
-        if "/ppd/" in request.url:
+        if "/ppd/" in request.url or request.url.endswith("/prompt"):
             page.sent += 1
             page.waiting.add(request)
 
@@ -132,13 +136,33 @@ def choose(page, person):
 def settle(page, asking=0):
     """Waits until the page has done all that came of what was pressed till now: its requests, but for so many that are
     `asking` still, have their answers, the server's news of them have come, and all that is drawn."""
-    is_done, end = False, time.monotonic() + 30
+    is_done, end = False, time.monotonic() + 60
     while not is_done:
         assert time.monotonic() < end, [one.url for one in page.waiting]
         sent = page.sent
-        page.evaluate(TOLD)
+        if len(page.waiting) <= asking:
+            page.evaluate(TOLD)
         page.evaluate(DRAWN)
         is_done = len(page.waiting) <= asking and page.sent == sent
+
+
+def until(page, holds):
+    """Waits until `holds()`, while the page goes on. Playwright's wait_for_function takes any promise for a yes."""
+    end = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < end
+        page.wait_for_timeout(50)
+
+
+def steady(page, expression):
+    """What an expression gives once it stays the same: nodes measure themselves after they are drawn."""
+    seen, times, end = None, 0, time.monotonic() + 60
+    while times < 10:
+        assert time.monotonic() < end
+        page.evaluate(DRAWN)
+        now = page.evaluate(expression)
+        seen, times = now, times + 1 if now == seen else 0
+    return seen
 
 
 def loaded(page, selector):

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from .panels import steady
+
 pytestmark = [pytest.mark.comfyui, pytest.mark.browser]
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
@@ -88,9 +90,8 @@ def test_a_workflow_opens_as_it_was_made(server, frontend, tmp_path, name):
     page.evaluate("workflow => app.loadGraphData(workflow, true, true, null)", workflow)
     page.wait_for_function(f"app.graph.nodes.length === {len(workflow['nodes'])}")
     page.evaluate(FIT)
-    page.wait_for_timeout(1000)  # nodes 2.0 measure themselves after they are drawn
+    nodes = steady(page, DESCRIBE)
     page.screenshot(path=tmp_path / f"{name}.png")
-    nodes = page.evaluate(DESCRIBE)
 
     assert {node["id"]: node["type"] for node in nodes} == {str(n["id"]): n["type"] for n in workflow["nodes"]}
     assert [node["type"] for node in nodes if not node["known"]] == []
@@ -119,7 +120,6 @@ def test_no_nodes_overlap_and_groups_hold_what_they_frame(server, frontend, name
     workflow = server.workflow(name)
     page.evaluate("workflow => app.loadGraphData(workflow, true, true, null)", workflow)
     page.evaluate(FIT)
-    page.wait_for_timeout(1000)
     boxes = {
         f"{node['title']} ({node['id']})": (
             node["pos"][0],
@@ -127,7 +127,7 @@ def test_no_nodes_overlap_and_groups_hold_what_they_frame(server, frontend, name
             node["pos"][0] + node["size"][0],
             node["pos"][1] + (0 if node["collapsed"] else node["size"][1]),
         )
-        for node in page.evaluate(DESCRIBE)
+        for node in steady(page, DESCRIBE)
     }
     for (first, a), (second, b) in combinations(boxes.items(), 2):
         assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1], f"{first} overlaps {second}"

@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import pytest
 
+from .panels import settle, steady, until, watched
 from .test_checkpoints import node
 
 pytestmark = pytest.mark.comfyui
@@ -103,9 +104,9 @@ def frontend(request, server, chromium):
     """The open frontend, and the list of what its console complained of."""
     # Before the page opens, lest the tutorial of a first start comes over it
     server.post("/settings", {"Comfy.VueNodes.Enabled": request.param, "Comfy.TutorialCompleted": True})
-    page = chromium.new_page(viewport={"width": 1400, "height": 1000})
-    page.set_default_timeout(10_000)
-    complaints = []
+    page = watched(chromium.new_page(viewport={"width": 1400, "height": 1000}))
+    page.set_default_timeout(60_000)
+    page.complaints = complaints = []
 
     def on_console(message):
         if message.type in ("error", "warning"):
@@ -148,7 +149,7 @@ def opened(server, frontend, name):
 def test_the_node_asks_and_leaves_the_graph_alone(frontend, opened, store, name):
     page, _ = frontend
     widget = opened(graph(name, pairs=2))
-    before = page.evaluate(GRAPH)
+    before = steady(page, GRAPH)
     assert json.loads(before)["nodes"][-1]["widgets_values"][0] == name
     page.evaluate("app.queuePrompt(0)")
     widget.get_by_label("Right is better").wait_for()
@@ -169,7 +170,7 @@ def test_the_node_asks_and_leaves_the_graph_alone(frontend, opened, store, name)
     widget.get_by_text("You picked the left.").wait_for()
     assert store.candidate(question.id).verdict == "first"
     # But for the name, in whose place stands an id as soon as there is one
-    assert page.evaluate(GRAPH) == before.replace(name, question.person)
+    assert steady(page, GRAPH) == before.replace(name, question.person)
 
 
 @pytest.mark.browser
@@ -182,7 +183,7 @@ def test_keys_go_to_the_widget_under_the_mouse_or_with_the_focus_and_answer_what
     def press_all():
         for key in ("ArrowLeft", "ArrowUp", "u"):
             page.keyboard.press(key)
-        page.wait_for_timeout(300)
+        settle(page)
         assert store.history(person_called(store, name)) == []
 
     page.evaluate("document.activeElement.blur()")
@@ -195,7 +196,7 @@ def test_keys_go_to_the_widget_under_the_mouse_or_with_the_focus_and_answer_what
     page.evaluate("document.querySelector('#typed').remove()")
     widget.focus()
     page.evaluate("() => { app.canvas.ds.offset = [-3000, 50]; app.canvas.setDirty(true, true); }")
-    page.wait_for_timeout(300)
+    page.wait_for_function("!document.elementFromPoint(700, 500)?.closest('.ppd-collect')")
     press_all()  # the focus is there, but out of sight
     page.evaluate("() => { app.canvas.ds.offset = [-300, 50]; app.canvas.setDirty(true, true); }")
     page.evaluate("document.activeElement.blur()")
@@ -220,11 +221,12 @@ def test_the_pictures_stay_when_zoomed_out_and_their_bars_pick_nothing(frontend,
     bar = picture["y"] - side["y"]
     assert bar > 10  # a wide picture in a high column
     page.mouse.click(picture["x"] + picture["width"] / 2, side["y"] + bar / 2)
-    page.wait_for_timeout(300)
+    settle(page)
     assert store.history(person_called(store, name)) == []
     page.evaluate("() => { app.canvas.ds.scale = 0.35; app.canvas.setDirty(true, true); }")
-    page.wait_for_timeout(500)
-    assert widget.is_visible() and left.bounding_box()["width"] > 20
+    width = "document.querySelector('.ppd-collect .picture').getBoundingClientRect().width"
+    page.wait_for_function(f"{width} < {0.6 * picture['width']}")
+    assert widget.is_visible() and steady(page, width) > 20
     left.click()
     widget.get_by_text("You picked the left.").wait_for()
     opacity = "side => getComputedStyle(document.querySelector(`.ppd-collect .side:nth-child(${side}) button`)).opacity"
@@ -260,7 +262,7 @@ def test_a_waiting_run_is_answered_in_the_node(server, frontend, opened, store, 
     widget.get_by_text("Neither (").wait_for()
     page.keyboard.press("ArrowRight")
     widget.get_by_text("You picked the right.").wait_for()
-    page.wait_for_function("fetch('/queue').then(answer => answer.json()).then(queue => !queue.queue_running.length)")
+    until(page, lambda: not server.get("/queue")["queue_running"])
     assert [one.verdict for one in store.history(person_called(store, name))] == ["second", "tie"]
 
 

@@ -8,6 +8,7 @@ import urllib.request
 
 import pytest
 
+from .panels import until
 from .test_checkpoints import node
 from .test_collect_widget import call, graph, person_called
 from .test_collect_widget import name as name  # a fixture
@@ -68,7 +69,7 @@ def test_who_is_not_there_is_told_in_one_sentence(server, store, name):
 def page(request, server, chromium):
     server.post("/settings", {"Comfy.VueNodes.Enabled": request.param, "Comfy.TutorialCompleted": True})
     page = chromium.new_page(viewport={"width": 1400, "height": 1000})
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(60_000)
     page.goto(server.url, wait_until="domcontentloaded")
     page.wait_for_function("window.app?.extensionManager && window.app.canvas && window.app.graph", timeout=90_000)
     page.wait_for_function("'PreferenceCollector' in LiteGraph.registered_node_types", timeout=90_000)
@@ -91,9 +92,6 @@ SHOWN = """text => [...document.querySelectorAll('.lg-node')].some(node =>
 def test_lists_show_names_and_workflows_keep_ids(server, page, store, name):
     person = store.add_person(name).id
     server.run(graph(name))  # the collector tells all browsers whom it asked
-    page.wait_for_function(
-        f"fetch('/ppd/people').then(a => a.json()).then(a => JSON.stringify(a).includes('{person}'))"
-    )
     prompt = learning("x", "y")
     prompt["3"]["inputs"]["person"], prompt["4"] = name, loader(f"person: {name}")  # as an older workflow has it
     page.evaluate("prompt => app.loadApiJson(prompt, crypto.randomUUID())", prompt)
@@ -148,11 +146,8 @@ def test_choosing_in_the_tab_is_choosing_in_the_workflow(server, page, store, na
         assert name not in page.evaluate(GRAPH) and person not in page.evaluate(GRAPH)
         before = store.person(person).open
         page.evaluate("app.queuePrompt(0)")
-        page.wait_for_function(
-            "([person, open]) => fetch(`/ppd/people/${person}/waiting`).then(answer => answer.json())"
-            ".then(({ waiting }) => waiting === open)",
-            arg=[person, before + 1],
-        )
+        waiting = f"/ppd/people/{person}/waiting"
+        until(page, lambda: server.get(waiting)["waiting"] == before + 1)  # noqa: B023
         page.wait_for_function(f"{badge} === '{before + 1}'")  # this person's, not everybody's
     for person in people.values():
         for origin in (one.origin["prompt"] for one in store.inbox(person)):
@@ -163,6 +158,6 @@ def test_choosing_in_the_tab_is_choosing_in_the_workflow(server, page, store, na
     store.delete_person(person)  # the last one chosen: the tab shows the first then, and so do the lists
     call(server, f"people/{people[f'{name} A']}/rename", {"name": f"{name} C", "request": "r"})
     first = server.get("/ppd/people")["people"][0]
-    page.wait_for_function(f"async () => (await ({ASKED_IN_PROMPT})()).includes({json.dumps(first['id'])})")
+    until(page, lambda: first["id"] in page.evaluate(ASKED_IN_PROMPT))
     page.evaluate("app.graph.clear()")
     page.evaluate("app.extensionManager.sidebarTab.toggleSidebarTab('ppd-taste')")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import time
 
 import pytest
 from PIL import Image
 
-from .panels import loaded, settle, wait_for_picks
+from .panels import loaded, settle, until, wait_for_picks
 from .test_collect_widget import graph
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.browser]
@@ -56,13 +55,6 @@ def lose(page, pattern, is_done=True):
     return lost
 
 
-def wait_until(page, holds):
-    end = time.monotonic() + 10
-    while not holds():
-        assert time.monotonic() < end
-        page.wait_for_timeout(50)
-
-
 def asked_of_server(page):
     """What is asked from now on, by its last words."""
     sent = []
@@ -85,7 +77,7 @@ def test_an_undo_without_an_answer_pressed_again_takes_one_pick_back(store, pick
     page.locator(".ppd-taste").focus()
     for times in (1, 2):
         page.keyboard.press("u")
-        wait_until(page, lambda times=times: len(lost) == times)
+        until(page, lambda times=times: len(lost) == times)
         page.locator(".ppd-taste .notice", has_text="busy").wait_for()
     page.unroute("**/undo")
     page.unroute("**/question?*")
@@ -124,7 +116,7 @@ def test_the_nodes_undo_without_an_answer_counts_once_too(store, somebody, open_
     lost = lose(page, "**/undo")
     for times in (1, 2):
         node.get_by_role("button", name="Undo").click()
-        wait_until(page, lambda times=times: len(lost) == times)
+        until(page, lambda times=times: len(lost) == times)
         node.get_by_role("alert").get_by_text("busy").wait_for()
     assert len(store.history(person)) == 1
     page.evaluate("app.graph.clear()")

@@ -18,7 +18,7 @@ def page(server, chromium):
     settings = {"Comfy.VueNodes.Enabled": False, "Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False}
     server.post("/settings", settings)
     page = chromium.new_page(viewport={"width": 1366, "height": 768})
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(60_000)
     page.goto(server.url, wait_until="domcontentloaded")
     page.wait_for_function("window.app?.extensionManager && window.app.canvas && window.app.graph", timeout=90_000)
     page.wait_for_function("'PreferenceCollector' in LiteGraph.registered_node_types", timeout=90_000)
