@@ -17,11 +17,15 @@ TITLE = 30
 """Height of a node's title, which stands above its position."""
 OURS = "personalized-diffusion"
 FOLDERS = {
-    "CheckpointLoaderSimple": ("ckpt_name", "checkpoints"),
-    "CLIPVisionLoader": ("clip_name", "clip_vision"),
-    "PPD_IPAdapterLoader": ("ip_adapter", "ipadapter"),
+    "CheckpointLoaderSimple": {"ckpt_name": "checkpoints"},
+    "CLIPVisionLoader": {"clip_name": "clip_vision"},
+    "PPD_IPAdapterLoader": {"ip_adapter": "ipadapter"},
+    "UNETLoader": {"unet_name": "diffusion_models"},
+    "CLIPLoader": {"clip_name": "text_encoders"},
+    "DualCLIPLoader": {"clip_name1": "text_encoders", "clip_name2": "text_encoders"},
+    "VAELoader": {"vae_name": "vae"},
 }
-"""Loaders' inputs that name a file, and its model folder."""
+"""Loaders' inputs that name a file, and their model folders."""
 
 DESCRIBE = """() => app.graph.nodes.map(node => ({
     id: String(node.id), type: node.type, title: node.title, pos: [...node.pos], size: [node.width, node.size[1]],
@@ -44,8 +48,7 @@ FIT = """() => {
 def model_names(server):
     """Empty files under the names that workflows ask for, since the frontend marks what is not in its lists."""
     for entry in (entry for name in WORKFLOWS for entry in server.prompt(name).values()):
-        if entry["class_type"] in FOLDERS:
-            name, folder = FOLDERS[entry["class_type"]]
+        for name, folder in FOLDERS.get(entry["class_type"], {}).items():
             path = server.base / "models" / folder / entry["inputs"][name]
             path.parent.mkdir(exist_ok=True)
             path.touch()

@@ -89,6 +89,43 @@ def check_that_it_can_be_read(page):
     page.wait_for_function(inside)
 
 
+TODAY = ["my taste with Flux.1", "my taste with Krea 2", "my taste with Qwen-Image", "my taste with Z-Image"]
+
+
+@pytest.fixture(scope="module")
+def files_of(server):
+    """Puts empty files where a template's loaders look for those that it offers to download; their loaders."""
+
+    def put(name):
+        loaders = [node for node in server.workflow(name)["nodes"] if "models" in node["properties"]]
+        for file in (file for node in loaders for file in node["properties"]["models"]):
+            path = server.base / "models" / file["directory"] / file["name"]
+            path.parent.mkdir(exist_ok=True)
+            path.touch()
+        return loaders
+
+    return put
+
+
+@pytest.mark.parametrize("name", TODAY)
+def test_the_server_takes_those_for_todays_models_up_to_the_files_themselves(server, files_of, name):
+    """No public weights are at hand: all is as ComfyUI checks it before a run, and only reading a model fails."""
+    prompt, loaders = server.prompt(name), files_of(name)
+    names = {value for node in loaders for value in node["widgets_values"] if value.endswith(".safetensors")}
+    assert names == {file["name"] for node in loaders for file in node["properties"]["models"]}
+    entry = server.finished(server.submit(prompt))
+    (error,) = (data for kind, data in entry["status"]["messages"] if kind == "execution_error")
+    assert error["node_type"] in {node["type"] for node in loaders}, error["exception_message"]
+
+
+@pytest.mark.parametrize("name", TODAY)
+def test_those_for_todays_models_link_to_what_they_name(server, name):
+    note, *nodes = server.workflow(name)["nodes"]
+    for file in (file for node in nodes for file in node["properties"].get("models", [])):
+        assert file["url"].endswith("/" + file["name"])
+        assert f"models/{file['directory']}: [{file['name']}]({file['url']})" in note["widgets_values"][0]
+
+
 TITLES = "app.graph.nodes.map(node => node.title).concat(app.graph.groups.map(group => group.title))"
 
 
