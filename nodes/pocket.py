@@ -18,6 +18,10 @@ FILES = {
 """What each choice loads: a base, and the LoRA on it. Those that are not in the weights are not offered."""
 
 
+def _shipped() -> list[str]:
+    return [name for name, files in FILES.items() if all((folders.WEIGHTS / file).is_file() for file in files)]
+
+
 class PPD_PocketCheckpointLoader(io.ComfyNode):  # noqa: N801
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -31,7 +35,7 @@ class PPD_PocketCheckpointLoader(io.ComfyNode):  # noqa: N801
             "cfg 1.",
             search_aliases=["checkpoint", "tiny model", "test model", "demo"],
             inputs=[
-                io.Combo.Input("checkpoint", options=list(FILES), tooltip="The model in the pack's weights folder."),
+                io.Combo.Input("checkpoint", options=_shipped(), tooltip="The model in the pack's weights folder."),
             ],
             outputs=[
                 io.Model.Output(display_name="MODEL", tooltip="The denoiser. Use 128 x 128 latents."),
