@@ -150,12 +150,13 @@ class PersonalizedDenoiser(io.ComfyNode):
             happened = []
             model, report = apply(model, user_adapter, user_embedding, strength, scope, cfg, happened.append)
             applied.append((report, happened))
-        if user_adapter is not None and len(people) not in (0, 1, latents):
-            notes.append(count_report(len(people), latents))
         (latent,) = nodes.common_ksampler(
             model, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise=denoise
         )
-        report = "\n".join(_after_run(applied, notes))
+        lines = _after_run(applied, notes)
+        if user_adapter is not None and len(people) not in (0, 1, latents):
+            lines.append(count_report(len(people), latents))
+        report = "\n".join(lines)
         return io.NodeOutput(latent, report, ui=ui.PreviewText(report))
 
 

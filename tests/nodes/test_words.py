@@ -111,14 +111,16 @@ def test_the_personalized_denoiser_takes_words_alone_or_with_an_adapter(run, per
     clip, sampler = graph
     sampled = {**sampler, "latent_image": {"samples": torch.zeros(1, 4, 16, 16)}, "user_embedding": person}
     words, report = run("PersonalizedDenoiser", **sampled, clip=clip).result
-    assert report == "Leans to cold, pale, for The person by 10 picks, at strength 1."
+    happened = "Personal were 2 of 2 calls of the model, in 1 of 1 prompts."
+    assert report == f"Leans to cold, pale, for The person by 10 picks, at strength 1.\n{happened}"
     leaning = run("PPD_ApplyTasteToConditioning", model=sampler["model"], clip=clip, user_embedding=person).result[0]
     assert torch.equal(words["samples"], paint(sampler, leaning))
     adapter = run("PPD_UserAdapterLoader", user_adapter="pocket").result[0]
     both, report = run("PersonalizedDenoiser", **sampled, clip=clip, user_adapter=adapter).result
-    assert report.splitlines()[0].startswith("Leans to cold") and report.splitlines()[1].startswith(
-        "Paints for 10 picks"
-    )
+    words_line, words_happened, line, *_, happened_here = report.splitlines()
+    assert words_line.startswith("Leans to cold") and line.startswith("Paints for 10 picks")
+    assert words_happened == happened
+    assert happened_here == "Personal were 2 of 2 calls of the model, in 7 of 7 cross-attention layers."
     personal = run("PPD_ApplyUserEmbedding", model=leaning, user_adapter=adapter, user_embedding=person).result[0]
     assert torch.equal(both["samples"], paint(sampler, personal))
     alone = run("PersonalizedDenoiser", **sampled, user_adapter=adapter).result[0]["samples"]
