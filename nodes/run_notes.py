@@ -23,6 +23,9 @@ class _Run:
 _newest: defaultdict[str, _Run] = defaultdict(_Run)
 """The newest run, by its prompt's id."""
 
+_warned: set[str] = set()
+"""Nodes that show of their last run that nothing in it was personal."""
+
 
 def leave(notes: list[str]) -> None:
     """Add to the notes of the run that is being executed."""
@@ -30,15 +33,18 @@ def leave(notes: list[str]) -> None:
 
 
 def follow(node: str | None) -> Callable[[Outcome], None]:
-    """For `apply_user`: what comes of its samplings is shown at the node `node`, which has run long before them."""
+    """For `apply_user`: where none of its samplings in a run were personal, that is shown at the node `node`, which has
+    run before them; also where they are again. The text makes the node larger, so nothing is shown of other runs."""
 
     def told(outcome: Outcome) -> None:
         outcomes = _run().outcomes
         name = str(node)
         outcomes[name] = outcomes[name] + outcome if name in outcomes else outcome
+        is_plain = not outcomes[name].personal_calls
         server = getattr(PromptServer, "instance", None)  # tools run nodes without one
-        if node is not None and server is not None:
+        if node is not None and server is not None and (is_plain or node in _warned):
             server.send_progress_text(outcomes[name].told(), node)
+            (_warned.add if is_plain else _warned.discard)(node)
 
     return told
 

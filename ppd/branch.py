@@ -165,8 +165,8 @@ class Outcome:
         if not self.personal_calls:
             start, end = self.window
             return (
-                f"None of the steps was personal, since the person acts from {start:.0%} to {end:.0%} of the noise "
-                "schedule. Raise denoise, or end_percent where that is lower."
+                "No step was personal: raise denoise or end_percent. "
+                f"The person acts from {start:.0%} to {end:.0%} of the noise schedule."
             )
         steps = f"{self.personal_calls} of {self.calls} calls of the model"
         return f"Personal were {steps}, in {self.reached} of {self.places} {self.kind}."

@@ -119,8 +119,8 @@ def test_where_no_step_was_personal_the_report_begins_with_that(run, graph, own_
     found, report = run("PersonalizedDenoiser", **sampler, **connected, latent_image=latent).result
     assert torch.equal(found["samples"], plain(sampler, latent))
     assert report == (
-        f"This is the plain picture. None of the steps was personal, since the person acts from {acts} of the noise "
-        "schedule. Raise denoise, or end_percent where that is lower."
+        "This is the plain picture. No step was personal: raise denoise or end_percent. The person acts from "
+        f"{acts} of the noise schedule."
     )
 
 
@@ -133,7 +133,7 @@ def test_the_report_counts_what_was_personal(run, graph):
 
 
 def test_what_came_of_a_model_is_told_to_its_node_after_the_run(graph, node_classes, monkeypatch):
-    """As text below the node, and to nodes that show pictures: nothing only if no sampling with it was personal."""
+    """Where no sampling with it was personal, as text at the node and to nodes that show pictures, till one is."""
     from comfy_api.latest import io
 
     notes, sent = import_module("ppd_pack.nodes.run_notes"), []
@@ -147,11 +147,13 @@ def test_what_came_of_a_model_is_told_to_its_node_after_the_run(graph, node_clas
     personal = node.execute(**connected).result[0]
     latent = {"samples": torch.zeros(1, 4, 16, 16)}
     plain({**sampler, "model": personal, "steps": 6, "denoise": 0.3}, latent)
-    assert [node for node, _ in sent] == ["12:3"] and sent[0][1].startswith("None of the steps was personal, since ")
+    assert [node for node, _ in sent] == ["12:3"] and sent[0][1].startswith("No step was personal: ")
     assert notes.of_this_run() == [sent[0][1]]
     plain({**sampler, "model": personal, "steps": 6}, latent)
     assert sent[1] == ("12:3", "Personal were 3 of 12 calls of the model, in 7 of 7 cross-attention layers.")
     assert notes.of_this_run() == []
+    plain({**sampler, "model": personal, "steps": 6}, latent)
+    assert len(sent) == 2  # the node is as large as it needs to be
 
 
 def test_applying_to_the_model_is_the_same_run(run, graph):

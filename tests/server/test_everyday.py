@@ -71,6 +71,24 @@ def test_one_node_makes_the_model_personal_is_kept_and_knows_the_next_pick(serve
     assert text_of(entry, mine).startswith("The plain picture: strength is 0.")
 
 
+def test_after_a_run_without_a_personal_step_the_node_says_so_until_there_is_one(server, graphs, few_steps, warm):
+    """And, with nobody at the browser, says it to nobody."""
+    prompt = few_steps(MINE, warm)
+    (node,) = graphs.nodes_of(prompt, "PPD_MyTaste")
+    late = graphs.set_inputs(graphs.set_inputs(prompt, "KSampler", denoise=0.6), "PPD_MyTaste", end_percent=0.2)
+
+    def told(prompt):
+        return [text for where, text in server.watch(prompt).lines if where == node]
+
+    plain = "No step was personal: raise denoise or end_percent. The person acts from 0% to 20% of the noise schedule."
+    server.run(prompt)  # whatever other tests did
+    assert told(graphs.set_inputs(prompt, "KSampler", seed=97)) == []
+    assert told(late) == [plain]
+    counted = "Personal were 2 of 4 calls of the model, in 7 of 7 cross-attention layers."
+    assert told(graphs.set_inputs(prompt, "KSampler", seed=98)) == [counted]
+    server.run(graphs.set_inputs(late, "KSampler", seed=99))
+
+
 def test_words_of_a_taste_go_into_a_prompt_and_prompts_lean_in_any_sampler(server, store, graphs, few_steps, warm):
     """Of Taste to Text into the stock node for prompts; and at strength 0 a prompt is itself."""
     prompt = few_steps(MINE, warm)
