@@ -8,7 +8,7 @@ import urllib.request
 
 import pytest
 
-from .panels import until
+from .panels import settle, until, watched
 from .test_checkpoints import node
 from .test_collect_widget import call, graph, person_called
 from .test_collect_widget import name as name  # a fixture
@@ -68,7 +68,8 @@ def test_who_is_not_there_is_told_in_one_sentence(server, store, name):
 @pytest.fixture(scope="module", params=[False, True], ids=["classic nodes", "nodes 2.0"])
 def page(request, server, chromium):
     server.post("/settings", {"Comfy.VueNodes.Enabled": request.param, "Comfy.TutorialCompleted": True})
-    page = chromium.new_page(viewport={"width": 1400, "height": 1000})
+    page = watched(chromium.new_page(viewport={"width": 1400, "height": 1000}))
+    page.complaints = []
     page.set_default_timeout(60_000)
     page.goto(server.url, wait_until="domcontentloaded")
     page.wait_for_function("window.app?.extensionManager && window.app.canvas && window.app.graph", timeout=90_000)
@@ -92,6 +93,7 @@ SHOWN = """text => [...document.querySelectorAll('.lg-node')].some(node =>
 def test_lists_show_names_and_workflows_keep_ids(server, page, store, name):
     person = store.add_person(name).id
     server.run(graph(name))  # the collector tells all browsers whom it asked
+    settle(page)
     prompt = learning("x", "y")
     prompt["3"]["inputs"]["person"], prompt["4"] = name, loader(f"person: {name}")  # as an older workflow has it
     page.evaluate("prompt => app.loadApiJson(prompt, crypto.randomUUID())", prompt)
