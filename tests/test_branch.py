@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ppd.adapters import CrossAttentionAdapter, CrossAttentionConfig
-from ppd.branch import Scope, branch_keys_values, describe, guidance_sides, off_for_anybody, reason_to_be_off
+from ppd.branch import Outcome, Scope, branch_keys_values, describe, guidance_sides, off_for_anybody, reason_to_be_off
 from ppd.user_embedding import UserEmbedding, null_user
 
 
@@ -90,3 +90,9 @@ def test_a_strength_that_is_no_number_is_refused(strength):
 def test_a_window_outside_of_the_schedule_is_refused(name, percent):
     with pytest.raises(ValueError, match=f"Expected a number from 0 to 1 as {name}, got {percent}"):
         Scope(**{name: percent})
+
+
+def test_an_outcome_of_two_runs_counts_both():
+    first, second = Outcome(4, 0, 0, 7, "layers", (0.0, 0.5)), Outcome(6, 3, 7, 7, "layers", (0.0, 0.5))
+    assert first.told().startswith("No step was personal: raise denoise or end_percent.")
+    assert (first + second).told() == "Personal were 3 of 10 calls of the model, in 7 of 7 layers."
