@@ -158,7 +158,7 @@ def _over(w: Tensor, x: Tensor) -> Tensor:
 def _forward_of(layer: nn.Module, forward: Forward) -> Iterator[None]:
     """The layer's forward is another, and then again what it was: the class's, or what somebody else had put there."""
     before = layer.__dict__.get("forward")
-    layer.forward = forward  # type: ignore[method-assign]
+    layer.forward = forward
     try:
         yield
     finally:
