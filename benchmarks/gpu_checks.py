@@ -1,4 +1,4 @@
-"""`python -m benchmarks.gpu_checks --json FILE`: what only a GPU can tell of a person's cost, in eight minutes.
+"""`python -m benchmarks.gpu_checks --json FILE`: what only a GPU can tell of a person's cost, cut to fit eight minutes.
 
 For the low-rank branch in Z-Image (all 30 blocks), Qwen-Image, Flux and Krea 2 (some blocks, full width) of random
 weights in bf16, int8 and fp8, at 1024 px: that zero is exact and rows are kept apart, the ratio of a step with the

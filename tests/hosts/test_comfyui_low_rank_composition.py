@@ -263,11 +263,7 @@ def test_several_people_in_a_batch(small, rule, cfg):
 
 def test_interrupted_runs(small):
     """Whoever presses cancel gets the plain model back, and the next person theirs."""
-
-    def forwards():
-        return [vars(layer).get("forward") for layer in small.layers().values()]
-
-    before = forwards()
+    before = [vars(layer).get("forward") for layer in small.layers().values()]
     plain, wanted = small.paint(), small.paint(small.personal())
     model = small.personal()
 
@@ -278,7 +274,7 @@ def test_interrupted_runs(small):
     model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "other", cancel)
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         small.paint(model)
-    assert forwards() == before
+    assert [vars(layer).get("forward") for layer in small.layers().values()] == before
     assert torch.equal(small.paint(), plain)
     assert torch.equal(small.paint(small.personal()), wanted)
 
