@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
+from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 from tqdm import tqdm
@@ -81,9 +83,10 @@ def train_adapter(
     with torch.no_grad():  # the projector's unit-variance start wants coordinates of one size
         first = next(adapter.projector.parameters())
         first.div_(spread * len(spread) ** 0.5)
-    processors = model.denoiser.attn_processors
-    model.denoiser.set_attn_processor(AttnProcessor())  # plain matrix products: faster backward than SDPA on CPU
-    host = DiffusersHost(model.denoiser, adapter)
+    unet = cast(UNet2DConditionModel, model.denoiser)
+    processors = unet.attn_processors
+    unet.set_attn_processor(AttnProcessor())  # plain matrix products: faster backward than SDPA on CPU
+    host = DiffusersHost(unet, adapter)
     contexts = model.text([scene.caption for scene in scenes.SCENES])
     device = model.device
 
@@ -144,7 +147,7 @@ def train_adapter(
         ema=0.99,
         on_step=report,
     )
-    model.denoiser.set_attn_processor(processors)
+    unet.set_attn_processor(processors)
     summary = {"steps": steps, "batch": batch, "beta": BETA, "seed": seed, "personal": personal}
     trained.config = replace(config, training=summary)
     return trained
