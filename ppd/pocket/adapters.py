@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
-from diffusers import DDPMScheduler
+from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 from tqdm import tqdm
@@ -18,7 +19,7 @@ from ..hosts.diffusers import DiffusersHost, cross_attentions
 from ..precision import autocast
 from ..training import fit
 from . import scenes
-from .model import SCHEDULE, PocketModel
+from .painter import Painter
 
 BETA = 600.0
 """On mean errors of 1,024 latent elements: about .6 per element."""
@@ -42,7 +43,7 @@ class Picks:
     population: Tensor
 
 
-def adapter_config(model: PocketModel, encoder: str, encoder_hash: str, dim: int) -> CrossAttentionConfig:
+def adapter_config(model: Painter, encoder: str, encoder_hash: str, dim: int) -> CrossAttentionConfig:
     """The pocket family's adapter: acts on the noisy half of the schedule, where colour and tone are decided."""
     return CrossAttentionConfig(
         family="pocket",
@@ -55,18 +56,16 @@ def adapter_config(model: PocketModel, encoder: str, encoder_hash: str, dim: int
     )
 
 
-def pair_errors(
-    model: PocketModel, latents: Tensor, noise: Tensor, t: Tensor, context: Tensor, schedule: DDPMScheduler
-) -> tuple[Tensor, Tensor]:
+def pair_errors(model: Painter, latents: Tensor, noise: Tensor, t: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
     """Denoising errors of chosen and rejected latents [2B, 4, 16, 16] (chosen first) under one noise and timestep."""
     noise, t = torch.cat([noise, noise]), torch.cat([t, t])
-    noisy = schedule.add_noise(latents, noise, t)
-    chosen, rejected = denoising_error(model.denoiser(noisy, t, context).sample, noise).chunk(2)
+    predicted = model.predict(model.noised(latents, noise, t), t, context)
+    chosen, rejected = denoising_error(predicted, model.target(latents, noise, t)).chunk(2)
     return chosen, rejected
 
 
 def train_adapter(
-    model: PocketModel,
+    model: Painter,
     adapter: UserAdapter,
     picks: Picks,
     checkpoint: Path,
@@ -84,12 +83,12 @@ def train_adapter(
     torch.manual_seed(seed)
     adapter.reset_parameters()
     adapter.start_at(picks.embeddings.flatten(0, -2).pow(2).mean(0).sqrt())
-    processors = model.denoiser.attn_processors
-    model.denoiser.set_attn_processor(AttnProcessor())  # plain matrix products: faster backward than SDPA on CPU
-    host = DiffusersHost(model.denoiser, adapter)
-    schedule = DDPMScheduler(**SCHEDULE)
+    unet = cast(UNet2DConditionModel, model.denoiser)
+    processors = unet.attn_processors
+    unet.set_attn_processor(AttnProcessor())  # plain matrix products: faster backward than SDPA on CPU
+    host = DiffusersHost(unet, adapter)
     contexts = model.text([scene.caption for scene in scenes.SCENES])
-    device = model.denoiser.device
+    device = model.device
 
     def errors(rng: np.random.Generator, index: np.ndarray, u: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """(chosen, rejected) errors of the reference, then of the policy under each of `u` [B, d]."""
@@ -98,10 +97,10 @@ def train_adapter(
         noise = torch.randn(len(index), *latents.shape[1:]).to(device)
         t = torch.from_numpy(rng.integers(FIRST_TIMESTEP, 1000, len(index))).to(device)
         with torch.no_grad():
-            results = [pair_errors(model, latents, noise, t, context, schedule)]
+            results = [pair_errors(model, latents, noise, t, context)]
         for user in u:
             with host.personalized(user[:, None].repeat(2, 1, 1)):
-                results.append(pair_errors(model, latents, noise, t, context, schedule))
+                results.append(pair_errors(model, latents, noise, t, context))
         return results
 
     def loss(module: UserAdapter, rng: np.random.Generator, step: int) -> tuple[Tensor, dict[str, float]]:
@@ -148,7 +147,7 @@ def train_adapter(
         ema=0.99,
         on_step=report,
     )
-    model.denoiser.set_attn_processor(processors)
+    unet.set_attn_processor(processors)
     summary = {"steps": steps, "batch": batch, "beta": BETA, "seed": seed, "personal": personal}
     trained.config = replace(adapter.config, training=summary)
     return trained

@@ -90,7 +90,7 @@ class PocketModel(Painter):
 
     @classmethod
     def noised(cls, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        return DDPMScheduler(**SCHEDULE).add_noise(x0, noise, t)  # type: ignore[arg-type]
+        return DDPMScheduler(**SCHEDULE).add_noise(x0, noise, t)
 
     @classmethod
     def target(cls, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:

@@ -37,14 +37,14 @@ class Lora(nn.Module):
 
     def __init__(self, denoiser: nn.Module, rank: int = RANK) -> None:
         super().__init__()
-        self.names = [
-            name
+        layers = {
+            name: module
             for name, module in denoiser.named_modules()
             if isinstance(module, nn.Linear) and name.startswith("transformer_blocks.")
-        ]
-        layers = [denoiser.get_submodule(name) for name in self.names]
-        self.down = nn.ParameterList(torch.randn(rank, m.in_features) * m.in_features**-0.5 for m in layers)
-        self.up = nn.ParameterList(torch.zeros(m.out_features, rank) for m in layers)
+        }
+        self.names = list(layers)
+        self.down = nn.ParameterList(torch.randn(rank, m.in_features) * m.in_features**-0.5 for m in layers.values())
+        self.up = nn.ParameterList(torch.zeros(m.out_features, rank) for m in layers.values())
 
     @contextmanager
     def on(self, denoiser: nn.Module) -> Iterator[None]:

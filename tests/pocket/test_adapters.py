@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler
 
 from ppd.adapters import CrossAttentionAdapter, LowRankAdapter, LowRankConfig, UserAdapter
 from ppd.dpo import diffusion_dpo_loss
 from ppd.hosts.diffusers import DiffusersHost, cross_attentions, linear_sites
 from ppd.pocket.adapters import BETA, FIRST_TIMESTEP, Picks, adapter_config, pair_errors, train_adapter
-from ppd.pocket.model import SCHEDULE, PocketModel
+from ppd.pocket.model import PocketModel
 
 PEOPLE, PICTURES = 6, 24
 
@@ -64,7 +63,7 @@ def mean_loss(model: PocketModel, adapter: UserAdapter, picks: Picks, users: np.
     latents = picks.latents[np.concatenate([picks.chosen, picks.rejected])]
     noise = torch.randn(60, 4, 16, 16, generator=generator)
     t = torch.randint(FIRST_TIMESTEP, 1000, (60,), generator=generator)
-    arguments = (model, latents, noise, t, model.text([""]).expand(120, -1, -1), DDPMScheduler(**SCHEDULE))
+    arguments = (model, latents, noise, t, model.text([""]).expand(120, -1, -1))
     with torch.no_grad():
         reference = pair_errors(*arguments)
         with DiffusersHost(model.denoiser, adapter).personalized(picks.embeddings[0, users][:, None].repeat(2, 1, 1)):
@@ -86,7 +85,7 @@ def test_errors_of_a_pair_share_noise_and_timestep(model):
     x, noise = torch.randn(2, 3, 4, 16, 16, generator=generator)
     t = torch.tensor([500, 700, 999])
     context = model.text([""]).expand(6, -1, -1)
-    chosen, rejected = pair_errors(model, torch.cat([x, x]), noise, t, context, DDPMScheduler(**SCHEDULE))
+    chosen, rejected = pair_errors(model, torch.cat([x, x]), noise, t, context)
     assert chosen.shape == (3,)
     torch.testing.assert_close(chosen, rejected)
 
