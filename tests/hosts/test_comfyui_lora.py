@@ -98,7 +98,7 @@ def test_only_rows_of_the_person_move_and_each_moves_as_alone(tiny, tokens):
         return found["cond_denoised"], found["uncond_denoised"]
 
     both, plain_negative = predictions(*people), predictions()[1]
-    calls = 1 if tokens == 7 or name == "flux2" else 2  # Flux.2 fills its prompts up to one length
+    calls = 1 if tokens == 7 or name in ("flux2", "anima") else 2  # which fill their prompts up to one length
     assert [(one.calls, one.personal_calls) for one in outcomes] == [(calls, 1)]
     torch.testing.assert_close(both[1], plain_negative, rtol=1e-6, atol=1e-6)
     for row, somebody in enumerate(people):
