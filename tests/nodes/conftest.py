@@ -32,6 +32,7 @@ def comfy_folders(pack, weights, tmp_path, monkeypatch):
     known["ipadapter"] = ([str(places["models"] / "ipadapter")], set())
     monkeypatch.setattr(folder_paths, "folder_names_and_paths", known)
     monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    importlib.import_module("ppd_pack.nodes.interviews")._interviews.clear()  # they hold on to another test's store
     return SimpleNamespace(**places, weights=weights, module=folders)
 
 

@@ -23,7 +23,6 @@ def taste(comfy_folders, monkeypatch):
     monkeypatch.setattr(folder_paths, "output_directory", str(comfy_folders.output))
     module = importlib.import_module("ppd_pack.nodes.taste_pairs")
     module.forget("nobody")
-    importlib.import_module("ppd_pack.nodes.interviews")._interviews.clear()  # they hold on to another test's store
     store = comfy_folders.module.taste_store()
     return SimpleNamespace(module=module, store=store, person=store.add_person("Aki").id, folders=comfy_folders)
 
