@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib.util
 import json
 import os
@@ -72,6 +73,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if skipped:
         line = f"{len(skipped)} TESTS WERE SKIPPED: no ComfyUI found. Set COMFYUI_PATH to a checkout to run them."
         terminalreporter.write_line(line, yellow=True, bold=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def what_is_there_stays():
+    """Spare the collector all that was there before a module's tests: ComfyUI collects with each model that it loads,
+    which takes longer than small models do."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")
