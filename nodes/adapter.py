@@ -48,18 +48,23 @@ def strength_input() -> io.Float.Input:
 def scope_inputs() -> list[io.Input]:
     """Where the user branch acts, the same in every node that has it."""
     return [
-        io.Combo.Input(
-            "layers",
-            options=list(PARTS),
-            default=PARTS[0],
-            optional=True,
-            advanced=True,
-            tooltip="Which of the model's layers the person reaches: the adapter's own choice, all, those that carry "
-            "style (colour, material, mood), or those that carry layout. A choice exists for SD1.5, SD2 and SDXL.",
-        ),
+        layers_input(),
         percent_input("start_percent", 0.0, "begins; never before the adapter's own."),
         percent_input("end_percent", 1.0, "ends; never after the adapter's own."),
     ]
+
+
+def layers_input() -> io.Combo.Input:
+    """The part of the layers (families.PARTS), the same in every node that has it."""
+    return io.Combo.Input(
+        "layers",
+        options=list(PARTS),
+        default=PARTS[0],
+        optional=True,
+        advanced=True,
+        tooltip="Which of the model's layers the person reaches: the adapter's own choice, all, those that carry style "
+        "(colour, material, mood), or those that carry layout. A choice exists for SD1.5, SD2 and SDXL.",
+    )
 
 
 def percent_input(name: str, default: float, what: str) -> io.Float.Input:

@@ -8,20 +8,18 @@ import folder_paths
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io, ui
 
-from ..ppd.adapters.lora import DTYPES, differences, lora_of, quantised_sentence, write_lora
-from ..ppd.families import PARTS, title_of
+from ..ppd.families import title_of
 from ..ppd.hosts.comfyui_denoisers import check_model, quantisation_of
+from ..ppd.lora import DTYPES, differences, lora_of, quantised_sentence, write_lora
 from ..ppd.user_embedding import UserEmbedding as Embedding
 from . import whose
-from .adapter import strength_input
+from .adapter import layers_input, strength_input
 from .sockets import CATEGORY, UserAdapter, UserEmbedding, one_person
 
 
 class PPD_SaveTasteAsLoRA(io.ComfyNode):  # noqa: N801
     @classmethod
     def define_schema(cls) -> io.Schema:
-        strength = strength_input()
-        strength.optional = True
         return io.Schema(
             node_id="PPD_SaveTasteAsLoRA",
             display_name="Save My Taste as LoRA",
@@ -41,16 +39,8 @@ class PPD_SaveTasteAsLoRA(io.ComfyNode):  # noqa: N801
                     "LoRA where the model is quantised.",
                 ),
                 whose.person_input("Whose taste, as answered in the tab Taste, or a taste file."),
-                strength,
-                io.Combo.Input(
-                    "layers",
-                    options=list(PARTS),
-                    default=PARTS[0],
-                    optional=True,
-                    advanced=True,
-                    tooltip="Which of the model's layers the LoRA changes: the adapter's own choice, all, those that "
-                    "carry style, or those that carry layout. A choice exists for SD1.5, SD2 and SDXL.",
-                ),
+                strength_input(),
+                layers_input(),
                 io.String.Input(
                     "filename_prefix", default="my_taste", optional=True, tooltip="The file's name; folders with /."
                 ),

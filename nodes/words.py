@@ -6,9 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import comfy.model_management
 import comfy.sd
-import comfy.utils
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io, ui
 
@@ -214,7 +212,8 @@ def apply_words(
     text_family(model)
     people = [leanings_of(taste)[:MOST] for taste in tastes]
     window = scope.start_percent, scope.end_percent
-    taste = text_taste(model, clip, people, strength, window, progress=_progress())
+    progress = whose.progress(len({one.look.id for found in people for one in found}))
+    taste = text_taste(model, clip, people, strength, window, progress=progress)
     if not any(one.effect for found in people for one in found):
         return model, "The prompt is as it is: nobody's taste is connected."
     if taste.is_off:
@@ -264,15 +263,3 @@ def _leans(taste: Taste, found: Sequence[Leaning], strength: float) -> str:
     sides = [(one.liked if strength > 0 else one.disliked).name for one in found if one.effect]
     away = "" if strength > 0 else ", away from what is liked,"
     return f"Leans{away} to {', '.join(sides)}, for {taste.told}, at strength {strength:g}.{taste.advice}"
-
-
-def _progress() -> Any:
-    bars: list[comfy.utils.ProgressBar] = []
-
-    def told(done: int, total: int) -> None:
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        if not bars:
-            bars.append(comfy.utils.ProgressBar(total))
-        bars[0].update_absolute(done, total)
-
-    return told

@@ -9,8 +9,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from .adapters import AdapterConfig
-from .families import FAMILIES
-from .families.transformers import TRANSFORMERS
+from .families import has_row
 from .limits import number
 from .pairs import counted
 from .user_embedding import UserEmbedding
@@ -137,7 +136,7 @@ def describe(
         *dict.fromkeys(f"read by {person.encoder}" for person in people),
         f"length of u {' and '.join(f'{person.u.norm():.2f}' for person in people)}",
     ]
-    new = "" if config.family in FAMILIES or config.family in TRANSFORMERS else NEW_KIND
+    new = "" if has_row(config.family) else NEW_KIND
     return f"Paints {_for_whom(people)} at strength {strength:g}{most}.{few}{new}\n({'; '.join(facts)}.)"
 
 

@@ -193,7 +193,7 @@ def _sample(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _lora(arguments: argparse.Namespace) -> dict[str, Any]:
     from .adapters import UserAdapter
-    from .adapters.lora import DTYPES, differences, lora_of, write_lora
+    from .lora import DTYPES, differences, lora_of, write_lora
     from .user_embedding import UserEmbedding
 
     if arguments.out.suffix != ".safetensors":

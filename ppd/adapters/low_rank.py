@@ -136,5 +136,6 @@ class LowRankAdapter(UserAdapter):
     def lora(self, u: Tensor, strength: float, places: Sequence[int]) -> dict[str, tuple[Tensor, Tensor]]:
         """For one person u [1, N, d], at `places`: name of the layer to (A [K, in], B diag(w) * strength [out, K])."""
         w = self.weights(u)[0] * strength
-        chosen = [(self.config.sites[place].name, self.parts()[place]) for place in places]
+        parts = self.parts()
+        chosen = [(self.config.sites[place].name, parts[place]) for place in places]
         return {name: (part.down, (part.up.to(w) * w).to(part.up)) for name, part in chosen}

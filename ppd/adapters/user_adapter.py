@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -28,7 +29,7 @@ UNCONDITIONAL_RULES = ("none", "same", "negative")
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdapterConfig:
+class AdapterConfig(ABC):
     """What an adapter was made for; stored in its file's metadata.
 
     family: a name of families.FAMILIES, or of ComfyUI's class of denoiser where there is no row for it.
@@ -71,13 +72,13 @@ class AdapterConfig:
             )
 
     @property
+    @abstractmethod
     def count(self) -> int:
         """At how many places in the denoiser the adapter acts."""
-        raise NotImplementedError
 
+    @abstractmethod
     def places_of(self, part: str) -> tuple[int, ...]:
         """Numbers of the places that `part` (families.PARTS, but for the default) names."""
-        raise NotImplementedError
 
     @property
     def timesteps(self) -> tuple[float, float]:
@@ -109,7 +110,7 @@ class AdapterConfig:
         return cls(**values)
 
 
-class UserAdapter(nn.Module):
+class UserAdapter(nn.Module, ABC):
     """A kind of adapter: `config` says what it was made for, `kinds` has all kinds by their names in files."""
 
     default_part = "all"
@@ -121,22 +122,22 @@ class UserAdapter(nn.Module):
     def __init_subclass__(cls) -> None:
         cls.kinds[cls.config_class.kind] = cls
 
+    @abstractmethod
     def reset_parameters(self) -> None:
         """Start training at the base."""
-        raise NotImplementedError
 
     def start_at(self, spread: Tensor) -> None:
         """Expect u whose coordinates have the standard deviations `spread` [d]: at the start they count alike."""
         with torch.no_grad():
             self.first_layer().div_(spread * len(spread) ** 0.5)
 
+    @abstractmethod
     def first_layer(self) -> nn.Parameter:
         """The weights [..., d] that u meets first."""
-        raise NotImplementedError
 
+    @abstractmethod
     def last_layers(self) -> Sequence[Tensor]:
         """The weights in which the effect is linear."""
-        raise NotImplementedError
 
     def scaled(self, gain: float) -> Self:
         """A copy whose effect at strength 1 is this one's at strength `gain`."""

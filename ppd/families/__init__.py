@@ -53,6 +53,11 @@ def layers_of(family: str, part: str) -> tuple[int, ...]:
     return layers
 
 
+def has_row(family: str) -> bool:
+    """Whether a family is known, and is not just the class of a denoiser."""
+    return family in FAMILIES or family in TRANSFORMERS
+
+
 def title_of(family: str) -> str:
     """What a family is called: that of a denoiser without a row has the name of its class."""
     known = FAMILIES.get(family) or TRANSFORMERS.get(family)

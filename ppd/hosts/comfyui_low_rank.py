@@ -26,7 +26,7 @@ class LowRankBranch:
     """What one run adds to the Linear layers numbered `places`."""
 
     def __init__(self, run: UserRun, adapter: LowRankAdapter, strength: float, places: Sequence[int]) -> None:
-        self.run, self.adapter = run, adapter
+        self.run, self.parts = run, adapter.parts()
         self.w = adapter.weights(run.u) * min(strength, adapter.max_strength)
         """[sides * people, K], as `run.u`."""
         known = list(linear_sites(run.model.diffusion_model).values())
@@ -81,7 +81,7 @@ class LowRankBranch:
         """A [K, in], times w where that is one person's, and B [out, K]; the adapter is loaded for all of the run."""
         key = place, side, dtype
         if key not in self.cast:
-            site = self.adapter.parts()[place]
+            site = self.parts[place]
             down = site.down.to(self.run.device)
             if len(self.run.people) == 1:
                 down = down * self.w[side, :, None]
@@ -96,7 +96,7 @@ class CompiledLowRankBranch(LowRankBranch):
     def __init__(self, run: UserRun, adapter: LowRankAdapter, strength: float, places: Sequence[int]) -> None:
         super().__init__(run, adapter, strength, places)
         self.graph = _graphs.setdefault(run.model.diffusion_model, {}).setdefault(run.key, _Graph())
-        dtype, parts = run.model.get_dtype_inference(), adapter.parts()
+        dtype, parts = run.model.get_dtype_inference(), self.parts
         self.graph.weights = {
             place: (parts[place].down.to(run.device, dtype), parts[place].up.to(run.device, dtype)) for place in places
         }

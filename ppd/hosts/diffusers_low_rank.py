@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..adapters import LowRankAdapter
+from ..adapters.low_rank import LowRankSite
 from .diffusers_denoisers import linear_sites
 
-Part = tuple[int, slice, nn.Module]
-"""Of a site: its number, the rows of B, and the layer that makes these of its outputs."""
+Part = tuple[LowRankSite, slice, nn.Module]
+"""A and B of a site, the rows of B, and the layer that makes these of the site's outputs."""
 
 
 class LowRankEffect:
@@ -25,7 +26,8 @@ class LowRankEffect:
     ) -> None:
         self.adapter, self.u, self.strength = adapter, u, min(strength, adapter.max_strength)
         known = list(linear_sites(denoiser).values())
-        self.layers = [part for place in places for part in _parts(place, known[place])]
+        parts = adapter.parts()
+        self.layers = [part for place in places for part in _parts(parts[place], known[place])]
         self.w: Tensor | None = None
         """[B, K] in a call in which any row is personal."""
         self.reached: set[int] = set()
@@ -34,8 +36,8 @@ class LowRankEffect:
     def installed(self) -> Iterator[None]:
         """The hooks are in the denoiser."""
         with ExitStack() as stack:
-            for index, (place, rows, layer) in enumerate(self.layers):
-                stack.callback(layer.register_forward_hook(partial(self._add_user, index, place, rows)).remove)
+            for index, (site, rows, layer) in enumerate(self.layers):
+                stack.callback(layer.register_forward_hook(partial(self._add_user, index, site, rows)).remove)
             yield
 
     def begin(self, gate: Tensor | None) -> None:
@@ -44,7 +46,7 @@ class LowRankEffect:
         self.w = None if gate is None else self.adapter.weights(self.u) * self.strength * gate[:, None]
 
     def _add_user(
-        self, index: int, place: int, rows: slice, layer: nn.Module, args: tuple[Any, ...], y: Tensor
+        self, index: int, site: LowRankSite, rows: slice, layer: nn.Module, args: tuple[Any, ...], y: Tensor
     ) -> Tensor | None:
         """y [rows, ..., out] for x [rows, ..., in]; some models double their rows for a second timestep."""
         if self.w is None:
@@ -57,15 +59,14 @@ class LowRankEffect:
                 "they are: give the denoiser a timestep, a prompt and a picture for each row."
             )
         self.reached.add(index)
-        site = self.adapter.parts()[place]
         h = F.linear(x, site.down.to(x))
         w = self.w.repeat(copies, 1).to(h).reshape(len(x), *[1] * (x.ndim - 2), -1)
         return y + F.linear(h * w, site.up[rows].to(x)).to(y.dtype)
 
 
-def _parts(place: int, layers: Sequence[nn.Module]) -> Iterator[Part]:
+def _parts(site: LowRankSite, layers: Sequence[nn.Module]) -> Iterator[Part]:
     start = 0
     for layer in layers:
         rows = slice(start, start + cast(int, layer.out_features))
-        yield place, rows, layer
+        yield site, rows, layer
         start = rows.stop

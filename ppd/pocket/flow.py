@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, QwenImageTransformer2DModel
-from torch import Tensor, nn
-from transformers import CLIPTextModel
+from torch import Tensor
 
 from . import scenes
-from .data import PictureSet
 from .look_words import every_word
 from .model import TEXT_CONFIG
 from .painter import Painter
@@ -61,14 +58,6 @@ class FlowModel(Painter):
     @classmethod
     def build_denoiser(cls, config: dict[str, Any]) -> QwenImageTransformer2DModel:
         return QwenImageTransformer2DModel(**config)
-
-    @classmethod
-    def train(
-        cls, latents: Tensor, data: PictureSet, checkpoint: Path, steps: int
-    ) -> tuple[nn.Module, CLIPTextModel, Tensor]:
-        from .flow_training import train_flow
-
-        return (*train_flow(latents, data, checkpoint, steps), flow_vocabulary())
 
     @classmethod
     def scheduler(cls, steps: int) -> FlowMatchEulerDiscreteScheduler:

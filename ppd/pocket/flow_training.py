@@ -100,8 +100,9 @@ def draw_prompts(data: PictureSet, index: np.ndarray, rng: np.random.Generator) 
 
 def train_flow(
     latents: Tensor, data: PictureSet, checkpoint: Path, steps: int, batch: int = 32, seed: int = 2
-) -> tuple[QwenImageTransformer2DModel, CLIPTextModel]:
-    """Flow matching on scaled latents [n, 4, 16, 16] of `data`: the velocity noise - x0 at (1 - t) x0 + t noise."""
+) -> tuple[QwenImageTransformer2DModel, CLIPTextModel, Tensor]:
+    """Flow matching from nothing on scaled latents [n, 4, 16, 16] of `data`: the velocity noise - x0 at
+    (1 - t) x0 + t noise. Transformer, text encoder and vocabulary; resumes."""
     torch.manual_seed(seed)
     model = FlowBase()
     rows, columns = (side // 2 for side in latents.shape[2:])
@@ -125,4 +126,4 @@ def train_flow(
 
     trained = fit("base", model, loss, steps=steps, learning_rate=2e-3, checkpoint=checkpoint, seed=seed, muon=True)
     trained.transformer.set_attn_processor(processors)
-    return trained.transformer, full_text_encoder(trained.text_encoder, FLOW_TEXT_CONFIG, vocabulary)
+    return trained.transformer, full_text_encoder(trained.text_encoder, FLOW_TEXT_CONFIG, vocabulary), vocabulary

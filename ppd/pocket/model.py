@@ -77,12 +77,6 @@ class PocketModel(Painter):
         return UNet2DConditionModel(**config)
 
     @classmethod
-    def train(
-        cls, latents: Tensor, data: PictureSet, checkpoint: Path, steps: int
-    ) -> tuple[nn.Module, CLIPTextModel, Tensor]:
-        return (*train_base(latents, data.captions, checkpoint, steps), vocabulary_in_use())
-
-    @classmethod
     def scheduler(cls, steps: int) -> DPMSolverMultistepScheduler:
         scheduler = DPMSolverMultistepScheduler(**SCHEDULE, timestep_spacing="leading", steps_offset=1)
         scheduler.set_timesteps(steps)
@@ -111,19 +105,20 @@ class _Base(nn.Module):
 
 
 def train_base(
-    latents: Tensor, captions: np.ndarray, checkpoint: Path, steps: int, batch: int = 24, seed: int = 2
-) -> tuple[UNet2DConditionModel, CLIPTextModel]:
-    """Denoising training from nothing on scaled latents [n, 4, 16, 16]; captions index scenes.SCENES; resumes."""
+    latents: Tensor, data: PictureSet, checkpoint: Path, steps: int, batch: int = 24, seed: int = 2
+) -> tuple[UNet2DConditionModel, CLIPTextModel, Tensor]:
+    """Denoising training from nothing on scaled latents [n, 4, 16, 16] of `data`. Denoiser, text encoder and
+    vocabulary; resumes."""
     torch.manual_seed(seed)
     model = _Base()
     # Fused, a step takes two thirds of the time; without a C++ compiler it runs as it is.
     denoiser = torch.compile(model.unet) if shutil.which("g++") else model.unet
-    schedule = DDPMScheduler(**SCHEDULE)
-    tokens = torch.searchsorted(vocabulary_in_use(), tokenize(["", *(scene.caption for scene in scenes.SCENES)]))
+    schedule, vocabulary = DDPMScheduler(**SCHEDULE), vocabulary_in_use()
+    tokens = torch.searchsorted(vocabulary, tokenize(["", *(scene.caption for scene in scenes.SCENES)]))
 
     def loss(module: _Base, rng: np.random.Generator, step: int) -> tuple[Tensor, dict[str, float]]:
         index = rng.integers(len(latents), size=batch)
-        caption = np.where(rng.random(batch) < 0.1, 0, captions[index] + 1)  # 0: dropped, for guidance
+        caption = np.where(rng.random(batch) < 0.1, 0, data.captions[index] + 1)  # 0: dropped, for guidance
         used, row = np.unique(caption, return_inverse=True)
         device = device_of(module)
         context = module.text_encoder(tokens[torch.from_numpy(used)].to(device)).last_hidden_state[row]
@@ -136,4 +131,4 @@ def train_base(
         return error, {"mse": error.item()}
 
     trained = fit("base", model, loss, steps=steps, learning_rate=2e-3, checkpoint=checkpoint, seed=seed, muon=True)
-    return trained.unet, full_text_encoder(trained.text_encoder, TEXT_CONFIG, vocabulary_in_use())
+    return trained.unet, full_text_encoder(trained.text_encoder, TEXT_CONFIG, vocabulary), vocabulary

@@ -19,7 +19,6 @@ from ..hosts.diffusers import DiffusersHost, guidance_rows
 from ..precision import autocast
 from .autoencoder import PocketAutoencoder, decode_latents
 from .base_file import read_base, write_base
-from .data import PictureSet
 from .text import named_like, tokenize
 
 LATENT_SHAPE = (4, 16, 16)
@@ -54,13 +53,6 @@ class Painter(ABC):
     @abstractmethod
     def build_denoiser(cls, config: dict[str, Any]) -> nn.Module:
         """A new denoiser of diffusers' class."""
-
-    @classmethod
-    @abstractmethod
-    def train(
-        cls, latents: Tensor, data: PictureSet, checkpoint: Path, steps: int
-    ) -> tuple[nn.Module, CLIPTextModel, Tensor]:
-        """Denoiser, text encoder and vocabulary from nothing, on scaled latents [n, 4, 16, 16] of `data`; resumes."""
 
     @classmethod
     @abstractmethod

@@ -27,8 +27,6 @@ from ..encoders.towers.open_clip import OpenClipTower, save_encoder
 from ..evaluation import micro_f1, object_counts
 from ..files import file_digest, replacing, write_file
 from ..hosts.diffusers import DiffusersHost
-from ..pairs import PreferencePair, write_pairs
-from ..pictures import Picture
 from ..training import default_device
 from . import scenes
 from .adapters import Picks, adapter_config, train_adapter
@@ -36,13 +34,13 @@ from .autoencoder import PocketAutoencoder, decode_latents, encode_pictures
 from .autoencoder_training import refine_decoder, train_autoencoder
 from .data import PictureSet, picture_set, to_tensor
 from .encoder import EMBED_DIM, MEAN, STD, TEXT, VISION, train_encoder
+from .examples import write_examples
 from .flow import FlowModel
 from .judge import ObjectJudge, objects_found, train_judge
 from .looks import make_looks
 from .painter import Painter, generate, preview_colors
 from .people import People, pick, population
-from .statistics import STATISTICS, Whitening, reward_statistics
-from .studio import to_images
+from .statistics import Whitening, reward_statistics
 from .taste import SUPPORT_COUNTS, Pool, draw_support, embed_people, fit_prior
 from .turbo import train_turbo, with_turbo
 from .world import POCKET, World
@@ -51,11 +49,6 @@ log = logging.getLogger(__name__)
 
 PICKS_PER_PERSON, SUPPORTS = 48, 4
 ENCODER_NAME = "pocket-clip"
-EXAMPLES = {
-    "cool and soft": {"warmth": -1.0, "saturation": -0.5, "contrast": -0.6},
-    "vivid and bold": {"warmth": 0.4, "saturation": 1.0, "contrast": 0.6},
-}
-"""The shipped preference sets: for each, the tuning person whose taste is nearest to this direction."""
 
 GAINS = (0.15, 0.25, 0.4, 0.6, 0.9)
 OBJECT_LIMIT = 0.01
@@ -163,7 +156,7 @@ class Recipe:
             latents, scale = self.latents
             start = time.monotonic()
             kind, steps = self.world.model, self.world.steps["base"]
-            denoiser, text_encoder, vocabulary = kind.train(latents, self.data, self.work / "base.pt", steps)
+            denoiser, text_encoder, vocabulary = self.world.train(latents, self.data, self.work / "base.pt", steps)
             self._note("base", round(time.monotonic() - start, 1))
             colors = preview_colors(latents[:500], self.data.pictures[:500])
             made = kind(denoiser, text_encoder, self.vae, scale, vocabulary)
@@ -354,39 +347,6 @@ class Recipe:
             population=self.prior.mean,
         )
 
-    def examples(self) -> None:
-        """The four clearest of 32 picks of two tuning people as preference sets, with their tastes in taste.json."""
-        people = self.people["tuning"]
-        for i, (name, direction) in enumerate(EXAMPLES.items()):
-            folder = self.weights / "examples" / name
-            if (folder / "taste.json").exists():
-                continue
-            wanted = torch.tensor([direction.get(statistic, 0.0) for statistic in STATISTICS])
-            nearest = torch.nn.functional.cosine_similarity(people.weights, wanted[None]).argmax()
-            person = People(people.weights[nearest][None], people.types[nearest][None])
-            support = draw_support(self.pool, person, max(SUPPORT_COUNTS), np.random.default_rng([91, i]))
-            gap = (
-                self.pool.statistics[support.chosen[0]] - self.pool.statistics[support.rejected[0]]
-            ) @ person.weights[0]
-            clearest = gap.argsort(descending=True)[:4].numpy()
-            columns = [
-                [
-                    Picture.from_image(image)
-                    for image in to_images(
-                        self.model.decode(self.painted["latents"][torch.from_numpy(index[0, clearest])])
-                    )
-                ]
-                for index in (support.chosen, support.rejected)
-            ]
-            prompts = [scenes.SCENES[c].caption for c in self.pool.captions[support.chosen[0, clearest]]]
-            pairs = [
-                PreferencePair(prompt=prompt, chosen=chosen, rejected=rejected, id=f"{name} {j + 1}")
-                for j, (prompt, chosen, rejected) in enumerate(zip(prompts, *columns, strict=True))
-            ]
-            write_pairs(folder, pairs)
-            taste = dict(zip(STATISTICS, (round(float(w), 4) for w in person.weights[0]), strict=True))
-            (folder / "taste.json").write_text(json.dumps({"weights": taste}, indent=1) + "\n")
-
     def adapter(self, name: str) -> UserAdapter:
         """A trained adapter at its chosen strength, from the weights; trained and tuned when it is not there."""
         personal, seed = self.world.adapters[name]
@@ -452,7 +412,8 @@ class Recipe:
         for stage in stages:
             getattr(self, stage)
         if self.world is POCKET:
-            self.examples()
+            everybody, latents = self.people["tuning"], self.painted["latents"]
+            write_examples(self.weights / "examples", everybody, self.pool, latents, self.model)
         for name in self.world.adapters:
             self.adapter(name)
 

@@ -15,10 +15,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..files import write_tensors
+from ..lora import keyed, merge, write_lora
 from ..training import fit
 from . import scenes
 from .flow import FlowModel, velocity
@@ -27,9 +26,6 @@ from .look_words import styled_caption
 STEPS, SUBSTEPS = 4, 3
 GUIDANCE = 4.0
 RANK = 16
-FORMAT, VERSION = "ppd-lora", "1"
-PREFIX = "diffusion_model."
-"""Before a layer's name, as ComfyUI's stock loaders of LoRAs look for it."""
 
 
 class Lora(nn.Module):
@@ -65,21 +61,13 @@ class Lora(nn.Module):
 
     def save(self, path: Path) -> None:
         """A LoRA file in half precision."""
-        tensors = {}
-        for name, down, up in zip(self.names, self.down, self.up, strict=True):
-            tensors[f"{PREFIX}{name}.lora_A.weight"] = down.half()
-            tensors[f"{PREFIX}{name}.lora_B.weight"] = up.half()
-        write_tensors(path, FORMAT, VERSION, tensors, {"steps": str(STEPS), "cfg": "1"})
+        parts = zip(self.names, zip(self.down, self.up, strict=True), strict=True)
+        write_lora(path, keyed(dict(parts)), "qwen_image")
 
 
 def with_turbo(model: FlowModel, path: Path) -> FlowModel:
     """The model with a LoRA file merged into its denoiser: to be sampled in STEPS steps at guidance 1."""
-    tensors = load_file(path)
-    for name, module in model.denoiser.named_modules():
-        key = f"{PREFIX}{name}.lora_A.weight"
-        if key in tensors:
-            up, down = tensors[key.replace("lora_A", "lora_B")].float(), tensors[key].float()
-            module.weight.data += (up @ down).to(module.weight)
+    merge(model.denoiser, path)
     return model
 
 

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from ppd.adapters.lora import lora_of, quantised_sentence, write_lora
+from ppd.lora import lora_of, quantised_sentence, write_lora
 
 from .test_comfyui_low_rank import adapter_for, paint, person
 from .tiny_models import CPU, TINY, build, conditioning, latent, sample

@@ -58,7 +58,7 @@ def test_the_file_is_in_loras_and_says_nothing_of_the_person(run, comfy_folders,
         "It acts on negative prompts too, which the adapter leaves alone: above cfg 1 it is the weaker one.",
     ]
     with safe_open(comfy_folders.models / "loras" / name, "pt") as file:
-        assert file.metadata() == {"format": "ppd-taste-lora", "version": "1", "family": "pocket"}
+        assert file.metadata() == {"format": "ppd-lora", "version": "1", "family": "pocket"}
         assert len(file.keys()) == 2 * layers
         up = file.get_tensor(KEY.format(adapter.model.config.sites[0].name, "B"))
     w = 0.5 * (adapter.model.directions @ embedding.u[0])

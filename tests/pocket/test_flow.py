@@ -138,10 +138,10 @@ def test_training_learns_the_captions_and_resumes(tmp_path):
     lake = torch.tensor([scenes.SCENES[i].setting == "lake" for i in captions]).float() * 2 - 1
     latents = lake.view(-1, 1, 1, 1).expand(-1, 4, 4, 4).contiguous()
     data = PictureSet(np.zeros((300, 1)), captions, np.zeros((300, 7), np.float32))
-    denoiser, text = train_flow(latents, data, tmp_path / "base.pt", 220, batch=8)
-    again, _ = train_flow(latents, data, tmp_path / "base.pt", 220, batch=8)
+    denoiser, text, vocabulary = train_flow(latents, data, tmp_path / "base.pt", 220, batch=8)
+    again, *_ = train_flow(latents, data, tmp_path / "base.pt", 220, batch=8)
     assert all(torch.equal(a, b) for a, b in zip(denoiser.parameters(), again.parameters(), strict=True))
-    model = FlowModel(denoiser, text.eval(), PocketAutoencoder(**VAE), 1.0, flow_vocabulary())
+    model = FlowModel(denoiser, text.eval(), PocketAutoencoder(**VAE), 1.0, vocabulary)
     noise = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         context = model.text(["a house by a lake", "a house on a meadow"])

@@ -18,7 +18,7 @@ from ppd.encoders.encoder import TasteEncoder
 from ppd.encoders.towers import open_tower
 from ppd.files import file_digest
 from ppd.pairs import read_pairs
-from ppd.pocket import autoencoder, data, encoder, evaluate, flow, looks, model, people, recipe, scenes
+from ppd.pocket import autoencoder, data, encoder, evaluate, examples, flow, looks, model, people, recipe, scenes
 from ppd.pocket.painter import preview_colors
 from ppd.pocket.recipe import Recipe
 from ppd.pocket.statistics import STATISTICS
@@ -69,7 +69,7 @@ def toy_sizes():
         sizes = {"PICKS_PER_PERSON": 3, "SUPPORTS": 2, "GAINS": (1.0, 2.0)}
         for name, value in sizes.items():
             patch.setattr(recipe, name, value)
-        for module in (recipe, evaluate):
+        for module in (recipe, evaluate, examples):
             patch.setattr(module, "SUPPORT_COUNTS", (1, 2, 4))
         for name, value in {"PICTURES_PER_PERSON": 2, "HELD_OUT_PICTURES": 30, "STRENGTHS": (0.0, 1.0, 1.5)}.items():
             patch.setattr(evaluate, name, value)
@@ -92,7 +92,7 @@ def finished(toy_sizes: None, tmp_path_factory: pytest.TempPathFactory) -> Recip
 def test_every_file_is_made(finished):
     made = {path.relative_to(finished.weights).as_posix() for path in finished.weights.rglob("*.safetensors")}
     assert made == FILES
-    for name in recipe.EXAMPLES:
+    for name in examples.EXAMPLES:
         pairs = list(read_pairs(finished.weights / "examples" / name))
         assert len(pairs) == 4 and all(pair.prompt in scenes.TRAINING_CAPTIONS for pair in pairs)
         taste = json.loads((finished.weights / "examples" / name / "taste.json").read_text())["weights"]

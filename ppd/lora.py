@@ -1,25 +1,29 @@
-"""A person's taste as an ordinary LoRA file (arXiv 2106.09685), for all that reads LoRAs.
+"""Ordinary LoRA files (arXiv 2106.09685), for all that reads LoRAs, and a person's taste as one.
 
-A low-rank adapter is linear in u, so with the person and the strength fixed it is a LoRA. Its keys are the names of the
-layers in ComfyUI's class of the denoiser, `diffusion_model.<name>.lora_A.weight` [K, in] and `.lora_B.weight`
-[out, K], and y = W x + B A x without a further scale. A LoRA knows neither the part of the noise schedule nor the rows
-without a prompt: `differences` says where that tells.
+Keys are the names of the layers in ComfyUI's class of the denoiser, `diffusion_model.<name>.lora_A.weight` [K, in] and
+`.lora_B.weight` [out, K], and y = W x + B A x without a further scale. A low-rank adapter is linear in u, so with the
+person and the strength fixed it is a LoRA. A LoRA knows neither the part of the noise schedule nor the rows without a
+prompt: `differences` says where that tells.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..branch import Adapter, Scope, reason_to_be_off
-from ..files import LARGEST, write_tensors
-from ..user_embedding import UserEmbedding
-from .low_rank import LowRankAdapter
+from .adapters import LowRankAdapter
+from .branch import Adapter, Scope, reason_to_be_off
+from .files import LARGEST, read_tensors, write_tensors
+from .user_embedding import UserEmbedding
 
-FORMAT = "ppd-taste-lora"
+FORMAT = "ppd-lora"
 VERSION = "1"
+PREFIX = "diffusion_model."
+"""Before a layer's name, as ComfyUI's stock loaders of LoRAs look for it."""
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 """Precisions of LoRA files by their names."""
 
@@ -46,8 +50,25 @@ def lora_of(adapter: Adapter, person: UserEmbedding, strength: float = 1.0, part
         raise ValueError(f"This LoRA would change nothing ({off}): choose somebody with picks, and a strength above 0.")
     u = person.u[None].to(adapter.directions)
     found = adapter.lora(u, min(strength, adapter.max_strength), scope.places(adapter))
-    keys = {"lora_A": 0, "lora_B": 1}
-    return {f"diffusion_model.{name}.{key}.weight": pair[i] for name, pair in found.items() for key, i in keys.items()}
+    return keyed(found)
+
+
+def keyed(parts: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    """A [K, in] and B [out, K] by names of layers, as a LoRA file's tensors by their keys."""
+    down = {f"{PREFIX}{name}.lora_A.weight": a for name, (a, _) in parts.items()}
+    return down | {f"{PREFIX}{name}.lora_B.weight": b for name, (_, b) in parts.items()}
+
+
+def merge(denoiser: nn.Module, path: Path) -> None:
+    """Add a LoRA file's B A to the weights of a denoiser whose layers have the names of ComfyUI's class."""
+    tensors, _ = read_tensors(path, FORMAT, VERSION, (), (), "LoRA")
+    layers = dict(denoiser.named_modules())
+    for key, down in tensors.items():
+        name, _, end = key.removeprefix(PREFIX).rpartition(".lora_A")
+        if end == ".weight":
+            weight = cast(Tensor, layers[name].weight)
+            up = tensors[f"{PREFIX}{name}.lora_B.weight"]
+            weight.data += (up.float() @ down.float()).to(weight)
 
 
 def write_lora(path: Path, tensors: dict[str, Tensor], family: str, dtype: torch.dtype = torch.float16) -> None:

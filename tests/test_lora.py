@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 
 from ppd.adapters import CrossAttentionAdapter, CrossAttentionConfig, LowRankAdapter, LowRankConfig, Site
-from ppd.adapters.lora import differences, lora_of, write_lora
+from ppd.lora import differences, lora_of, write_lora
 from ppd.user_embedding import UserEmbedding, null_user
 
 SITES = (Site("blocks.0.qkv", 0, 5, 6), Site("blocks.1.qkv", 1, 5, 4))
@@ -31,7 +31,7 @@ def test_it_is_the_adapters_change_for_the_person_in_keys_that_every_loader_know
     made = adapter()
     write_lora(tmp_path / "taste.safetensors", lora_of(made, PERSON, 0.5), "krea2", dtype)
     with safe_open(tmp_path / "taste.safetensors", "pt") as file:
-        assert file.metadata() == {"format": "ppd-taste-lora", "version": "1", "family": "krea2"}
+        assert file.metadata() == {"format": "ppd-lora", "version": "1", "family": "krea2"}
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
     assert set(tensors) == {f"diffusion_model.{site.name}.lora_{end}.weight" for site in SITES for end in "AB"}
     assert all(tensor.dtype == dtype for tensor in tensors.values())
