@@ -10,10 +10,11 @@ from uuid import uuid4
 
 import pytest
 
-from .panels import settle, steady, until, watched
+from .panels import loaded, settle, steady, until, watched
 from .test_checkpoints import node
 
 pytestmark = pytest.mark.comfyui
+PICTURES = ".ppd-collect img"
 GRAPH = "JSON.stringify(app.graph.serialize())"
 OURS = ("ppd", "personalized-diffusion")
 """What a message of the console names if it is about this pack."""
@@ -153,8 +154,8 @@ def test_the_node_asks_and_leaves_the_graph_alone(frontend, opened, store, name)
     assert json.loads(before)["nodes"][-1]["widgets_values"][0] == name
     page.evaluate("app.queuePrompt(0)")
     widget.get_by_label("Right is better").wait_for()
-    loaded = "image => image.complete && image.naturalWidth === 96"
-    page.wait_for_function(f"[...document.querySelectorAll('.ppd-collect img')].filter({loaded}).length === 2")
+    loaded(page, PICTURES)
+    assert page.evaluate(f"[...document.querySelectorAll('{PICTURES}')].map(image => image.naturalWidth)") == [96, 96]
     question = open_question(store, name)
 
     widget.get_by_label("Right is better").click()
@@ -165,6 +166,7 @@ def test_the_node_asks_and_leaves_the_graph_alone(frontend, opened, store, name)
     assert store.candidate(question.id).verdict is None
 
     widget.focus()
+    loaded(page, PICTURES)
     for key in ("Delete", "Backspace", "Enter", "ArrowLeft"):
         page.keyboard.press(key)
     widget.get_by_text("You picked the left.").wait_for()
@@ -201,6 +203,7 @@ def test_keys_go_to_the_widget_under_the_mouse_or_with_the_focus_and_answer_what
     page.evaluate("() => { app.canvas.ds.offset = [-300, 50]; app.canvas.setDirty(true, true); }")
     page.evaluate("document.activeElement.blur()")
     widget.hover()
+    loaded(page, PICTURES)
     page.keyboard.press("ArrowLeft")
     widget.get_by_text("You picked the left.").wait_for()
 
@@ -256,10 +259,13 @@ def test_a_waiting_run_is_answered_in_the_node(server, frontend, opened, store, 
     widget.get_by_text("Neither (").wait_for()
     assert server.get("/queue")["queue_running"]
     widget.focus()
+    loaded(page, PICTURES)
     page.keyboard.press("ArrowUp")
     widget.get_by_text("Next (1 more)").wait_for()
+    loaded(page, PICTURES)
     page.keyboard.press("Enter")  # the button has the focus by now
     widget.get_by_text("Neither (").wait_for()
+    loaded(page, PICTURES)
     page.keyboard.press("ArrowRight")
     widget.get_by_text("You picked the right.").wait_for()
     until(page, lambda: not server.get("/queue")["queue_running"])
