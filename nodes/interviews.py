@@ -49,7 +49,7 @@ _passed: defaultdict[str, set[frozenset[str]]] = defaultdict(set)
 """Grids that a person skipped since the server started."""
 _failed: dict[tuple[str, str], str] = {}
 """Why a person's pictures could not be read by a taste encoder."""
-_starting = threading.Lock()
+_changing = threading.Lock()
 
 
 def interview_of(person: str) -> Interview:
@@ -140,10 +140,12 @@ def stand(person: str) -> tuple[Standing, tuple[int, int] | None]:
     if (person, name) in _failed:
         raise ValueError(_failed[person, name])
     new = interview.unread(person)
-    if new <= MANY and person not in _progress:
+    with _changing:
+        is_read = new <= MANY and person not in _progress
+    if is_read:
         return interview.stand(person, upcoming=UPCOMING), None
     standing = interview.stand(person, most=FIRST, upcoming=UPCOMING)
-    with _starting:
+    with _changing:
         if person not in _progress:
             _progress[person] = (0, interview.unread(person))
             threading.Thread(target=_read, args=(person, name, interview), daemon=True).start()
@@ -183,5 +185,6 @@ def _read(person: str, name: str, interview: Interview) -> None:
             "this one to try anew."
         )
     finally:
-        _progress.pop(person, None)
-        announce(person)
+        with _changing:  # who hears that all is read has the news of it first
+            _progress.pop(person, None)
+            announce(person)

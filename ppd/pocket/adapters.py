@@ -1,21 +1,19 @@
-"""Training the pocket's user adapter (one for all people) and the population adapter (one taste for all) with DPO."""
+"""Training a pocket's user adapter (one for all people) and the population adapter (one taste for all) with DPO."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import UNet2DConditionModel
-from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 from tqdm import tqdm
 
-from ..adapters import CrossAttentionConfig, UserAdapter
+from ..adapters import CrossAttentionAdapter, CrossAttentionConfig, LowRankAdapter, LowRankConfig, UserAdapter
 from ..dpo import denoising_error, diffusion_dpo_loss
-from ..hosts.diffusers import DiffusersHost, cross_attentions
+from ..hosts.diffusers import cross_attentions, linear_sites
 from ..precision import autocast
 from ..training import fit
 from . import scenes
@@ -24,7 +22,8 @@ from .painter import Painter
 BETA = 600.0
 """On mean errors of 1,024 latent elements: about .6 per element."""
 
-FIRST_TIMESTEP = 500
+END_PERCENT = 0.5
+"""Of the noise schedule: its noisy half, where colour and tone are decided."""
 USER_DROPOUT = 0.1
 WATCHED_PICKS = 64
 
@@ -43,17 +42,20 @@ class Picks:
     population: Tensor
 
 
-def adapter_config(model: Painter, encoder: str, encoder_hash: str, dim: int) -> CrossAttentionConfig:
-    """The pocket family's adapter: acts on the noisy half of the schedule, where colour and tone are decided."""
-    return CrossAttentionConfig(
-        family="pocket",
-        encoder=encoder,
-        encoder_hash=encoder_hash,
-        embedding_dim=dim,
-        layers=tuple(attention.inner_dim for attention in cross_attentions(model.denoiser)),
-        end_percent=0.5,
-        unconditional="none",
-    )
+def keys_values(model: Painter, **encoder: Any) -> CrossAttentionAdapter:
+    """A new adapter of a U-Net's cross-attention; `encoder`: encoder, encoder_hash and embedding_dim of its u."""
+    layers = tuple(attention.inner_dim for attention in cross_attentions(model.denoiser))
+    return CrossAttentionAdapter(CrossAttentionConfig(layers=layers, **_common(model), **encoder))
+
+
+def low_rank(model: Painter, **encoder: Any) -> LowRankAdapter:
+    """A new adapter of any denoiser's Linear layers; `encoder` as above."""
+    sites = tuple(linear_sites(model.denoiser))
+    return LowRankAdapter(LowRankConfig(sites=sites, **_common(model), **encoder))
+
+
+def _common(model: Painter) -> dict[str, Any]:
+    return {"family": model.family, "end_percent": END_PERCENT, "unconditional": "none"}
 
 
 def pair_errors(model: Painter, latents: Tensor, noise: Tensor, t: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,6 +76,8 @@ def train_adapter(
     personal: bool,
     seed: int,
     batch: int = 32,
+    learning_rate: float = 1e-3,
+    beta: float = BETA,
     name: str = "adapter",
 ) -> UserAdapter:
     """User-conditioned Diffusion-DPO of an adapter of any kind, from the base, whatever its weights are.
@@ -83,10 +87,7 @@ def train_adapter(
     torch.manual_seed(seed)
     adapter.reset_parameters()
     adapter.start_at(picks.embeddings.flatten(0, -2).pow(2).mean(0).sqrt())
-    unet = cast(UNet2DConditionModel, model.denoiser)
-    processors = unet.attn_processors
-    unet.set_attn_processor(AttnProcessor())  # plain matrix products: faster backward than SDPA on CPU
-    host = DiffusersHost(unet, adapter)
+    host, end = model.host(adapter), adapter.config.end_percent
     contexts = model.text([scene.caption for scene in scenes.SCENES])
     device = model.device
 
@@ -95,7 +96,7 @@ def train_adapter(
         latents = picks.latents[np.concatenate([picks.chosen[index], picks.rejected[index]])].to(device)
         context = contexts[picks.caption[index]].repeat(2, 1, 1)
         noise = torch.randn(len(index), *latents.shape[1:]).to(device)
-        t = torch.from_numpy(rng.integers(FIRST_TIMESTEP, 1000, len(index))).to(device)
+        t = model.draw_timesteps(rng, len(index), end).to(device)
         with torch.no_grad():
             results = [pair_errors(model, latents, noise, t, context)]
         for user in u:
@@ -112,7 +113,7 @@ def train_adapter(
             dropped = torch.from_numpy(rng.random(batch) < USER_DROPOUT)
         u = torch.where(dropped[:, None], picks.population, u)
         reference, policy = errors(rng, index, [u])
-        value, logits = diffusion_dpo_loss(*policy, *reference, BETA)
+        value, logits = diffusion_dpo_loss(*policy, *reference, beta)
         return value.mean(), {"loss": value.mean().item(), "accuracy": (logits > 0).float().mean().item()}
 
     watched = np.random.default_rng(5).integers(len(picks.person), size=WATCHED_PICKS)
@@ -131,23 +132,23 @@ def train_adapter(
         own_u, other_u = (picks.embeddings[-1, person] for person in (picks.person[watched], other))
         with torch.no_grad(), autocast(device):
             reference, own, shuffled = errors(np.random.default_rng(7), watched, [own_u, other_u])
-        right = [(diffusion_dpo_loss(*p, *reference, BETA)[1] > 0).float().mean().item() for p in (own, shuffled)]
+        right = [(diffusion_dpo_loss(*p, *reference, beta)[1] > 0).float().mean().item() for p in (own, shuffled)]
         tqdm.write(f"{name} step {step}: accuracy own {right[0]:.3f}, another's {right[1]:.3f}")
         host.adapter = adapter
 
-    trained = fit(
-        name,
-        adapter,
-        loss,
-        steps=steps,
-        learning_rate=1e-3,
-        checkpoint=checkpoint,
-        seed=seed,
-        warmup=50,
-        ema=0.99,
-        on_step=report,
-    )
-    unet.set_attn_processor(processors)
-    summary = {"steps": steps, "batch": batch, "beta": BETA, "seed": seed, "personal": personal}
+    with model.plain_attention():
+        trained = fit(
+            name,
+            adapter,
+            loss,
+            steps=steps,
+            learning_rate=learning_rate,
+            checkpoint=checkpoint,
+            seed=seed,
+            warmup=50,
+            ema=0.99,
+            on_step=report,
+        )
+    summary = {"steps": steps, "batch": batch, "beta": beta, "seed": seed, "personal": personal}
     trained.config = replace(adapter.config, training=summary)
     return trained

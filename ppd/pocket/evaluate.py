@@ -14,12 +14,11 @@ from ..adapters import UserAdapter
 from ..encoders.statements import Statement, statements
 from ..evaluation import bootstrap, correlation, micro_f1, object_counts, ridge_r2, wins
 from ..files import file_digest
-from ..hosts.diffusers import DiffusersHost
 from . import scenes
 from .autoencoder import encode_pictures
 from .data import PictureSet, picture_set, to_tensor
 from .judge import objects_found
-from .painter import generate
+from .painter import GUIDANCE, generate
 from .people import TEMPERATURE, People, sample_weights
 from .recipe import Recipe
 from .statistics import CLIP, STATISTICS
@@ -32,7 +31,6 @@ SWEPT_PICTURES = 1
 
 HELD_OUT_PICTURES = 1500
 PAIRS = 4
-GUIDANCE = 4.0
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 BLENDS = (0.0, 0.25, 0.5, 0.75, 1.0)
 READER_SAMPLE = 20000
@@ -76,10 +74,11 @@ class Evaluation:
         `look` is put behind each caption; `turbo` paints with the few-step model, in its steps and without guidance.
         """
         pictures = pictures or self.captions.shape[1]
-        host = None if adapter is None else DiffusersHost(self.recipe.model.denoiser, adapter)
+        model = self.recipe.turbo if turbo else self.recipe.model
+        host = None if adapter is None else model.host(adapter)
         rows = None if u is None else u.repeat_interleave(pictures, 0)[:, None]
         latents = generate(
-            self.recipe.turbo if turbo else self.recipe.model,
+            model,
             [f"{caption}{look}" for caption in self.captions[:, :pictures].flat],
             self.seeds[:, :pictures].flatten().tolist(),
             host=host,
@@ -137,6 +136,8 @@ def evaluate(recipe: Recipe, people: int = 200, adapter_name: str = "", *, quick
     if name in recipe.world.adapters:
         adapter = recipe.adapter(name)
         report = _of_adapter(recipe, run, adapter, base, limits, quick) | report
+        if recipe.world.has_turbo:
+            report["turbo"] |= turbo_figures(run, adapter, report["wins_vs_base"], report["reward_vs_base"])
         report["settings"]["adapter_training"] = adapter.config.training
     return report
 
@@ -167,6 +168,7 @@ def _of_adapter(
 
     report: dict[str, Any] = {
         "wins_vs_base": against(own, base, limits["base"]),
+        "reward_vs_base": bootstrap(own.rewards - base.rewards),
         "wins_vs_population": against(own, pooled, limits["population"]),
         "own_vs_other": against(own, other, limits["other"]),
         "wins_vs_own_population": against(own, zero, limits["population"]),
@@ -191,6 +193,7 @@ def _of_adapter(
         for weight in BLENDS[1:-1]:
             blended[weight] = run.paint(adapter, torch.lerp(own_u, own_u[run.other], weight), pictures=few)
         report["blend"] = [{"weight": w, "reward_a_minus_b": _contrast(run, blended[w])} for w in BLENDS]
+        report["mirror"] = mirror(base.first(few), own.first(few), run.paint(adapter, -own_u, pictures=few))
         second = run.paint(recipe.adapter(f"{name}-seed2"), own_u)
         report["second_seed"] = {"wins_vs_base": against(second, base), "second_vs_first": against(second, own)}
     return report
@@ -218,6 +221,13 @@ def steering(run: Evaluation, base: Look, own: Look) -> dict[str, float]:
     shift = (own.scores - base.scores).mean(1).double().numpy()
     weights = run.people.weights.double().numpy()
     return {name: correlation(weights[:, i], shift[:, i]) for i, name in enumerate(STATISTICS)}
+
+
+def mirror(base: Look, own: Look, opposite: Look) -> dict[str, Any]:
+    """What -u paints: wins against the base, and per statistic the correlation of its shifts with those of u."""
+    ours, theirs = ((look.scores - base.scores).flatten(0, 1) for look in (own, opposite))
+    wins_vs_base = bootstrap(wins(opposite.rewards, base.rewards))
+    return {"wins_vs_base": wins_vs_base, "shifts": _correlations(STATISTICS, ours, theirs)}
 
 
 def ceilings(recipe: Recipe, run: Evaluation, sample: int = READER_SAMPLE) -> dict[str, Any]:
@@ -373,6 +383,26 @@ def flow_figures(recipe: Recipe, run: Evaluation, base: Look) -> dict[str, Any]:
             "objects_f1": bootstrap(turbo.counts, micro_f1),
             "out_of_range": turbo.out_of_range,
             "statistics_with_base": _correlations(STATISTICS, ours, theirs),
+        },
+    }
+
+
+def turbo_figures(run: Evaluation, adapter: UserAdapter, wins_on_base: Any, reward_on_base: Any) -> dict[str, Any]:
+    """The base's adapter, as it is, on the turbo; `kept`: the gain there over the gain on the base, where one of a half
+    in wins is none."""
+    plain, own_u = run.paint(turbo=True), run.embeddings(PAIRS)
+    own, other = (run.paint(adapter, u, turbo=True) for u in (own_u, own_u[run.other]))
+    won, reward = bootstrap(wins(own.rewards, plain.rewards)), bootstrap(own.rewards - plain.rewards)
+    lost = np.stack([plain.counts, own.counts], axis=1)
+    return {
+        "wins_vs_turbo": won,
+        "own_vs_other": bootstrap(wins(own.rewards, other.rewards)),
+        "reward_vs_turbo": reward,
+        "objects_f1_loss": bootstrap(lost, lambda x: micro_f1(x[:, 0]) - micro_f1(x[:, 1])),
+        "out_of_range_personal": own.out_of_range,
+        "kept": {
+            "wins": (won["mean"] - 0.5) / (wins_on_base["mean"] - 0.5),
+            "reward": reward["mean"] / reward_on_base["mean"],
         },
     }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from transformers import CLIPTextModel
 from ..training import device_of, fit
 from . import scenes
 from .data import PictureSet
-from .flow import FLOW_CONFIG, FLOW_CONTEXT, FLOW_TEXT_CONFIG, flow_vocabulary, velocity
+from .flow import FLOW_CONFIG, FLOW_CONTEXT, FLOW_TEXT_CONFIG, PlainAttention, flow_vocabulary, velocity
 from .look_words import styled_caption
 from .text import full_text_encoder, small_text_encoder, tokenize
 
@@ -23,54 +22,6 @@ DROPPED = 0.1
 NOISE_LEVEL = (0.4, 1.1)
 """Mean and standard deviation of logit t (Esser et al., arXiv 2403.03206), a little more of the noisy half: it decides
 what is where."""
-
-
-class PlainAttention:
-    """The class's joint attention in real numbers and plain matrix products, for one size of picture and text.
-
-    Complex rotations cannot be fused, and the backward of plain products is faster on CPU. The outcome is the same.
-    """
-
-    def __init__(self, transformer: QwenImageTransformer2DModel, rows: int, columns: int, tokens: int) -> None:
-        turns = transformer.pos_embed([(1, rows, columns)], max_txt_seq_len=tokens, device=torch.device("cpu"))
-        turn = torch.cat(turns[::-1])[:, None]  # text first, as the tokens are joined
-        self.cos, self.sin = turn.real.contiguous(), turn.imag.contiguous()
-
-    def _rotated(self, x: Tensor) -> Tensor:
-        a, b = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-        cos, sin = self.cos.to(x.device), self.sin.to(x.device)
-        return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2).to(x.dtype)
-
-    def __call__(
-        self,
-        attn: Any,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor,
-        attention_mask: None = None,
-        encoder_hidden_states_mask: None = None,
-        image_rotary_emb: Any = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Picture tokens [n, S, d] and text tokens [n, T, d] to what each takes from both."""
-        heads, texts = (attn.heads, -1), encoder_hidden_states.shape[1]
-        q = torch.cat(
-            [
-                attn.norm_added_q(attn.add_q_proj(encoder_hidden_states).unflatten(-1, heads)),
-                attn.norm_q(attn.to_q(hidden_states).unflatten(-1, heads)),
-            ],
-            1,
-        )
-        k = torch.cat(
-            [
-                attn.norm_added_k(attn.add_k_proj(encoder_hidden_states).unflatten(-1, heads)),
-                attn.norm_k(attn.to_k(hidden_states).unflatten(-1, heads)),
-            ],
-            1,
-        )
-        v = torch.cat([attn.add_v_proj(encoder_hidden_states), attn.to_v(hidden_states)], 1).unflatten(-1, heads)
-        q, k, v = (x.transpose(1, 2) for x in (self._rotated(q), self._rotated(k), v))
-        weights = (q @ k.transpose(2, 3) * q.shape[-1] ** -0.5).softmax(-1)
-        out = (weights.to(v.dtype) @ v).transpose(1, 2).flatten(2)
-        return attn.to_out[0](out[:, texts:]), attn.to_add_out(out[:, :texts])
 
 
 class FlowBase(nn.Module):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +15,8 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
+from ..branch import Adapter
+from ..hosts.diffusers import DiffusersHost
 from ..training import device_of, fit
 from . import scenes
 from .base_file import END
@@ -65,6 +69,7 @@ class PocketModel(Painter):
     """A UNet that predicts the noise."""
 
     part: ClassVar[str] = "unet"
+    family: ClassVar[str] = "pocket"
     config = UNET_CONFIG
     text_config = TEXT_CONFIG
     schedule = SCHEDULE
@@ -83,6 +88,10 @@ class PocketModel(Painter):
         return scheduler
 
     @classmethod
+    def draw_timesteps(cls, rng: np.random.Generator, count: int, end_percent: float) -> Tensor:
+        return torch.from_numpy(rng.integers(round((1 - end_percent) * 1000), 1000, count))
+
+    @classmethod
     def noised(cls, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         return DDPMScheduler(**SCHEDULE).add_noise(x0, noise, t)
 
@@ -92,6 +101,18 @@ class PocketModel(Painter):
 
     def predict(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
         return self.denoiser(x, t, context).sample
+
+    def host(self, adapter: Adapter) -> DiffusersHost:
+        return DiffusersHost(self.denoiser, adapter)
+
+    @contextmanager
+    def plain_attention(self) -> Iterator[None]:
+        processors = self.denoiser.attn_processors
+        self.denoiser.set_attn_processor(AttnProcessor())
+        try:
+            yield
+        finally:
+            self.denoiser.set_attn_processor(processors)
 
 
 class _Base(nn.Module):

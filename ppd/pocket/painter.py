@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from ..branch import Adapter
 from ..files import check_shapes, on_meta
 from ..hosts.diffusers import DiffusersHost, guidance_rows
 from ..precision import autocast
@@ -22,6 +23,8 @@ from .base_file import read_base, write_base
 from .text import named_like, tokenize
 
 LATENT_SHAPE = (4, 16, 16)
+GUIDANCE = 4.0
+"""The scale of classifier-free guidance wherever many pictures are painted."""
 
 Self = TypeVar("Self", bound="Painter")
 
@@ -30,8 +33,8 @@ Self = TypeVar("Self", bound="Painter")
 class Painter(ABC):
     """Denoiser, text encoder and autoencoder; the denoiser sees autoencoder latents times `latent_scale`.
 
-    Subclasses say what a denoiser is told and learns (`noised`, `target`, `predict`; t [n] in the units of its
-    scheduler's timesteps) and how it is sampled.
+    Subclasses say what a denoiser is told and learns (`draw_timesteps`, `noised`, `target`, `predict`; t [n] in the
+    units of its scheduler's timesteps), how it is sampled, and how it is personalised.
     """
 
     denoiser: nn.Module
@@ -42,6 +45,8 @@ class Painter(ABC):
 
     part: ClassVar[str]
     """The denoiser's name in the base file and in diffusers' pipelines."""
+    family: ClassVar[str]
+    """Of the denoiser, for adapters."""
     config: ClassVar[dict[str, Any]]
     text_config: ClassVar[dict[str, Any]]
     schedule: ClassVar[dict[str, Any]]
@@ -61,6 +66,11 @@ class Painter(ABC):
 
     @classmethod
     @abstractmethod
+    def draw_timesteps(cls, rng: np.random.Generator, count: int, end_percent: float) -> Tensor:
+        """t [count], even over the part of the noise schedule from 0 to `end_percent`."""
+
+    @classmethod
+    @abstractmethod
     def noised(cls, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Latents [n, 4, H, W] under noise at t [n]."""
 
@@ -72,6 +82,15 @@ class Painter(ABC):
     @abstractmethod
     def predict(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
         """The denoiser's answer for latents [n, 4, H, W] at t, [n] or one for all, and text states [n, T, 128]."""
+
+    @abstractmethod
+    def host(self, adapter: Adapter) -> DiffusersHost:
+        """The denoiser, to be personalised on the model's own noise schedule."""
+
+    @contextmanager
+    @abstractmethod
+    def plain_attention(self) -> Iterator[None]:
+        """Within it attention is plain matrix products, whose backward is faster on CPU."""
 
     @property
     def device(self) -> torch.device:
@@ -146,7 +165,7 @@ def generate(
     host: DiffusersHost | None = None,
     u: Tensor | None = None,
     strength: float = 1.0,
-    guidance: float = 4.0,
+    guidance: float = GUIDANCE,
     steps: int | None = None,
     batch: int = 50,
     on_batch: Callable[[int], None] | None = None,

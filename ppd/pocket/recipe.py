@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from ..adapters import CrossAttentionAdapter, UserAdapter
+from ..adapters import UserAdapter
 from ..encoders.encoder import JSON_FILE, PosteriorEncoder, TasteEncoder
 from ..encoders.features import PictureFeatures
 from ..encoders.looks import Looks
@@ -26,10 +26,9 @@ from ..encoders.towers import TOWER_FILE
 from ..encoders.towers.open_clip import OpenClipTower, save_encoder
 from ..evaluation import micro_f1, object_counts
 from ..files import file_digest, replacing, write_file
-from ..hosts.diffusers import DiffusersHost
 from ..training import default_device
 from . import scenes
-from .adapters import Picks, adapter_config, train_adapter
+from .adapters import Picks, train_adapter
 from .autoencoder import PocketAutoencoder, decode_latents, encode_pictures
 from .autoencoder_training import refine_decoder, train_autoencoder
 from .data import PictureSet, picture_set, to_tensor
@@ -38,7 +37,7 @@ from .examples import write_examples
 from .flow import FlowModel
 from .judge import ObjectJudge, objects_found, train_judge
 from .looks import make_looks
-from .painter import Painter, generate, preview_colors
+from .painter import GUIDANCE, Painter, generate, preview_colors
 from .people import People, pick, population
 from .statistics import Whitening, reward_statistics
 from .taste import SUPPORT_COUNTS, Pool, draw_support, embed_people, fit_prior
@@ -354,22 +353,24 @@ class Recipe:
         path = self.weights / ("adapters" if personal else "baselines") / f"{name}.safetensors"
         posterior = PosteriorEncoder(PictureFeatures(self.encoder), self.prior)
         if not path.exists():
-            config = adapter_config(self.model, posterior.name, posterior.weight_hash, self.prior.dim)
+            u = {"encoder": posterior.name, "encoder_hash": posterior.weight_hash, "embedding_dim": self.prior.dim}
             start = time.monotonic()
             trained = train_adapter(
                 self.model,
-                CrossAttentionAdapter(config),
+                self.world.new_adapter(self.model, **u),
                 self.picks,
                 self.work / f"adapter-{name}.pt",
                 steps=self.world.steps["adapter"],
                 personal=personal,
                 seed=seed,
+                learning_rate=self.world.learning_rate,
+                beta=self.world.beta,
                 name=name,
             )
             self._note(f"adapter {name}", round(time.monotonic() - start, 1))
             tuned = self.tuned(trained, personal)
             tuned.save(path, torch.float16)
-        adapter = UserAdapter.load(path, family="pocket")
+        adapter = UserAdapter.load(path, family=self.model.family)
         adapter.config.check_embedding(posterior.encode([]))
         return adapter
 
@@ -384,10 +385,12 @@ class Recipe:
         prompts = [scenes.SCENES[rng.choice(np.setdiff1d(allowed, row))].caption for row in seen]
         seeds = range(2 * 10**6, 2 * 10**6 + len(u))
         labels = np.stack([scenes.object_labels(prompt) for prompt in prompts]) > 0.5
-        host = DiffusersHost(self.model.denoiser, adapter)
+        host = self.model.host(adapter)
         reward0, f1_0 = self._look(people, labels, generate(self.model, prompts, seeds))
         rows: list[tuple[float, float, float]] = []
-        for gain in tqdm(GAINS, desc="strength on tuning people"):
+        # Where both of guidance's rows are personal, it does not amplify the person
+        scale = 1.0 if adapter.config.unconditional == "none" else GUIDANCE
+        for gain in tqdm([scale * gain for gain in GAINS], desc="strength on tuning people"):
             latents = generate(self.model, prompts, seeds, host=host, u=u, strength=gain)
             reward, f1 = self._look(people, labels, latents)
             rows.append((gain, (reward > reward0).float().mean().item(), f1_0 - f1))

@@ -14,7 +14,7 @@ from ..encoders.encoder import PosteriorEncoder, TasteEncoder
 from ..encoders.towers import open_tower
 from ..hosts.diffusers import DiffusersHost
 from ..user_embedding import UserEmbedding
-from .painter import Painter, generate
+from .painter import GUIDANCE, Painter, generate
 from .world import POCKET
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
@@ -40,7 +40,7 @@ class Studio:
         """The shipped pocket model with `adapter`, by default the shipped one."""
         model = POCKET.load_model(weights)
         path = adapter or weights / "adapters" / "pocket.safetensors"
-        return cls(model, DiffusersHost(model.denoiser, UserAdapter.load(path, family="pocket")))
+        return cls(model, model.host(UserAdapter.load(path, family=model.family)))
 
     def paint(
         self,
@@ -49,7 +49,7 @@ class Studio:
         users: list[UserEmbedding | None],
         strengths: list[float] | None = None,
         *,
-        guidance: float = 4.0,
+        guidance: float = GUIDANCE,
         steps: int = 20,
     ) -> list[Image.Image]:
         """The same prompt and seed for each user (None paints the base), each at its strength (1 by default)."""

@@ -22,9 +22,9 @@ from ..training import fit
 from . import scenes
 from .flow import FlowModel, velocity
 from .look_words import styled_caption
+from .painter import GUIDANCE
 
 STEPS, SUBSTEPS = 4, 3
-GUIDANCE = 4.0
 RANK = 16
 
 

@@ -10,7 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
+from ..adapters import UserAdapter
 from . import paint, scenes
+from .adapters import BETA, keys_values, low_rank
 from .autoencoder import VAE_CONFIG
 from .data import PictureSet, Render
 from .encoder import PROBED
@@ -41,7 +43,8 @@ class World:
 
     `train`: denoiser, text encoder and vocabulary from nothing, of scaled latents [n, 4, 16, 16] of the pictures, a
     checkpoint to resume from, and how many steps. `probed`: of each statistic, the words for its low and high end.
-    `tower`: the taste encoder's folder whose tower sees this world, its own or another's.
+    `tower`: the taste encoder's folder whose tower sees this world, its own or another's. `new_adapter`: of what kind
+    its user adapters are; `beta`, `learning_rate`: of their training.
     """
 
     name: str
@@ -53,6 +56,9 @@ class World:
     vae_config: dict[str, Any]
     probed: dict[str, tuple[str, str]]
     tower: str
+    new_adapter: Callable[..., UserAdapter] = keys_values
+    beta: float = BETA
+    learning_rate: float = 1e-3
     steps: dict[str, int] = field(default_factory=lambda: dict(STEPS))
     sizes: dict[str, int] = field(default_factory=lambda: dict(SIZES))
     adapters: dict[str, tuple[bool, int]] = field(default_factory=dict)
@@ -100,7 +106,9 @@ POCKET_FLOW = World(
     vae_config=FLOW_VAE_CONFIG,
     probed={name: (low[0], high[0]) for name, (low, high) in LOOK_WORDS.items()},
     tower="pocket",
-    steps={"autoencoder": 1600, "decoder": 300, "base": 3000, "judge": 800, "turbo": 300},
+    new_adapter=low_rank,
+    steps={"autoencoder": 1600, "decoder": 300, "base": 3000, "judge": 800, "adapter": 240, "turbo": 300},
     sizes={"pictures": 16000, "decoded": 8000, "pool": 2000},
+    adapters={"pocket-flow": (True, 11), "pocket-flow-seed2": (True, 12), "pocket-flow-population": (False, 11)},
 )
 WORLDS = {world.name: world for world in (POCKET, POCKET_FLOW)}

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from ppd.adapters import CrossAttentionAdapter, LowRankAdapter, LowRankConfig, UserAdapter
+from ppd.adapters import CrossAttentionAdapter, LowRankAdapter, UserAdapter
 from ppd.dpo import diffusion_dpo_loss
-from ppd.hosts.diffusers import DiffusersHost, cross_attentions, linear_sites
-from ppd.pocket.adapters import BETA, FIRST_TIMESTEP, Picks, adapter_config, pair_errors, train_adapter
+from ppd.hosts.diffusers import DiffusersHost, cross_attentions
+from ppd.pocket.adapters import BETA, END_PERCENT, Picks, keys_values, low_rank, pair_errors, train_adapter
 from ppd.pocket.model import PocketModel
 
 PEOPLE, PICTURES = 6, 24
+U = {"encoder": "encoder", "encoder_hash": "hash", "embedding_dim": 6}
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +49,9 @@ def picks() -> Picks:
 
 
 def train(model: PocketModel, picks: Picks, checkpoint: Path, *, personal: bool, steps: int) -> UserAdapter:
-    adapter = CrossAttentionAdapter(adapter_config(model, "encoder", "hash", 6))
-    return train_adapter(model, adapter, picks, checkpoint, steps=steps, personal=personal, seed=1, batch=8)
+    return train_adapter(
+        model, keys_values(model, **U), picks, checkpoint, steps=steps, personal=personal, seed=1, batch=8
+    )
 
 
 @pytest.fixture(scope="module")
@@ -62,17 +64,17 @@ def mean_loss(model: PocketModel, adapter: UserAdapter, picks: Picks, users: np.
     generator = torch.Generator().manual_seed(7)
     latents = picks.latents[np.concatenate([picks.chosen, picks.rejected])]
     noise = torch.randn(60, 4, 16, 16, generator=generator)
-    t = torch.randint(FIRST_TIMESTEP, 1000, (60,), generator=generator)
+    t = model.draw_timesteps(np.random.default_rng(7), 60, END_PERCENT)
     arguments = (model, latents, noise, t, model.text([""]).expand(120, -1, -1))
     with torch.no_grad():
         reference = pair_errors(*arguments)
-        with DiffusersHost(model.denoiser, adapter).personalized(picks.embeddings[0, users][:, None].repeat(2, 1, 1)):
+        with model.host(adapter).personalized(picks.embeddings[0, users][:, None].repeat(2, 1, 1)):
             policy = pair_errors(*arguments)
     return diffusion_dpo_loss(*policy, *reference, BETA)[0].mean().item()
 
 
 def test_the_adapter_is_the_pockets(model):
-    config = adapter_config(model, "encoder", "hash", 6)
+    config = keys_values(model, **U).config
     assert config.family == "pocket"
     DiffusersHost(model.denoiser, CrossAttentionAdapter(config))
     assert config.layers == tuple(attention.inner_dim for attention in cross_attentions(model.denoiser))
@@ -100,10 +102,8 @@ def test_training_lowers_the_loss_for_each_persons_own_taste(model, picks, train
 
 
 def test_a_low_rank_adapter_is_trained_by_the_same_recipe(model, picks, tmp_path):
-    given = {"family": "pocket", "encoder": "encoder", "encoder_hash": "hash", "embedding_dim": 6, "end_percent": 0.5}
-    adapter = LowRankAdapter(LowRankConfig(**given, sites=tuple(linear_sites(model.denoiser)), rank=8))
-    checkpoint = tmp_path / "a.pt"
-    trained = train_adapter(model, adapter, picks, checkpoint, steps=10, personal=True, seed=1, batch=8)
+    options = {"steps": 10, "personal": True, "seed": 1, "batch": 8}
+    trained = train_adapter(model, low_rank(model, **U), picks, tmp_path / "a.pt", **options)
     assert isinstance(trained, LowRankAdapter) and trained.config.training["steps"] == 10
     assert all(site.up.any() for site in trained.parts())
     assert mean_loss(model, trained, picks, picks.person) < log(2) - 0.002

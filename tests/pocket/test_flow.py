@@ -11,15 +11,16 @@ import pytest
 import torch
 
 from ppd.pocket import autoencoder, flow, painter, scenes
+from ppd.pocket.adapters import Picks, low_rank, train_adapter
 from ppd.pocket.autoencoder import PocketAutoencoder
 from ppd.pocket.data import PictureSet
 from ppd.pocket.flow import FLOW_CONFIG, FLOW_TEXT_CONFIG, FlowModel, flow_vocabulary, velocity
-from ppd.pocket.flow_training import FlowBase, PlainAttention, draw_prompts, train_flow
+from ppd.pocket.flow_training import FlowBase, draw_prompts, train_flow
 from ppd.pocket.look_words import LOOK_WORDS, NAMED, styled_caption
 from ppd.pocket.model import PocketModel
-from ppd.pocket.painter import generate
+from ppd.pocket.painter import GUIDANCE, generate
 from ppd.pocket.text import full_text_encoder, tokenize, unknown_words
-from ppd.pocket.turbo import GUIDANCE, Lora, train_turbo, with_turbo
+from ppd.pocket.turbo import Lora, train_turbo, with_turbo
 
 if find_spec("comfy"):
     import comfy.model_management
@@ -106,9 +107,9 @@ def test_plain_attention_of_training_is_the_classes(model):
     with torch.no_grad():
         expected = velocity(model.denoiser, x, t, context)
         before = model.denoiser.attn_processors
-        model.denoiser.set_attn_processor(PlainAttention(model.denoiser, 8, 8, 32))
-        found = velocity(model.denoiser, x, t, context)
-        model.denoiser.set_attn_processor(before)
+        with model.plain_attention():
+            found = velocity(model.denoiser, x, t, context)
+    assert model.denoiser.attn_processors == before
     torch.testing.assert_close(found, expected, **CLOSE)
 
 
@@ -119,6 +120,56 @@ def test_flow_is_a_straight_line_and_its_target_the_slope(model):
     torch.testing.assert_close(noised[1], noise[1])
     step = model.noised(x0, noise, t - 100) - noised
     torch.testing.assert_close(step, -0.1 * model.target(x0, noise, t))
+
+
+def test_timesteps_are_even_over_the_noisy_half_of_the_shifted_schedule(model):
+    t = model.draw_timesteps(np.random.default_rng(0), 4000, 0.5) / 1000
+    percent = 1 - t / (2 - t)  # of sigma = 2 (1 - p) / (2 - p)
+    assert 0 <= percent.min() and percent.max() <= 0.5
+    assert percent.mean().item() == pytest.approx(0.25, abs=0.01)
+
+
+def test_an_adapter_acts_on_the_first_half_of_the_steps(model):
+    """Of even steps on the schedule of this world, which is not Qwen-Image's own."""
+    adapter = low_rank(model, encoder="eyes", encoder_hash="0", embedding_dim=3)
+    for site in adapter.parts():
+        torch.nn.init.normal_(site.up)
+    host, u = model.host(adapter), torch.ones(1, 1, 3)
+    x, context = torch.randn(1, 4, 16, 16), model.text([PROMPT])
+    moved = []
+    with torch.no_grad():
+        for t in model.scheduler(4).timesteps:
+            plain = model.predict(x, t, context)
+            with host.personalized(u):
+                moved.append(not torch.equal(model.predict(x, t, context), plain))
+    assert moved == [True, True, True, False]  # the window's end is the third step's
+
+
+def test_an_adapter_is_trained_on_it(model, tmp_path):
+    rng = np.random.default_rng(0)
+    person = np.arange(20) % 2
+    latents = torch.randn(8, 4, 16, 16) + torch.tensor([2.0] * 4 + [-2.0] * 4).view(-1, 1, 1, 1)
+    first, second = rng.integers(4, size=20), 4 + rng.integers(4, size=20)
+    picks = Picks(
+        latents,
+        person=person,
+        chosen=np.where(person == 0, first, second),
+        rejected=np.where(person == 0, second, first),
+        caption=rng.integers(20, size=20),
+        embeddings=torch.tensor([[[1.0, 0.5, -0.5], [-1.0, -0.5, 0.5]]]),
+        population=torch.zeros(3),
+    )
+    adapter = low_rank(model, encoder="eyes", encoder_hash="0", embedding_dim=3)
+    options = {"steps": 20, "personal": True, "seed": 0, "batch": 8, "learning_rate": 1e-2}
+    trained = train_adapter(model, adapter, picks, tmp_path / "a.pt", **options)
+    assert trained.config.family == "qwen_image" and trained.config.training["steps"] == 20
+    x, t, context = latents[:1] * 0.2, torch.tensor([900.0]), model.text([PROMPT])
+    with torch.no_grad():
+        found = []
+        for sign in (1.0, -1.0):
+            with model.host(trained).personalized(sign * picks.embeddings[:, :1]):
+                found.append((x - 0.9 * model.predict(x, t, context)).mean().item())  # the picture it goes to
+    assert found[0] > found[1] + 0.01
 
 
 def test_a_step_of_the_scheduler_goes_along_the_velocity(model):
