@@ -3,7 +3,8 @@
 The same people, captions, seeds, judge and objects as `python -m ppd evaluate`, and its pairs: u and its certainty come
 from `--pairs` picks each. Per way (words on the tokens, by either rule for unconditional rows; words in the prompt) and
 strength: wins against the base, against another person's taste, objects lost, and shares out of range. Beside them how
-often a look that is called sure or likely has the sign of the person's hidden weight, and what a step costs.
+often a look that is called sure or likely has the sign of the person's hidden weight, and what a step costs. With
+`--adapter` that user adapter too, alone and together with the words on the tokens.
 
 The U-Net pocket was taught no words for looks, so that there it shows what moving tokens for nothing costs.
 """
@@ -11,7 +12,6 @@ The U-Net pocket was taught no words for looks, so that there it shows what movi
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,12 +23,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ppd.encoders.encoder import embedding_hash
 from ppd.encoders.posterior import fit_posteriors
 from ppd.evaluation import bootstrap, micro_f1, wins
 from ppd.pocket.evaluate import Evaluation, Look
 from ppd.pocket.judge import objects_found
+from ppd.pocket.painter import GUIDANCE
 from ppd.pocket.recipe import Recipe
-from ppd.pocket.statistics import STATISTICS, picture_statistics
+from ppd.pocket.statistics import STATISTICS
+from ppd.pocket.world import WORLDS, World
 from ppd.text_taste import LEAST_SURE, SURE, Leaning, leanings, on_prompt, told
 from ppd.user_embedding import UserEmbedding, covariance_factor
 
@@ -40,21 +43,16 @@ PICTURES = 2
 
 
 @dataclass(frozen=True)
-class World:
-    """An embedded world: its recipe, how ComfyUI loads its base, and how it is sampled."""
+class Sampled:
+    """How ComfyUI samples an embedded world's model."""
 
-    recipe: Callable[[Path, Path], Any]
-    base: str
-    loader: str
-    """Module and function of the pack that give MODEL, CLIP and VAE of the file."""
     sampler: str = "dpmpp_2m"
     scheduler: str = "normal"
     steps: int = 12
-    cfg: float = 4.0
     latent: tuple[int, int] = (16, 16)
 
 
-WORLDS = {"pocket": World(Recipe, "pocket_base.safetensors", "ppd.pocket.comfyui:load_pocket")}
+SAMPLED = {"pocket": Sampled(), "pocket-flow": Sampled("euler", "simple")}
 
 
 class Painter:
@@ -62,9 +60,10 @@ class Painter:
 
     def __init__(self, world: World) -> None:
         load_pack()
-        module, function = world.loader.split(":")
-        load = getattr(importlib.import_module(f"ppd_pack.{module}"), function)
-        self.world, (self.model, self.clip, self.vae) = world, load(ROOT / "weights" / world.base)
+        from ppd_pack.ppd.pocket.comfyui import load_pocket
+
+        self.model, self.clip, self.vae = load_pocket(world.file(ROOT / "weights", "base"))
+        self.sampled_by = SAMPLED[world.name]
         self.texts: dict[str, Tensor] = {}
 
     def text(self, prompt: str) -> Tensor:
@@ -90,29 +89,37 @@ class Painter:
         texts = [self.text(prompt) for prompt in prompts]
         if len({len(text[0]) for text in texts}) > 1:
             raise ValueError("The prompts' texts have several lengths: this world needs a batch for each length.")
-        form, world = self.model.model.latent_format, self.world
-        shape = (form.latent_channels, *[1] * (form.latent_dimensions - 2), *world.latent)
+        form, by = self.model.model.latent_format, self.sampled_by
+        shape = (form.latent_channels, *[1] * (form.latent_dimensions - 2), *by.latent)
         noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
         device, options = model.load_device, model.model_options
-        sampler = KSampler(model, world.steps, device, world.sampler, world.scheduler, 1.0, options)
+        sampler = KSampler(model, by.steps, device, by.sampler, by.scheduler, 1.0, options)
         positive, negative = [[torch.cat(texts), {}]], [[self.text("").expand(len(texts), -1, -1), {}]]
-        return sampler.sample(noise, positive, negative, world.cfg, torch.zeros_like(noise), disable_pbar=True)
+        return sampler.sample(noise, positive, negative, GUIDANCE, torch.zeros_like(noise), disable_pbar=True)
 
 
 class Words:
     """Everybody's leanings, and what is painted by them."""
 
     def __init__(self, world: World, work: Path, people: int, pairs: int, lexicon: Mapping[str, Any]) -> None:
-        self.recipe = world.recipe(work, ROOT / "weights")
+        self.recipe = Recipe(work, ROOT / "weights", world)
         self.run, self.painter = Evaluation(self.recipe, people), Painter(world)
         pool, support, prior = self.recipe.pool, self.run.support, self.recipe.prior
         x = prior.differences(pool.features[support.chosen[:, :pairs]], pool.features[support.rejected[:, :pairs]])
         ones = torch.ones(x.shape[:2])
         means, covariances = fit_posteriors(x, ones, ones, prior.mean, prior.covariance)
-        self.people: list[list[Leaning]] = []
-        for mean, covariance in zip(means, covariances, strict=True):
-            u = UserEmbedding(mean[None], "", "", pairs, "2026-01-01", covariance_factor(covariance).float())
-            self.people.append(leanings(u, self.recipe.looks, prior.noise, lexicon))
+        self.embeddings = [
+            UserEmbedding(
+                mean[None].float(),
+                prior.encoder,
+                embedding_hash(prior),
+                pairs,
+                "2026-01-01",
+                covariance_factor(covariance).float(),
+            )
+            for mean, covariance in zip(means, covariances, strict=True)
+        ]
+        self.people = [leanings(u, self.recipe.looks, prior.noise, lexicon) for u in self.embeddings]
         self.captions = [str(caption) for caption in self.run.captions[:, :PICTURES].flat]
         self.seeds = self.run.seeds[:, :PICTURES].flatten().tolist()
 
@@ -120,8 +127,10 @@ class Words:
         """The world's own pictures."""
         return self._judged(self.painter.paint(self.captions, self.seeds, lambda rows: self.painter.model))
 
-    def on_tokens(self, strength: float, unconditional: str, people: Sequence[Sequence[Leaning]]) -> Look:
-        """Prompts whose tokens are moved."""
+    def on_tokens(
+        self, strength: float, unconditional: str, people: Sequence[Sequence[Leaning]], adapter: Path | None = None
+    ) -> Look:
+        """Prompts whose tokens are moved, and a user adapter beside."""
         from ppd_pack.ppd.hosts.comfyui_contrasts import text_taste
         from ppd_pack.ppd.hosts.comfyui_text import apply_text
 
@@ -131,9 +140,24 @@ class Words:
         @torch.inference_mode()
         def personal(rows: slice) -> Any:
             taste = text_taste(model, clip, everybody[rows], strength, unconditional=unconditional)
-            return apply_text(model, taste)
+            return apply_text(self._adapted(adapter, rows), taste)
 
         return self._judged(self.painter.paint(self.captions, self.seeds, personal))
+
+    def by_adapter(self, adapter: Path) -> Look:
+        """A user adapter alone."""
+        return self._judged(
+            self.painter.paint(self.captions, self.seeds, lambda rows: self._adapted(adapter, rows)),
+        )
+
+    def _adapted(self, adapter: Path | None, rows: slice) -> Any:
+        from ppd_pack.ppd.hosts.comfyui import apply_user, load_adapter
+
+        if adapter is None:
+            return self.painter.model
+        owners = [self.embeddings[index // PICTURES] for index in range(len(self.captions))[rows]]
+        with torch.inference_mode():
+            return apply_user(self.painter.model, load_adapter(adapter), owners)
 
     def in_prompts(self, most: int, least: float) -> Look:
         """Prompts with the words that Taste to Text puts on them."""
@@ -147,7 +171,7 @@ class Words:
 
     def _judged(self, pictures: Tensor) -> Look:
         """As `Evaluation.paint` judges them."""
-        statistics = torch.cat([picture_statistics(part) for part in pictures.split(100)])
+        statistics = torch.cat([self.recipe.world.statistics(part) for part in pictures.split(100)])
         found = np.concatenate([objects_found(self.recipe.judge, part).numpy() for part in pictures.split(100)])
         named = self.run.labels[:, :PICTURES].reshape(len(found), -1)
         counts = np.stack([(found & named).sum(1), found.sum(1), named.sum(1)], 1).astype(np.float64)
@@ -204,7 +228,7 @@ def step_vs_plain(words: Words, rounds: int = 30) -> dict[str, float]:
     return bootstrap(np.array(ratios), lambda sample: float(np.median(sample)))
 
 
-def measure(words: Words, strengths: Sequence[float]) -> dict[str, Any]:
+def measure(words: Words, strengths: Sequence[float], adapter: Path | None = None) -> dict[str, Any]:
     """All ways; the first strength's twin by another person too."""
     base = words.base()
     report: dict[str, Any] = {"said": said(words), "step_vs_plain": step_vs_plain(words)}
@@ -215,6 +239,11 @@ def measure(words: Words, strengths: Sequence[float]) -> dict[str, Any]:
             if strength == 1:
                 other = words.on_tokens(strength, rule, words.others())
                 report[f"own_vs_other, unconditional {rule}"] = bootstrap(wins(look.rewards, other.rewards))
+    if adapter is not None:
+        report["adapter alone"] = figures(words.by_adapter(adapter), base)
+        for strength in strengths:
+            look = words.on_tokens(strength, "none", words.people, adapter)
+            report[f"adapter, and tokens, strength {strength:g}"] = figures(look, base)
     for most, least in ((1, 0.5), (3, 0.5), (3, LEAST_SURE), (6, LEAST_SURE)):
         report[f"in the prompt, at most {most}, {least:.0%} sure"] = figures(words.in_prompts(most, least), base)
     return report
@@ -222,17 +251,19 @@ def measure(words: Words, strengths: Sequence[float]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.text_taste")
-    parser.add_argument("--world", choices=tuple(WORLDS), default="pocket")
+    parser.add_argument("--world", choices=tuple(SAMPLED), default="pocket")
     parser.add_argument("--people", type=int, default=200)
     parser.add_argument("--pairs", type=int, default=4, help="picks of each (default: 4)")
     parser.add_argument("--strengths", type=float, nargs="+", default=list(STRENGTHS))
-    parser.add_argument("--work", type=Path, default=Path(".work"), help="folder of the world's recipe")
+    parser.add_argument("--adapter", type=Path, help="file of a user adapter to compare and combine with")
+    parser.add_argument("--work", type=Path, help="folder of the world's recipe (default: .work, .work-flow)")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    words = Words(WORLDS[arguments.world], arguments.work, arguments.people, arguments.pairs, lexicon={})
+    work = arguments.work or Path(f".work{arguments.world.removeprefix('pocket')}")
+    words = Words(WORLDS[arguments.world], work, arguments.people, arguments.pairs, lexicon={})
     report = {
         "settings": {"world": arguments.world, "people": arguments.people, "pairs": arguments.pairs},
-        **measure(words, arguments.strengths),
+        **measure(words, arguments.strengths, arguments.adapter),
     }
     print(json.dumps(report, indent=1))
     if arguments.json is not None:

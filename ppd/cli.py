@@ -46,7 +46,8 @@ def _parser() -> argparse.ArgumentParser:
     encode.add_argument("--skip-bad", action="store_true", help="leave out pairs whose pictures cannot be read")
     encode.add_argument("--with-covariance", action="store_true", help="store the uncertainty too (not for sharing)")
 
-    sample = commands.add_parser("sample", help="paint with the pocket model for a user embedding")
+    sample = commands.add_parser("sample", help="paint with a pocket model for a user embedding")
+    sample.add_argument("--world", choices=WORLDS, default=WORLDS[0], help="the model (default: pocket)")
     sample.add_argument("--user", type=Path, help="user embedding file; without one the base paints")
     sample.add_argument("--blend-with", type=Path, help="a second user embedding file")
     sample.add_argument("--blend", type=_numbers, default=[0.0, 0.25, 0.5, 0.75, 1.0], help="weights of the second")
@@ -55,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--strength", type=_numbers, default=[1.0], help="one strength, or several for a grid")
     sample.add_argument("--steps", type=int, default=20)
     sample.add_argument("--cfg", type=float, default=4.0)
-    sample.add_argument("--adapter", type=Path, help="user adapter file (default: the shipped pocket adapter)")
+    sample.add_argument("--adapter", type=Path, help="user adapter file (default: the model's shipped one)")
     sample.add_argument("--out", type=Path, default=Path("sample.png"))
 
     lora = commands.add_parser("lora", help="save a taste as an ordinary LoRA file")
@@ -148,6 +149,7 @@ def _encode(arguments: argparse.Namespace) -> dict[str, Any]:
 def _sample(arguments: argparse.Namespace) -> dict[str, Any]:
     from .pocket.studio import WEIGHTS, Studio
     from .pocket.text import unknown_words
+    from .pocket.world import WORLDS
     from .sheet import contact_sheet
     from .user_embedding import UserEmbedding, blend
 
@@ -155,7 +157,7 @@ def _sample(arguments: argparse.Namespace) -> dict[str, Any]:
         raise ValueError(f"Expected at least 1 of the sampler's steps, got {arguments.steps}.")
     if arguments.out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise ValueError(f"Expected a picture file as --out, got {arguments.out.name}: let it end in .png.")
-    studio = Studio.open(arguments.adapter, WEIGHTS)
+    studio = Studio.open(arguments.adapter, WEIGHTS, WORLDS[arguments.world])
     unknown = unknown_words(arguments.prompt, studio.model.vocabulary)
     if unknown:
         print(f"The pocket model does not know: {', '.join(unknown)}. These words say nothing to it.", file=sys.stderr)

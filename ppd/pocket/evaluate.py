@@ -401,10 +401,14 @@ def turbo_figures(run: Evaluation, adapter: UserAdapter, wins_on_base: Any, rewa
         "objects_f1_loss": bootstrap(lost, lambda x: micro_f1(x[:, 0]) - micro_f1(x[:, 1])),
         "out_of_range_personal": own.out_of_range,
         "kept": {
-            "wins": (won["mean"] - 0.5) / (wins_on_base["mean"] - 0.5),
-            "reward": reward["mean"] / reward_on_base["mean"],
+            "wins": _share(won["mean"] - 0.5, wins_on_base["mean"] - 0.5),
+            "reward": _share(reward["mean"], reward_on_base["mean"]),
         },
     }
+
+
+def _share(part: float, whole: float) -> float | None:
+    return part / whole if whole else None
 
 
 def settings(recipe: Recipe, run: Evaluation) -> dict[str, Any]:

@@ -18,24 +18,21 @@ from .statistics import STATISTICS
 from .studio import to_images
 from .taste import SUPPORT_COUNTS, Pool, draw_support
 
-EXAMPLES = {
-    "cool and soft": {"warmth": -1.0, "saturation": -0.5, "contrast": -0.6},
-    "vivid and bold": {"warmth": 0.4, "saturation": 1.0, "contrast": 0.6},
-}
-"""The shipped preference sets: for each, the tuning person whose taste is nearest to this direction."""
 
+def write_examples(
+    examples: Path, wanted: dict[str, dict[str, float]], people: People, pool: Pool, latents: Tensor, model: Painter
+) -> None:
+    """The four clearest of 32 picks of some of `people` as preference sets, with their tastes in taste.json.
 
-def write_examples(examples: Path, people: People, pool: Pool, latents: Tensor, model: Painter) -> None:
-    """The four clearest of 32 picks of two of `people` as preference sets, with their tastes in taste.json.
-
-    `latents` [n, 4, 16, 16] are those of the pool's pictures, which `model` painted.
+    `wanted`: for each set the direction to which its person's taste is nearest. `latents` [n, 4, 16, 16] are those of
+    the pool's pictures, which `model` painted.
     """
-    for i, (name, direction) in enumerate(EXAMPLES.items()):
+    for i, (name, direction) in enumerate(wanted.items()):
         folder = examples / name
         if (folder / "taste.json").exists():
             continue
-        wanted = torch.tensor([direction.get(statistic, 0.0) for statistic in STATISTICS])
-        nearest = torch.nn.functional.cosine_similarity(people.weights, wanted[None]).argmax()
+        near = torch.tensor([direction.get(statistic, 0.0) for statistic in STATISTICS])
+        nearest = torch.nn.functional.cosine_similarity(people.weights, near[None]).argmax()
         person = People(people.weights[nearest][None], people.types[nearest][None])
         support = draw_support(pool, person, max(SUPPORT_COUNTS), np.random.default_rng([91, i]))
         gap = (pool.statistics[support.chosen[0]] - pool.statistics[support.rejected[0]]) @ person.weights[0]

@@ -22,10 +22,10 @@ LOOK_WORDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 """Of each style attribute, the words for its low and for its high end."""
 
 
-def styled_caption(caption: str, style: dict[str, float], rng: np.random.Generator) -> str:
-    """The caption alone, or as often with one to three of the looks that are true of `style`, in any order."""
+def styled_caption(caption: str, style: dict[str, float], rng: np.random.Generator, share: float = 0.5) -> str:
+    """The caption, in a `share` of cases with one to three of the looks that are true of `style`, in any order."""
     true = [name for name in LOOK_WORDS if abs(style[name]) > NAMED]
-    if not true or rng.random() < 0.5:
+    if not true or rng.random() >= share:
         return caption
     count = min(len(true), int(rng.integers(1, MOST + 1)))
     named = [true[i] for i in rng.permutation(len(true))[:count]]

@@ -401,7 +401,8 @@ class Recipe:
             held = rows[:1]
         best = max(held, key=lambda row: row[1])
         scaled = adapter.scaled(best[0])
-        scaled.config = replace(adapter.config, training={**adapter.config.training, "gain": best[0]})
+        told = {"gain": best[0], "tuning_wins": round(best[1], 4)}
+        scaled.config = replace(adapter.config, training={**adapter.config.training, **told})
         return scaled
 
     def _look(self, people: People, labels: np.ndarray, latents: Tensor) -> tuple[Tensor, float]:
@@ -414,9 +415,8 @@ class Recipe:
         stages = ("model", "judge", "encoder", "painted", "taste_encoder", *(["turbo"] if self.world.has_turbo else []))
         for stage in stages:
             getattr(self, stage)
-        if self.world is POCKET:
-            everybody, latents = self.people["tuning"], self.painted["latents"]
-            write_examples(self.weights / "examples", everybody, self.pool, latents, self.model)
+        examples, everybody = self.weights / "examples", self.people["tuning"]
+        write_examples(examples, self.world.examples, everybody, self.pool, self.painted["latents"], self.model)
         for name in self.world.adapters:
             self.adapter(name)
 

@@ -1,4 +1,4 @@
-"""The pocket ready to use: pairs to user embedding, user embedding and prompt to picture."""
+"""A pocket ready to use: pairs to user embedding, user embedding and prompt to picture."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from ..encoders.towers import open_tower
 from ..hosts.diffusers import DiffusersHost
 from ..user_embedding import UserEmbedding
 from .painter import GUIDANCE, Painter, generate
-from .world import POCKET
+from .world import POCKET, World
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
 ENCODER = POCKET.encoder(Path())
 
 
-def load_encoder(weights: Path = WEIGHTS) -> PosteriorEncoder:
-    """The pocket's taste encoder."""
-    folder = weights / ENCODER
+def load_encoder(weights: Path = WEIGHTS, world: World = POCKET) -> PosteriorEncoder:
+    """A world's taste encoder."""
+    folder = world.encoder(weights)
     encoder = TasteEncoder.load(folder)
     return encoder.open(open_tower(encoder.tower, folder))
 
 
 @dataclass
 class Studio:
-    """The pocket model with a user adapter in its diffusers host."""
+    """A world's model with a user adapter in its diffusers host."""
 
     model: Painter
     host: DiffusersHost
 
     @classmethod
-    def open(cls, adapter: Path | None = None, weights: Path = WEIGHTS) -> Studio:
-        """The shipped pocket model with `adapter`, by default the shipped one."""
-        model = POCKET.load_model(weights)
-        path = adapter or weights / "adapters" / "pocket.safetensors"
+    def open(cls, adapter: Path | None = None, weights: Path = WEIGHTS, world: World = POCKET) -> Studio:
+        """A world's shipped model with `adapter`, by default the shipped one."""
+        model = world.load_model(weights)
+        path = adapter or weights / "adapters" / f"{world.name}.safetensors"
         return cls(model, model.host(UserAdapter.load(path, family=model.family)))
 
     def paint(

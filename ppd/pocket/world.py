@@ -63,6 +63,8 @@ class World:
     sizes: dict[str, int] = field(default_factory=lambda: dict(SIZES))
     adapters: dict[str, tuple[bool, int]] = field(default_factory=dict)
     """Names of user adapters, the own one, "-seed2" and "-population": whether it is personal, and its seed."""
+    examples: dict[str, dict[str, float]] = field(default_factory=dict)
+    """The shipped preference sets: for each, the tuning person whose taste is nearest to this direction."""
 
     def file(self, weights: Path, part: str) -> Path:
         """base, judge, world or turbo, in the folder of weights."""
@@ -95,6 +97,10 @@ POCKET = World(
     steps=STEPS,
     sizes=SIZES,
     adapters={"pocket": (True, 11), "pocket-seed2": (True, 12), "pocket-population": (False, 11)},
+    examples={
+        "cool and soft": {"warmth": -1.0, "saturation": -0.5, "contrast": -0.6},
+        "vivid and bold": {"warmth": 0.4, "saturation": 1.0, "contrast": 0.6},
+    },
 )
 POCKET_FLOW = World(
     name="pocket-flow",

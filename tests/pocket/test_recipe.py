@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from ppd import cli
+from ppd.adapters import LowRankAdapter, UserAdapter
 from ppd.encoders.encoder import TasteEncoder
 from ppd.encoders.towers import open_tower
 from ppd.files import file_digest
@@ -92,7 +93,7 @@ def finished(toy_sizes: None, tmp_path_factory: pytest.TempPathFactory) -> Recip
 def test_every_file_is_made(finished):
     made = {path.relative_to(finished.weights).as_posix() for path in finished.weights.rglob("*.safetensors")}
     assert made == FILES
-    for name in examples.EXAMPLES:
+    for name in POCKET.examples:
         pairs = list(read_pairs(finished.weights / "examples" / name))
         assert len(pairs) == 4 and all(pair.prompt in scenes.TRAINING_CAPTIONS for pair in pairs)
         taste = json.loads((finished.weights / "examples" / name / "taste.json").read_text())["weights"]
@@ -299,7 +300,7 @@ def test_the_second_world_is_made_by_the_same_recipe(finished, tmp_path, monkeyp
             monkeypatch.setitem(config, name, value)
     for settings, values in (
         (POCKET_FLOW.vae_config, {"width": 16, "fine_width": 8}),
-        (POCKET_FLOW.steps, {"autoencoder": 3, "decoder": 2, "base": 3, "judge": 3, "turbo": 2}),
+        (POCKET_FLOW.steps, {"autoencoder": 3, "decoder": 2, "base": 3, "judge": 3, "adapter": 2, "turbo": 2}),
         (POCKET_FLOW.sizes, {"pictures": 60, "decoded": 60, "pool": 60}),
     ):
         for name, value in values.items():
@@ -310,13 +311,17 @@ def test_the_second_world_is_made_by_the_same_recipe(finished, tmp_path, monkeyp
     shutil.copytree(finished.weights / "taste_encoders", weights / "taste_encoders")
     assert cli.main(["train", *options]) == 0
     made = {path.relative_to(weights).as_posix() for path in weights.rglob("*.safetensors")}
-    parts = {f"pocket_flow_{part}.safetensors" for part in ("base", "judge", "world", "turbo")}
-    assert made - FILES == parts | {"taste_encoders/pocket-flow/encoder.safetensors"}
+    parts = {f"pocket_flow_{part}" for part in ("base", "judge", "world", "turbo")}
+    others = {"adapters/pocket-flow", "adapters/pocket-flow-seed2", "baselines/pocket-flow-population"}
+    assert made - FILES == {f"{name}.safetensors" for name in parts | others | {"taste_encoders/pocket-flow/encoder"}}
     encoder = TasteEncoder.load(weights / "taste_encoders" / "pocket-flow")
     tower = open_tower(encoder.tower, weights / "taste_encoders" / "pocket-flow")
     assert encoder.tower["of"] == "pocket" and tower.weight_hash == finished.encoder.weight_hash
     figures = tmp_path / "figures.json"
     assert cli.main(["evaluate", *options, "--people", "3", "--json", str(figures)]) == 0
     report = json.loads(figures.read_text())
-    assert {"objects_f1_base", "pocket", "looks", "settings", "words", "turbo", "reader_correlation"} == report.keys()
     assert report["words"].keys() == set(STATISTICS) and report["turbo"]["steps"] == 4
+    assert report["settings"]["adapter_training"]["steps"] == 2 and report["mirror"]["shifts"].keys() == set(STATISTICS)
+    assert {"wins_vs_turbo", "own_vs_other", "reward_vs_turbo", "objects_f1_loss", "kept"} <= report["turbo"].keys()
+    adapter = UserAdapter.load(weights / "adapters" / "pocket-flow.safetensors", family="qwen_image")
+    assert isinstance(adapter, LowRankAdapter) and adapter.config.training["gain"] in (1.0, 2.0)
