@@ -34,6 +34,7 @@ from ppd.pocket.adapters import keys_values, low_rank, train_adapter
 from ppd.pocket.evaluate import PAIRS, Evaluation, Look
 from ppd.pocket.flow import FLOW_CONTEXT, FlowModel, PlainAttention
 from ppd.pocket.painter import LATENT_SHAPE
+from ppd.pocket.people import People
 from ppd.pocket.recipe import Recipe
 from ppd.pocket.world import WORLDS
 
@@ -64,9 +65,9 @@ class Rival(UserAdapter):
     config_class = RivalConfig
     blocks: int
 
-    def __init__(self, model: FlowModel, width: int, blocks: int, *, rule: str = "none", **encoder: Any) -> None:
+    def __init__(self, model: FlowModel, width: int, blocks: int, **config: Any) -> None:
         super().__init__()
-        self.config = RivalConfig(family=model.family, end_percent=0.5, unconditional=rule, **encoder)
+        self.config = RivalConfig(family=model.family, **config)
         self.directions = nn.Parameter(torch.empty(RANK, self.config.embedding_dim))
         self.up = nn.ParameterList(torch.empty(width, RANK) for _ in range(blocks))
         self.reset_parameters()
@@ -245,17 +246,24 @@ KINDS: dict[str, dict[str, Any]] = {
         "tokens": Tokens.of,
     },
 }
-RATES = (3e-4, 1e-3, 3e-3)
+RATES = (5e-4, 2e-3)
+TUNING = 100
+"""People on whom learning rate and strength are chosen."""
 
 
 def trained(recipe: Recipe, kind: str, rate: float, arguments: argparse.Namespace) -> UserAdapter:
     """A kind, trained at a learning rate and scaled on tuning people."""
     model, encoder = recipe.model, recipe.encoder
-    u = {"encoder": encoder.name, "encoder_hash": encoder.weight_hash, "embedding_dim": recipe.prior.dim}
+    config = {
+        "encoder": encoder.name,
+        "encoder_hash": encoder.weight_hash,
+        "embedding_dim": recipe.prior.dim,
+        "end_percent": recipe.world.end_percent,
+    }
     name = f"kind-{kind.replace(' ', '-')}-{rate:g}-{arguments.steps}"
     adapter = train_adapter(
         model,
-        KINDS[recipe.world.name][kind](model, **u),
+        KINDS[recipe.world.name][kind](model, **config),
         recipe.picks,
         recipe.work / f"{name}.pt",
         steps=arguments.steps,
@@ -286,6 +294,8 @@ def reported(run: Evaluation, adapter: UserAdapter, base: Look, pictures: int) -
 
 def measure(recipe: Recipe, arguments: argparse.Namespace) -> dict[str, Any]:
     """A row a kind."""
+    tuning = recipe.people["tuning"]
+    recipe.people["tuning"] = People(tuning.weights[:TUNING], tuning.types[:TUNING])
     run = Evaluation(recipe, arguments.people)
     base = run.paint(pictures=arguments.pictures)
     report: dict[str, Any] = {}

@@ -35,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="paint one contact sheet for two people, each known from four picks")
     demo.add_argument("--out", type=Path, default=Path("demo"), help="folder for demo.png (default: demo)")
+    demo.add_argument("--world", choices=WORLDS, default=WORLDS[1], help="the model (default: pocket-flow)")
     demo.add_argument("--seed", type=int, default=7)
 
     encode = commands.add_parser("encode", help="turn preference pairs into a user embedding file")
@@ -101,14 +102,13 @@ def _parser() -> argparse.ArgumentParser:
 def _demo(arguments: argparse.Namespace) -> dict[str, Any]:
     from .pairs import read_pairs
     from .pocket.studio import WEIGHTS, Studio, load_encoder
+    from .pocket.world import WORLDS
     from .sheet import Margin, contact_sheet
     from .user_embedding import blend
 
-    start = time.monotonic()
-    folders = sorted(path.parent for path in (WEIGHTS / "examples").glob("*/pairs.jsonl"))[:2]
-    if len(folders) < 2:
-        raise ValueError(f"The demo needs two example people in {WEIGHTS / 'examples'}, got {len(folders)}.")
-    encoder, studio = load_encoder(WEIGHTS), Studio.open(weights=WEIGHTS)
+    start, world = time.monotonic(), WORLDS[arguments.world]
+    folders = [WEIGHTS / "examples" / name for name in world.examples]
+    encoder, studio = load_encoder(WEIGHTS, world), Studio.open(weights=WEIGHTS, world=world)
     people = [list(read_pairs(folder)) for folder in folders]
     a, b = (encoder.encode(pairs) for pairs in people)
     rows = []

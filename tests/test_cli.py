@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from ppd.lexicon import read_lexicon
 from ppd.pairs import read_pairs
 from ppd.pictures import Picture
 from ppd.pocket import studio
+from ppd.pocket.world import POCKET, WORLDS
 from ppd.studies import continue_studies
 from ppd.user_embedding import UserEmbedding
 
@@ -170,10 +172,16 @@ def test_wrong_usage_has_exit_code_2(arguments, capsys):
     assert capsys.readouterr().err.strip().splitlines()[-1].startswith("python -m ppd")
 
 
-def test_the_demo_is_a_contact_sheet_of_two_people(tmp_path, monkeypatch):
+@pytest.fixture
+def people_of_the_demo(monkeypatch):
+    """Those of the tiny weights."""
+    monkeypatch.setitem(WORLDS, "pocket", replace(POCKET, examples={"calm": {}, "warm": {}}))
+
+
+def test_the_demo_is_a_contact_sheet_of_two_people(people_of_the_demo, tmp_path, monkeypatch):
     monkeypatch.setattr(cli, "DEMO_PROMPTS", ("a quiet lake", "a house"))
     figures = tmp_path / "figures.json"
-    assert main(["demo", "--out", str(tmp_path / "demo"), "--json", str(figures)]) == 0
+    assert main(["demo", "--world", "pocket", "--out", str(tmp_path / "demo"), "--json", str(figures)]) == 0
     report = json.loads(figures.read_text())
     assert report["people"] == ["calm", "warm"]
     sheet = pixels(tmp_path / "demo" / "demo.png")
@@ -183,12 +191,12 @@ def test_the_demo_is_a_contact_sheet_of_two_people(tmp_path, monkeypatch):
     assert all((a != b).any() for i, a in enumerate(columns) for b in columns[:i])
 
 
-def test_the_demo_without_examples_says_so(tmp_path, capsys, pocket, monkeypatch):
+def test_the_demo_without_examples_says_so(people_of_the_demo, tmp_path, capsys, pocket, monkeypatch):
     empty = tmp_path / "weights"
     shutil.copytree(pocket, empty, ignore=shutil.ignore_patterns("examples"))
     monkeypatch.setattr(studio, "WEIGHTS", empty)
-    assert main(["demo", "--out", str(tmp_path / "demo")]) == 2
-    assert "examples" in only_sentence(capsys)
+    assert main(["demo", "--world", "pocket", "--out", str(tmp_path / "demo")]) == 2
+    assert "calm" in only_sentence(capsys)
 
 
 def test_evaluation_needs_weights(tmp_path, capsys):

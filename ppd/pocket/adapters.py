@@ -22,8 +22,6 @@ from .painter import Painter
 BETA = 600.0
 """On mean errors of 1,024 latent elements: about .6 per element."""
 
-END_PERCENT = 0.5
-"""Of the noise schedule: its noisy half, where colour and tone are decided."""
 USER_DROPOUT = 0.1
 WATCHED_PICKS = 64
 
@@ -42,20 +40,16 @@ class Picks:
     population: Tensor
 
 
-def keys_values(model: Painter, **encoder: Any) -> CrossAttentionAdapter:
-    """A new adapter of a U-Net's cross-attention; `encoder`: encoder, encoder_hash and embedding_dim of its u."""
+def keys_values(model: Painter, **config: Any) -> CrossAttentionAdapter:
+    """A new adapter of a U-Net's cross-attention; `config`: encoder, encoder_hash and embedding_dim of its u, and
+    end_percent of the part of the noise schedule that it is trained for and acts in."""
     layers = tuple(attention.inner_dim for attention in cross_attentions(model.denoiser))
-    return CrossAttentionAdapter(CrossAttentionConfig(layers=layers, **_common(model), **encoder))
+    return CrossAttentionAdapter(CrossAttentionConfig(family=model.family, layers=layers, **config))
 
 
-def low_rank(model: Painter, **encoder: Any) -> LowRankAdapter:
-    """A new adapter of any denoiser's Linear layers; `encoder` as above."""
-    sites = tuple(linear_sites(model.denoiser))
-    return LowRankAdapter(LowRankConfig(sites=sites, **_common(model), **encoder))
-
-
-def _common(model: Painter) -> dict[str, Any]:
-    return {"family": model.family, "end_percent": END_PERCENT, "unconditional": "none"}
+def low_rank(model: Painter, **config: Any) -> LowRankAdapter:
+    """A new adapter of any denoiser's Linear layers; `config` as above."""
+    return LowRankAdapter(LowRankConfig(family=model.family, sites=tuple(linear_sites(model.denoiser)), **config))
 
 
 def pair_errors(model: Painter, latents: Tensor, noise: Tensor, t: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:

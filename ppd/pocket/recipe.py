@@ -353,11 +353,16 @@ class Recipe:
         path = self.weights / ("adapters" if personal else "baselines") / f"{name}.safetensors"
         posterior = PosteriorEncoder(PictureFeatures(self.encoder), self.prior)
         if not path.exists():
-            u = {"encoder": posterior.name, "encoder_hash": posterior.weight_hash, "embedding_dim": self.prior.dim}
+            config = {
+                "encoder": posterior.name,
+                "encoder_hash": posterior.weight_hash,
+                "embedding_dim": self.prior.dim,
+                "end_percent": self.world.end_percent,
+            }
             start = time.monotonic()
             trained = train_adapter(
                 self.model,
-                self.world.new_adapter(self.model, **u),
+                self.world.new_adapter(self.model, **config),
                 self.picks,
                 self.work / f"adapter-{name}.pt",
                 steps=self.world.steps["adapter"],

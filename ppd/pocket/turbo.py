@@ -25,18 +25,19 @@ from .look_words import styled_caption
 from .painter import GUIDANCE
 
 STEPS, SUBSTEPS = 4, 3
-RANK = 16
+RANK = 8
 
 
 class Lora(nn.Module):
-    """Low-rank additions B A to every Linear of a transformer's blocks: A [r, in], B [out, r], B = 0 at birth."""
+    """Low-rank additions B A to the Linear layers of a transformer's blocks, but for the prompt's own MLPs, which say
+    little of how a picture comes about: A [r, in], B [out, r], B = 0 at birth."""
 
     def __init__(self, denoiser: nn.Module, rank: int = RANK) -> None:
         super().__init__()
         layers = {
             name: module
             for name, module in denoiser.named_modules()
-            if isinstance(module, nn.Linear) and name.startswith("transformer_blocks.")
+            if isinstance(module, nn.Linear) and name.startswith("transformer_blocks.") and ".txt_mlp." not in name
         }
         self.names = list(layers)
         self.down = nn.ParameterList(torch.randn(rank, m.in_features) * m.in_features**-0.5 for m in layers.values())

@@ -44,7 +44,8 @@ class World:
     `train`: denoiser, text encoder and vocabulary from nothing, of scaled latents [n, 4, 16, 16] of the pictures, a
     checkpoint to resume from, and how many steps. `probed`: of each statistic, the words for its low and high end.
     `tower`: the taste encoder's folder whose tower sees this world, its own or another's. `new_adapter`: of what kind
-    its user adapters are; `beta`, `learning_rate`: of their training.
+    its user adapters are; `end_percent`: until where in the noise schedule they act, since colour and tone are decided
+    early; `beta`, `learning_rate`: of their training.
     """
 
     name: str
@@ -57,6 +58,7 @@ class World:
     probed: dict[str, tuple[str, str]]
     tower: str
     new_adapter: Callable[..., UserAdapter] = keys_values
+    end_percent: float = 0.5
     beta: float = BETA
     learning_rate: float = 1e-3
     steps: dict[str, int] = field(default_factory=lambda: dict(STEPS))
@@ -113,8 +115,15 @@ POCKET_FLOW = World(
     probed={name: (low[0], high[0]) for name, (low, high) in LOOK_WORDS.items()},
     tower="pocket",
     new_adapter=low_rank,
-    steps={"autoencoder": 1600, "decoder": 300, "base": 3000, "judge": 800, "adapter": 240, "turbo": 300},
+    end_percent=0.8,
+    beta=30.0,
+    learning_rate=5e-4,
+    steps={"autoencoder": 1600, "decoder": 300, "base": 3000, "judge": 800, "adapter": 400, "turbo": 300},
     sizes={"pictures": 16000, "decoded": 8000, "pool": 2000},
     adapters={"pocket-flow": (True, 11), "pocket-flow-seed2": (True, 12), "pocket-flow-population": (False, 11)},
+    examples={
+        "dusky and cool": {"warmth": -0.8, "brightness": -1.0},
+        "vivid and bright": {"warmth": 0.4, "saturation": 1.0, "brightness": 0.4},
+    },
 )
 WORLDS = {world.name: world for world in (POCKET, POCKET_FLOW)}

@@ -13,11 +13,11 @@ import torch
 from ppd.adapters import CrossAttentionAdapter, LowRankAdapter, UserAdapter
 from ppd.dpo import diffusion_dpo_loss
 from ppd.hosts.diffusers import DiffusersHost, cross_attentions
-from ppd.pocket.adapters import BETA, END_PERCENT, Picks, keys_values, low_rank, pair_errors, train_adapter
+from ppd.pocket.adapters import BETA, Picks, keys_values, low_rank, pair_errors, train_adapter
 from ppd.pocket.model import PocketModel
 
 PEOPLE, PICTURES = 6, 24
-U = {"encoder": "encoder", "encoder_hash": "hash", "embedding_dim": 6}
+U = {"encoder": "encoder", "encoder_hash": "hash", "embedding_dim": 6, "end_percent": 0.5}
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def mean_loss(model: PocketModel, adapter: UserAdapter, picks: Picks, users: np.
     generator = torch.Generator().manual_seed(7)
     latents = picks.latents[np.concatenate([picks.chosen, picks.rejected])]
     noise = torch.randn(60, 4, 16, 16, generator=generator)
-    t = model.draw_timesteps(np.random.default_rng(7), 60, END_PERCENT)
+    t = model.draw_timesteps(np.random.default_rng(7), 60, 0.5)
     arguments = (model, latents, noise, t, model.text([""]).expand(120, -1, -1))
     with torch.no_grad():
         reference = pair_errors(*arguments)

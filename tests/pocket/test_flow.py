@@ -131,7 +131,7 @@ def test_timesteps_are_even_over_the_noisy_half_of_the_shifted_schedule(model):
 
 def test_an_adapter_acts_on_the_first_half_of_the_steps(model):
     """Of even steps on the schedule of this world, which is not Qwen-Image's own."""
-    adapter = low_rank(model, encoder="eyes", encoder_hash="0", embedding_dim=3)
+    adapter = low_rank(model, encoder="eyes", encoder_hash="0", embedding_dim=3, end_percent=0.5)
     for site in adapter.parts():
         torch.nn.init.normal_(site.up)
     host, u = model.host(adapter), torch.ones(1, 1, 3)
@@ -159,7 +159,7 @@ def test_an_adapter_is_trained_on_it(model, tmp_path):
         embeddings=torch.tensor([[[1.0, 0.5, -0.5], [-1.0, -0.5, 0.5]]]),
         population=torch.zeros(3),
     )
-    adapter = low_rank(model, encoder="eyes", encoder_hash="0", embedding_dim=3)
+    adapter = low_rank(model, encoder="eyes", encoder_hash="0", embedding_dim=3, end_percent=0.5)
     options = {"steps": 20, "personal": True, "seed": 0, "batch": 8, "learning_rate": 1e-2}
     trained = train_adapter(model, adapter, picks, tmp_path / "a.pt", **options)
     assert trained.config.family == "qwen_image" and trained.config.training["steps"] == 20

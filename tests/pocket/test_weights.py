@@ -13,60 +13,97 @@ from safetensors.torch import load_file
 
 from ppd import cli
 from ppd.adapters import UserAdapter
-from ppd.hosts.diffusers import cross_attentions
 from ppd.pairs import read_pairs
 from ppd.pocket import scenes
 from ppd.pocket.data import to_tensor
 from ppd.pocket.judge import ObjectJudge, objects_found
-from ppd.pocket.model import PocketModel
-from ppd.pocket.painter import generate
+from ppd.pocket.look_words import LOOK_WORDS
+from ppd.pocket.painter import Painter, generate
 from ppd.pocket.statistics import STATISTICS, picture_statistics
-from ppd.pocket.studio import WEIGHTS, Studio, load_encoder
+from ppd.pocket.studio import WEIGHTS, load_encoder
 from ppd.pocket.text import unknown_words
+from ppd.pocket.turbo import with_turbo
+from ppd.pocket.world import POCKET_FLOW, WORLDS
 
-FILES = ("pocket_base", "taste_encoders/pocket/tower", "taste_encoders/pocket/encoder", "pocket_world", "pocket_judge")
+FILES = {
+    "pocket": (
+        *(
+            "pocket_base",
+            "pocket_judge",
+            "pocket_world",
+            "taste_encoders/pocket/tower",
+            "taste_encoders/pocket/encoder",
+        ),
+        *("adapters/pocket", "adapters/pocket-seed2", "baselines/pocket-population"),
+    ),
+    "pocket-flow": (
+        *("pocket_flow_base", "pocket_flow_turbo", "pocket_flow_judge", "pocket_flow_world"),
+        *("taste_encoders/pocket-flow/encoder", "adapters/pocket-flow"),
+    ),
+}
+BOTH = pytest.mark.parametrize("world", WORLDS.values(), ids=WORLDS)
 
 
 @pytest.fixture(scope="module")
-def studio() -> Studio:
-    return Studio.open()
+def models() -> dict[str, Painter]:
+    return {name: world.load_model(WEIGHTS) for name, world in WORLDS.items()}
 
 
-def test_all_files_are_there_and_small():
-    for name in [*FILES, "adapters/pocket", "adapters/pocket-seed2", "baselines/pocket-population"]:
-        assert (WEIGHTS / f"{name}.safetensors").is_file(), name
+@pytest.mark.parametrize(("world", "most"), [("pocket", 25e6), ("pocket-flow", 15e6)])
+def test_all_files_are_there_and_small(world, most):
+    files = [WEIGHTS / f"{name}.safetensors" for name in FILES[world]]
+    examples = [path for name in WORLDS[world].examples for path in (WEIGHTS / "examples" / name).rglob("*.*")]
+    assert all(path.is_file() for path in [*files, *examples])
+    assert sum(path.stat().st_size for path in [*files, *examples]) <= most
     assert (WEIGHTS / "README.md").is_file()
-    assert sum(path.stat().st_size for path in WEIGHTS.rglob("*") if path.is_file()) < 40e6
 
 
-def test_all_adapters_fit_the_base_and_the_encoder():
-    encoder, base = load_encoder(), PocketModel.load(WEIGHTS / "pocket_base.safetensors")
-    embedding = encoder.encode([])
-    for path in sorted([*(WEIGHTS / "adapters").iterdir(), *(WEIGHTS / "baselines").iterdir()]):
-        studio = Studio.open(path)
-        studio.host.adapter.config.check_embedding(embedding)
-        assert UserAdapter.load(path).config.layers == tuple(
-            a.inner_dim for a in cross_attentions(studio.model.denoiser)
-        )
-    assert all(unknown_words(scene.caption, base.vocabulary) == [] for scene in scenes.SCENES)
+@BOTH
+def test_its_adapters_fit_the_base_and_the_encoder(world, models):
+    embedding, model = load_encoder(world=world).encode([]), models[world.name]
+    found = [path for part in ("adapters", "baselines") for path in (WEIGHTS / part).glob("*.safetensors")]
+    own = [path for path in found if path.stem in world.adapters]
+    assert own
+    for path in own:
+        adapter = UserAdapter.load(path, family=model.family)
+        adapter.config.check_embedding(embedding)
+        model.host(adapter)
+    assert all(unknown_words(scene.caption, model.vocabulary) == [] for scene in scenes.SCENES)
 
 
-def test_the_base_paints_what_is_named(studio):
-    judge = ObjectJudge()
-    judge.load_state_dict({k: v.float() for k, v in load_file(WEIGHTS / "pocket_judge.safetensors").items()})
+@BOTH
+def test_the_base_paints_what_is_named(world, models):
+    judge, model = ObjectJudge(), models[world.name]
+    judge.load_state_dict({k: v.float() for k, v in load_file(world.file(WEIGHTS, "judge")).items()})
     prompts = scenes.HELD_OUT_CAPTIONS[::3]
     with torch.no_grad():
-        pictures = studio.model.decode(generate(studio.model, prompts, range(len(prompts))))
+        pictures = model.decode(generate(model, prompts, range(len(prompts))))
         found = objects_found(judge.eval(), pictures).numpy()
     named = np.stack([scenes.object_labels(prompt) for prompt in prompts]) > 0.5
     assert (found & named).sum() / named.sum() >= 0.9
 
 
-def test_two_example_people_are_known_from_four_picks_each():
-    folders = sorted(path for path in (WEIGHTS / "examples").iterdir() if path.is_dir())
-    assert len(folders) >= 2
-    encoder = load_encoder()
-    people = [list(read_pairs(folder)) for folder in folders]
+@pytest.mark.parametrize("turbo", [False, True])
+def test_pocket_flow_obeys_words_for_looks(models, turbo):
+    """Of each caption and seed, what is told to be one end of a look, and what is told to be the other."""
+    model, how = models["pocket-flow"], {}
+    if turbo:
+        model = with_turbo(POCKET_FLOW.load_model(WEIGHTS), POCKET_FLOW.file(WEIGHTS, "turbo"))
+        how = {"steps": 4, "guidance": 1.0}
+    prompts = scenes.HELD_OUT_CAPTIONS[::6]
+    for name in ("warmth", "saturation", "brightness", "contrast"):
+        ends = []
+        for words in LOOK_WORDS[name]:
+            latents = generate(model, [f"{prompt}, {words[0]}" for prompt in prompts], range(len(prompts)), **how)
+            ends.append(POCKET_FLOW.statistics(model.decode(latents))[:, STATISTICS.index(name)])
+        assert (ends[1] > ends[0]).float().mean() >= 0.9, name
+
+
+@BOTH
+def test_two_example_people_are_known_from_four_picks_each(world):
+    encoder = load_encoder(world=world)
+    people = [list(read_pairs(WEIGHTS / "examples" / name)) for name in world.examples]
+    assert len(people) == 2
     assert {len(pairs) for pairs in people} == {4}
     a, b = (encoder.encode(pairs).u[0] for pairs in people[:2])
     assert torch.cosine_similarity(a, b, dim=0) < 0.9
