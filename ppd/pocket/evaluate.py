@@ -124,21 +124,18 @@ class Look:
 def evaluate(recipe: Recipe, people: int = 200, adapter_name: str = "", *, quick: bool = False) -> dict[str, Any]:
     """All figures as plain data; `quick` leaves out the sweeps over pairs, strength, blend and the second seed.
 
-    Without a name the adapter is the world's own; a world that has none yet has the figures of its parts alone.
+    Without a name the adapter is the world's own.
     """
     if people < 2:
         raise ValueError(f"Expected at least 2 people, since each is compared with another, got {people}.")
     run = Evaluation(recipe, people)
     limits = ceilings(recipe, run)
     base = run.paint()
-    report = _of_parts(recipe, run, base, limits)
-    name = adapter_name or recipe.world.name
-    if name in recipe.world.adapters:
-        adapter = recipe.adapter(name)
-        report = _of_adapter(recipe, run, adapter, base, limits, quick) | report
-        if recipe.world.has_turbo:
-            report["turbo"] |= turbo_figures(run, adapter, report["wins_vs_base"], report["reward_vs_base"])
-        report["settings"]["adapter_training"] = adapter.config.training
+    adapter = recipe.adapter(adapter_name or recipe.world.name)
+    report = _of_adapter(recipe, run, adapter, base, limits, quick) | _of_parts(recipe, run, base, limits)
+    if recipe.world.has_turbo:
+        report["turbo"] |= turbo_figures(run, adapter, report["wins_vs_base"], report["reward_vs_base"])
+    report["settings"]["adapter_training"] = adapter.config.training
     return report
 
 
