@@ -14,8 +14,8 @@ import torch
 pytestmark = pytest.mark.comfyui
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
-STUDIES = "paint studies"
-POCKET = [name for name in WORKFLOWS if " with " not in name and name != STUDIES]
+STUDIES, WORDS = "paint studies", "paint with words"
+POCKET = [name for name in WORKFLOWS if (" with " not in name or name == WORDS) and name != STUDIES]
 """Those that run as they are; test_checkpoints.py and test_studies.py bring the others' files, test_templates.py asks
 whether the server takes those whose files nobody can bring."""
 FIRST, BLEND, SWEEP, LEARN = "first personal picture", "blend two people", "strength sweep", "learn my taste"
@@ -126,7 +126,8 @@ def test_links_and_groups_of_a_workflow_hold_together(server, name):
         return
     samplers = [entry["inputs"] for entry in prompt.values() if "sampler_name" in entry["inputs"]]
     assert len(samplers) >= 2
-    same = ("model", "steps", "cfg", "sampler_name", "scheduler", "positive", "negative", "latent_image")
+    same = {"model", "steps", "cfg", "sampler_name", "scheduler", "positive", "negative", "latent_image"}
+    same -= {"positive"} if name == WORDS else set()
     for inputs in samplers[1:]:
         assert {key: inputs[key] for key in same} == {key: samplers[0][key] for key in same}
     seeds = [str(inputs["seed"]) for inputs in samplers if isinstance(inputs["seed"], list)]
@@ -159,16 +160,23 @@ def at_its_own_size(prompt, graphs, batch=BATCH):
     return graphs.set_inputs(prompt, "ImageScaleBy", scale_by=1.0)
 
 
-def rewards(pictures, person):
+def statistics_of(pictures, world="pocket"):
+    """Of pictures [n, 128, 128, 3] uint8 of a world."""
+    from ppd.pocket.world import WORLDS
+
+    return WORLDS[world].statistics(torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255)
+
+
+def rewards(pictures, person, world="pocket"):
     """What an example person thinks of pictures [n, 128, 128, 3] uint8: one number each, of unit standard deviation."""
     from safetensors.torch import load_file
 
-    from ppd.pocket.statistics import STATISTICS, Whitening, picture_statistics, reward_statistics
+    from ppd.pocket.statistics import STATISTICS, Whitening, reward_statistics
+    from ppd.pocket.world import WORLDS
 
-    world = load_file(ROOT / "weights" / "pocket_world.safetensors")
+    units = load_file(WORLDS[world].file(ROOT / "weights", "world"))
     taste = json.loads((ROOT / "weights" / "examples" / person / "taste.json").read_text(encoding="utf-8"))["weights"]
-    pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
-    statistics = reward_statistics(Whitening(world["mean"], world["matrix"]), picture_statistics(pixels))
+    statistics = reward_statistics(Whitening(units["mean"], units["matrix"]), statistics_of(pictures, world))
     return statistics @ torch.tensor([taste[name] for name in STATISTICS])
 
 
@@ -180,6 +188,25 @@ def test_the_personal_picture_moves_the_persons_way(server, graphs, person):
     base, personal = (rewards(pictures[node], person) for node in base_and_personal(prompt, graphs))
     assert len(base) == len(personal) == BATCH
     assert (personal - base).mean() > 0.2, f"{person}: {base.tolist()} to {personal.tolist()}"
+
+
+@pytest.mark.parametrize(("checkpoint", "least"), [("pocket flow", 0.2), ("pocket flow turbo", 0.05)])
+def test_words_and_a_person_move_pocket_flow(server, graphs, checkpoint, least):
+    """On its turbo too, by the same adapter, without guidance to go further by."""
+    from ppd.pocket.statistics import STATISTICS
+
+    prompt = at_its_own_size(server.prompt(WORDS), graphs)
+    prompt = graphs.set_inputs(prompt, "PPD_PocketCheckpointLoader", checkpoint=checkpoint)
+    for sampler in ("KSampler", "PersonalizedDenoiser") if "turbo" in checkpoint else ():
+        prompt = graphs.set_inputs(prompt, sampler, steps=4, cfg=1.0)
+    pictures, savers = server.pictures(server.run(prompt)), savers_by_prefix(prompt, graphs)
+    alone, named, personal = (
+        pictures[savers[f"words/{name}"]] for name in ("the prompt alone", "with words", "for one person")
+    )
+    further = statistics_of(named, "pocket-flow") - statistics_of(alone, "pocket-flow")
+    assert (further[:, STATISTICS.index("warmth")] > 0).all()  # by the word "warm"
+    person = (rewards(pictures, "vivid and bright", "pocket-flow") for pictures in (personal, alone))
+    assert (next(person) - next(person)).mean() > least
 
 
 def test_the_blend_lies_between(server, graphs):
