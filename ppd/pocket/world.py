@@ -122,8 +122,8 @@ POCKET_FLOW = World(
     sizes={"pictures": 16000, "decoded": 8000, "pool": 2000},
     adapters={"pocket-flow": (True, 11), "pocket-flow-seed2": (True, 12), "pocket-flow-population": (False, 11)},
     examples={
-        "dusky and cool": {"warmth": -0.8, "brightness": -1.0},
-        "vivid and bright": {"warmth": 0.4, "saturation": 1.0, "brightness": 0.4},
+        "dark and bold": {"brightness": -1.0, "contrast": 1.0},
+        "pale and soft": {"saturation": -1.0, "brightness": 1.0, "contrast": -1.0},
     },
 )
 WORLDS = {world.name: world for world in (POCKET, POCKET_FLOW)}

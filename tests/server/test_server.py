@@ -205,7 +205,7 @@ def test_words_and_a_person_move_pocket_flow(server, graphs, checkpoint, least):
     )
     further = statistics_of(named, "pocket-flow") - statistics_of(alone, "pocket-flow")
     assert (further[:, STATISTICS.index("warmth")] > 0).all()  # by the word "warm"
-    person = (rewards(pictures, "vivid and bright", "pocket-flow") for pictures in (personal, alone))
+    person = (rewards(pictures, "pale and soft", "pocket-flow") for pictures in (personal, alone))
     assert (next(person) - next(person)).mean() > least
 
 
