@@ -9,7 +9,8 @@ The low-rank kind and a U-Net's keys and values are the package's own. The rival
 
     keys and values   softmax(q K(u)) V(u), added to what a block's picture tokens take from attention (IP-Adapter)
     modulation        B C u, added to a block's modulation (adaLN)
-    tokens            B C u as tokens behind the prompt's
+    tokens            B C u as tokens behind the prompt's; before any training they are seen already, as zeros, so that
+                      this kind alone does not begin at the base
 """
 
 from __future__ import annotations
@@ -260,7 +261,7 @@ def trained(recipe: Recipe, kind: str, rate: float, arguments: argparse.Namespac
         "embedding_dim": recipe.prior.dim,
         "end_percent": recipe.world.end_percent,
     }
-    name = f"kind-{kind.replace(' ', '-')}-{rate:g}-{arguments.steps}"
+    name = f"kind-{kind.replace(' ', '-')}-{rate:g}-{recipe.world.beta:g}-{arguments.steps}-{arguments.batch}"
     adapter = train_adapter(
         model,
         KINDS[recipe.world.name][kind](model, **config),

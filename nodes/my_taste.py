@@ -26,7 +26,7 @@ from ..ppd.hosts.comfyui_denoisers import check_model, family_of, widths_of
 from ..ppd.pictures import Picture
 from . import folders, run_notes, whose
 from .adapter import adapter_file, adapters, scope_inputs, strength_input
-from .encoders import encoder_digest, load_encoder, taste_encoders
+from .encoders import encoder_digest, load_encoder, made_by, taste_encoders
 from .forgetting import forgets
 from .ip_adapter import image_features, ip_adapters
 from .sockets import CATEGORY
@@ -151,12 +151,18 @@ def find_adapter(model: ModelPatcher, taste: Taste) -> tuple[ModelPatcher | None
         return _find_ip_adapter(model, family, taste)
     if fitting:
         name, config = next(iter(fitting.items()))
+        wanted, used = (_encoder_of(one.encoder, one.encoder_hash) for one in (config, taste.embedding))
         return None, (
-            f"the user adapter {name} fits this model, but reads people by the taste encoder {config.encoder}, and "
-            f"{taste.name} is read by {taste.embedding.encoder}: choose the other one in the tab Taste, under More."
+            f"the user adapter {name} fits this model, but reads people by the taste encoder {wanted}, and "
+            f"{taste.name} is read by {used}: choose the other one in the tab Taste, under More."
         )
     kind = FAMILIES[family].title if family else type(model.model.model_config).__name__
     return None, f"no adapter here paints for a person with {kind}. Sort by Taste works with every model."
+
+
+def _encoder_of(tower: str, embedding_hash: str) -> str:
+    """The name that lists show of a taste encoder; its tower's where it is not here."""
+    return next(iter(made_by({embedding_hash})), tower)
 
 
 def _find_ip_adapter(model: ModelPatcher, family: str, taste: Taste) -> tuple[ModelPatcher | None, str]:

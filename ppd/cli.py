@@ -41,7 +41,8 @@ def _parser() -> argparse.ArgumentParser:
     encode = commands.add_parser("encode", help="turn preference pairs into a user embedding file")
     encode.add_argument("pairs", type=Path, help="folder with pairs.jsonl, or a .jsonl or .parquet file")
     encode.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
-    encode.add_argument("--encoder", type=Path, help="folder of a taste encoder (default: the pocket's)")
+    encode.add_argument("--world", choices=WORLDS, default=WORLDS[0], help="whose taste encoder (default: pocket)")
+    encode.add_argument("--encoder", type=Path, help="folder of another taste encoder")
     encode.add_argument("--models", type=Path, default=Path("models"), help="ComfyUI's models, where its tower lies")
     encode.add_argument("--user", help="only this user's pairs, where the set has several users")
     encode.add_argument("--skip-bad", action="store_true", help="leave out pairs whose pictures cannot be read")
@@ -132,12 +133,13 @@ def _encode(arguments: argparse.Namespace) -> dict[str, Any]:
     from .encoders.encoder import TasteEncoder
     from .encoders.towers import open_tower
     from .pairs import read_pairs
-    from .pocket.studio import ENCODER, WEIGHTS
+    from .pocket.studio import WEIGHTS
+    from .pocket.world import WORLDS
 
     pairs = list(read_pairs(arguments.pairs, skip_bad=arguments.skip_bad, user=arguments.user))
     if not pairs:
         raise ValueError(f"There are no preference pairs in {arguments.pairs}: pick at least one.")
-    folder = arguments.encoder or WEIGHTS / ENCODER
+    folder = arguments.encoder or WORLDS[arguments.world].encoder(WEIGHTS)
     made = TasteEncoder.load(folder)
     encoder = made.open(open_tower(made.tower, folder, find=lambda kind, name: arguments.models / kind / name))
     embedding = encoder.encode(pairs, on_bad="skip" if arguments.skip_bad else "raise")

@@ -47,7 +47,9 @@ def lora_of(adapter: Adapter, person: UserEmbedding, strength: float = 1.0, part
     adapter.config.check_embedding(person)
     scope = Scope(part)
     if off := reason_to_be_off(adapter, [person], strength, scope):
-        raise ValueError(f"This LoRA would change nothing ({off}): choose somebody with picks, and a strength above 0.")
+        raise ValueError(
+            f"This LoRA would change nothing ({off}): choose somebody with picks, and a strength other than 0."
+        )
     u = person.u[None].to(adapter.directions)
     found = adapter.lora(u, min(strength, adapter.max_strength), scope.places(adapter))
     return keyed(found)
@@ -73,7 +75,7 @@ def merge(denoiser: nn.Module, path: Path) -> None:
 
 def write_lora(path: Path, tensors: dict[str, Tensor], family: str, dtype: torch.dtype = torch.float16) -> None:
     """Write a LoRA's tensors as safetensors in one step; nothing in the file says whose it is."""
-    largest = max(float(tensor.abs().max()) for tensor in tensors.values())
+    largest = max(float(tensor.detach().abs().max()) for tensor in tensors.values())
     if not largest <= LARGEST:
         raise ValueError(f"The LoRA's numbers reach {largest:g}, expected at most {LARGEST:g}: lower the strength.")
     write_tensors(path, FORMAT, VERSION, {key: value.to(dtype) for key, value in tensors.items()}, {"family": family})

@@ -123,10 +123,13 @@ class UserEmbedding:
         """Raise ValueError unless this embedding was made by the encoder that the other file (`what`) was made for."""
         if self.encoder_hash == encoder_hash:
             return
+        made, expected = f"{self.encoder} ({self.encoder_hash[:12]})", f"{encoder} ({encoder_hash[:12]})"
+        again = f"encode the pairs again with {encoder}"
+        if self.encoder == encoder:  # the name is the tower's, on which there may be several taste encoders
+            again = f"encode the pairs again with the taste encoder of that model, another one on {encoder}"
         raise ValueError(
-            f"The user embedding does not fit the {what}: it was made by encoder {self.encoder} "
-            f"({self.encoder_hash[:12]}) and the {what} expects {encoder} ({encoder_hash[:12]}); encode the pairs "
-            f"again with {encoder}, or choose a {what} made for {self.encoder}."
+            f"The user embedding does not fit the {what}: it was made by encoder {made} and the {what} expects "
+            f"{expected}; {again}, or choose a {what} made for this one."
         )
 
     def save(self, path: Path | str, *, with_covariance: bool = False, card: Mapping[str, str] | None = None) -> None:
@@ -207,7 +210,7 @@ def blend(a: UserEmbedding, b: UserEmbedding, weight: float) -> UserEmbedding:
     """The person between two people: u = (1-w) a + w b, covariance (1-w)^2 A + w^2 B, for w in 0..1."""
     if not 0.0 <= weight <= 1.0:
         raise ValueError(f"Expected a blend weight from 0 (the first person) to 1 (the second), got {weight}.")
-    b.check_encoder(a.encoder, a.encoder_hash, "user embedding it is blended with")
+    b.check_encoder(a.encoder, a.encoder_hash, "other user embedding")
     if a.u.shape != b.u.shape:
         raise ValueError(f"Only embeddings of one shape blend, got {list(a.u.shape)} and {list(b.u.shape)}.")
     factor = None

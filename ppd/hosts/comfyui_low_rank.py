@@ -112,9 +112,10 @@ class CompiledLowRankBranch(LowRankBranch):
         if graph.w is None or len(graph.w) != rows:
             graph.w = self.w.new_zeros(rows, self.w.shape[-1])
         graph.w.zero_()
-        for part, side in [] if call is None else call.personal:
+        personal, active = ([], None) if call is None else (call.personal, call.active)
+        for part, side in personal:
             w = self.w[self.run.people_of(side)]
-            graph.w[part] = w if call is None or call.active is None else w * call.active[:, None]
+            graph.w[part] = w if active is None else w * active[:, None]
 
 
 class _Graph:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..adapters import UNCONDITIONAL_RULES, LowRankAdapter
-from ..branch import DEFAULT_SCOPE, Adapter, AttentionAdapter, Scope, guidance_sides
+from ..branch import DEFAULT_SCOPE, Adapter, AttentionAdapter, Scope, guidance_sides, off_for_anybody
 from .diffusers_attention import CrossAttentionEffect
 from .diffusers_denoisers import Schedule, check_denoiser, cross_attentions, linear_sites, schedule_of
 from .diffusers_low_rank import LowRankEffect
@@ -68,7 +68,7 @@ class DiffusersHost:
                 f"The user embeddings have shape {list(u.shape)}, expected [B, N, d]: give one row per picture."
             )
         start, end = scope.window(self.adapter.config) if window else (0.0, 1.0)
-        if strength == 0 or not u.any() or start >= end:
+        if off_for_anybody(strength, scope) or not u.any() or start >= end:
             yield
             return
         weight = next(self.adapter.parameters())

@@ -143,6 +143,13 @@ def train_adapter(
             ema=0.99,
             on_step=report,
         )
-    summary = {"steps": steps, "batch": batch, "beta": beta, "seed": seed, "personal": personal}
+    summary = {
+        "steps": steps,
+        "batch": batch,
+        "learning_rate": learning_rate,
+        "beta": beta,
+        "seed": seed,
+        "personal": personal,
+    }
     trained.config = replace(adapter.config, training=summary)
     return trained

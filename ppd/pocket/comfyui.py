@@ -146,12 +146,14 @@ class PocketText(comfy.sd1_clip.SD1ClipModel):
         super().__init__(**params)
         self.vocabulary = vocabulary
         self.token_texts: dict[int, str] = {}
+        self.told: set[tuple[str, ...]] = set()
 
     def encode_token_weights(self, token_weight_pairs: dict[str, Any]) -> tuple[Any, ...]:
         cond, pooled = super().encode_token_weights(token_weight_pairs)
         ids = [token[0] for batch in token_weight_pairs[self.clip_name] for token in batch]
         words = self.unknown_words(ids)
-        if words:
+        if words and tuple(words) not in self.told:  # a measurement asks the same again and again
+            self.told.add(tuple(words))
             log.warning("The pocket model does not know the words: %s. They are painted as nothing.", ", ".join(words))
         return cond, pooled, {UNKNOWN_WORDS: words}
 

@@ -14,6 +14,7 @@ from ..adapters import UserAdapter
 from ..encoders.statements import Statement, statements
 from ..evaluation import bootstrap, correlation, micro_f1, object_counts, ridge_r2, wins
 from ..files import file_digest
+from ..precision import has_bfloat16
 from . import scenes
 from .autoencoder import encode_pictures
 from .data import PictureSet, picture_set, to_tensor
@@ -32,6 +33,8 @@ SWEPT_PICTURES = 1
 HELD_OUT_PICTURES = 1500
 PAIRS = 4
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+TURBO_STRENGTHS = (1.0, 3.0)
+"""The widget's default and its most."""
 BLENDS = (0.0, 0.25, 0.5, 0.75, 1.0)
 READER_SAMPLE = 20000
 READ_PAIRS = (4, 16, 32)
@@ -134,7 +137,7 @@ def evaluate(recipe: Recipe, people: int = 200, adapter_name: str = "", *, quick
     adapter = recipe.adapter(adapter_name or recipe.world.name)
     report = _of_adapter(recipe, run, adapter, base, limits, quick) | _of_parts(recipe, run, base, limits)
     if recipe.world.has_turbo:
-        report["turbo"] |= turbo_figures(run, adapter, report["wins_vs_base"], report["reward_vs_base"])
+        report |= {"words": word_figures(recipe, run), "turbo": turbo_figures(run, adapter, base, report)}
     report["settings"]["adapter_training"] = adapter.config.training
     return report
 
@@ -146,7 +149,6 @@ def _of_parts(recipe: Recipe, run: Evaluation, base: Look, limits: dict[str, Any
         "pocket": pocket_figures(recipe, base),
         "looks": look_figures(recipe, run),
         "settings": settings(recipe, run),
-        **(flow_figures(recipe, run, base) if recipe.world.has_turbo else {}),
     }
 
 
@@ -359,53 +361,52 @@ def _correlations(names: Sequence[str], x: Tensor, y: Tensor | np.ndarray) -> di
     return {name: correlation(a[:, k], b[:, k]) for k, name in enumerate(names)}
 
 
-def flow_figures(recipe: Recipe, run: Evaluation, base: Look) -> dict[str, Any]:
-    """What the second world's model can do besides: words for looks, and the turbo.
-
-    Per look, how far its high word is from its low one in its own statistic, in standard deviations of what the base
-    paints; and in the mean of the others', without sign. Of the turbo, objects, pictures out of range, and the
-    correlation of each statistic with the base's picture of the same caption and seed.
-    """
-    words, turbo = {}, run.paint(turbo=True)
+def word_figures(recipe: Recipe, run: Evaluation) -> dict[str, Any]:
+    """Per look, how far its high word is from its low one in its own statistic, in standard deviations of what the base
+    paints; and in the mean of the others', without sign."""
+    words = {}
     for k, (low, high) in enumerate(recipe.world.probed.values()):
         ends = [run.paint(look=f", {word}", pictures=SWEPT_PICTURES).scores for word in (low, high)]
         apart = (ends[1] - ends[0]).mean((0, 1))
         rest = float((apart.abs().sum() - apart[k].abs()) / (len(STATISTICS) - 1))
         words[STATISTICS[k]] = {"words": [low, high], "apart": float(apart[k]), "others": rest}
-    ours, theirs = (look.scores.flatten(0, 1) for look in (turbo, base))
-    return {
-        "words": words,
-        "turbo": {
-            "steps": TURBO_STEPS,
-            "objects_f1": bootstrap(turbo.counts, micro_f1),
-            "out_of_range": turbo.out_of_range,
-            "statistics_with_base": _correlations(STATISTICS, ours, theirs),
-        },
-    }
+    return words
 
 
-def turbo_figures(run: Evaluation, adapter: UserAdapter, wins_on_base: Any, reward_on_base: Any) -> dict[str, Any]:
-    """The base's adapter, as it is, on the turbo; `kept`: the gain there over the gain on the base, where one of a half
-    in wins is none."""
+def turbo_figures(run: Evaluation, adapter: UserAdapter, base: Look, on_base: dict[str, Any]) -> dict[str, Any]:
+    """The turbo beside the base: objects, pictures out of range, the correlation of each statistic with the base's
+    picture of the same caption and seed. And the base's adapter, as it is, on the turbo, by strength: without guidance
+    a strength pushes less. `kept`: the gain there over the gain in the figures `on_base`, where one of a half in wins
+    is none."""
     plain, own_u = run.paint(turbo=True), run.embeddings(PAIRS)
-    own, other = (run.paint(adapter, u, turbo=True) for u in (own_u, own_u[run.other]))
-    won, reward = bootstrap(wins(own.rewards, plain.rewards)), bootstrap(own.rewards - plain.rewards)
-    lost = np.stack([plain.counts, own.counts], axis=1)
+    personal = {}
+    for strength in TURBO_STRENGTHS:
+        own, other = (run.paint(adapter, u, strength, turbo=True) for u in (own_u, own_u[run.other]))
+        won, reward = bootstrap(wins(own.rewards, plain.rewards)), bootstrap(own.rewards - plain.rewards)
+        lost = np.stack([plain.counts, own.counts], axis=1)
+        personal[f"{strength:g}"] = {
+            "wins_vs_turbo": won,
+            "own_vs_other": bootstrap(wins(own.rewards, other.rewards)),
+            "reward_vs_turbo": reward,
+            "objects_f1_loss": bootstrap(lost, lambda x: micro_f1(x[:, 0]) - micro_f1(x[:, 1])),
+            "out_of_range": own.out_of_range,
+            "kept": {
+                "wins": _share(won["mean"] - 0.5, on_base["wins_vs_base"]["mean"] - 0.5),
+                "reward": _share(reward["mean"], on_base["reward_vs_base"]["mean"]),
+            },
+        }
+    ours, theirs = (look.scores.flatten(0, 1) for look in (plain, base))
     return {
-        "wins_vs_turbo": won,
-        "own_vs_other": bootstrap(wins(own.rewards, other.rewards)),
-        "reward_vs_turbo": reward,
-        "objects_f1_loss": bootstrap(lost, lambda x: micro_f1(x[:, 0]) - micro_f1(x[:, 1])),
-        "out_of_range_personal": own.out_of_range,
-        "kept": {
-            "wins": _share(won["mean"] - 0.5, wins_on_base["mean"] - 0.5),
-            "reward": _share(reward["mean"], reward_on_base["mean"]),
-        },
+        "steps": TURBO_STEPS,
+        "objects_f1": bootstrap(plain.counts, micro_f1),
+        "out_of_range": plain.out_of_range,
+        "statistics_with_base": _correlations(STATISTICS, ours, theirs),
+        "personal": personal,
     }
 
 
 def _share(part: float, whole: float) -> float | None:
-    return part / whole if whole else None
+    return part / whole if whole > 0 else None
 
 
 def settings(recipe: Recipe, run: Evaluation) -> dict[str, Any]:
@@ -419,6 +420,7 @@ def settings(recipe: Recipe, run: Evaluation) -> dict[str, Any]:
         "guidance": GUIDANCE,
         "sampler": f"{recipe.world.model.sampler}, {recipe.world.model.steps} steps",
         "strength": 1.0,
+        "precision": "bfloat16" if has_bfloat16(recipe.model.device) else "float32",
         "captions": len(scenes.HELD_OUT_CAPTIONS),
         "sha256": {str(path.relative_to(recipe.weights)): file_digest(path)[:16] for path in files},
     }

@@ -122,6 +122,11 @@ class Painter(ABC):
         if base.part != cls.part:
             raise ValueError(f"{source} holds a {base.part}, expected a {cls.part}: load the other model's.")
         configs = base.metadata
+        if configs["scheduler_config"] != cls.schedule:
+            raise ValueError(
+                f"{source} has the noise schedule {configs['scheduler_config']}, expected {cls.schedule}: "
+                "train it with that."
+            )
         planned: tuple[tuple[Callable[[], nn.Module], dict[str, Tensor]], ...] = (
             (lambda: cls.build_denoiser(configs[f"{base.part}_config"]), base.denoiser),
             (lambda: CLIPTextModel(CLIPTextConfig(**configs["text_config"])), base.text_encoder),

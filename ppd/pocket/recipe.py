@@ -70,6 +70,7 @@ class Recipe:
             "steps": world.steps,
             "sizes": [*world.sizes.values(), PICKS_PER_PERSON, SUPPORTS],
             "models": [world.vae_config, painter.config, painter.text_config, VISION, TEXT],
+            "adapter": [world.new_adapter.__name__, world.end_percent, world.beta, world.learning_rate],
         }
         # As JSON has it, where tuples are lists
         self._claim("settings", json.loads(json.dumps(wanted)), "made with other settings than this version's")
@@ -128,8 +129,10 @@ class Recipe:
 
     @cached_property
     def latents(self) -> tuple[Tensor, float]:
-        """Denoiser latents [n, 4, 16, 16] of all training pictures, of unit standard deviation, and their scale."""
-        z = self._once("latents", lambda: {"z": encode_pictures(self.vae, self.data.pictures)})["z"]
+        """Denoiser latents [n, 4, 16, 16] of the training pictures, of unit standard deviation, and their scale. Where
+        there is a base, of those that an adapter is trained on."""
+        count = self.world.sizes["decoded" if self._base.exists() else "pictures"]
+        z = self._once("latents", lambda: {"z": encode_pictures(self.vae, self.data.pictures[:count])})["z"]
         scale = self.model.latent_scale if self._base.exists() else 1 / z.std().item()
         return z * scale, scale
 
@@ -380,7 +383,8 @@ class Recipe:
         return adapter
 
     def tuned(self, adapter: UserAdapter, personal: bool) -> UserAdapter:
-        """The adapter scaled so that strength 1 wins most for tuning people among gains that hold the objects."""
+        """The adapter scaled so that strength 1 is the smallest gain that wins as good as most for tuning people, among
+        those that hold the objects: wins hardly tell how far a picture goes. As good as: within one standard error."""
         people = self.people["tuning"]
         support = draw_support(self.pool, people, 4, np.random.default_rng(61))
         u = embed_people(self.pool, support, self.prior, 4 if personal else 0)[:, None]
@@ -404,7 +408,9 @@ class Recipe:
         if not held:
             log.warning("No gain holds the objects within %g: taking the smallest.", OBJECT_LIMIT)
             held = rows[:1]
-        best = max(held, key=lambda row: row[1])
+        most = max(wins for _, wins, _ in held)
+        error = (most * (1 - most) / len(u)) ** 0.5
+        best = next(row for row in held if row[1] >= most - error)
         scaled = adapter.scaled(best[0])
         told = {"gain": best[0], "tuning_wins": round(best[1], 4)}
         scaled.config = replace(adapter.config, training={**adapter.config.training, **told})

@@ -116,7 +116,8 @@ def test_the_base_is_left_alone(model, pocket_base_file, trained):
 
 
 def test_the_training_is_written_down(trained, tmp_path):
-    assert trained.config.training == {"steps": 32, "batch": 8, "beta": 600.0, "seed": 1, "personal": True}
+    expected = {"steps": 32, "batch": 8, "learning_rate": 1e-3, "beta": 600.0, "seed": 1, "personal": True}
+    assert trained.config.training == expected
     trained.save(tmp_path / "a.safetensors", torch.float16)
     assert UserAdapter.load(tmp_path / "a.safetensors", family="pocket").config == trained.config
 

@@ -220,7 +220,7 @@ def test_the_stock_loader_of_loras_loads_the_turbo(model, path, tmp_path):
     lora.save(tmp_path / "turbo.safetensors")
     turbo = with_turbo(FlowModel.load(path), tmp_path / "turbo.safetensors")
     patcher, _, _ = load_turbo(path, tmp_path / "turbo.safetensors")
-    assert len(patcher.patches) == len(lora.names) == 2 * 14
+    assert len(patcher.patches) == len(lora.names) == 2 * 12  # layers of two blocks, without the prompt's MLPs
     comfy.model_management.load_models_gpu([patcher])
     x, context = torch.randn(2, 4, 1, 16, 16), torch.randn(2, 32, 32)
     sigma = torch.tensor([0.5, 0.9])

@@ -322,6 +322,6 @@ def test_the_second_world_is_made_by_the_same_recipe(finished, tmp_path, monkeyp
     report = json.loads(figures.read_text())
     assert report["words"].keys() == set(STATISTICS) and report["turbo"]["steps"] == 4
     assert report["settings"]["adapter_training"]["steps"] == 2 and report["mirror"]["shifts"].keys() == set(STATISTICS)
-    assert {"wins_vs_turbo", "own_vs_other", "reward_vs_turbo", "objects_f1_loss", "kept"} <= report["turbo"].keys()
+    assert report["turbo"]["personal"].keys() == {"1", "3"} and report["turbo"]["personal"]["1"]["wins_vs_turbo"]
     adapter = UserAdapter.load(weights / "adapters" / "pocket-flow.safetensors", family="qwen_image")
     assert isinstance(adapter, LowRankAdapter) and adapter.config.training["gain"] in (1.0, 2.0)

@@ -52,8 +52,9 @@ def models() -> dict[str, Painter]:
 @pytest.mark.parametrize(("world", "most"), [("pocket", 25e6), ("pocket-flow", 15e6)])
 def test_all_files_are_there_and_small(world, most):
     files = [WEIGHTS / f"{name}.safetensors" for name in FILES[world]]
-    examples = [path for name in WORLDS[world].examples for path in (WEIGHTS / "examples" / name).rglob("*.*")]
-    assert all(path.is_file() for path in [*files, *examples])
+    folders = [WEIGHTS / "examples" / name for name in WORLDS[world].examples]
+    examples = [path for folder in folders for path in folder.rglob("*.*")]
+    assert all(path.is_file() for path in [*files, *(folder / "pairs.jsonl" for folder in folders)])
     assert sum(path.stat().st_size for path in [*files, *examples]) <= most
     assert (WEIGHTS / "README.md").is_file()
 
