@@ -109,7 +109,7 @@ class PPD_UserAdapterLoader(io.ComfyNode):  # noqa: N801
                 io.Combo.Input(
                     "user_adapter",
                     options=adapters(),
-                    tooltip="The pack's adapters for its pocket model, or a file of models/user_adapters. Each fits "
+                    tooltip="The pack's adapters for its pocket models, or a file of models/user_adapters. Each fits "
                     "one family of models. For IP-Adapters there is Load IP-Adapter for Taste.",
                 )
             ],

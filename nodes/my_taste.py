@@ -36,6 +36,7 @@ from .words import apply_words
 
 IP_ADAPTERS = {"sd15": "ip-adapter_sd15.safetensors", "sdxl": "ip-adapter_sdxl_vit-h.safetensors"}
 """A published file for each family that has one, as models/ipadapter should hold it."""
+PLAIN = "The plain picture"
 EYES = "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors"
 
 
@@ -91,19 +92,19 @@ class PPD_MyTaste(io.ComfyNode):  # noqa: N801
         first_answers: int = ALL,
         clip: comfy.sd.CLIP | None = None,
     ) -> io.NodeOutput:
-        scope = Scope(layers, start_percent, end_percent)
+        scope, node = Scope(layers, start_percent, end_percent), cls.hidden.unique_id if cls.hidden else None
         if off := off_for_anybody(strength, scope):  # before anything is read or fitted in vain
-            return _told(model, f"The plain picture: {off}.")
+            return _told(model, f"{PLAIN}: {off}.")
         taste = whose.read(person, cls.hidden.prompt if cls.hidden else None, first_answers)
         adapter, found = find_adapter(model, taste)
-        told = run_notes.follow(cls.hidden.unique_id if cls.hidden else None)
+        told = run_notes.follow(node)
         if adapter is None:
-            model, lines = _by_words(model, clip, taste, strength, scope, found, told)
+            personal, lines = _by_words(model, clip, taste, strength, scope, found, told)
             lines += taste.notes
         else:
-            model = apply_user(model, adapter, [taste.embedding], strength, scope, told)
+            personal = apply_user(model, adapter, [taste.embedding], strength, scope, told)
             if off := reason_to_be_off(adapter.model, [taste.embedding], strength, scope):
-                first = f"The plain picture: {off}."
+                first = f"{PLAIN}: {off}."
             else:
                 used = min(strength, adapter.model.max_strength)
                 first = f"Paints for {taste.told}, at strength {used:g}.{taste.advice}"
@@ -112,7 +113,8 @@ class PPD_MyTaste(io.ComfyNode):  # noqa: N801
                 f"Took {found}, and the taste encoder {taste.encoder or taste.embedding.encoder}.",
                 *taste.notes,
             ]
-        return _told(model, "\n".join(lines))
+        run_notes.show(node, lines[0], lines[0].startswith(PLAIN))
+        return _told(personal, "\n".join(lines))
 
 
 def _by_words(
@@ -126,11 +128,11 @@ def _by_words(
 ) -> tuple[ModelPatcher, list[str]]:
     """Where no adapter is: prompts that lean, if their CLIP is connected; and what was done, and what is missing."""
     if clip is None:
-        return model, [f"The plain picture: {missing}", "With the CLIP connected, prompts lean without an adapter."]
+        return model, [f"{PLAIN}: {missing}", "With the CLIP connected, prompts lean without an adapter."]
     try:
         model, words = apply_words(model, clip, [taste], strength, scope, on_outcome)
     except ValueError as error:  # there are no words for this taste, or the model reads none
-        return model, [f"The plain picture: {missing}", str(error)]
+        return model, [f"{PLAIN}: {missing}", str(error)]
     return model, [words, f"Words alone: {missing}"]
 
 

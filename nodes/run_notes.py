@@ -40,13 +40,17 @@ def follow(node: str | None) -> Callable[[Outcome], None]:
         outcomes = _run().outcomes
         name = str(node)
         outcomes[name] = outcomes[name] + outcome if name in outcomes else outcome
-        is_plain = not outcomes[name].personal_calls
-        server = getattr(PromptServer, "instance", None)  # tools run nodes without one
-        if node is not None and server is not None and (is_plain or node in _warned):
-            server.send_progress_text(outcomes[name].told(), node)
-            (_warned.add if is_plain else _warned.discard)(node)
+        show(node, outcomes[name].told(), not outcomes[name].personal_calls)
 
     return told
+
+
+def show(node: str | None, text: str, is_plain: bool) -> None:
+    """Show at a node that what it made paints as the plain model does; also that it does so no more."""
+    server = getattr(PromptServer, "instance", None)  # tools run nodes without one
+    if node is not None and server is not None and (is_plain or node in _warned):
+        server.send_progress_text(text, node)
+        (_warned.add if is_plain else _warned.discard)(node)
 
 
 def of_this_run() -> list[str]:

@@ -47,8 +47,7 @@ def contact_sheet(
         for j, (chosen, rejected) in enumerate(margin.picks):
             y = top + j * (thumb + GAP)
             sheet.paste(chosen.resize((thumb, thumb), Image.Resampling.LANCZOS), (x0, y))
-            faded = Image.blend(rejected.convert("RGB"), Image.new("RGB", rejected.size, PAPER), 0.35)
-            sheet.paste(faded.resize((thumb, thumb), Image.Resampling.LANCZOS), (x0 + thumb + GAP // 2, y))
+            sheet.paste(rejected.resize((thumb, thumb), Image.Resampling.LANCZOS), (x0 + thumb + GAP // 2, y))
             draw.rectangle((x0 - 2, y - 2, x0 + thumb + 1, y + thumb + 1), outline=CHOSEN, width=3)
 
     for j, title in enumerate(column_titles):

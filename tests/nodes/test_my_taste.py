@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -196,13 +197,33 @@ def test_an_adapter_of_another_encoder_is_told_and_one_of_the_users_is_found(run
     assert personal is sampler["model"]
     assert report.splitlines()[0] == (
         "The plain picture: the user adapter a.safetensors fits this model, but reads people by the taste encoder "
-        "vlm, and me is read by pocket-clip: choose the other one in the tab Taste, under More."
+        "vlm, and me is read by pocket: choose the other one in the tab Taste, under More."
     )
     adapter.save(folder / "b.safetensors")
     (folder / "c.safetensors").write_bytes(b"broken")
     monkeypatch.setattr(my_taste, "adapters", lambda: ["a.safetensors", "b.safetensors", "c.safetensors"])
     assert "Took the user adapter b.safetensors," in run("PPD_MyTaste", model=sampler["model"]).result[1]
     assert folders.model_file("user_adapters", "b.safetensors").is_file()
+
+
+def test_a_plain_picture_is_told_at_the_node_till_it_is_personal(node_classes, sampler, monkeypatch):
+    """The report alone would stand nowhere unless something shows it."""
+    from comfy_api.latest import io
+
+    my_taste, notes = (import_module(f"ppd_pack.nodes.{name}") for name in ("my_taste", "run_notes"))
+    sent = []
+    server = SimpleNamespace(instance=SimpleNamespace(send_progress_text=lambda text, node: sent.append((node, text))))
+    monkeypatch.setattr(notes, "PromptServer", server)
+    node = node_classes["PPD_MyTaste"].PREPARE_CLASS_CLONE(None)
+    node.hidden = io.HiddenHolder.from_dict({io.Hidden.unique_id: "7"})
+    everything = my_taste.adapters
+    monkeypatch.setattr(my_taste, "adapters", list)
+    node.execute(model=sampler["model"])
+    assert [one for one, _ in sent] == ["7"] and sent[0][1].startswith("The plain picture: no adapter here paints")
+    monkeypatch.setattr(my_taste, "adapters", everything)
+    for _ in range(2):
+        node.execute(model=sampler["model"])
+    assert len(sent) == 2 and sent[1][0] == "7" and sent[1][1].startswith("Paints for ")
 
 
 def unet(kind, **more):
