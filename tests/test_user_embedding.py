@@ -160,6 +160,12 @@ def test_half_precision_files_load_as_float32(tmp_path):
     assert UserEmbedding.load(tmp_path / "x.safetensors").u.dtype == torch.float32
 
 
+def test_taste_encoders_on_one_tower_are_told_apart():
+    sentence = "encode the pairs again with the taste encoder of that model, another one on pocket, or choose"
+    with pytest.raises(ValueError, match=sentence):
+        embedding().check_encoder("pocket", "cd" * 32)
+
+
 def test_check_encoder_names_both_and_the_fix():
     embedding().check_encoder("pocket", "ab" * 32)
     with pytest.raises(ValueError) as caught:

@@ -3,9 +3,9 @@ import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
-from ppd.adapters import CrossAttentionAdapter, CrossAttentionConfig
+from ppd.adapters import CrossAttentionAdapter, CrossAttentionConfig, LowRankAdapter, LowRankConfig
 from ppd.dpo import denoising_error, diffusion_dpo_loss
-from ppd.hosts.diffusers import DiffusersHost, cross_attentions, guidance_rows
+from ppd.hosts.diffusers import DiffusersHost, cross_attentions, guidance_rows, linear_sites
 
 DIM = 6
 
@@ -78,6 +78,16 @@ def test_off_is_the_denoiser_bit_for_bit(unet, processor, case):
     else:
         with host.personalized(u, 0.0 if case == "strength 0" else 1.0):
             assert torch.equal(painted(unet, call), expected)
+
+
+@pytest.mark.parametrize("strength", [float("nan"), float("inf"), 1e30])
+def test_a_strength_that_no_picture_could_come_of_is_refused(unet, strength):
+    sites = tuple(linear_sites(unet))
+    config = {"family": "pocket", "encoder": "eyes", "encoder_hash": "0", "embedding_dim": DIM}
+    for adapter in (make_adapter(unet), LowRankAdapter(LowRankConfig(**config, sites=sites))):
+        host = DiffusersHost(unet, adapter)
+        with pytest.raises(ValueError, match="as strength, got"), host.personalized(people(), strength):
+            pass
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16 autocast", "bf16", "channels last"])

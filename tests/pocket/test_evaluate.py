@@ -14,7 +14,18 @@ from ppd.encoders.looks import Looks
 from ppd.encoders.population import PopulationPrior
 from ppd.pocket import evaluate as evaluation
 from ppd.pocket import scenes
-from ppd.pocket.evaluate import Evaluation, Look, _contrast, _within, ceilings, evaluate, look_figures, steering
+from ppd.pocket.evaluate import (
+    Evaluation,
+    Look,
+    _contrast,
+    _share,
+    _within,
+    ceilings,
+    evaluate,
+    look_figures,
+    mirror,
+    steering,
+)
 from ppd.pocket.people import People
 from ppd.pocket.recipe import Recipe
 from ppd.pocket.statistics import STATISTICS, picture_statistics
@@ -45,6 +56,21 @@ def test_the_setting_is_the_reporting_peoples(run):
     again = Evaluation(run.recipe, 100)
     assert (again.captions == run.captions).all() and (again.other == run.other).all()
     assert (again.support.chosen == run.support.chosen).all()
+
+
+def test_what_minus_u_paints_is_told_against_what_u_paints(run):
+    base = torch.zeros(100, 1, 6)
+    shift = torch.randn(100, 1, 6, generator=torch.Generator().manual_seed(1))
+    told = mirror(look(run, base), look(run, shift), look(run, -0.5 * shift))
+    assert all(value == pytest.approx(-1) for value in told["shifts"].values())
+    lost = (run.people.rewards(-0.5 * shift.clamp(-4, 4)) > 0).double().mean().item()
+    assert told["wins_vs_base"]["mean"] == pytest.approx(lost, abs=0.02)
+
+
+def test_a_share_of_no_gain_is_not_told():
+    assert _share(0.3, 0.4) == pytest.approx(0.75)
+    assert _share(-0.1, 0.4) == pytest.approx(-0.25)
+    assert _share(-0.1, -0.4) is None and _share(0.1, 0.0) is None
 
 
 def test_ceilings_are_in_the_right_order(run):
