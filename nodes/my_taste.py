@@ -113,7 +113,8 @@ class PPD_MyTaste(io.ComfyNode):  # noqa: N801
                 f"Took {found}, and the taste encoder {taste.encoder or taste.embedding.encoder}.",
                 *taste.notes,
             ]
-        run_notes.show(node, lines[0], lines[0].startswith(PLAIN))
+        if lines[0].startswith(PLAIN):
+            run_notes.show(node, lines[0], True)
         return _told(personal, "\n".join(lines))
 
 

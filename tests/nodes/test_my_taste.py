@@ -221,9 +221,11 @@ def test_a_plain_picture_is_told_at_the_node_till_it_is_personal(node_classes, s
     node.execute(model=sampler["model"])
     assert [one for one, _ in sent] == ["7"] and sent[0][1].startswith("The plain picture: no adapter here paints")
     monkeypatch.setattr(my_taste, "adapters", everything)
+    node.execute(model=sampler["model"])
+    assert len(sent) == 1
     for _ in range(2):
-        node.execute(model=sampler["model"])
-    assert len(sent) == 2 and sent[1][0] == "7" and sent[1][1].startswith("Paints for ")
+        notes.show("7", "Personal were 4 of 4 calls", False)  # as after a run
+    assert sent[1:] == [("7", "Personal were 4 of 4 calls")]
 
 
 def unet(kind, **more):

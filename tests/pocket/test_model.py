@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from ppd.adapters import CrossAttentionAdapter
 from ppd.hosts.diffusers import DiffusersHost
 from ppd.pocket import model as model_module
 from ppd.pocket import scenes
-from ppd.pocket.adapters import adapter_config
+from ppd.pocket.adapters import keys_values
 from ppd.pocket.base_file import read_base
 from ppd.pocket.model import PocketModel, vocabulary_in_use
 from ppd.pocket.painter import generate
@@ -30,7 +29,7 @@ def model(pocket_base_file: Path) -> PocketModel:
 @pytest.fixture(scope="module")
 def host(model: PocketModel) -> DiffusersHost:
     torch.manual_seed(0)
-    adapter = CrossAttentionAdapter(adapter_config(model, "encoder", "hash", 6))
+    adapter = keys_values(model, encoder="encoder", encoder_hash="hash", embedding_dim=6, end_percent=0.5)
     for layer in adapter.layers:
         torch.nn.init.normal_(layer.to_v_user.weight, std=0.5)
     return DiffusersHost(model.denoiser, adapter)

@@ -76,7 +76,7 @@ def test_help_pages_are_served(server):
 
 
 def test_workflows_are_listed_and_served_as_templates(server):
-    assert {FIRST, BLEND, SWEEP, LEARN, MINE, BEST} == set(POCKET) < set(WORKFLOWS)
+    assert {FIRST, BLEND, SWEEP, LEARN, MINE, BEST, WORDS} == set(POCKET) < set(WORKFLOWS)
     assert sorted(server.get("/workflow_templates")["personalized-diffusion"]) == WORKFLOWS
     for name in WORKFLOWS:
         path = f"/api/workflow_templates/personalized-diffusion/{urllib.parse.quote(name)}.json"
