@@ -1,9 +1,8 @@
 """`python -m benchmarks.adapter_kinds`: which kind of user adapter an embedded world's denoiser learns best.
 
-Every kind is trained by the recipe's user-DPO with the same picks, steps and batch. Learning rate and strength are
-chosen on tuning people, as the recipe chooses strength: most wins among those that hold the objects. Then reporting
-people judge, on held-out captions, as in `python -m ppd evaluate`: wins against the base, of one's own u against
-another's, objects lost.
+Every kind is trained by the recipe's user-DPO with the same picks, steps, batch and beta. Learning rate and strength
+are chosen on tuning people, strength by the recipe's rule (`Recipe.tuned`). Then reporting people judge, on held-out
+captions, as in `python -m ppd evaluate`: wins against the base, of one's own u against another's, objects lost.
 
 The low-rank kind and a U-Net's keys and values are the package's own. The rivals for the transformer live here alone:
 
@@ -64,7 +63,6 @@ class Rival(UserAdapter):
     """w = C u, and per block B w of `width` numbers, zero at birth."""
 
     config_class = RivalConfig
-    blocks: int
 
     def __init__(self, model: FlowModel, width: int, blocks: int, **config: Any) -> None:
         super().__init__()

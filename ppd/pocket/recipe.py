@@ -129,10 +129,8 @@ class Recipe:
 
     @cached_property
     def latents(self) -> tuple[Tensor, float]:
-        """Denoiser latents [n, 4, 16, 16] of the training pictures, of unit standard deviation, and their scale. Where
-        there is a base, of those that an adapter is trained on."""
-        count = self.world.sizes["decoded" if self._base.exists() else "pictures"]
-        z = self._once("latents", lambda: {"z": encode_pictures(self.vae, self.data.pictures[:count])})["z"]
+        """Denoiser latents [n, 4, 16, 16] of all training pictures, of unit standard deviation, and their scale."""
+        z = self._once("latents", lambda: {"z": encode_pictures(self.vae, self.data.pictures)})["z"]
         scale = self.model.latent_scale if self._base.exists() else 1 / z.std().item()
         return z * scale, scale
 
