@@ -65,18 +65,13 @@ def bypass_lora(model: Any, adapter: Any) -> Any:
 
 
 @contextmanager
-def watched() -> Iterator[tuple[dict[str, Stopwatch], list[Any]]]:
-    """The processor's time within our branch and within ComfyUI's bypass LoRA, and the last branch
-    that ran."""
+def watched() -> Iterator[dict[str, Stopwatch]]:
+    """The processor's time within our branch and within ComfyUI's bypass LoRA."""
     from comfy.weight_adapter.bypass import BypassForwardHook
     from ppd_pack.ppd.hosts.comfyui_low_rank import LowRankBranch
 
-    watches, branches = {"ours": Stopwatch(), "bypass": Stopwatch()}, list[Any]()
+    watches = {"ours": Stopwatch(), "bypass": Stopwatch()}
     add, theirs = LowRankBranch.add, BypassForwardHook._bypass_forward
-
-    def added(self: Any, *args: Any) -> Any:
-        branches[:] = [self]
-        return watches["ours"].around(add)(self, *args)
 
     def bypassed(self: Any, *args: Any) -> Any:
         plain = self.original_forward
@@ -86,19 +81,12 @@ def watched() -> Iterator[tuple[dict[str, Stopwatch], list[Any]]]:
         finally:
             self.original_forward = plain
 
-    LowRankBranch.add = added
+    LowRankBranch.add = watches["ours"].around(add)
     BypassForwardHook._bypass_forward = bypassed
     try:
-        yield watches, branches
+        yield watches
     finally:
         LowRankBranch.add, BypassForwardHook._bypass_forward = add, theirs
-
-
-def kept_beside(branch: Any) -> int:
-    """Bytes of the tensors that a run keeps beside its adapter."""
-    own = {weight.data_ptr() for weight in branch.adapter.parameters()}
-    kept = {tensor.data_ptr(): tensor.nbytes for pair in branch.cast.values() for tensor in pair}
-    return sum(size for place, size in kept.items() if place not in own)
 
 
 def measure_low_rank(full: FullWidth, size: int, rank: int, cfg: float, rounds: int, steps: int = 2) -> dict[str, Any]:
@@ -110,13 +98,13 @@ def measure_low_rank(full: FullWidth, size: int, rank: int, cfg: float, rounds: 
     import comfy.samplers
     import torch
     from ppd_pack.ppd.branch import Scope
-    from ppd_pack.ppd.hosts.comfyui import apply_user
+    from ppd_pack.ppd.hosts.comfyui import apply_user, computed_in
 
     device = comfy.model_management.get_torch_device()
     compiled = "torch_compile_kwargs" in full.model.model_options
     look_inside = device.type == "cpu" and not compiled
-    watching = watched() if look_inside else nullcontext(({}, []))
-    with torch.inference_mode(), watching as (watches, branches):
+    watching = watched() if look_inside else nullcontext({})
+    with torch.inference_mode(), watching as watches:
         torch.manual_seed(0)
         adapter = low_rank_adapter(full.model, rank)
         models = {
@@ -144,7 +132,8 @@ def measure_low_rank(full: FullWidth, size: int, rank: int, cfg: float, rounds: 
                         peaks[name] = torch.cuda.max_memory_allocated()
         comfy.model_management.unload_all_models()
     plain, ours, bypass = (np.array(times[name]) for name in models)
-    adapter_bytes = sum(weight.nbytes for weight in adapter.model.parameters())
+    kept = computed_in(full.model.model.get_dtype_inference(), adapter).model
+    adapter_bytes = sum(weight.nbytes for weight in kept.parameters())
     report: dict[str, Any] = {
         "step_vs_plain": median(list(ours / plain)),
         "bypass_vs_plain": median(list(bypass / plain)),
@@ -156,7 +145,6 @@ def measure_low_rank(full: FullWidth, size: int, rank: int, cfg: float, rounds: 
         own, theirs = np.array(inside["ours"]), np.array(inside["bypass"])
         report["inside_vs_step"] = median(list(own / plain))
         report["inside_vs_bypass"] = ratio_of_medians(own, theirs)
-        report["kept_beside_the_adapter_vs_adapter"] = kept_beside(branches[0]) / adapter_bytes
     report["milliseconds"] = {name: float(np.median(values) * 1000) for name, values in times.items()}
     report["settings"] = full.settings | {
         "size": size,

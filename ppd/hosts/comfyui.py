@@ -7,15 +7,18 @@ is written into the model, and a node that runs again starts from the MODEL it w
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
+import torch
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from torch import nn
 
@@ -60,6 +63,23 @@ def manage_adapter(adapter: nn.Module) -> comfy.model_patcher.ModelPatcher:
     return managed_adapter
 
 
+def computed_in(dtype: torch.dtype, adapter: comfy.model_patcher.ModelPatcher) -> comfy.model_patcher.ModelPatcher:
+    """A low-rank adapter in the `dtype` of the model, whose runs then keep no second copy of it; others as they are."""
+    held = adapter.model
+    if not isinstance(held, LowRankAdapter) or held.sites[0].up.dtype == dtype:
+        return adapter
+    known = _converted.setdefault(adapter, {})
+    if dtype not in known:
+        converted = copy.deepcopy(held)
+        converted.sites.to(adapter.offload_device, dtype)
+        known[dtype] = manage_adapter(converted)
+    return known[dtype]
+
+
+_converted: WeakKeyDictionary[comfy.model_patcher.ModelPatcher, dict[torch.dtype, comfy.model_patcher.ModelPatcher]]
+_converted = WeakKeyDictionary()
+
+
 def _refuse_several_gpus() -> None:
     raise ValueError(
         "A user embedding works on one GPU, but the MODEL is spread over several GPUs: remove the node that does so, "
@@ -82,6 +102,7 @@ def apply_user(
     run `on_outcome` is told what came of it.
     """
     check_model(model, adapter.model.config)
+    adapter = computed_in(model.model.get_dtype_inference(), adapter)
     if not people:
         raise ValueError("There is no user embedding to apply: give one for each latent, or one for all.")
     for person in people:

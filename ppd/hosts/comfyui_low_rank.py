@@ -11,7 +11,6 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,7 +30,6 @@ class LowRankBranch:
         """[sides * people, K], as `run.u`."""
         known = list(linear_sites(run.model.diffusion_model).values())
         self.layers = {place: known[place] for place in places}
-        self.cast: dict[tuple[int, int, torch.dtype], tuple[Tensor, Tensor]] = {}
         self.reached: set[int] = set()
 
     @contextmanager
@@ -54,18 +52,15 @@ class LowRankBranch:
     def add(self, call: Call, place: int, x: Tensor, y: Tensor) -> Tensor:
         """The layer's output y [rows, ..., out] for x [rows, ..., in], with the branch added in place."""
         self.reached.add(place)
-        y = y.contiguous()
+        site, y = self.parts[place], y.contiguous()
         for start in self._copies(call, x):
             for rows, side in call.personal:
                 part = slice(start + rows.start, start + rows.stop)
-                down, up = self._weights(place, side, x.dtype)
-                h = F.linear(x[part], down)
-                if len(self.run.people) > 1:
-                    h = h * _over(self.w[self.run.people_of(side)], h).to(h.dtype)
-                if call.active is not None:
-                    h = h * _over(call.active[:, None], h)
+                h = F.linear(x[part], site.down.to(x))
+                w = self.w[self.run.people_of(side)]
+                h.mul_(_over(w if call.active is None else w * call.active[:, None], h).to(h.dtype))
                 # One pass over y, where an addition of a product of its own would take three
-                y[part].view(-1, y.shape[-1]).addmm_(h.flatten(0, -2), up.T)
+                y[part].view(-1, y.shape[-1]).addmm_(h.flatten(0, -2), site.up.to(x).T)
         return y
 
     def _copies(self, call: Call, x: Tensor) -> range:
@@ -76,17 +71,6 @@ class LowRankBranch:
                 "they are: sample one picture at a time at cfg 1, or remove the user embedding."
             )
         return range(0, len(x), call.rows)
-
-    def _weights(self, place: int, side: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """A [K, in], times w where that is one person's, and B [out, K]; the adapter is loaded for all of the run."""
-        key = place, side, dtype
-        if key not in self.cast:
-            site = self.parts[place]
-            down = site.down.to(self.run.device)
-            if len(self.run.people) == 1:
-                down = down * self.w[side, :, None]
-            self.cast[key] = down.to(dtype), site.up.to(self.run.device, dtype)
-        return self.cast[key]
 
 
 class CompiledLowRankBranch(LowRankBranch):

@@ -397,6 +397,22 @@ def test_a_model_in_bf16_with_an_adapter_in_fp32(small):
     assert error.square().mean().sqrt() < 0.1 * wanted.square().mean().sqrt()
 
 
+@only("qwen_image")
+def test_an_adapter_lies_once_in_memory_in_the_models_dtype(small):
+    """However often it is applied; another copy for the next model's dtype, and none where it has that already."""
+    models = {dtype: build(small.family, dtype) for dtype in (torch.bfloat16, torch.float32)}
+    adapter, found = small.adapters["none"], {}
+    for dtype, model in models.items():
+        twice = apply_user(apply_user(model, adapter, [person(1)]), adapter, [person(2)])
+        one, other = twice.get_additional_models_with_key("ppd_user")
+        assert one is other
+        found[dtype] = one
+        assert {weight.dtype for weight in one.model.sites.parameters()} == {dtype}
+        assert one.model.directions.dtype == torch.float32
+    assert found[torch.float32] is adapter
+    assert found[torch.bfloat16] is not adapter
+
+
 BLOCK = ["diffusion_model.transformer_blocks.0"]
 
 
