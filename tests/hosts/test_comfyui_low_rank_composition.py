@@ -405,12 +405,12 @@ def test_an_adapter_lies_once_in_memory_in_the_models_dtype(small):
     for dtype, model in models.items():
         twice = apply_user(apply_user(model, adapter, [person(1)]), adapter, [person(2)])
         one, other = twice.get_additional_models_with_key("ppd_user")
-        assert one is other
-        found[dtype] = one
+        assert one.model is other.model
+        found[dtype] = one.model
         assert {weight.dtype for weight in one.model.sites.parameters()} == {dtype}
         assert one.model.directions.dtype == torch.float32
-    assert found[torch.float32] is adapter
-    assert found[torch.bfloat16] is not adapter
+    assert found[torch.float32] is adapter.model
+    assert found[torch.bfloat16] is not adapter.model
 
 
 BLOCK = ["diffusion_model.transformer_blocks.0"]
