@@ -12,10 +12,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..adapters import CrossAttentionAdapter, CrossAttentionConfig, LowRankAdapter, LowRankConfig, UserAdapter
-from ..dpo import denoising_error, diffusion_dpo_loss
 from ..hosts.diffusers import cross_attentions, linear_sites
 from ..precision import autocast
 from ..training import fit
+from ..training.dpo import denoising_error, diffusion_dpo_loss
 from . import scenes
 from .painter import Painter
 

@@ -4,8 +4,8 @@ from diffusers import AutoencoderTiny, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
 from ppd.adapters import CrossAttentionAdapter, CrossAttentionConfig, LowRankAdapter, LowRankConfig
-from ppd.dpo import denoising_error, diffusion_dpo_loss
 from ppd.hosts.diffusers import DiffusersHost, cross_attentions, guidance_rows, linear_sites
+from ppd.training.dpo import denoising_error, diffusion_dpo_loss
 
 DIM = 6
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from ppd.adapters import CrossAttentionAdapter, LowRankAdapter, UserAdapter
-from ppd.dpo import diffusion_dpo_loss
 from ppd.hosts.diffusers import DiffusersHost, cross_attentions
 from ppd.pocket.adapters import BETA, Picks, keys_values, low_rank, pair_errors, train_adapter
 from ppd.pocket.model import PocketModel
+from ppd.training.dpo import diffusion_dpo_loss
 
 PEOPLE, PICTURES = 6, 24
 U = {"encoder": "encoder", "encoder_hash": "hash", "embedding_dim": 6, "end_percent": 0.5}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ppd.optimizer import Muon, muon_and_adamw
+from ppd.training.optimizer import Muon, muon_and_adamw
 
 
 def step(parameter: nn.Parameter, gradient: torch.Tensor, **settings: float) -> torch.Tensor:
@@ -43,7 +43,9 @@ def test_weights_decay_by_the_learning_rate():
 
 
 def test_momentum_is_nesterovs(monkeypatch):
-    monkeypatch.setattr("ppd.optimizer.has_bfloat16", lambda device: False)  # whose rounding differs between CPUs
+    monkeypatch.setattr(
+        "ppd.training.optimizer.has_bfloat16", lambda device: False
+    )  # whose rounding differs between CPUs
     first, second = torch.randn(2, 4, 4, generator=torch.Generator().manual_seed(3))
     parameter = nn.Parameter(torch.zeros(4, 4))
     optimizer = Muon([parameter], lr=0.1, momentum=0.9, weight_decay=0.0)

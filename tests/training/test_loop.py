@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ppd.training import cosine_with_warmup, fit, warm_average
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 STEPS = 12
 
 

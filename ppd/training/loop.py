@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
+from ..precision import has_bfloat16
 from .optimizer import muon_and_adamw
-from .precision import has_bfloat16
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ppd.dpo import denoising_error, diffusion_dpo_loss
+from ppd.training.dpo import denoising_error, diffusion_dpo_loss
 
 
 def test_denoising_error_is_the_mean_per_sample():

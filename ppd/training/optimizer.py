@@ -9,7 +9,7 @@ import torch
 from timm.optim.muon import get_lr_scale, zeropower_via_newtonschulz
 from torch import Tensor, nn
 
-from .precision import has_bfloat16
+from ..precision import has_bfloat16
 
 # Of the Newton-Schulz iteration (Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024).
 COEFFICIENTS = [(3.4445, -4.7750, 2.0315)]
