@@ -30,13 +30,15 @@ from torch import Tensor, nn
 
 from ppd.adapters import AdapterConfig, UserAdapter
 from ppd.evaluation import bootstrap, micro_f1, wins
-from ppd.pocket.adapters import keys_values, low_rank, train_adapter
+from ppd.pocket.adapters import keys_values, low_rank
 from ppd.pocket.evaluate import PAIRS, Evaluation, Look
 from ppd.pocket.flow import FLOW_CONTEXT, FlowModel, PlainAttention
 from ppd.pocket.painter import LATENT_SHAPE
 from ppd.pocket.people import People
 from ppd.pocket.recipe import Recipe
 from ppd.pocket.world import WORLDS
+from ppd.training.adapter import train_adapter
+from ppd.training.objective import Objective
 
 from .pocket_step import ROOT
 
@@ -266,11 +268,10 @@ def trained(recipe: Recipe, kind: str, rate: float, arguments: argparse.Namespac
         recipe.picks,
         recipe.work / f"{name}.pt",
         steps=arguments.steps,
-        personal=True,
         seed=11,
         batch=arguments.batch,
         learning_rate=rate,
-        beta=recipe.world.beta,
+        objective=Objective(beta=recipe.world.beta),
         name=name,
     )
     return recipe.tuned(adapter, personal=True)

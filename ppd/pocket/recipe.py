@@ -27,8 +27,10 @@ from ..encoders.towers.open_clip import OpenClipTower, save_encoder
 from ..evaluation import micro_f1, object_counts
 from ..files import file_digest, replacing, write_file
 from ..training import default_device
+from ..training.adapter import train_adapter
+from ..training.objective import Objective
+from ..training.picks import QueryPicks
 from . import scenes
-from .adapters import Picks, train_adapter
 from .autoencoder import PocketAutoencoder, decode_latents, encode_pictures
 from .autoencoder_training import refine_decoder, train_autoencoder
 from .data import PictureSet, picture_set, to_tensor
@@ -298,7 +300,7 @@ class Recipe:
         return Pool(painted["captions"].numpy(), scored, painted["features"])
 
     @cached_property
-    def picks(self) -> Picks:
+    def picks(self) -> QueryPicks:
         """Training people's query picks on rendered pictures, and their u from several supports of several sizes."""
         latents, _ = self.latents
         raw = self._once(
@@ -337,7 +339,7 @@ class Recipe:
             chosen.append(np.where(first, a, b))
             rejected.append(np.where(first, b, a))
             caption.append(wanted)
-        return Picks(
+        return QueryPicks(
             latents[: self.world.sizes["decoded"]],
             person=np.concatenate(person),
             chosen=np.concatenate(chosen),
@@ -345,6 +347,7 @@ class Recipe:
             caption=np.concatenate(caption),
             embeddings=torch.stack(embeddings),
             population=self.prior.mean,
+            prompts=tuple(scene.caption for scene in scenes.SCENES),
         )
 
     def adapter(self, name: str) -> UserAdapter:
@@ -370,7 +373,7 @@ class Recipe:
                 personal=personal,
                 seed=seed,
                 learning_rate=self.world.learning_rate,
-                beta=self.world.beta,
+                objective=Objective(beta=self.world.beta),
                 name=name,
             )
             self._note(f"adapter {name}", round(time.monotonic() - start, 1))

@@ -12,11 +12,15 @@ import torch
 
 from ppd.adapters import CrossAttentionAdapter, LowRankAdapter, UserAdapter
 from ppd.hosts.diffusers import DiffusersHost, cross_attentions
-from ppd.pocket.adapters import BETA, Picks, keys_values, low_rank, pair_errors, train_adapter
+from ppd.pocket.adapters import BETA, keys_values, low_rank
 from ppd.pocket.model import PocketModel
+from ppd.training.adapter import train_adapter
 from ppd.training.dpo import diffusion_dpo_loss
+from ppd.training.objective import Objective, UserDPO
+from ppd.training.picks import QueryPicks
 
 PEOPLE, PICTURES = 6, 24
+OBJECTIVE = Objective(beta=BETA)
 U = {"encoder": "encoder", "encoder_hash": "hash", "embedding_dim": 6, "end_percent": 0.5}
 
 
@@ -26,7 +30,7 @@ def model(pocket_base_file: Path) -> PocketModel:
 
 
 @pytest.fixture(scope="module")
-def picks() -> Picks:
+def picks() -> QueryPicks:
     """The first half of the pictures is liked by people of even number, the second half by the others."""
     rng = np.random.default_rng(0)
     generator = torch.Generator().manual_seed(0)
@@ -37,7 +41,7 @@ def picks() -> Picks:
     first, second = rng.integers(PICTURES // 2, size=60), PICTURES // 2 + rng.integers(PICTURES // 2, size=60)
     even = person % 2 == 0
     taste = torch.where(torch.arange(PEOPLE) % 2 == 0, 1.0, -1.0)[:, None] * torch.tensor([2.0, 1.0, 0, 0, 0, 0])
-    return Picks(
+    return QueryPicks(
         latents,
         person=person,
         chosen=np.where(even, first, second),
@@ -45,13 +49,13 @@ def picks() -> Picks:
         caption=rng.integers(20, size=60),
         embeddings=taste + 0.1 * torch.randn(2, PEOPLE, 6, generator=generator),
         population=torch.full((6,), 0.1),
+        prompts=("",) * 20,
     )
 
 
-def train(model: PocketModel, picks: Picks, checkpoint: Path, *, personal: bool, steps: int) -> UserAdapter:
-    return train_adapter(
-        model, keys_values(model, **U), picks, checkpoint, steps=steps, personal=personal, seed=1, batch=8
-    )
+def train(model: PocketModel, picks: QueryPicks, checkpoint: Path, *, personal: bool, steps: int) -> UserAdapter:
+    options = {"steps": steps, "objective": OBJECTIVE, "personal": personal, "seed": 1, "batch": 8}
+    return train_adapter(model, keys_values(model, **U), picks, checkpoint, **options)
 
 
 @pytest.fixture(scope="module")
@@ -59,17 +63,13 @@ def trained(model, picks, tmp_path_factory) -> UserAdapter:
     return train(model, picks, tmp_path_factory.mktemp("adapter") / "a.pt", personal=True, steps=32)
 
 
-def mean_loss(model: PocketModel, adapter: UserAdapter, picks: Picks, users: np.ndarray) -> float:
+def mean_loss(model: PocketModel, adapter: UserAdapter, picks: QueryPicks, users: np.ndarray) -> float:
     """The objective on fixed picks, noise and timesteps, with the u of `users` [60]."""
-    generator = torch.Generator().manual_seed(7)
-    latents = picks.latents[np.concatenate([picks.chosen, picks.rejected])]
-    noise = torch.randn(60, 4, 16, 16, generator=generator)
-    t = model.draw_timesteps(np.random.default_rng(7), 60, 0.5)
-    arguments = (model, latents, noise, t, model.text([""]).expand(120, -1, -1))
+    dpo = UserDPO(model, model.host(adapter), picks, model.text(picks.prompts), OBJECTIVE, 0.5)
+    torch.manual_seed(7)
     with torch.no_grad():
-        reference = pair_errors(*arguments)
-        with model.host(adapter).personalized(picks.embeddings[0, users][:, None].repeat(2, 1, 1)):
-            policy = pair_errors(*arguments)
+        errors = dpo.errors(np.random.default_rng(7), np.arange(60), [picks.embeddings[0, users]])
+    reference, policy = (found.means for found in errors)
     return diffusion_dpo_loss(*policy, *reference, BETA)[0].mean().item()
 
 
@@ -81,15 +81,13 @@ def test_the_adapter_is_the_pockets(model):
     assert config.timesteps[0] == pytest.approx(499.5) and config.timesteps[1] == 999
 
 
-def test_errors_of_a_pair_share_noise_and_timestep(model):
+def test_errors_of_a_pair_share_noise_and_timestep(model, picks):
     """A picture against itself has one error, whatever the noise."""
-    generator = torch.Generator().manual_seed(0)
-    x, noise = torch.randn(2, 3, 4, 16, 16, generator=generator)
-    t = torch.tensor([500, 700, 999])
-    context = model.text([""]).expand(6, -1, -1)
-    chosen, rejected = pair_errors(model, torch.cat([x, x]), noise, t, context)
-    assert chosen.shape == (3,)
-    torch.testing.assert_close(chosen, rejected)
+    alike = replace(picks, rejected=picks.chosen)
+    dpo = UserDPO(model, model.host(keys_values(model, **U)), alike, model.text(picks.prompts), OBJECTIVE, 0.5)
+    [reference] = dpo.errors(np.random.default_rng(0), np.arange(3), [])
+    assert reference.chosen.shape == (3,)
+    torch.testing.assert_close(reference.chosen, reference.rejected)
 
 
 def test_training_lowers_the_loss_for_each_persons_own_taste(model, picks, trained):
@@ -102,7 +100,7 @@ def test_training_lowers_the_loss_for_each_persons_own_taste(model, picks, train
 
 
 def test_a_low_rank_adapter_is_trained_by_the_same_recipe(model, picks, tmp_path):
-    options = {"steps": 10, "personal": True, "seed": 1, "batch": 8}
+    options = {"steps": 10, "objective": OBJECTIVE, "seed": 1, "batch": 8}
     trained = train_adapter(model, low_rank(model, **U), picks, tmp_path / "a.pt", **options)
     assert isinstance(trained, LowRankAdapter) and trained.config.training["steps"] == 10
     assert all(site.up.any() for site in trained.parts())
@@ -116,7 +114,7 @@ def test_the_base_is_left_alone(model, pocket_base_file, trained):
 
 
 def test_the_training_is_written_down(trained, tmp_path):
-    expected = {"steps": 32, "batch": 8, "learning_rate": 1e-3, "beta": 600.0, "seed": 1, "personal": True}
+    expected = {"steps": 32, "batch": 8, "learning_rate": 1e-3, "seed": 1, "personal": True, **OBJECTIVE.as_json()}
     assert trained.config.training == expected
     trained.save(tmp_path / "a.safetensors", torch.float16)
     assert UserAdapter.load(tmp_path / "a.safetensors", family="pocket").config == trained.config

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ppd.pocket import autoencoder, flow, painter, scenes
-from ppd.pocket.adapters import Picks, low_rank, train_adapter
+from ppd.pocket.adapters import low_rank
 from ppd.pocket.autoencoder import PocketAutoencoder
 from ppd.pocket.data import PictureSet
 from ppd.pocket.flow import FLOW_CONFIG, FLOW_TEXT_CONFIG, FlowModel, flow_vocabulary, velocity
@@ -21,6 +21,9 @@ from ppd.pocket.model import PocketModel
 from ppd.pocket.painter import GUIDANCE, generate
 from ppd.pocket.text import full_text_encoder, tokenize, unknown_words
 from ppd.pocket.turbo import Lora, train_turbo, with_turbo
+from ppd.training.adapter import train_adapter
+from ppd.training.objective import Objective
+from ppd.training.picks import QueryPicks
 
 if find_spec("comfy"):
     import comfy.model_management
@@ -150,7 +153,7 @@ def test_an_adapter_is_trained_on_it(model, tmp_path):
     person = np.arange(20) % 2
     latents = torch.randn(8, 4, 16, 16) + torch.tensor([2.0] * 4 + [-2.0] * 4).view(-1, 1, 1, 1)
     first, second = rng.integers(4, size=20), 4 + rng.integers(4, size=20)
-    picks = Picks(
+    picks = QueryPicks(
         latents,
         person=person,
         chosen=np.where(person == 0, first, second),
@@ -158,9 +161,10 @@ def test_an_adapter_is_trained_on_it(model, tmp_path):
         caption=rng.integers(20, size=20),
         embeddings=torch.tensor([[[1.0, 0.5, -0.5], [-1.0, -0.5, 0.5]]]),
         population=torch.zeros(3),
+        prompts=tuple(scene.caption for scene in scenes.SCENES[:20]),
     )
     adapter = low_rank(model, encoder="eyes", encoder_hash="0", embedding_dim=3, end_percent=0.5)
-    options = {"steps": 20, "personal": True, "seed": 0, "batch": 8, "learning_rate": 1e-2}
+    options = {"steps": 20, "objective": Objective(beta=600.0), "seed": 0, "batch": 8, "learning_rate": 1e-2}
     trained = train_adapter(model, adapter, picks, tmp_path / "a.pt", **options)
     assert trained.config.family == "qwen_image" and trained.config.training["steps"] == 20
     x, t, context = latents[:1] * 0.2, torch.tensor([900.0]), model.text([PROMPT])

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ppd.training.dpo import denoising_error, diffusion_dpo_loss
+from ppd.training.dpo import PairErrors, denoising_error, diffusion_dpo_loss
 
 
 def test_denoising_error_is_the_mean_per_sample():
@@ -50,3 +50,27 @@ def test_swapped_pairs_mirror_the_logits():
     _, logits = diffusion_dpo_loss(*errors, beta=100.0)
     _, swapped = diffusion_dpo_loss(errors[1], errors[0], errors[3], errors[2], beta=100.0)
     torch.testing.assert_close(logits, -swapped)
+
+
+def test_soft_labels_are_a_cross_entropy():
+    errors = torch.tensor([[0.1], [0.3], [0.2], [0.2]])  # logit 1 at beta 10
+    loss, logits = diffusion_dpo_loss(*errors, 10.0, torch.tensor([0.7]))
+    torch.testing.assert_close(loss, torch.tensor([0.7 * 0.31326169 + 0.3 * 1.31326169]))
+    chosen = errors[0].clone().requires_grad_()
+    at_best = torch.sigmoid(logits)
+    diffusion_dpo_loss(chosen, *errors[1:], 10.0, at_best)[0].sum().backward()
+    assert chosen.grad.item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_the_safeguard_keeps_as_much_of_the_rejected_gradient_as_the_chosen_error_allows():
+    """<e_w, e_l> is 4, 1 and -2, |e_w|^2 2, 2 and 2."""
+    target = torch.zeros(6, 2)
+    prediction = torch.tensor([[1.0, 1], [1, 1], [1, 1], [2, 2], [1, 0], [-1, -1]], requires_grad=True)
+    errors = PairErrors.of(prediction, target)
+    kept = errors.safeguarded(0.4)
+    torch.testing.assert_close(kept.rejected, errors.rejected)
+    (gradient,) = torch.autograd.grad(kept.rejected.sum(), prediction, retain_graph=True)
+    (plain,) = torch.autograd.grad(errors.rejected.sum(), prediction)
+    share = torch.tensor([[0.6 * 2 / 4], [1.0], [1.0]])
+    torch.testing.assert_close(gradient[3:], share * plain[3:])
+    assert not gradient[:3].any()

@@ -1,0 +1,95 @@
+"""Training a user adapter of any kind for any denoiser."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..adapters import UserAdapter
+from ..hosts.denoiser import Denoiser
+from ..precision import autocast
+from .dpo import diffusion_dpo_loss
+from .loop import fit
+from .objective import Objective, UserDPO
+from .picks import QueryPicks
+
+WATCHED_PICKS = 64
+
+
+def train_adapter(
+    denoiser: Denoiser,
+    adapter: UserAdapter,
+    picks: QueryPicks,
+    checkpoint: Path,
+    *,
+    steps: int,
+    objective: Objective,
+    personal: bool = True,
+    seed: int = 0,
+    batch: int = 32,
+    learning_rate: float = 1e-3,
+    name: str = "adapter",
+) -> UserAdapter:
+    """User-conditioned Diffusion-DPO of an adapter, from the base, whatever its weights are.
+
+    Not `personal`, everybody is the population user (ordinary Diffusion-DPO).
+    """
+    torch.manual_seed(seed)
+    adapter.reset_parameters()
+    adapter.start_at(picks.embeddings.flatten(0, -2).pow(2).mean(0).sqrt())
+    host, texts = denoiser.host(adapter), denoiser.text(picks.prompts)
+    dpo = UserDPO(denoiser, host, picks, texts, objective, adapter.config.end_percent, personal)
+
+    def loss(module: UserAdapter, rng: np.random.Generator, step: int) -> tuple[Tensor, dict[str, float]]:
+        return dpo.loss(rng, batch)
+
+    def report(averaged: UserAdapter, step: int) -> None:
+        if personal and step % 100 == 0:
+            host.adapter = averaged
+            own, other = own_and_other(dpo)
+            tqdm.write(f"{name} step {step}: accuracy own {own:.3f}, another's {other:.3f}")
+            host.adapter = adapter
+
+    with denoiser.plain_attention():
+        trained = fit(
+            name,
+            adapter,
+            loss,
+            steps=steps,
+            learning_rate=learning_rate,
+            checkpoint=checkpoint,
+            seed=seed,
+            warmup=50,
+            ema=0.99,
+            on_step=report,
+        )
+    summary = {
+        "steps": steps,
+        "batch": batch,
+        "learning_rate": learning_rate,
+        "seed": seed,
+        "personal": personal,
+        **objective.as_json(),
+    }
+    trained.config = replace(adapter.config, training=summary)
+    return trained
+
+
+def own_and_other(dpo: UserDPO, count: int = WATCHED_PICKS) -> tuple[float, float]:
+    """Implicit accuracy on fixed picks, noise and timesteps under one's own u, and under another's: their gap is what
+    is personal."""
+    picks = dpo.picks
+    index = np.random.default_rng(5).integers(len(picks), size=count)
+    other = (picks.person[index] + np.random.default_rng(6).integers(1, picks.people, count)) % picks.people
+    torch.manual_seed(5)
+    users = [picks.embeddings[-1, person] for person in (picks.person[index], other)]
+    with torch.no_grad(), autocast(dpo.denoiser.device):
+        reference, *found = dpo.errors(np.random.default_rng(7), index, users)
+    logits = [diffusion_dpo_loss(*one.means, *reference.means, 1.0)[1] for one in found]
+    own, others = ((one > 0).float().mean().item() for one in logits)
+    return own, others

@@ -1,0 +1,135 @@
+"""The objective of user adapters: user-conditioned Diffusion-DPO (PPD, arXiv 2501.06655), and what was added to it.
+
+The reference is the denoiser itself with the branch off. Each addition is a switch; docs/benchmarks.md has what each of
+them does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..hosts.denoiser import Denoiser, PersonalHost, Texts
+from .dpo import PairErrors, diffusion_dpo_loss
+from .picks import QueryPicks
+
+GRADIENT_FACTOR = 0.2
+"""Mean of sigmoid(-logit), by which DPO's gradient is weighted, that a steered beta aims at."""
+STEEPEST, FLATTEST = 1.0, 0.01
+"""Bounds of a steered beta, for each number of a latent."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """beta: of mean errors; None steers it, so that sigmoid(-logit) is GRADIENT_FACTOR for a pick of the batch's mean
+        |margin|.
+    user_dropout: share of picks that are the population user's.
+    true_noise: pictures are noised along the noise that they were painted from, where it is known.
+    safeguard: mu of Diffusion-SDPO (PairErrors.safeguarded); None is off.
+    contrast: weight of -logsigmoid(logit under one's own u - logit under another's).
+    soft_labels: a pick counts by how sure it is, where that is known.
+    """
+
+    beta: float | None = None
+    user_dropout: float = 0.1
+    true_noise: bool = True
+    safeguard: float | None = None
+    contrast: float = 0.0
+    soft_labels: bool = True
+
+    def as_json(self) -> dict[str, Any]:
+        """For an adapter's file."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class UserDPO:
+    """The loss of picks for an adapter in its host; without `personal` everybody is the population user (ordinary
+    Diffusion-DPO)."""
+
+    denoiser: Denoiser
+    host: PersonalHost
+    picks: QueryPicks
+    texts: Texts
+    objective: Objective
+    end_percent: float
+    personal: bool = True
+
+    def draw(self, rng: np.random.Generator, batch: int) -> tuple[np.ndarray, Tensor]:
+        """Picks [b], and the u [b, d] of whose they are."""
+        index = rng.integers(len(self.picks), size=batch)
+        support = rng.integers(len(self.picks.embeddings), size=batch)
+        u = self.picks.embeddings[support, self.picks.person[index]]
+        dropped = torch.ones(batch, dtype=torch.bool)
+        if self.personal:
+            dropped = torch.from_numpy(rng.random(batch) < self.objective.user_dropout)
+        return index, torch.where(dropped[:, None], self.picks.population, u)
+
+    def loss(self, rng: np.random.Generator, batch: int) -> tuple[Tensor, dict[str, float]]:
+        """The mean loss of `batch` picks, and figures for the log."""
+        index, own_u = self.draw(rng, batch)
+        users = [own_u]
+        other = None
+        if self.objective.contrast and self.personal:
+            other = self.picks.others(index, rng)
+            users.append(self.picks.embeddings[rng.integers(len(self.picks.embeddings)), other])
+        reference, own, *others = self.errors(rng, index, users)
+        if self.objective.safeguard is not None:
+            own = own.safeguarded(self.objective.safeguard)
+        beta = self.beta(own, reference)
+        label = self.picks.labels(index).to(own.chosen) if self.objective.soft_labels else 1.0
+        losses, logits = diffusion_dpo_loss(*own.means, *reference.means, beta, label)
+        value = losses.mean()
+        figures = {
+            "loss": value.item(),
+            "accuracy": (logits > 0).float().mean().item(),
+            "beta": beta,
+            "chosen_error": (own.chosen - reference.chosen).mean().item(),
+        }
+        if other is not None:
+            theirs = diffusion_dpo_loss(*others[0].means, *reference.means, beta)[1]
+            apart = -F.logsigmoid(logits - theirs) * self._disagreement(index, other).to(logits)
+            value = value + self.objective.contrast * apart.mean()
+            figures["own_over_other"] = (logits > theirs).float().mean().item()
+        return value, figures
+
+    def beta(self, policy: PairErrors, reference: PairErrors) -> float:
+        """beta for a batch."""
+        if self.objective.beta is not None:
+            return self.objective.beta
+        margin = (policy.chosen - policy.rejected) - (reference.chosen - reference.rejected)
+        numbers = math.prod(self.picks.latents.shape[1:])
+        steered = 2 * math.log(1 / GRADIENT_FACTOR - 1) / max(margin.detach().abs().mean().item(), 1e-12)
+        return min(max(steered, FLATTEST * numbers), STEEPEST * numbers)
+
+    def errors(self, rng: np.random.Generator, index: np.ndarray, users: Sequence[Tensor]) -> list[PairErrors]:
+        """Errors of the reference, then of the policy under each of `users` [b, d], at one draw of noise and t."""
+        pictures = self.picks.pictures(index)
+        latents = self.picks.latents[torch.from_numpy(pictures)].to(self.denoiser.device, torch.float32)
+        noise = torch.randn(len(index), *latents.shape[1:]).repeat(2, *[1] * (latents.ndim - 1))
+        if self.objective.true_noise and self.picks.noise is not None:
+            noise = self.picks.noise[torch.from_numpy(pictures)].float()
+        noise = noise.to(latents)
+        t = self.denoiser.draw_timesteps(rng, len(index), self.end_percent).to(latents.device).repeat(2)
+        context = self.texts[np.concatenate([self.picks.caption[index]] * 2)]
+        x, target = self.denoiser.noised(latents, noise, t), self.denoiser.target(latents, noise, t)
+        with torch.no_grad():
+            results = [PairErrors.of(self.denoiser.predict(x, t, context), target)]
+        for user in users:
+            with self.host.personalized(user[:, None].repeat(2, 1, 1)):
+                results.append(PairErrors.of(self.denoiser.predict(x, t, context), target))
+        return results
+
+    def _disagreement(self, index: np.ndarray, other: np.ndarray) -> Tensor:
+        """How much more probable the pick is for its own person than for another, 0 to 1; 1 where that is not known."""
+        own, theirs = (self.picks.logits(index, person) for person in (self.picks.person[index], other))
+        if own is None or theirs is None:
+            return torch.ones(len(index))
+        return (torch.sigmoid(own) - torch.sigmoid(theirs)).clamp_min(0)
