@@ -25,8 +25,9 @@ from .choices import numbered
 from .encoder import TasteEncoder
 from .features import PictureFeatures
 from .looks import FOLDS, Looks
-from .making import LEAST_PEOPLE, MOST_DIMS, SIMULATED, Picks, choose_dims, prior_of_looks, prior_of_people
+from .making import LEAST_PEOPLE, MOST_DIMS, Picks, choose_dims, prior_of_looks, prior_of_people
 from .population import PopulationPrior, fit_whitening
+from .simulated import SIMULATED
 from .towers import TOWER_FILE, complete
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ class QueryPicks:
     `embeddings` [S, P, d] u of each person from S different supports, disjoint from the picks · `population` [d] ·
     `noise` [n, C, ...] that the pictures were painted from, where that is known · `scores` [P, n] what simulated people
     think of each picture, in logits: P(a over b) = sigmoid(score a - score b) · `certainty` [k] that the chosen one is
-    better, a probability, where somebody said so.
+    better, a probability, where somebody said so · `shows` [n] which prompt each picture was painted of, where it was.
     """
 
     latents: Tensor
@@ -31,6 +31,7 @@ class QueryPicks:
     noise: Tensor | None = None
     scores: Tensor | None = None
     certainty: Tensor | None = None
+    shows: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.person)
