@@ -1,7 +1,7 @@
 """`python -m benchmarks.self_training`: what an adapter learns from nothing but the checkpoint and its encoder.
 
 People are simulated over the looks of the checkpoint's own pictures, and pick among these. Who judges are the world's
-reporting people of hidden statistics, whom training never saw: wins against the base after four and sixteen picks, of
+reporting people of hidden statistics, whom training never saw: wins against the base after four picks, of
 one's own u against another's, objects lost. Rows: plain user-DPO, each of its switches, all of them, self-distillation
 (where the checkpoint obeys words for looks), and both.
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,9 +47,8 @@ from .pocket_step import ROOT
 
 STUDIES = 60
 """Pairs of pictures of each look."""
-GAINS = (0.15, 0.25, 0.4, 0.6, 0.9, 1.35)
-TUNING = 100
-PAIRS = (4, 16)
+GAINS = (0.15, 0.25, 0.4, 0.6, 0.9)
+TUNING = 60
 PLAIN = Objective(true_noise=False, soft_labels=False)
 ALL = Objective(beta=None, true_noise=True, safeguard=0.6, contrast=1.0, soft_labels=True)
 
@@ -94,7 +94,7 @@ class Checkpoint:
         identity = {"encoder": recipe.encoder.name, "encoder_hash": recipe.encoder.weight_hash}
         prior = prior_of_looks(center, basis, looks.readings, **identity)
         people = simulate(basis, looks.readings, seed=1)
-        picks = simulated_picks(people, features, latents, caption, prompts, prior, noise=noise)
+        picks = simulated_picks(people, features, latents, noise, caption, prompts, prior)
         return cls(recipe, prior, people, picks, looks)
 
     def new_adapter(self) -> UserAdapter:
@@ -112,7 +112,7 @@ class Checkpoint:
         people = simulate(self.prior.basis, self.looks.readings, TUNING, seed=2)
         features = self.recipe.painted["features"]
         latents, captions = self.recipe.painted["latents"], self.recipe.painted["captions"].numpy()
-        told = simulated_picks(people, features, latents, captions, self.picks.prompts, self.prior, seed=3)
+        told = simulated_picks(people, features, latents, None, captions, self.picks.prompts, self.prior, seed=3)
         u = told.embeddings[2][:, None]  # of four picks
         prompts = [self.picks.prompts[c] for c in told.caption.reshape(TUNING, -1)[:, 0]]
         seeds = range(2 * 10**6, 2 * 10**6 + TUNING)
@@ -177,16 +177,17 @@ def arms(beta: float, obeys: bool) -> dict[str, tuple[bool, Objective | None]]:
         "contrast": (False, replace(plain, contrast=1.0)),
         "safeguard": (False, replace(plain, safeguard=0.6)),
         "steered beta": (False, replace(plain, beta=None)),
-        "no user dropout": (False, replace(plain, user_dropout=0.0)),
         "all": (False, ALL),
     }
     return found | ({"distillation": (True, None), "distillation, then all": (True, ALL)} if obeys else {})
 
 
-def reported(known: Checkpoint, run: Evaluation, adapter: UserAdapter, base: Look, pictures: int) -> dict[str, Any]:
+def reported(
+    known: Checkpoint, run: Evaluation, adapter: UserAdapter, base: Look, pictures: int, picks: Sequence[int]
+) -> dict[str, Any]:
     """What is said of an arm."""
     report: dict[str, Any] = {"gain": adapter.config.training["gain"]}
-    for count in PAIRS:
+    for count in picks:
         u = embed_people(known.recipe.pool, run.support, known.prior, count)
         own, other = (run.paint(adapter, rows, pictures=pictures) for rows in (u, u[run.other]))
         lost = np.stack([base.counts, own.counts], axis=1)
@@ -228,7 +229,7 @@ def measure(known: Checkpoint, arguments: argparse.Namespace) -> dict[str, Any]:
                 name=name,
                 **options,
             )
-        report[name] = reported(known, run, known.tuned(adapter), base, arguments.pictures)
+        report[name] = reported(known, run, known.tuned(adapter), base, arguments.pictures, arguments.picks)
         print(name, json.dumps(report[name]), flush=True)
     return report
 
@@ -239,6 +240,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", help="only these rows")
     parser.add_argument("--people", type=int, default=200)
     parser.add_argument("--pictures", type=int, default=1, help="of each (default: 1)")
+    parser.add_argument("--picks", type=int, nargs="+", default=[4], help="that u is made of (default: 4)")
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--work", type=Path, help="folder of the world's recipe (default: .work, .work-flow)")
@@ -248,7 +250,7 @@ def main() -> None:
     work = arguments.work or Path(f".work{arguments.world.removeprefix('pocket')}")
     known = Checkpoint.of(Recipe(work, ROOT / "weights", WORLDS[arguments.world]))
     print(f"{known.prior.dim} dimensions, looks: {', '.join(known.looks.names)}", flush=True)
-    settings = {name: getattr(arguments, name) for name in ("world", "people", "pictures", "steps", "batch")}
+    settings = {name: getattr(arguments, name) for name in ("world", "people", "pictures", "picks", "steps", "batch")}
     report = {"settings": settings, **measure(known, arguments)}
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n")

@@ -25,11 +25,11 @@ def simulated_picks(
     people: SimulatedPeople,
     features: Tensor,
     latents: Tensor,
+    noise: Tensor | None,
     caption: np.ndarray,
     prompts: Sequence[str],
     prior: PopulationPrior,
     *,
-    noise: Tensor | None = None,
     seed: int = 0,
 ) -> QueryPicks:
     """What `people` pick among pictures with tower `features` [n, f], `latents` [n, C, ...], the `noise` they were
