@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -49,6 +49,15 @@ class Objective:
         return asdict(self)
 
 
+class Noised(NamedTuple):
+    """Noised latents [2b, C, ...] of chosen, then of rejected pictures, what should be predicted, t [2b], context."""
+
+    x: Tensor
+    target: Tensor
+    t: Tensor
+    context: Any
+
+
 @dataclass(frozen=True)
 class UserDPO:
     """The loss of picks for an adapter in its host; without `personal` everybody is the population user (ordinary
@@ -64,7 +73,7 @@ class UserDPO:
 
     def draw(self, rng: np.random.Generator, batch: int) -> tuple[np.ndarray, Tensor]:
         """Picks [b], and the u [b, d] of whose they are."""
-        index = rng.integers(len(self.picks), size=batch)
+        index = self.picks.draw(rng, batch)
         support = rng.integers(len(self.picks.embeddings), size=batch)
         u = self.picks.embeddings[support, self.picks.person[index]]
         dropped = torch.ones(batch, dtype=torch.bool)
@@ -111,15 +120,25 @@ class UserDPO:
 
     def errors(self, rng: np.random.Generator, index: np.ndarray, users: Sequence[Tensor]) -> list[PairErrors]:
         """Errors of the reference, then of the policy under each of `users` [b, d], at one draw of noise and t."""
-        pictures = self.picks.pictures(index)
-        latents = self.picks.latents[torch.from_numpy(pictures)].to(self.denoiser.device, torch.float32)
+        return self.errors_on(self.noised(rng, index), users)
+
+    def noised(self, rng: np.random.Generator, index: np.ndarray) -> Noised:
+        """The pictures of the picks `index` [b] under noise: both of a pair under one, or each under its own true one;
+        t is the same."""
+        pictures = torch.from_numpy(self.picks.pictures(index))
+        latents = self.picks.latents[pictures].to(self.denoiser.device, torch.float32)
         noise = torch.randn(len(index), *latents.shape[1:]).repeat(2, *[1] * (latents.ndim - 1))
         if self.objective.true_noise and self.picks.noise is not None:
-            noise = self.picks.noise[torch.from_numpy(pictures)].float()
+            true = self.picks.noise[pictures].float()
+            noise = torch.where(true.isnan(), noise, true)
         noise = noise.to(latents)
         t = self.denoiser.draw_timesteps(rng, len(index), self.end_percent).to(latents.device).repeat(2)
         context = self.texts[np.concatenate([self.picks.caption[index]] * 2)]
-        x, target = self.denoiser.noised(latents, noise, t), self.denoiser.target(latents, noise, t)
+        return Noised(self.denoiser.noised(latents, noise, t), self.denoiser.target(latents, noise, t), t, context)
+
+    def errors_on(self, noised: Noised, users: Sequence[Tensor]) -> list[PairErrors]:
+        """Errors of the reference, then of the policy under each of `users` [b, d]."""
+        x, target, t, context = noised
         with torch.no_grad():
             results = [PairErrors.of(self.denoiser.predict(x, t, context), target)]
         for user in users:
@@ -130,6 +149,4 @@ class UserDPO:
     def _disagreement(self, index: np.ndarray, other: np.ndarray) -> Tensor:
         """How much more probable the pick is for its own person than for another, 0 to 1; 1 where that is not known."""
         own, theirs = (self.picks.logits(index, person) for person in (self.picks.person[index], other))
-        if own is None or theirs is None:
-            return torch.ones(len(index))
-        return (torch.sigmoid(own) - torch.sigmoid(theirs)).clamp_min(0)
+        return (torch.sigmoid(own) - torch.sigmoid(theirs)).clamp_min(0).nan_to_num(1.0)
