@@ -66,8 +66,8 @@ def sentences(figures: dict[str, Any]) -> list[str]:
         lines += [
             f"On {told['people']} simulated people and on prompts that training never saw, the adapter leans to the "
             f"picture that the person prefers in {own['mean']:.0%} of pairs ({own['low']:.0%} to {own['high']:.0%}), "
-            f"and for somebody else's taste in {other['mean']:.0%}. What is personal is the difference, {gap['mean']:+.0%} "
-            f"({gap['low']:+.0%} to {gap['high']:+.0%}, p = {told['permutation_p']:.2g}).",
+            f"and for somebody else's taste in {other['mean']:.0%}. What is personal is the difference, "
+            f"{gap['mean']:+.0%} ({gap['low']:+.0%} to {gap['high']:+.0%}, p = {told['permutation_p']:.2g}).",
             f"For somebody unknown it is the base itself: the largest difference is {told['null_user_difference']:g}.",
         ]
     if real["people"]:
