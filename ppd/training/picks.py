@@ -20,9 +20,10 @@ class QueryPicks:
     `latents` [n, C, ...] · per pick `person`, `chosen`, `rejected` and `caption` [k], which one of `prompts` ·
     `embeddings` [S, P, d] u of each person from S different supports, disjoint from the picks · `population` [d] ·
     `noise` [n, C, ...] that the pictures were painted from · `scores` [P, n] what simulated people think of each
-    picture, in logits: P(a over b) = sigmoid(score a - score b) · `certainty` [k] that the chosen one is better, a
-    probability · `shows` [n] which prompt each picture was painted of · `real` [k] whether a real person picked, of
-    whom there are `real_people`. What is not known of some is not a number there, and None where of none.
+    picture, in logits: P(a over b) = sigmoid(score a - score b) · `certainty` [k], a probability, that the chosen one
+    is better · `shows` [n] which prompt each picture was painted of · `real` [k] whether a real person picked, of whom
+    there are `real_people`, and `real_share` their share of a batch. What is not known of some is not a number there,
+    and None where of none.
     """
 
     latents: Tensor
@@ -39,6 +40,7 @@ class QueryPicks:
     shows: np.ndarray | None = None
     real: np.ndarray | None = None
     real_people: int = 0
+    real_share: float = 0.0
 
     def __len__(self) -> int:
         return len(self.person)
@@ -49,14 +51,12 @@ class QueryPicks:
         return self.embeddings.shape[1]
 
     def draw(self, rng: np.random.Generator, count: int) -> np.ndarray:
-        """Picks [count]; the more real people there are, the larger is their share, up to MOST_REAL."""
+        """Picks [count], real people's in their share."""
         if self.real is None:
             return rng.integers(len(self), size=count)
-        share = MOST_REAL * min(1.0, self.real_people / ENOUGH_PEOPLE)
-        of_real = rng.random(count) < share
-        return np.where(
-            of_real, rng.choice(np.flatnonzero(self.real), count), rng.choice(np.flatnonzero(~self.real), count)
-        )
+        of_real = rng.random(count) < self.real_share
+        real, simulated = (rng.choice(np.flatnonzero(which), count) for which in (self.real, ~self.real))
+        return np.where(of_real, real, simulated)
 
     def pictures(self, index: np.ndarray) -> np.ndarray:
         """The chosen ones of the picks `index` [b], then the rejected ones [2b]."""
@@ -85,8 +85,9 @@ class QueryPicks:
         opinions = torch.stack([self.logits(index, each) for each in candidates]).nan_to_num(0.0)
         return candidates[opinions.argmin(0).numpy(), np.arange(len(index))]
 
-    def with_real(self, real: QueryPicks) -> QueryPicks:
-        """These of simulated people, and those of real ones, of pictures of the same size."""
+    def with_real(self, real: QueryPicks, share: float | None = None) -> QueryPicks:
+        """These of simulated people, and those of real ones, of pictures of the same size; the more real people there
+        are, the larger is their share."""
         if self.latents.shape[1:] != real.latents.shape[1:]:
             raise ValueError(
                 f"The pictures have latents of {list(self.latents.shape[1:])} and {list(real.latents.shape[1:])}, "
@@ -112,4 +113,5 @@ class QueryPicks:
             else torch.cat([torch.full((len(self),), torch.nan), real.certainty]),
             real=np.arange(len(self) + len(real)) >= len(self),
             real_people=real.people,
+            real_share=MOST_REAL * min(1.0, real.people / ENOUGH_PEOPLE) if share is None else share,
         )

@@ -33,7 +33,8 @@ from .costs import Costs, peak_memory
 from .materials import Materials, gather
 from .measure import measure
 from .objective import Objective
-from .real_picks import real_picks
+from .picks import MOST_REAL
+from .real_picks import LEAST_PAIRS, real_picks
 from .report import page, people_sheet
 
 log = logging.getLogger(__name__)
@@ -80,7 +81,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Run:
-    """One training: `base` with its `studies` and their `encoder`, people's `pairs`, and the `folder` it lies in."""
+    """One training: `base` with its `studies` and their `encoder`, people's `pairs`, and the `folder` it lies in.
+
+    `solo`: for the one person of the pairs, whose share is then that of many.
+    """
 
     base: Base
     encoder: PosteriorEncoder
@@ -88,6 +92,7 @@ class Run:
     folder: Path
     settings: Settings = Settings()
     pairs: Sequence[PreferencePair] = ()
+    solo: bool = False
 
     def train(self, out: Path) -> dict[str, Any]:
         """Train, write the adapter to `out` and the report to the folder, and return its figures.
@@ -147,7 +152,14 @@ class Run:
         """Picks of simulated people, and of real ones where there are enough."""
         materials = gather(self.studies, self.encoder, seed=self.settings.seed)
         real = real_picks(self.pairs, self.encoder, self.base.latents, seed=self.settings.seed)
-        return materials if real is None else replace(materials, picks=materials.picks.with_real(real))
+        if self.solo and (real is None or real.people > 1):
+            raise ValueError(
+                f"Training for one person takes {LEAST_PAIRS} picks or more, all of that person: give such pairs."
+            )
+        if real is None:
+            return materials
+        picks = materials.picks.with_real(real, MOST_REAL if self.solo else None)
+        return replace(materials, picks=picks)
 
     def _stages(self, materials: Materials, folder: Path, settings: Settings) -> UserAdapter:
         """Self-distillation, where it has steps, then user-DPO."""
