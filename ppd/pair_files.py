@@ -17,7 +17,7 @@ TRL_COLUMNS = ("prompt", "chosen", "rejected")
 PICK_A_PIC_COLUMNS = ("caption", "jpg_0", "jpg_1", "label_0", "label_1")
 LONGEST_LINE = 1 << 24
 """Letters of one line of JSON."""
-_TRL_OPTIONAL = ("id", "user", "created", "tie", "choice")
+_TRL_OPTIONAL = ("id", "user", "created", "tie", "choice", "probability")
 _PICK_A_PIC_OPTIONAL = ("ranking_id", "user_id", "created_at", "has_label", "are_different")
 _COLUMNS = {*TRL_COLUMNS, *_TRL_OPTIONAL, *PICK_A_PIC_COLUMNS, *_PICK_A_PIC_OPTIONAL}
 

@@ -23,6 +23,9 @@ from .pictures import Picture, PreferenceError, picture_stamp
 
 log = logging.getLogger(__name__)
 
+ROUNDING = 1e-3
+"""Of labels that are shares, which float32 and two decimals round."""
+
 _listings: dict[Path, tuple[Stamp, list[Path]]] = {}
 
 
@@ -35,8 +38,9 @@ def counted(number: int, noun: str) -> str:
 class PreferencePair:
     """Of two pictures of one prompt, the one a person preferred; with `tie` neither, and the order means nothing.
 
+    `probability` is a soft label: the share of votes, above .5 to 1, that `chosen` is the better; 1 is a plain pick.
     A person's pairs of one `choice` have one chosen picture and are one observation, the best among several: never a
-    tie. `weight` says how much the pair still counts, from 0 to 1; files do not hold it.
+    tie, never soft. `weight` says how much the pair still counts, from 0 to 1; files do not hold it.
     """
 
     prompt: str
@@ -48,6 +52,12 @@ class PreferencePair:
     tie: bool = False
     weight: float = 1.0
     choice: str | None = None
+    probability: float = 1.0
+
+    @property
+    def outcome(self) -> float:
+        """What the Bradley-Terry model is told: the probability that `chosen` is preferred, .5 for a tie."""
+        return 0.5 if self.tie else self.probability
 
     def check(self) -> None:
         """Raise PreferenceError, naming the pair, unless both pictures decode and are two."""
@@ -138,6 +148,7 @@ def write_pairs(folder: Path | str, pairs: Iterable[PreferencePair]) -> None:
                 raise pair.error(role, error) from error
             row[role] = name
         optional = {"user": pair.user, "created": pair.created, "tie": pair.tie or None, "choice": pair.choice}
+        optional["probability"] = None if pair.outcome in (0.5, 1.0) else pair.probability
         row.update({key: value for key, value in optional.items() if value is not None})
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
     write_file(folder / PAIRS_FILE, "".join(lines).encode())
@@ -153,10 +164,11 @@ class _Best:
         """Raise PreferenceError where the pair contradicts its choice."""
         if pair.choice is None:
             return
-        if pair.tie:
+        if pair.outcome != 1:
+            what = "tie" if pair.tie else "probability"
             raise PreferenceError(
-                f"Pair {quoted(pair.id)} is a tie of the choice {quoted(pair.choice)}, expected a chosen picture: take "
-                "its choice or its tie out.",
+                f"Pair {quoted(pair.id)} is {'a tie' if pair.tie else 'a soft label'} of the choice "
+                f"{quoted(pair.choice)}, expected a chosen picture: take its choice or its {what} out.",
                 pair.id,
             )
         try:
@@ -242,6 +254,13 @@ def _trl_pair(row: dict[str, Any], pair_id: str, root: Path) -> PreferencePair:
     tie = row.get("tie")
     if tie is not None and not isinstance(tie, bool):
         raise PreferenceError(f"Pair {quoted(pair_id)}: expected true or false for tie, got {_got(tie)}.", pair_id)
+    probability = row.get("probability")
+    if not (probability is None or (_is_share(probability) and probability >= 0.5)):
+        raise PreferenceError(
+            f"Pair {quoted(pair_id)}: expected a number from 0.5 to 1 as probability, that the chosen picture is the "
+            f"better one, got {_got(probability)}: below 0.5 change the two pictures round.",
+            pair_id,
+        )
     return PreferencePair(
         prompt=_prompt(row["prompt"], pair_id),
         chosen=_picture(row["chosen"], pair_id, "chosen", root),
@@ -249,8 +268,9 @@ def _trl_pair(row: dict[str, Any], pair_id: str, root: Path) -> PreferencePair:
         id=pair_id,
         user=_text(row.get("user"), "user", pair_id),
         created=_text(row.get("created"), "created", pair_id),
-        tie=bool(tie),
+        tie=bool(tie) or probability == 0.5,
         choice=_text(row.get("choice"), "choice", pair_id),
+        probability=1.0 if tie or probability is None or probability == 0.5 else float(probability),
     )
 
 
@@ -258,21 +278,29 @@ def _pick_a_pic_pair(row: dict[str, Any], pair_id: str, root: Path) -> Preferenc
     if row.get("has_label") is False or row.get("are_different") is False:
         return None
     labels = (row["label_0"], row["label_1"])
-    if labels not in ((1, 0), (0, 1), (0.5, 0.5)):
+    if not all(map(_is_share, labels)) or abs(sum(labels) - 1) > ROUNDING:
         got = "/".join(map(_got, labels))
         raise PreferenceError(
-            f"Pair {quoted(pair_id)}: expected labels 1/0, 0/1 or 0.5/0.5 (a tie), got {got}.", pair_id
+            f"Pair {quoted(pair_id)}: expected labels that are shares of 1, such as 1/0, 0.3/0.7 or 0.5/0.5 (a tie), "
+            f"got {got}.",
+            pair_id,
         )
+    tie, probability = abs(labels[0] - labels[1]) <= ROUNDING, round(float(max(labels)), 6)
     first, second = (_picture(row[name], pair_id, name, root) for name in ("jpg_0", "jpg_1"))
     return PreferencePair(
         prompt=_prompt(row["caption"], pair_id),
-        chosen=second if labels == (0, 1) else first,
-        rejected=first if labels == (0, 1) else second,
+        chosen=second if labels[1] > labels[0] and not tie else first,
+        rejected=first if labels[1] > labels[0] and not tie else second,
         id=pair_id,
         user=_text(row.get("user_id"), "user_id", pair_id),
         created=_text(row.get("created_at"), "created_at", pair_id),
-        tie=labels == (0.5, 0.5),
+        tie=tie,
+        probability=1.0 if tie else probability,
     )
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 def _prompt(value: Any, pair_id: str) -> str:
@@ -317,6 +345,12 @@ def _got_kind(value: Any) -> str:
 
 
 def _picture(value: Any, pair_id: str, role: str, root: Path) -> Picture:
+    if isinstance(value, list):  # TRL's columns of images
+        if len(value) != 1:
+            raise PreferenceError(
+                f"Pair {quoted(pair_id)}, {role}: expected one picture, got a list of {len(value)}.", pair_id
+            )
+        value = value[0]
     if isinstance(value, dict):  # the datasets library's Image column: {"bytes": ..., "path": name it once had}
         value = value.get("bytes")
     if isinstance(value, bytes):
