@@ -52,12 +52,12 @@ def files_of(path: Path) -> list[Path]:
     return [path]
 
 
-def rows_of(file: Path, text_only: bool = False) -> Iterator[Row]:
+def rows_of(file: Path, paths_only: bool = False) -> Iterator[Row]:
     """The rows of a file, one at a time; PreferenceError where the file itself cannot be read on.
 
-    `text_only` passes over what is no text in parquet, such as the pictures.
+    `paths_only` reads of parquet nothing but the paths of pictures that lie beside it.
     """
-    return _jsonl_rows(file) if file.suffix == ".jsonl" else _parquet_rows(file, text_only)
+    return _jsonl_rows(file) if file.suffix == ".jsonl" else _parquet_rows(file, paths_only)
 
 
 def path_inside(root: Path, value: str) -> Path:
@@ -114,7 +114,7 @@ def _parquet_reading(file: Path) -> Iterator[None]:
         ) from error
 
 
-def _parquet_rows(file: Path, text_only: bool) -> Iterator[Row]:
+def _parquet_rows(file: Path, paths_only: bool) -> Iterator[Row]:
     try:
         import pyarrow.parquet
     except ImportError as error:
@@ -126,8 +126,10 @@ def _parquet_rows(file: Path, text_only: bool) -> Iterator[Row]:
     with table:
         with _parquet_reading(file):
             fields = [field for field in table.schema_arrow if field.name in _COLUMNS]
-            if text_only:
-                fields = [field for field in fields if "string" in str(field.type).split("<")[0]]
+            if paths_only:
+                fields = [field for field in fields if field.name in TRL_COLUMNS[1:] and _is_text(field.type)]
+                if not fields:
+                    return
             batches = table.iter_batches(batch_size=32, columns=[field.name for field in fields])
         while True:
             with _parquet_reading(file):
@@ -137,6 +139,11 @@ def _parquet_rows(file: Path, text_only: bool) -> Iterator[Row]:
                 names, cells = batch.schema.names, [map(_cell, column) for column in batch.columns]
                 rows = [dict(zip(names, map(next, cells), strict=True)) for _ in range(batch.num_rows)]
             yield from rows
+
+
+def _is_text(kind: Any) -> bool:
+    """Whether cells of a parquet column are texts, or lists of them."""
+    return "string" in str(getattr(kind, "value_type", kind))
 
 
 def _cell(scalar: Any) -> Any:

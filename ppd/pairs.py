@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .files import Stamp, write_file
-from .messages import quoted, shortened
+from .messages import quoted, reason_of, shortened
 from .pair_files import PAIRS_FILE, PICK_A_PIC_COLUMNS, TRL_COLUMNS, Row, Unreadable, files_of, path_inside, rows_of
 from .pictures import Picture, PreferenceError, picture_stamp
 
@@ -25,6 +26,12 @@ log = logging.getLogger(__name__)
 
 ROUNDING = 1e-3
 """Of labels that are shares, which float32 and two decimals round."""
+
+LARGE = 1 << 24
+"""Bytes of a file of pairs: a larger one is told by its size, its time and its ends; hashing it takes too long."""
+_END = 1 << 20
+MANY = 2000
+"""Pictures beside a file: of more, each is told by its size and its time."""
 
 _listings: dict[Path, tuple[Stamp, list[Path]]] = {}
 
@@ -88,6 +95,7 @@ def read_pairs(
     user: str | None = None,
     check_pictures: bool = True,
     skipped: list[PreferenceError] | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> Iterator[PreferencePair]:
     """The pairs of a preference set in the order of its rows, one at a time.
 
@@ -95,19 +103,26 @@ def read_pairs(
     twice, or another chosen picture than the row's choice had so far, raises PreferenceError with the pair's id; with
     `skip_bad` it is logged, appended to `skipped`, and left out. `check_pictures=False` leaves pictures undecoded, for
     sets too large for that. Pick-a-Pic rows without a label, or marked as two equal pictures, are no pairs and are
-    passed over.
+    passed over. `progress(rows so far)` is called before every row, whosever it is, and may raise to cancel.
     """
     files = files_of(Path(path))
-    return _read(files, skip_bad, user, check_pictures, skipped)
+    return _read(files, skip_bad, user, check_pictures, skipped, progress)
 
 
 def _read(
-    files: list[Path], skip_bad: bool, user: str | None, check: bool, skipped: list[PreferenceError] | None
+    files: list[Path],
+    skip_bad: bool,
+    user: str | None,
+    check: bool,
+    skipped: list[PreferenceError] | None,
+    progress: Callable[[int], None] | None,
 ) -> Iterator[PreferencePair]:
     number, best = 0, _Best()
     for file in files:
         root = file.parent.resolve()
         for row in rows_of(file):
+            if progress is not None:
+                progress(number)
             number += 1
             if user is not None and _is_anothers(row, user):
                 continue
@@ -187,22 +202,37 @@ class _Best:
 def preference_set_digest(path: Path | str) -> str:
     """sha256 over the set's rows and its pictures' contents, for caching by content.
 
-    Contents are remembered by path, size and modification time, so that a second call only asks the file system.
-    Bad rows and pictures count by what is there of them: reading the set is what reports them.
+    Contents are remembered by path, size and modification time, so that a second call only asks the file system. A
+    LARGE file counts by these and its two ends, among them parquet's index, and the pictures beside it do not: it takes
+    milliseconds, whatever the size. Bad rows and pictures count by what is there of them: reading reports them.
     """
     total = hashlib.sha256()
     for file in files_of(Path(path)):
-        total.update(Picture(file).digest.encode())
         stamp = picture_stamp(file)
+        if stamp[0] > LARGE:
+            total.update(repr(stamp).encode() + _ends(file))
+            continue
+        total.update(Picture(file).digest.encode())
         known = _listings.get(file)
         if known is None or known[0] != stamp:
-            known = _listings[file] = (stamp, list(_picture_paths(file)))
+            known = _listings[file] = (stamp, list(dict.fromkeys(_picture_paths(file))))
         for picture in known[1]:
             try:
-                total.update(Picture(picture).digest.encode())
+                by_content = len(known[1]) <= MANY
+                total.update((Picture(picture).digest if by_content else repr(picture_stamp(picture))).encode())
             except PreferenceError:
                 total.update(b"missing")
     return total.hexdigest()
+
+
+def _ends(file: Path) -> bytes:
+    try:
+        with file.open("rb") as data:
+            head = data.read(_END)
+            data.seek(-_END, os.SEEK_END)
+            return head + data.read()
+    except OSError as error:
+        raise PreferenceError(f"{quoted(file.name)} cannot be read ({reason_of(error)}).") from error
 
 
 def disjoint(support: Iterable[PreferencePair], query: Sequence[PreferencePair]) -> list[PreferencePair]:
@@ -369,9 +399,10 @@ def _picture_paths(file: Path) -> Iterator[Path]:
     """Paths of all pictures that a pairs file names; pictures stored in the file itself have none."""
     root = file.parent.resolve()
     with suppress(PreferenceError):
-        for row in rows_of(file, text_only=True):
+        for row in rows_of(file, paths_only=True):
             for role in TRL_COLUMNS[1:]:
                 value = None if isinstance(row, Unreadable) else row.get(role)
+                value = value[0] if isinstance(value, list) and len(value) == 1 else value
                 if isinstance(value, str):
                     with suppress(PreferenceError):
                         yield path_inside(root, value)

@@ -450,6 +450,56 @@ def test_digest_of_a_thousand_pairs_is_fast_the_second_time(tmp_path):
     assert min(seconds) < 0.1
 
 
+def test_digest_of_a_large_file_takes_no_time_and_follows_its_size_its_time_and_its_ends(tmp_path):
+    file = tmp_path / "large.parquet"
+    file.write_bytes(b"head")
+    os.truncate(file, 3 << 30)  # holes, which take no room on the disk
+    start = time.process_time()
+    found = [preference_set_digest(file)]
+    assert time.process_time() - start < 0.1
+
+    def change(place, value, moment):
+        with file.open("r+b") as data:
+            data.seek(place, os.SEEK_END if place < 0 else os.SEEK_SET)
+            data.write(value)
+        os.utime(file, ns=(moment, moment))
+
+    for place, value, moment in [(0, b"HEAD", 10**18), (-4, b"PAR1", 10**18), (1 << 30, b"x", 10**18 + 1)]:
+        change(place, value, moment)
+        found.append(preference_set_digest(file))
+    assert preference_set_digest(file) == found[-1]
+    os.truncate(file, (3 << 30) - 1)
+    os.utime(file, ns=(10**18 + 1, 10**18 + 1))
+    found.append(preference_set_digest(file))
+    assert len(set(found)) == 5
+
+
+def test_digest_of_many_pictures_reads_none_of_them(tmp_path, monkeypatch):
+    monkeypatch.setattr("ppd.pairs.MANY", 3)
+    folder = folder_of(tmp_path, [row(), row("c", "d")])
+    for name in "abcd":  # that no content could be had of
+        os.truncate(folder / "images" / f"{name}.png", 1 << 36)
+    before = preference_set_digest(folder)
+    os.utime(folder / "images" / "d.png", ns=(1, 1))
+    assert preference_set_digest(folder) != before
+
+
+def test_reading_can_be_cancelled_among_rows_of_others(tmp_path):
+    folder = folder_of(tmp_path, [row(user="ann")] * 10 + [row(chosen="gone")] * 5)
+    seen = []
+
+    def cancel(rows):
+        seen.append(rows)
+        if rows == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        next(read_pairs(folder, user="bob", progress=cancel))
+    assert seen == list(range(8))
+    with pytest.raises(KeyboardInterrupt):
+        list(read_pairs(folder, skip_bad=True, progress=cancel))
+
+
 def test_disjoint_by_picture_and_caption():
     pictures = [Picture(data=encoded((number, 0, 0))) for number in range(8)]
     support = [PreferencePair("A  boat", pictures[0], pictures[1], "s")]
