@@ -13,6 +13,10 @@ from .messages import quoted, reason_of
 from .pictures import PreferenceError
 
 PAIRS_FILE = "pairs.jsonl"
+HPDV2_FILES = ("train.json", "test.json")
+DIFFUSIONDB_FILES = ("metadata.parquet", "metadata-large.parquet")
+"""What DiffusionDB tells of its pictures, which ratings of them lie beside: no pairs."""
+ENDINGS = (".jsonl", ".parquet", ".json")
 TRL_COLUMNS = ("prompt", "chosen", "rejected")
 PICK_A_PIC_COLUMNS = ("caption", "jpg_0", "jpg_1", "label_0", "label_1")
 LONGEST_LINE = 1 << 24
@@ -36,7 +40,9 @@ def files_of(path: Path) -> list[Path]:
     """The files with a preference set's rows, in order; nothing that a link leads out of its folder for."""
     if path.is_dir():
         listed = path / PAIRS_FILE
-        files = [listed] if listed.is_file() else sorted(path.glob("*.parquet"))
+        shards = sorted(file for file in path.glob("*.parquet") if file.name not in DIFFUSIONDB_FILES)
+        lists = [path / name for name in HPDV2_FILES if (path / name).is_file()]
+        files = [listed] if listed.is_file() else shards or lists
         if not files:
             raise PreferenceError(f"No preference set in folder {path}: expected {PAIRS_FILE} or .parquet files in it.")
         for file in files:
@@ -45,8 +51,8 @@ def files_of(path: Path) -> list[Path]:
                     f"{quoted(file.name)} is a link out of the preference set's folder: put the file itself there."
                 )
         return files
-    if path.suffix not in (".jsonl", ".parquet"):
-        raise PreferenceError(f"Expected a folder, a .jsonl or a .parquet file, got {path}.")
+    if path.suffix not in ENDINGS:
+        raise PreferenceError(f"Expected a folder, a .jsonl, a .parquet or HPDv2's .json file, got {path}.")
     if not path.is_file():
         raise PreferenceError(f"There is no preference set at {path}: expected a folder, a .jsonl or a .parquet file.")
     return [path]
@@ -104,7 +110,7 @@ def _json_row(line: str) -> Row:
 
 
 @contextmanager
-def _parquet_reading(file: Path) -> Iterator[None]:
+def parquet_reading(file: Path) -> Iterator[None]:
     """Whatever pyarrow raises over a damaged file, in our words."""
     try:
         yield
@@ -114,17 +120,22 @@ def _parquet_reading(file: Path) -> Iterator[None]:
         ) from error
 
 
-def _parquet_rows(file: Path, paths_only: bool) -> Iterator[Row]:
+def open_parquet(file: Path) -> Any:
+    """A parquet file, of which only the footer has been read."""
     try:
         import pyarrow.parquet
     except ImportError as error:
         raise PreferenceError(
             f"Reading {quoted(file.name)} needs pyarrow: install it with `pip install pyarrow`."
         ) from error
-    with _parquet_reading(file):
-        table = pyarrow.parquet.ParquetFile(file)
+    with parquet_reading(file):
+        return pyarrow.parquet.ParquetFile(file)
+
+
+def _parquet_rows(file: Path, paths_only: bool) -> Iterator[Row]:
+    table = open_parquet(file)
     with table:
-        with _parquet_reading(file):
+        with parquet_reading(file):
             fields = [field for field in table.schema_arrow if field.name in _COLUMNS]
             if paths_only:
                 fields = [field for field in fields if field.name in TRL_COLUMNS[1:] and _is_text(field.type)]
@@ -132,7 +143,7 @@ def _parquet_rows(file: Path, paths_only: bool) -> Iterator[Row]:
                     return
             batches = table.iter_batches(batch_size=32, columns=[field.name for field in fields])
         while True:
-            with _parquet_reading(file):
+            with parquet_reading(file):
                 batch = next(batches, None)
                 if batch is None:
                     return

@@ -1,7 +1,8 @@
 """Preference pairs: what one is, how a set of them is read, written, checked and fingerprinted.
 
 A preference set is a folder with `pairs.jsonl` and its pictures, a JSONL or parquet file in TRL's columns (`prompt`,
-`chosen`, `rejected`), or parquet in Pick-a-Pic v2's columns; a folder of parquet shards is read in the order of names.
+`chosen`, `rejected`), parquet in Pick-a-Pic v2's columns, HPDv2's lists (`hpdv2`), or AI-Horde-Ratings beside
+DiffusionDB's pictures (`horde_ratings`); a folder of parquet shards is read in the order of names.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from . import horde_ratings, hpdv2
 from .files import Stamp, write_file
 from .messages import quoted, reason_of, shortened
 from .pair_files import PAIRS_FILE, PICK_A_PIC_COLUMNS, TRL_COLUMNS, Row, Unreadable, files_of, path_inside, rows_of
@@ -118,11 +120,15 @@ def _read(
     progress: Callable[[int], None] | None,
 ) -> Iterator[PreferencePair]:
     number, best = 0, _Best()
+
+    def beat() -> None:
+        if progress is not None:
+            progress(number)
+
     for file in files:
         root = file.parent.resolve()
-        for row in rows_of(file):
-            if progress is not None:
-                progress(number)
+        for row in _rows(file, reading=beat):
+            beat()
             number += 1
             if user is not None and _is_anothers(row, user):
                 continue
@@ -132,7 +138,8 @@ def _read(
                     continue
                 if check:
                     pair.check()
-                best.check(pair)
+                if file.suffix != ".json":  # one ranking does not contradict itself, and pictures need not be hashed
+                    best.check(pair)
             except PreferenceError as error:
                 if not skip_bad:
                     raise
@@ -141,6 +148,15 @@ def _read(
                     skipped.append(error)
                 continue
             yield pair
+
+
+def _rows(file: Path, paths_only: bool = False, reading: Callable[[], object] = lambda: None) -> Iterator[Row]:
+    """The rows of a file, in TRL's columns or Pick-a-Pic's; `reading()` is called where the first takes long."""
+    if file.suffix == ".json":
+        return hpdv2.rows_of(file)
+    if file.suffix == ".parquet" and horde_ratings.are_in(file):
+        return horde_ratings.rows_of(file, reading)
+    return rows_of(file, paths_only)
 
 
 def write_pairs(folder: Path | str, pairs: Iterable[PreferencePair]) -> None:
@@ -208,6 +224,8 @@ def preference_set_digest(path: Path | str) -> str:
     """
     total = hashlib.sha256()
     for file in files_of(Path(path)):
+        for table in horde_ratings.metadata_beside(file):
+            total.update(repr(picture_stamp(table)).encode())
         stamp = picture_stamp(file)
         if stamp[0] > LARGE:
             total.update(repr(stamp).encode() + _ends(file))
@@ -399,7 +417,7 @@ def _picture_paths(file: Path) -> Iterator[Path]:
     """Paths of all pictures that a pairs file names; pictures stored in the file itself have none."""
     root = file.parent.resolve()
     with suppress(PreferenceError):
-        for row in rows_of(file, paths_only=True):
+        for row in _rows(file, paths_only=True):
             for role in TRL_COLUMNS[1:]:
                 value = None if isinstance(row, Unreadable) else row.get(role)
                 value = value[0] if isinstance(value, list) and len(value) == 1 else value
