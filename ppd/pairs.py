@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -76,11 +76,15 @@ class PreferencePair:
             except PreferenceError as error:
                 raise self.error(role, error) from error
         if self.chosen.digest == self.rejected.digest:
-            raise PreferenceError(
-                f"Pair {quoted(self.id)}: chosen and rejected are one and the same picture, expected two; remove the "
-                "pair, or skip bad pairs.",
-                self.id,
-            )
+            raise self.one_picture()
+
+    def one_picture(self) -> PreferenceError:
+        """What is wrong with a pair of one picture."""
+        return PreferenceError(
+            f"Pair {quoted(self.id)}: chosen and rejected are one and the same picture, expected two; remove the "
+            "pair, or skip bad pairs.",
+            self.id,
+        )
 
     def error(self, role: str, error: PreferenceError) -> PreferenceError:
         """`error` of this pair's `role` picture ("chosen" or "rejected"), as one sentence that names the pair."""
@@ -107,18 +111,42 @@ def read_pairs(
     sets too large for that. Pick-a-Pic rows without a label, or marked as two equal pictures, are no pairs and are
     passed over. `progress(rows so far)` is called before every row, whosever it is, and may raise to cancel.
     """
-    files = files_of(Path(path))
-    return _read(files, skip_bad, user, check_pictures, skipped, progress)
+    found = _read(
+        files_of(Path(path)),
+        lambda number, row: user is None or not _is_anothers(row, user),
+        skip_bad,
+        check_pictures,
+        skipped,
+        progress,
+    )
+    return (pair for _, pair in found)
+
+
+def numbered_pairs(
+    path: Path | str,
+    rows: Container[int] | None = None,
+    *,
+    skip_bad: bool = False,
+    skipped: list[PreferenceError] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[tuple[int, PreferencePair]]:
+    """The pairs of a preference set by the numbers of their rows, from 1, with pictures undecoded: all, or of `rows`.
+
+    Otherwise as `read_pairs`.
+    """
+    return _read(
+        files_of(Path(path)), lambda number, row: rows is None or number in rows, skip_bad, False, skipped, progress
+    )
 
 
 def _read(
     files: list[Path],
+    wanted: Callable[[int, Row], bool],
     skip_bad: bool,
-    user: str | None,
     check: bool,
     skipped: list[PreferenceError] | None,
     progress: Callable[[int], None] | None,
-) -> Iterator[PreferencePair]:
+) -> Iterator[tuple[int, PreferencePair]]:
     number, best = 0, _Best()
 
     def beat() -> None:
@@ -130,7 +158,7 @@ def _read(
         for row in _rows(file, reading=beat):
             beat()
             number += 1
-            if user is not None and _is_anothers(row, user):
+            if not wanted(number, row):
                 continue
             try:
                 pair = _pair(row, f"row-{number}", root)
@@ -147,7 +175,7 @@ def _read(
                 if skipped is not None:
                     skipped.append(error)
                 continue
-            yield pair
+            yield number, pair
 
 
 def _rows(file: Path, paths_only: bool = False, reading: Callable[[], object] = lambda: None) -> Iterator[Row]:
@@ -258,15 +286,18 @@ def disjoint(support: Iterable[PreferencePair], query: Sequence[PreferencePair])
     digests, captions = set(), set()
     for pair in support:
         digests |= {pair.chosen.digest, pair.rejected.digest}
-        captions.add(_caption(pair))
+        captions.add(caption_of(pair))
     return [
         pair
         for pair in query
-        if pair.chosen.digest not in digests and pair.rejected.digest not in digests and _caption(pair) not in captions
+        if pair.chosen.digest not in digests
+        and pair.rejected.digest not in digests
+        and caption_of(pair) not in captions
     ]
 
 
-def _caption(pair: PreferencePair) -> str:
+def caption_of(pair: PreferencePair) -> str:
+    """The prompt by which pairs are told apart: whatever its case and spaces."""
     return " ".join(pair.prompt.split()).casefold()
 
 
