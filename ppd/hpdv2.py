@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeGuard
 
 from .messages import quoted, reason_of
 from .pair_files import LONGEST_LINE, Row, Unreadable
@@ -68,7 +68,7 @@ def _ranked(prompt: Any, paths: Sequence[str], ranks: Sequence[float], name: str
             yield row | {"id": f"{name}-{best}-{place}" if len(paths) > 2 else name, "choice": choice}
 
 
-def _are_names(value: Any) -> bool:
+def _are_names(value: Any) -> TypeGuard[list[str]]:
     return isinstance(value, list) and len(value) > 1 and all(isinstance(name, str) for name in value)
 
 

@@ -129,7 +129,8 @@ def open_parquet(file: Path) -> Any:
             f"Reading {quoted(file.name)} needs pyarrow: install it with `pip install pyarrow`."
         ) from error
     with parquet_reading(file):
-        return pyarrow.parquet.ParquetFile(file)
+        # Read ahead, it would hold all that has been read until the end: pictures of gigabytes
+        return pyarrow.parquet.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
 
 
 def _parquet_rows(file: Path, paths_only: bool) -> Iterator[Row]:

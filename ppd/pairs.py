@@ -206,8 +206,9 @@ def write_pairs(folder: Path | str, pairs: Iterable[PreferencePair]) -> None:
             except PreferenceError as error:
                 raise pair.error(role, error) from error
             row[role] = name
+        soft = pair.outcome not in (0.5, 1.0)
         optional = {"user": pair.user, "created": pair.created, "tie": pair.tie or None, "choice": pair.choice}
-        optional["probability"] = None if pair.outcome in (0.5, 1.0) else pair.probability
+        row |= {"probability": pair.probability} if soft else {}
         row.update({key: value for key, value in optional.items() if value is not None})
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
     write_file(folder / PAIRS_FILE, "".join(lines).encode())

@@ -404,6 +404,20 @@ def test_trl_parquet_with_images_and_shards_in_order(tmp_path):
     assert pairs[0].chosen.open().getpixel((0, 0)) == (1, 1, 1)
 
 
+def test_of_a_large_parquet_little_is_in_memory_at_a_time(tmp_path):
+    arrow = pytest.importorskip("pyarrow")
+    rng = np.random.default_rng(0)
+    rows = [pick(str(number), 1.0, jpg_0=rng.bytes(150_000), jpg_1=rng.bytes(150_000)) for number in range(240)]
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(arrow.Table.from_pylist(rows), tmp_path / "p.parquet", row_group_size=20)
+    assert (tmp_path / "p.parquet").stat().st_size > 70e6
+    del rows
+    before, held = arrow.total_allocated_bytes(), []
+    for _ in read_pairs(tmp_path / "p.parquet", check_pictures=False):
+        held.append(arrow.total_allocated_bytes() - before)
+    assert len(held) == 240 and max(held) < 35e6 and max(held[200:]) < 1.5 * max(held[:60])
+
+
 def test_parquet_that_is_none(tmp_path):
     pytest.importorskip("pyarrow")
     (tmp_path / "x.parquet").write_bytes(b"not parquet at all")
