@@ -10,6 +10,7 @@ Ratings are joined as numbers, 24 bytes each; names and prompts are held as text
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -25,6 +26,7 @@ COLUMNS = ("id", "rating", "user_id")
 ANONYMOUS = -50
 """Kudos of raters without an account, who are many people under one id."""
 _METADATA_COLUMNS = ("image_name", "prompt", "part_id")
+_NUMBERS = ("rating", "part_id")
 _PICTURE_FOLDERS = ("images", "", "diffusiondb-large-part-1", "diffusiondb-large-part-2")
 _BATCH = 1 << 14
 _RATING = np.dtype([("user", "<u8"), ("picture", "<u8"), ("rating", "<f4"), ("row", "<u4")])
@@ -136,7 +138,7 @@ def _names(tables: list[Path], wanted: Array, reading: Callable[[], object]) -> 
         for batch in _batches(table, _METADATA_COLUMNS, reading):
             keys = np.array([_key(_stem(name)) for name in batch["image_name"]], np.uint64)
             for row in np.flatnonzero(np.isin(keys, wanted)):
-                part = int(batch["part_id"][row])
+                part = int(batch["part_id"][row] or 0)
                 if part not in placed:
                     below = f"part-{part:06d}"
                     placed[part] = next(
@@ -150,12 +152,14 @@ def _names(tables: list[Path], wanted: Array, reading: Callable[[], object]) -> 
 def _batches(file: Path, columns: tuple[str, ...], reading: Callable[[], object]) -> Iterator[dict[str, list[Any]]]:
     with open_parquet(file) as table:
         with parquet_reading(file):
-            there = [name for name in columns if name in table.schema_arrow.names]
-        missing = [name for name in columns if name not in there and name != "kudos"]
-        if missing:
-            raise PreferenceError(f"{quoted(file.name)} lacks {', '.join(missing)}: download DiffusionDB's own table.")
+            kinds = {field.name: str(field.type) for field in table.schema_arrow if field.name in columns}
+        for name in columns:
+            if name not in kinds and name != "kudos":
+                raise PreferenceError(f"{quoted(file.name)} lacks {name}: download DiffusionDB's own table.")
+            if name in _NUMBERS and not re.fullmatch(r"u?int\d+|float|double|halffloat", kinds[name]):
+                raise PreferenceError(f"{quoted(file.name)} has {kinds[name]} as {name}, expected numbers.")
         with parquet_reading(file):
-            batches = table.iter_batches(batch_size=_BATCH, columns=there)
+            batches = table.iter_batches(batch_size=_BATCH, columns=list(kinds))
         while True:
             reading()
             with parquet_reading(file):

@@ -68,6 +68,11 @@ def test_the_later_rating_stands_and_nobody_in_particular_is_passed_over(tmp_pat
     assert told(read_pairs(set_of(tmp_path, ratings))) == [(ANN, "a boat", 1, 0)]
 
 
+def test_ratings_that_are_no_numbers_are_refused(tmp_path):
+    with pytest.raises(PreferenceError, match=r"'diffusiondb_export.parquet' has string as rating, expected numbers"):
+        list(read_pairs(set_of(tmp_path, [rating(0, "good"), rating(1, "bad")])))
+
+
 def test_a_set_without_pairs_and_one_without_kudos(tmp_path):
     assert list(read_pairs(set_of(tmp_path, [rating(0, 1), rating(3, 5)]))) == []
     ratings = [{key: value for key, value in rating(n, n).items() if key != "kudos"} for n in (0, 1)]
@@ -100,6 +105,11 @@ def test_what_is_missing_is_said(tmp_path):
     folder = set_of(tmp_path, [rating(0, 1), rating(1, 3)])
     parquet.write_table(arrow.table({"image_name": ["x.png"], "prompt": ["p"]}), folder / "metadata.parquet")
     with pytest.raises(PreferenceError, match=r"'metadata.parquet' lacks part_id: download DiffusionDB's own table"):
+        list(read_pairs(folder))
+    parquet.write_table(
+        arrow.table({"image_name": ["x.png"], "prompt": ["p"], "part_id": ["one"]}), folder / "metadata.parquet"
+    )
+    with pytest.raises(PreferenceError, match=r"'metadata.parquet' has string as part_id, expected numbers"):
         list(read_pairs(folder))
     before = preference_set_digest(folder)
     os.remove(folder / "metadata.parquet")
