@@ -20,8 +20,9 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
+from ppd.pair_digest import preference_set_digest
 from ppd.pair_index import index_pairs, split, told
-from ppd.pairs import preference_set_digest, read_pairs
+from ppd.pairs import read_pairs
 
 GROUP = 10_000
 """Rows that are made, and written, at a time."""

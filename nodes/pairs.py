@@ -12,7 +12,8 @@ from comfy_api.latest import io, ui
 from PIL import Image, ImageOps
 
 from ..ppd.messages import listed, quoted
-from ..ppd.pairs import PreferencePair, counted, preference_set_digest, read_pairs
+from ..ppd.pair_digest import preference_set_digest
+from ..ppd.pairs import PreferencePair, counted, read_pairs
 from ..ppd.pictures import PreferenceError
 from . import folders, people, whose
 from .people import PERSON

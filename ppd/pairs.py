@@ -1,4 +1,4 @@
-"""Preference pairs: what one is, how a set of them is read, written, checked and fingerprinted.
+"""Preference pairs: what one is, how a set of them is read, written and checked.
 
 A preference set is a folder with `pairs.jsonl` and its pictures, a JSONL or parquet file in TRL's columns (`prompt`,
 `chosen`, `rejected`), parquet in Pick-a-Pic v2's columns, HPDv2's lists (`hpdv2`), or AI-Horde-Ratings beside
@@ -7,35 +7,24 @@ DiffusionDB's pictures (`horde_ratings`); a folder of parquet shards is read in 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from . import horde_ratings, hpdv2
-from .files import Stamp, write_file
-from .messages import quoted, reason_of, shortened
+from .files import write_file
+from .messages import quoted, shortened
 from .pair_files import PAIRS_FILE, PICK_A_PIC_COLUMNS, TRL_COLUMNS, Row, Unreadable, files_of, path_inside, rows_of
-from .pictures import Picture, PreferenceError, picture_stamp
+from .pictures import Picture, PreferenceError
 
 log = logging.getLogger(__name__)
 
 ROUNDING = 1e-3
 """Of labels that are shares, which float32 and two decimals round."""
-
-LARGE = 1 << 24
-"""Bytes of a file of pairs: a larger one is told by its size, its time and its ends; hashing it takes too long."""
-_END = 1 << 20
-MANY = 2000
-"""Pictures beside a file: of more, each is told by its size and its time."""
-
-_listings: dict[Path, tuple[Stamp, list[Path]]] = {}
 
 
 def counted(number: int, noun: str) -> str:
@@ -155,7 +144,7 @@ def _read(
 
     for file in files:
         root = file.parent.resolve()
-        for row in _rows(file, reading=beat):
+        for row in rows_in(file, reading=beat):
             beat()
             number += 1
             if not wanted(number, row):
@@ -178,7 +167,7 @@ def _read(
             yield number, pair
 
 
-def _rows(file: Path, paths_only: bool = False, reading: Callable[[], object] = lambda: None) -> Iterator[Row]:
+def rows_in(file: Path, paths_only: bool = False, reading: Callable[[], object] = lambda: None) -> Iterator[Row]:
     """The rows of a file, in TRL's columns or Pick-a-Pic's; `reading()` is called where the first takes long."""
     if file.suffix == ".json":
         return hpdv2.rows_of(file)
@@ -242,44 +231,6 @@ class _Best:
                 f"{quoted(pair.choice)}, expected one: give each choice a name of its own.",
                 pair.id,
             )
-
-
-def preference_set_digest(path: Path | str) -> str:
-    """sha256 over the set's rows and its pictures' contents, for caching by content.
-
-    Contents are remembered by path, size and modification time, so that a second call only asks the file system. A
-    LARGE file counts by these and its two ends, among them parquet's index, and the pictures beside it do not: it takes
-    milliseconds, whatever the size. Bad rows and pictures count by what is there of them: reading reports them.
-    """
-    total = hashlib.sha256()
-    for file in files_of(Path(path)):
-        for table in horde_ratings.metadata_beside(file):
-            total.update(repr(picture_stamp(table)).encode())
-        stamp = picture_stamp(file)
-        if stamp[0] > LARGE:
-            total.update(repr(stamp).encode() + _ends(file))
-            continue
-        total.update(Picture(file).digest.encode())
-        known = _listings.get(file)
-        if known is None or known[0] != stamp:
-            known = _listings[file] = (stamp, list(dict.fromkeys(_picture_paths(file))))
-        for picture in known[1]:
-            try:
-                by_content = len(known[1]) <= MANY
-                total.update((Picture(picture).digest if by_content else repr(picture_stamp(picture))).encode())
-            except PreferenceError:
-                total.update(b"missing")
-    return total.hexdigest()
-
-
-def _ends(file: Path) -> bytes:
-    try:
-        with file.open("rb") as data:
-            head = data.read(_END)
-            data.seek(-_END, os.SEEK_END)
-            return head + data.read()
-    except OSError as error:
-        raise PreferenceError(f"{quoted(file.name)} cannot be read ({reason_of(error)}).") from error
 
 
 def disjoint(support: Iterable[PreferencePair], query: Sequence[PreferencePair]) -> list[PreferencePair]:
@@ -443,16 +394,3 @@ def _picture(value: Any, pair_id: str, role: str, root: Path) -> Picture:
     raise PreferenceError(
         f"Pair {quoted(pair_id)}, {role}: expected a path or the bytes of a picture, got {_got_kind(value)}.", pair_id
     )
-
-
-def _picture_paths(file: Path) -> Iterator[Path]:
-    """Paths of all pictures that a pairs file names; pictures stored in the file itself have none."""
-    root = file.parent.resolve()
-    with suppress(PreferenceError):
-        for row in _rows(file, paths_only=True):
-            for role in TRL_COLUMNS[1:]:
-                value = None if isinstance(row, Unreadable) else row.get(role)
-                value = value[0] if isinstance(value, list) and len(value) == 1 else value
-                if isinstance(value, str):
-                    with suppress(PreferenceError):
-                        yield path_inside(root, value)

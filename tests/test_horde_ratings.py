@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ppd.pairs import PreferenceError, preference_set_digest, read_pairs
+from ppd.pair_digest import preference_set_digest
+from ppd.pairs import PreferenceError, read_pairs
 
 arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
 PROMPTS = ["a boat", "a boat", "a boat", "a tree", "a tree", "a cat"]

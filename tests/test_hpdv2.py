@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from ppd.encoders.choices import numbered
-from ppd.pairs import PreferenceError, preference_set_digest, read_pairs
+from ppd.pair_digest import preference_set_digest
+from ppd.pairs import PreferenceError, read_pairs
 
 TRAIN = [
     {"prompt": "a boat", "file_path": ["0.jpg", "1.jpg"], "human_preference": [0, 1]},

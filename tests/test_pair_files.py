@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ppd.pairs import preference_set_digest, read_pairs
+from ppd.pair_digest import preference_set_digest
+from ppd.pairs import read_pairs
 from ppd.pictures import PreferenceError
 from tests.mutations import mutations
 
