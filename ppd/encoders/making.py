@@ -34,8 +34,8 @@ ALL_DIRECTIONS = 192
 
 @dataclass(frozen=True, eq=False)
 class Picks:
-    """One person's pairs: indices [n] of chosen and rejected pictures, outcomes [n] (1 a pick, .5 a tie), and the
-    numbers of their choices [n] (`choices.numbered`; None: each is one)."""
+    """One person's pairs: indices [n] of chosen and rejected pictures, outcomes [n] (1 a pick, .5 a tie, a soft label
+    between them), and the numbers of their choices [n] (`choices.numbered`; None: each is one)."""
 
     chosen: Tensor
     rejected: Tensor

@@ -188,7 +188,7 @@ def _people(pairs: Sequence[PreferencePair], seen: _Seen) -> dict[str | None, Pi
         user: Picks(
             seen.of([pair.chosen for pair in theirs]),
             seen.of([pair.rejected for pair in theirs]),
-            torch.tensor([0.5 if pair.tie else 1.0 for pair in theirs]),
+            torch.tensor([pair.outcome for pair in theirs]),
             numbered([pair.choice for pair in theirs]),
         )
         for user, theirs in own.items()
