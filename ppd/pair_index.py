@@ -62,7 +62,7 @@ class PairIndex:
         places = iter(np.flatnonzero(wanted).tolist())
         for row, pair in numbered_pairs(self.path, _Rows(rows), progress=progress):
             place = next(places)
-            if row != self.rows[place] or _key(caption_of(pair)) != self.prompts[place]:
+            if row != self.rows[place] or key_of(caption_of(pair)) != self.prompts[place]:
                 raise changed
             yield place, pair
         if next(places, None) is not None:
@@ -111,7 +111,7 @@ def index_pairs(
                 skipped.append(error)
             continue
         rows.append(row)
-        numbers.extend((_key(pair.user or ""), _key(caption_of(pair)), *pictures))
+        numbers.extend((key_of(pair.user or ""), key_of(caption_of(pair)), *pictures))
         outcomes.append(pair.outcome)
     table = np.frombuffer(numbers, np.uint64).reshape(-1, 4)
     return PairIndex(
@@ -151,6 +151,11 @@ def held_out(keys: Array, share: float) -> Array:
     return keys < np.float64(share) * 2.0**64
 
 
+def key_of(text: str) -> int:
+    """The first 64 bits of a text's sha256."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
 def told(index: PairIndex, parts: Split) -> dict[str, int]:
     """Numbers of people and pairs by what they are for, for a report."""
     return {
@@ -174,10 +179,6 @@ class _Rows(Container[int]):
 
     def __contains__(self, row: object) -> bool:
         return isinstance(row, int) and row < len(self._has) and bool(self._has[row])
-
-
-def _key(text: str) -> int:
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
 def _picture_keys(pair: PreferencePair) -> list[int]:

@@ -35,7 +35,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--studies", type=Path, help="folder that Paint Studies made with this checkpoint")
     data.add_argument("--encoder", type=Path, help="folder of the taste encoder that was made of them")
     data.add_argument("--pairs", type=Path, nargs="+", default=[], help="preference sets of real people, beside them")
-    data.add_argument("--skip-bad", action="store_true", help="leave out pairs whose pictures cannot be read")
     data.add_argument("--solo", action="store_true", help="for the one person of --pairs: half of each batch is theirs")
     data.add_argument("--cache", type=Path, help="folder that keeps what the tower saw")
 
@@ -145,6 +144,7 @@ def opened(arguments: argparse.Namespace, folder: Path, settings: Settings) -> R
     from ..hosts.comfyui_base import find_comfyui, load_checkpoint, load_parts, use_comfyui
     from ..pairs import read_pairs
     from ..studies import open_studies
+    from .real_picks import people_in
 
     studies, made = open_studies(arguments.studies), TasteEncoder.load(arguments.encoder)
     comfyui = arguments.comfyui or find_comfyui()
@@ -159,12 +159,12 @@ def opened(arguments: argparse.Namespace, folder: Path, settings: Settings) -> R
         loaded = load_checkpoint(comfyui, arguments.base)
     base = ComfyUICheckpoint(loaded, studies, checkpointing=arguments.gradient_checkpointing)
     encoder = made.open(open_tower(made.tower, arguments.encoder), arguments.cache)
-    pairs = [
-        pair
-        for path in arguments.pairs
-        for pair in read_pairs(path, skip_bad=arguments.skip_bad, check_pictures=not arguments.skip_bad)
-    ]
-    return Run(base, encoder, studies, folder, settings, pairs, solo=arguments.solo)
+    pairs, judges = [], []
+    for path in arguments.pairs:
+        taught, apart = (list(read_pairs(path)), []) if arguments.solo else people_in(path)
+        pairs += taught
+        judges += apart
+    return Run(base, encoder, studies, folder, settings, pairs, judges, arguments.solo)
 
 
 def add_folders(folders: Mapping[str, Sequence[str]]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from hashlib import sha256
 
 import numpy as np
 import torch
@@ -13,13 +12,14 @@ from torch import Tensor
 from ..encoders.encoder import PosteriorEncoder
 from ..encoders.looks import Looks
 from ..encoders.simulated import SimulatedPeople, simulate
+from ..pair_index import held_out, key_of
 from ..studies import StudyPicture, StudySet
 from .distillation import Sides
 from .picks import QueryPicks
 from .simulated_picks import simulated_picks
 
 HELD_OUT = 0.2
-"""Share of the prompts that training never sees."""
+"""Share of the prompts that training never sees, by their hashes, so that the next run holds out the same."""
 MEASURED_PEOPLE = 200
 """Simulated people whom training never sees."""
 Progress = Callable[[int, int], None]
@@ -36,11 +36,6 @@ class Materials:
     held_out: QueryPicks | None
 
 
-def held_out(text: str, share: float = HELD_OUT) -> bool:
-    """Whether a prompt is held out: by its hash, so that the next run holds out the same."""
-    return int.from_bytes(sha256(text.encode()).digest()[:4], "big") < share * 2**32
-
-
 def gather(
     studies: StudySet, encoder: PosteriorEncoder, *, seed: int = 0, progress: Progress | None = None
 ) -> Materials:
@@ -51,8 +46,8 @@ def gather(
     looks = _looks(studies, encoder)
     features = encoder.features.picture_features([picture.picture for picture in pictures], progress=progress)
     prompts = list(dict.fromkeys(picture.prompt for picture in pictures))
-    apart = [prompt for prompt in prompts if held_out(prompt)]
-    taught = [prompt for prompt in prompts if prompt not in set(apart)]
+    is_apart = held_out(np.array([key_of(prompt) for prompt in prompts], np.uint64), HELD_OUT)
+    taught, apart = ([prompts[n] for n in np.flatnonzero(which)] for which in (~is_apart, is_apart))
     people = simulate(encoder.prior.basis, looks.readings, seed=2 * seed)
     others = simulate(encoder.prior.basis, looks.readings, MEASURED_PEOPLE, seed=2 * seed + 1)
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..encoders.encoder import PosteriorEncoder
+from ..pair_index import LEAST_PAIRS, Array, index_pairs, split
 from ..pairs import PreferencePair
 from ..pictures import Picture
 from .picks import QueryPicks
@@ -18,8 +20,8 @@ from .simulated_picks import SUPPORT_COUNTS, SUPPORTS
 
 log = logging.getLogger(__name__)
 
-LEAST_PAIRS = 8
-"""Picks below which a person is left out: half of them tell too little of who it is."""
+MOST_PAIRS = 20_000
+"""Of a set of many people, whose pictures' latents must fit into memory."""
 
 
 def real_picks(
@@ -59,7 +61,23 @@ def real_picks(
         embeddings=torch.stack(embeddings, 1),
         population=encoder.prior.mean,
         prompts=tuple(prompts),
+        certainty=torch.tensor([pair.outcome for pair in queries]),
     )
+
+
+def people_in(
+    path: Path, most: int = MOST_PAIRS, *, progress: Callable[[int], None] | None = None
+) -> tuple[list[PreferencePair], list[PreferencePair]]:
+    """Pairs of a set of many people, in two passes over it: those to train on, and those of held-out people, who judge;
+    at most `most` and a fifth of that, the first ones."""
+    index = index_pairs(path, progress=progress)
+    parts = split(index)
+    judging = (parts.support | parts.query) & parts.held_out
+
+    def pairs(wanted: Array, limit: int) -> list[PreferencePair]:
+        return [pair for _, pair in index.read(wanted & (wanted.cumsum() <= limit), progress=progress)]
+
+    return pairs(parts.train, most), pairs(judging, most // 5)
 
 
 def _halves(

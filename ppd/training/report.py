@@ -55,25 +55,25 @@ def _liked(looks: Tensor, encoder: PosteriorEncoder) -> str:
 
 
 def sentences(figures: dict[str, Any]) -> list[str]:
-    """What a report says, in words."""
-    told = figures["simulated_people"]
-    real = figures["real_people"]
-    lines = []
-    if told is None:
-        lines.append("Nothing was measured, since there were too few prompts to hold some out: paint studies of more.")
-    else:
-        own, other, gap = told["own"], told["anothers"], told["own_minus_anothers"]
-        lines += [
-            f"On {told['people']} simulated people and on prompts that training never saw, the adapter leans to the "
-            f"picture that the person prefers in {own['mean']:.0%} of pairs ({own['low']:.0%} to {own['high']:.0%}), "
-            f"and for somebody else's taste in {other['mean']:.0%}. What is personal is the difference, "
-            f"{gap['mean']:+.0%} ({gap['low']:+.0%} to {gap['high']:+.0%}, p = {told['permutation_p']:.2g}).",
-            f"For somebody unknown it is the base itself: the largest difference is {told['null_user_difference']:g}.",
-        ]
+    """What a report says, in words: simulated people apart from real ones."""
+    lines, real = [], figures["real_people"]
+    for kind, told in figures["held_out"].items():
+        if told is not None:
+            own, other, gap = told["own"], told["anothers"], told["own_minus_anothers"]
+            lines.append(
+                f"On {told['people']} {kind} people and on prompts that training never saw, the adapter leans to the "
+                f"picture that the person prefers in {own['mean']:.0%} of pairs ({own['low']:.0%} to "
+                f"{own['high']:.0%}), and for somebody else's taste in {other['mean']:.0%}. What is personal is the "
+                f"difference, {gap['mean']:+.0%} ({gap['low']:+.0%} to {gap['high']:+.0%}, p = "
+                f"{told['permutation_p']:.2g}). For the null user the largest difference from the base is "
+                f"{told['null_user_difference']:g}."
+            )
+    if figures["held_out"]["simulated"] is None:
+        lines.append("There were too few prompts to hold some out for measuring: paint studies of more.")
     if real["people"]:
         lines.append(f"It was also trained on {real['picks']} picks of {real['people']} real people.")
-    else:
-        lines.append("Simulated people only: whether real people like it, a blind test has to tell.")
+    if figures["held_out"]["real"] is None:
+        lines.append("Measured on simulated people only: whether real people like it, a blind test has to tell.")
     return lines
 
 

@@ -81,7 +81,8 @@ class Settings:
 
 @dataclass(frozen=True)
 class Run:
-    """One training: `base` with its `studies` and their `encoder`, people's `pairs`, and the `folder` it lies in.
+    """One training: `base` with its `studies` and their `encoder`, real people's `pairs`, `judges` of other people's,
+    and the `folder` it lies in.
 
     `solo`: for the one person of the pairs, whose share is then that of many.
     """
@@ -92,6 +93,7 @@ class Run:
     folder: Path
     settings: Settings = Settings()
     pairs: Sequence[PreferencePair] = ()
+    judges: Sequence[PreferencePair] = ()
     solo: bool = False
 
     def train(self, out: Path) -> dict[str, Any]:
@@ -207,12 +209,17 @@ class Run:
 
     def _figures(self, materials: Materials, adapter: UserAdapter) -> dict[str, Any]:
         """What is known of the adapter: simulated people apart from real ones."""
-        held_out, picks = materials.held_out, materials.picks
+        picks, denoiser = materials.picks, self.base.denoiser
+        judges = real_picks(self.judges, self.encoder, self.base.latents, seed=self.settings.seed)
+        measured = {"simulated": materials.held_out, "real": judges}
         return {
             "base": self.base.signature,
             "encoder": self.encoder.name,
             "studies": {"pictures": len(picks.latents), "looks": len(self.studies.looks)},
             "settings": asdict(self.settings),
-            "simulated_people": None if held_out is None else measure(self.base.denoiser, adapter, held_out),
             "real_people": {"people": picks.real_people, "picks": 0 if picks.real is None else int(picks.real.sum())},
+            "held_out": {
+                kind: None if held_out is None else measure(denoiser, adapter, held_out)
+                for kind, held_out in measured.items()
+            },
         }
