@@ -39,8 +39,8 @@ from ppd.pocket.taste import embed_people
 from ppd.pocket.world import WORLDS
 from ppd.studies import noise_of
 from ppd.training.adapter import distil, train_adapter
-from ppd.training.objective import Objective
 from ppd.training.picks import QueryPicks
+from ppd.training.settings import Objective
 from ppd.training.simulated_picks import simulated_picks
 
 from .pocket_step import ROOT

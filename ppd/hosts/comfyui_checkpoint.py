@@ -21,8 +21,6 @@ from .comfyui_denoisers import family_of, linear_sites, low_rank_family, widths_
 from .comfyui_studies import Painter, Sampling, model_signature
 from .comfyui_training import ComfyUIDenoiser, reader
 
-KINDS = ("low_rank", "cross_attention")
-
 
 class ComfyUICheckpoint:
     """MODEL, CLIP and VAE, which paint as `studies` were painted."""
@@ -42,8 +40,6 @@ class ComfyUICheckpoint:
         """A new adapter for the checkpoint's family: keys and values where it has cross-attention, else low-rank."""
         network, family = self.loaded.model.model.diffusion_model, family_of(self.loaded.model)
         kind = kind or ("cross_attention" if family else "low_rank")
-        if kind not in KINDS:
-            raise ValueError(f"Expected {' or '.join(KINDS)} as the kind of adapter, got {kind!r}.")
         if kind == "low_rank":
             sites = tuple(linear_sites(network))
             return LowRankAdapter(

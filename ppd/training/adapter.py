@@ -17,8 +17,9 @@ from ..precision import autocast
 from .distillation import Distillation, Sides, wordings
 from .dpo import diffusion_dpo_loss
 from .loop import fit
-from .objective import Objective, UserDPO
+from .objective import UserDPO
 from .picks import QueryPicks
+from .settings import Objective
 
 WATCHED_PICKS = 64
 

@@ -6,53 +6,16 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..limits import parsed
-from ..messages import quoted
 from .control import Stopped
-from .objective import Objective
-from .run import Run, Settings
+from .run import Run
+from .settings import Settings, settings_of
 
 STOP = "STOP"
-NUMBERS = ("distillation_steps", "steps", "batch", "accumulate", "rank", "seed")
 LEAST_BATCH = 1
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
-    base = parser.add_argument_group("the checkpoint")
-    base.add_argument("--base", type=Path, help="checkpoint file, or diffusion model with --text-encoder and --vae")
-    base.add_argument("--text-encoder", type=Path, nargs="+", default=[], help="of a diffusion model: its files")
-    base.add_argument("--text-type", default="stable_diffusion", help="what Load CLIP calls its type: qwen_image, flux")
-    base.add_argument("--vae", type=Path, help="of a diffusion model")
-    base.add_argument("--comfyui", type=Path, help="ComfyUI's folder (default: COMFYUI_PATH, or the one around us)")
-    base.add_argument("--folders", type=Path, help="JSON of more model folders by kind, such as clip_vision")
-
-    data = parser.add_argument_group("what it learns from")
-    data.add_argument("--studies", type=Path, help="folder that Paint Studies made with this checkpoint")
-    data.add_argument("--encoder", type=Path, help="folder of the taste encoder that was made of them")
-    data.add_argument("--pairs", type=Path, nargs="+", default=[], help="preference sets of real people, beside them")
-    data.add_argument("--solo", action="store_true", help="for the one person of --pairs: half of each batch is theirs")
-    data.add_argument("--cache", type=Path, help="folder that keeps what the tower saw")
-
-    parser.add_argument("--out", type=Path, required=True, help="the file: models/user_adapters/<name>.safetensors")
-    parser.add_argument("--work", type=Path, help="folder of the run (default: <out>.training)")
-    parser.add_argument("--config", type=Path, help="JSON file with any of the settings below, by their names")
-    parser.add_argument("--dry-run", action="store_true", help="check everything, take two steps, say what it costs")
-    parser.add_argument("--stop", action="store_true", help="ask the run in --work to stop after its step")
-    parser.add_argument("--vram", type=float, help="GB that may be used: the batch is halved until it fits")
-
-    how = parser.add_argument_group("settings")
-    for number in NUMBERS:
-        default = getattr(Settings(), number)
-        how.add_argument(f"--{number.replace('_', '-')}", type=int, help=f"(default: {default})")
-    how.add_argument("--learning-rate", type=float, help=f"(default: {Settings().learning_rate:g})")
-    how.add_argument("--end-percent", type=float, help=f"of the schedule (default: {Settings().end_percent:g})")
-    how.add_argument("--kind", choices=["low_rank", "cross_attention"], help="(default: the family's own)")
-    how.add_argument("--gradient-checkpointing", action="store_true", help="a third slower, with far less memory")
 
 
 def command(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -90,36 +53,6 @@ def stop(folder: Path) -> dict[str, Any]:
     (folder / STOP).touch()
     print(f"Asked the run in {folder} to stop after its step.")
     return {"folder": str(folder)}
-
-
-def settings_of(arguments: argparse.Namespace) -> Settings:
-    """The settings of --config, and over them those of the command line."""
-    said = {} if arguments.config is None else parsed(arguments.config.name, arguments.config.read_bytes())
-    if not isinstance(said, dict):
-        raise ValueError(f'{arguments.config.name} holds no names and values: write {{"steps": 400}}, for example.')
-    objective = checked(Objective, said.pop("objective", {}), "objective")
-    settings = checked(Settings, {**said, "objective": Objective(**objective)}, "settings")
-    given = {field.name: getattr(arguments, field.name, None) for field in fields(Settings)}
-    chosen = Settings(**{**settings, **{name: value for name, value in given.items() if value is not None}})
-    for name in NUMBERS:
-        least = 0 if name in ("seed", "steps", "distillation_steps") else 1
-        if getattr(chosen, name) < least:
-            raise ValueError(f"Expected {name} of at least {least}, got {getattr(chosen, name)}.")
-    if not 0 < chosen.end_percent <= 1 or not 0 < chosen.learning_rate < 1:
-        raise ValueError(
-            "Expected end_percent above 0 and up to 1 and learning_rate between 0 and 1, got "
-            f"{chosen.end_percent:g} and {chosen.learning_rate:g}."
-        )
-    return chosen
-
-
-def checked(kind: type, said: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """Names and values that a dataclass takes."""
-    known = [field.name for field in fields(kind)]
-    unknown = sorted(set(said) - set(known))
-    if unknown:
-        raise ValueError(f"There is no {quoted(unknown[0])} among the {what}: use {', '.join(known)}.")
-    return dict(said)
 
 
 def fitted(run: Run, vram: float) -> Run:

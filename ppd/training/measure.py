@@ -18,8 +18,9 @@ from ..evaluation import bootstrap
 from ..hosts.denoiser import Denoiser
 from ..precision import autocast
 from .dpo import PairErrors, diffusion_dpo_loss
-from .objective import Objective, UserDPO
+from .objective import UserDPO
 from .picks import QueryPicks
+from .settings import Objective
 
 PEOPLE = 100
 PICKS = 6

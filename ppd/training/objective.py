@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,34 +19,12 @@ from torch import Tensor
 from ..hosts.denoiser import Denoiser, PersonalHost, Texts
 from .dpo import PairErrors, diffusion_dpo_loss
 from .picks import QueryPicks
+from .settings import Objective
 
 GRADIENT_FACTOR = 0.2
 """Mean of sigmoid(-logit), by which DPO's gradient is weighted, that a steered beta aims at."""
 STEEPEST, FLATTEST = 1.0, 0.01
 """Bounds of a steered beta, for each number of a latent."""
-
-
-@dataclass(frozen=True)
-class Objective:
-    """beta: of mean errors; None steers it, so that sigmoid(-logit) is GRADIENT_FACTOR for a pick of the batch's mean
-        |margin|.
-    user_dropout: share of picks that are the population user's.
-    true_noise: pictures are noised along the noise that they were painted from, where it is known.
-    safeguard: mu of Diffusion-SDPO (PairErrors.safeguarded); None is off.
-    contrast: weight of -logsigmoid(logit under one's own u - logit under another's).
-    soft_labels: a pick counts by how sure it is, where that is known.
-    """
-
-    beta: float | None = None
-    user_dropout: float = 0.1
-    true_noise: bool = True
-    safeguard: float | None = None
-    contrast: float = 0.0
-    soft_labels: bool = True
-
-    def as_json(self) -> dict[str, Any]:
-        """For an adapter's file."""
-        return asdict(self)
 
 
 class Noised(NamedTuple):

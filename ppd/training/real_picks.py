@@ -44,11 +44,15 @@ def real_picks(
         return None
     queries: list[PreferencePair] = []
     person, embeddings = [], []
-    for number, own in enumerate(known.values()):
+    for own in known.values():
         support, query = _halves(own, rng)
+        if not query:  # all of its pictures are in the support
+            continue
+        person += [len(embeddings)] * len(query)
         embeddings.append(_embeddings(support, encoder, rng))
         queries += query
-        person += [number] * len(query)
+    if not queries:
+        return None
     digests = list(dict.fromkeys(side.digest for pair in queries for side in (pair.chosen, pair.rejected)))
     pictures = {side.digest: side for pair in queries for side in (pair.chosen, pair.rejected)}
     prompts = list(dict.fromkeys(pair.prompt for pair in queries))

@@ -13,7 +13,7 @@ import json
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,10 +32,10 @@ from .adapter import distil, train_adapter
 from .costs import Costs, peak_memory
 from .materials import Materials, gather
 from .measure import measure
-from .objective import Objective
 from .picks import MOST_REAL
 from .real_picks import LEAST_PAIRS, real_picks
 from .report import page, people_sheet
+from .settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -60,23 +60,6 @@ class Base(Protocol):
     def paint(self, prompt: str, seed: int, adapter: UserAdapter | None = None, u: Tensor | None = None) -> Image.Image:
         """A picture as the studies were painted, plain or for u [1, d]."""
         ...
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How an adapter is trained. `kind` is "low_rank" or "cross_attention", None for the family's own; `accumulate`
-    batches make a step."""
-
-    distillation_steps: int = 300
-    steps: int = 400
-    batch: int = 8
-    accumulate: int = 2
-    learning_rate: float = 5e-4
-    end_percent: float = 0.8
-    kind: str | None = None
-    rank: int = 16
-    seed: int = 0
-    objective: Objective = field(default_factory=Objective)
 
 
 @dataclass(frozen=True)
@@ -219,7 +202,7 @@ class Run:
             "settings": asdict(self.settings),
             "real_people": {"people": picks.real_people, "picks": 0 if picks.real is None else int(picks.real.sum())},
             "held_out": {
-                kind: None if held_out is None else measure(denoiser, adapter, held_out)
+                kind: None if held_out is None or held_out.people < 2 else measure(denoiser, adapter, held_out)
                 for kind, held_out in measured.items()
             },
         }

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ppd.training import cosine_with_warmup, fit, warm_average
+from ppd.training.loop import cosine_with_warmup, fit, warm_average
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 12
