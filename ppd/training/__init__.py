@@ -4,11 +4,9 @@ from .control import NotFiniteError, Stopped
 from .distributed import default_device, processes
 from .loop import Loss, device_of, fit
 from .schedules import cosine_with_warmup, warm_average
-from .state import Memory
 
 __all__ = [
     "Loss",
-    "Memory",
     "NotFiniteError",
     "Stopped",
     "cosine_with_warmup",

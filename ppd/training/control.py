@@ -24,15 +24,15 @@ class Stopped(Exception):  # noqa: N818 (nothing went wrong)
         )
 
 
-class NotFiniteError(RuntimeError):
+class NotFiniteError(ValueError):
     """A run whose loss or gradient was no finite number for several steps in a row; its last good state is saved."""
 
     @classmethod
     def after(cls, name: str, step: int, steps: int, problem: str, checkpoint: Path) -> NotFiniteError:
         return cls(
             f"{name}: stopped at step {step} of {steps}, {MOST_IN_A_ROW} steps in a row were not finite numbers and "
-            f"were skipped (the last: {problem}). {checkpoint} holds the weights before them: leave out what broke it, or "
-            "delete that file and start again with a lower learning rate."
+            f"were skipped (the last: {problem}). {checkpoint} holds the weights before them: leave out what broke "
+            "it, or delete that file and start again with a lower learning rate."
         )
 
 

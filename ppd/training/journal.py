@@ -29,9 +29,10 @@ class Journal:
     """The records of one run; process 0 keeps them, the others none.
 
     The progress file is JSON, replaced in one step: `name`, `state` (training, stopped, finished, failed), `message`,
-    `step`, `of`, `seconds_per_step`, `seconds_left`, `figures` (running means; null where no number), `skipped`, `pid`,
-    `time` (seconds since 1970). In the folder `logs` are log.csv, one row a step, and TensorBoard's events where that
-    package is installed. Rows beyond `first`, which a killed run left, are made again by the steps that follow.
+    `step`, `of`, `seconds_per_step`, `seconds_left`, `figures` (running means, and the last `held_out`), `skipped`,
+    `pid`, `time` (seconds since 1970). The folder `logs` gets log.csv with the figures of each step, and TensorBoard's
+    events where that package is installed. What a killed run left there beyond the step `first` is removed: the steps
+    that follow are the same.
     """
 
     def __init__(self, name: str, first: int, steps: int, *, progress: Path | None, logs: Path | None) -> None:
@@ -39,6 +40,8 @@ class Journal:
         self._progress = progress if main else None
         self._state: dict[str, Any] = {"name": name, "state": "training", "message": "", "step": first, "of": steps}
         self._state |= {"seconds_per_step": None, "seconds_left": None, "figures": {}, "skipped": 0, "pid": os.getpid()}
+        if main and first:
+            log.info("%s: continues at step %d of %d", name, first, steps)
         self._bar = tqdm(desc=name, initial=first, total=steps, mininterval=2.0, disable=not main)
         self._log = _Log(logs, first) if main and logs is not None else None
         self._started = self._written = time.monotonic()
@@ -56,8 +59,13 @@ class Journal:
         if self._log is not None:
             self._log.close()
 
-    def record(self, step: int, figures: Mapping[str, float], skipped: int, **more: float) -> None:
-        """A step is done, `step` of them in all: what its loss told, and `more` that only the log is to have."""
+    def record(self, step: int, figures: Mapping[str, float], skipped: int, problem: str, **more: float) -> None:
+        """A step is done, `step` of them in all: what its loss told, and `more` that only the log is to have.
+
+        `problem` says why it was skipped, if it was; `skipped` is the number of all such steps.
+        """
+        if problem and not self._bar.disable:
+            log.warning("%s: step %d of %d is skipped, %s.", self._state["name"], step, self._state["of"], problem)
         now = time.monotonic()
         taken, self._started = now - self._started, now
         self._seconds = taken if self._seconds is None else 0.9 * self._seconds + 0.1 * taken

@@ -7,12 +7,10 @@ would have seen, and n processes those of one that accumulates n microbatches.
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from statistics import mean
 from typing import Literal, NamedTuple, TypeVar, cast
 
 import numpy as np
@@ -27,9 +25,7 @@ from .distributed import average_gradients, default_device, gathered, processes
 from .journal import Journal
 from .optimizer import muon_and_adamw
 from .schedules import cosine_with_warmup, warm_average
-from .state import Memory, TrainingState
-
-log = logging.getLogger(__name__)
+from .state import TrainingState
 
 Model = TypeVar("Model", bound=nn.Module)
 Loss = Callable[[Model, np.random.Generator, int], tuple[Tensor, Mapping[str, float | str]]]
@@ -62,7 +58,6 @@ def fit(
     validate: Callable[[Model, int], float] | None = None,
     validate_every: int = 100,
     patience: int | None = None,
-    memory: Memory | None = None,
     progress: Path | None = None,
     logs: Path | None = None,
 ) -> Model:
@@ -79,9 +74,9 @@ def fit(
     every process, the mean counts, and the best averaged weights are returned. The run ends early when the figure has
     not risen for `patience` steps.
 
-    A step whose loss or gradient is not finite changes nothing, and `MOST_IN_A_ROW` of them raise NotFiniteError. A file
-    STOP beside the checkpoint, Ctrl-C or SIGTERM end the run after the step under way: Stopped is raised once all is
-    saved. What is kept of the run in the file `progress` and in the folder `logs`, see `Journal`.
+    A step whose loss or gradient is not finite changes nothing, and `MOST_IN_A_ROW` of them raise NotFiniteError. By a
+    file STOP beside the checkpoint, Ctrl-C or SIGTERM the run ends after the step under way: Stopped is raised once all
+    is saved. The file `progress` and the folder `logs` are for others to read, see `Journal`.
     """
     device, rank = default_device(), processes().process_index
     bfloat16 = _uses_bfloat16(precision, device)
@@ -91,10 +86,9 @@ def fit(
     else:
         optimizers = [torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0)]
     averaged = AveragedModel(model, multi_avg_fn=warm_average(ema))
-    state = TrainingState(model, averaged, optimizers, memory)
+    state = TrainingState(model, averaged, optimizers)
     state.resume(checkpoint)
-    if first := state.step:
-        log.info("%s: continues at step %d of %d", name, first, steps)
+    first = state.step
 
     def microbatches() -> Iterator[_Microbatch]:
         """This process's microbatches of the step; their gradients add up."""
@@ -114,6 +108,9 @@ def fit(
             optimizer.step()
         averaged.update_parameters(model)
 
+    def held_out(validate: Callable[[Model, int], float]) -> float:
+        return float(np.mean(gathered([validate(cast(Model, averaged.module), state.step)])))
+
     watch = StopRequest(checkpoint, watch_file=rank == 0)
     model.train()
     saved = time.monotonic()
@@ -122,21 +119,16 @@ def fit(
             done = gathered(list(microbatches()))
             average_gradients(parameters)
             norm = nn.utils.clip_grad_norm_(parameters, 1.0).item()
-            figures, problem = _means(done), _problem(done, norm)
-            if problem:
-                log.warning("%s: step %d of %d is skipped, %s.", name, state.step + 1, steps, problem)
-            else:
+            problem = _problem(done, norm)
+            if not problem:
                 move()
-                if memory is not None:
-                    memory.update(figures)
             model.zero_grad(set_to_none=True)
             state.count(skipped=bool(problem))
-            journal.record(state.step, figures, state.skipped, gradient_norm=norm)
+            journal.record(state.step, _means(done), state.skipped, problem, gradient_norm=norm)
             if on_step is not None and rank == 0:
                 on_step(cast(Model, averaged.module), state.step)
             if validate is not None and (state.step % validate_every == 0 or state.step == steps):
-                figure = mean(gathered([validate(cast(Model, averaged.module), state.step)]))
-                state.keep_if_best(figure)
+                state.keep_if_best(figure := held_out(validate))
                 journal.held_out(state.step, figure)
 
             asked = next((part.stop for part in done if part.stop), "")
@@ -175,7 +167,7 @@ def _means(done: Sequence[_Microbatch]) -> dict[str, float]:
         for key, figure in part.figures.items():
             if not isinstance(figure, str):
                 figures.setdefault(key, []).append(float(figure))
-    return {key: mean(values) for key, values in figures.items()}
+    return {key: float(np.mean(values)) for key, values in figures.items()}
 
 
 def _problem(done: Sequence[_Microbatch], norm: float) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,31 +16,11 @@ from ..messages import reason_of
 from .distributed import processes, shared
 
 
-class Memory(Protocol):
-    """What a loss remembers from step to step, such as a running mean that steers it.
-
-    It learns from the means of a step's figures over all microbatches of all processes, so that it is the same on each
-    of them, and it lies in the checkpoint.
-    """
-
-    def update(self, figures: Mapping[str, float]) -> None: ...
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
-
 class TrainingState:
     """Weights, their average, optimizers, and the run's counters: the next step, skipped steps, the best so far."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        averaged: AveragedModel,
-        optimizers: Sequence[torch.optim.Optimizer],
-        memory: Memory | None = None,
-    ) -> None:
-        self.model, self.averaged, self.optimizers, self.memory = model, averaged, optimizers, memory
+    def __init__(self, model: nn.Module, averaged: AveragedModel, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        self.model, self.averaged, self.optimizers = model, averaged, optimizers
         self.step = 0
         self.skipped = self.skipped_in_a_row = 0
         self.best, self.best_step = -math.inf, 0
@@ -108,7 +88,6 @@ class TrainingState:
             "skipped": [self.skipped, self.skipped_in_a_row],
             "best": [self.best, self.best_step],
             "best_weights": self.best_weights,
-            "memory": None if self.memory is None else self.memory.state_dict(),
         }
 
     def _load_state_dict(self, state: dict[str, Any]) -> None:
@@ -121,5 +100,3 @@ class TrainingState:
             self.skipped, self.skipped_in_a_row = state["skipped"]
             self.best, self.best_step = state["best"]
             self.best_weights = state["best_weights"]
-            if self.memory is not None:
-                self.memory.load_state_dict(state["memory"])
