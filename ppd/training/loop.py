@@ -93,7 +93,7 @@ def fit(
     def microbatches() -> Iterator[_Microbatch]:
         """This process's microbatches of the step; their gradients add up."""
         for index in range(rank * accumulate, (rank + 1) * accumulate):
-            rng = np.random.default_rng([seed, state.step, index])
+            rng = np.random.default_rng([seed, state.step, index])  # index 0 is the stream of [seed, step]
             torch.manual_seed(int(rng.integers(2**31)))
             with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
                 value, figures = loss(model, rng, state.step)
