@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -11,6 +12,8 @@ from typing import Any
 
 WORDS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 MOST_IN_A_ROW = 3
+LOADED = time.time()
+"""About when this process began."""
 
 
 class Stopped(Exception):  # noqa: N818 (nothing went wrong)
@@ -39,8 +42,9 @@ class NotFiniteError(ValueError):
 class StopRequest:
     """Whether someone asks the run to stop: by the file STOP beside its checkpoint, Ctrl-C or SIGTERM.
 
-    The file works on every system and from any process. A second signal of the same kind does what it would do without
-    us. What the file may have asked of an earlier run is forgotten at the start.
+    The file works on every system and from any process, and already while this process prepares the run. One from
+    before that was meant for an earlier run, and is removed, as is one that was obeyed. A second signal of the same kind
+    does what it would do without us.
     """
 
     def __init__(self, checkpoint: Path, *, watch_file: bool) -> None:
@@ -49,13 +53,15 @@ class StopRequest:
         self._previous: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
 
     def __enter__(self) -> StopRequest:
-        if self._file is not None:
-            self._file.unlink(missing_ok=True)
+        if self._file is not None and self._file.exists() and self._file.stat().st_mtime < LOADED:
+            self._file.unlink()
         if threading.current_thread() is threading.main_thread():  # Python gives signals to no other
             self._previous = {number: signal.signal(number, self._asked) for number in WORDS}
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if self._file is not None and kind is Stopped:
+            self._file.unlink(missing_ok=True)
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,8 +32,8 @@ class Journal:
     The progress file is JSON, replaced in one step: `name`, `state` (training, stopped, finished, failed), `message`,
     `step`, `of`, `seconds_per_step`, `seconds_left`, `figures` (running means, and the last `held_out`), `skipped`,
     `pid`, `time` (seconds since 1970). The folder `logs` gets log.csv with the figures of each step, and TensorBoard's
-    events where that package is installed. What a killed run left there beyond the step `first` is removed: the steps
-    that follow are the same.
+    events in a folder by the run's name where that package is installed. What a killed run left there beyond the step
+    `first` is removed: the steps that follow are the same. Several runs, the stages of a training, may share both.
     """
 
     def __init__(self, name: str, first: int, steps: int, *, progress: Path | None, logs: Path | None) -> None:
@@ -43,7 +44,7 @@ class Journal:
         if main and first:
             log.info("%s: continues at step %d of %d", name, first, steps)
         self._bar = tqdm(desc=name, initial=first, total=steps, mininterval=2.0, disable=not main)
-        self._log = _Log(logs, first) if main and logs is not None else None
+        self._log = _Log(logs, name, first) if main and logs is not None else None
         self._started = self._written = time.monotonic()
         self._seconds: float | None = None
 
@@ -104,25 +105,27 @@ class Journal:
 
 
 class _Log:
-    """Figures by step, in long form (step, figure, value), since not every figure is there in every step."""
+    """Figures by step, in long form (run, step, figure, value), since not every figure is there in every step."""
 
-    HEADER = ("step", "figure", "value")
+    HEADER = ("run", "step", "figure", "value")
 
-    def __init__(self, folder: Path, first: int) -> None:
+    def __init__(self, folder: Path, name: str, first: int) -> None:
         path = folder / "log.csv"
         folder.mkdir(parents=True, exist_ok=True)
         rows: list[list[str]] = []
         if path.exists():
-            with path.open(newline="") as file:
-                rows = [row for row in list(csv.reader(file))[1:] if len(row) == 3 and int(row[0]) <= first]
-        self._file: IO[str] = path.open("w", newline="", buffering=1)
+            with path.open(newline="", encoding="utf-8") as file:
+                rows = [row for row in csv.reader(file) if len(row) == len(self.HEADER)][1:]
+        self._name = name
+        self._file: IO[str] = path.open("w", newline="", encoding="utf-8", buffering=1)
         self._csv = csv.writer(self._file)
-        self._csv.writerows([self.HEADER, *rows])
-        self._events = _events(folder, first)
+        self._csv.writerow(self.HEADER)
+        self._csv.writerows(row for row in rows if row[0] != name or int(row[1]) <= first)
+        self._events = _events(folder / re.sub(r"\W+", "-", name), first)
 
     def add(self, step: int, figures: Mapping[str, float]) -> None:
         for key, figure in figures.items():
-            self._csv.writerow((step, key, f"{figure:.6g}"))
+            self._csv.writerow((self._name, step, key, f"{figure:.6g}"))
             if self._events is not None:
                 self._events.add_scalar(key, figure, step)
 

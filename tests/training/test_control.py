@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from pathlib import Path
@@ -101,8 +102,18 @@ def test_a_run_that_is_asked_to_stop_finishes_its_step_saves_and_goes_on_later(t
     )
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
     assert checkpoint(tmp_path / "a.pt")["step"] == 6
-    trained, whole = train(tmp_path / "a.pt"), train(tmp_path / "whole.pt")  # what is left of STOP asks nothing more
+    assert not (tmp_path / "STOP").exists()
+    trained, whole = train(tmp_path / "a.pt"), train(tmp_path / "whole.pt")
     assert all(torch.equal(value, trained.state_dict()[name]) for name, value in whole.state_dict().items())
+
+
+def test_a_file_from_before_this_process_asks_nothing_and_one_made_while_it_prepared_does(tmp_path):
+    (tmp_path / "STOP").touch()
+    with pytest.raises(Stopped, match="after step 1 of 12"):
+        train(tmp_path / "a.pt")
+    (tmp_path / "STOP").touch()
+    os.utime(tmp_path / "STOP", (1e9, 1e9))
+    assert not train(tmp_path / "a.pt").training
     assert not (tmp_path / "STOP").exists()
 
 

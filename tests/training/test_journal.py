@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+from torch import nn
 
-from ppd.training import NotFiniteError, Stopped
+from ppd.training import NotFiniteError, Stopped, fit
 from ppd.training import journal as module
 from tests.training.tiny import STEPS, tiny_loss, train
 
@@ -22,8 +23,8 @@ def read(path: Path) -> dict:
 def rows(folder: Path) -> list[tuple[int, str, float]]:
     with (folder / "log.csv").open(newline="") as file:
         header, *lines = csv.reader(file)
-    assert header == ["step", "figure", "value"]
-    return [(int(step), figure, float(value)) for step, figure, value in lines]
+    assert header == ["run", "step", "figure", "value"]
+    return [(int(step), figure, float(value)) for run, step, figure, value in lines if run == "tiny"]
 
 
 def test_progress_can_be_read_while_the_run_goes_on(tmp_path, monkeypatch):
@@ -104,15 +105,25 @@ def test_the_log_has_each_step_once_also_after_a_kill(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "parts.pt", interrupted, logs=tmp_path / "parts", **settings)
     with (tmp_path / "parts" / "log.csv").open("a") as file:
-        file.write("8,mse,0.123456\n9,ms")
+        file.write("tiny,8,mse,0.123456\ntiny,9,ms")
     train(tmp_path / "parts.pt", logs=tmp_path / "parts", **settings)
     assert rows(tmp_path / "parts") == whole
+
+
+def test_stages_share_a_log(tmp_path):
+    model = nn.Linear(4, 2)
+    options = {"steps": 2, "learning_rate": 0.1, "logs": tmp_path}
+    train(tmp_path / "a.pt", logs=tmp_path)
+    fit("2, then", model, tiny_loss, checkpoint=tmp_path / "b.pt", **options)
+    assert [row[0] for row in rows(tmp_path) if row[1] == "mse"] == list(range(1, STEPS + 1))
+    lines = (tmp_path / "log.csv").read_text().splitlines()
+    assert [line[:13] for line in lines if "mse" in line][STEPS:] == ['"2, then",1,m', '"2, then",2,m']
 
 
 def test_tensorboard_reads_the_figures(tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     train(tmp_path / "a.pt", logs=tmp_path / "logs", validate=lambda _, step: float(step), validate_every=4)
-    events = accumulator.EventAccumulator(str(tmp_path / "logs")).Reload()
+    events = accumulator.EventAccumulator(str(tmp_path / "logs" / "tiny")).Reload()
     assert [event.step for event in events.Scalars("mse")] == list(range(1, STEPS + 1))
     assert [(event.step, event.value) for event in events.Scalars("held_out")] == [(4, 4.0), (8, 8.0), (12, 12.0)]
 
