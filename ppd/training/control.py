@@ -43,7 +43,7 @@ class StopRequest:
     """Whether someone asks the run to stop: by the file STOP beside its checkpoint, Ctrl-C or SIGTERM.
 
     The file works on every system and from any process, and already while this process prepares the run. One from
-    before that was meant for an earlier run, and is removed, as is one that was obeyed. A second signal of the same kind
+    before that was meant for an earlier run: it is removed, as is one that was obeyed. A second signal of the same kind
     does what it would do without us.
     """
 

@@ -98,7 +98,7 @@ def test_process_0_alone_writes(together):
     assert [call["on_step"] for call in calls] == [list(range(1, 11)), []]
     assert [call["validate"] for call in calls] == [[2, 4, 6, 8, 10]] * 2
     rows = (together / "logs" / "log.csv").read_text().splitlines()
-    assert sum(row.startswith("3,mse,") for row in rows) == 1
+    assert sum(row.startswith("tiny,3,mse,") for row in rows) == 1
     assert json.loads((together / "progress.json").read_text())["state"] == "finished"
     stderr = (together / "stderr").read_text()
     assert stderr.count("skipped, its loss is nan (broken True)") == torch.load(together / "broken.pt")["skipped"][0]
