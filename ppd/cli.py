@@ -278,9 +278,13 @@ def _train(arguments: argparse.Namespace) -> dict[str, Any]:
     from .pocket.recipe import Recipe
     from .pocket.studio import WEIGHTS
     from .pocket.world import WORLDS
+    from .training.control import Stopped
 
     recipe = Recipe(_work(arguments), arguments.weights or WEIGHTS, WORLDS[arguments.what])
-    recipe.run()
+    try:
+        recipe.run()
+    except Stopped as stopped:
+        raise SystemExit(str(stopped)) from None
     return {"seconds": json.loads((recipe.work / "seconds.json").read_text())}
 
 

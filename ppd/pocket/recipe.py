@@ -27,7 +27,7 @@ from ..encoders.towers.open_clip import OpenClipTower, save_encoder
 from ..evaluation import micro_f1, object_counts
 from ..files import file_digest, replacing, write_file
 from ..training.adapter import train_adapter
-from ..training.loop import default_device
+from ..training.distributed import default_device
 from ..training.picks import QueryPicks
 from ..training.settings import Objective
 from . import scenes

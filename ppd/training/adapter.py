@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,9 +39,10 @@ def train_adapter(
     learning_rate: float = 1e-3,
     name: str = "adapter",
     fresh: bool = True,
+    **loop: Any,
 ) -> UserAdapter:
     """User-conditioned Diffusion-DPO of an adapter: `fresh` from the base, whatever its weights are, else from where it
-    is.
+    is. `loop`: what else `fit` takes, such as accumulate and progress.
 
     Not `personal`, everybody is the population user (ordinary Diffusion-DPO).
     """
@@ -71,6 +73,7 @@ def train_adapter(
             warmup=50,
             ema=0.99,
             on_step=report,
+            **loop,
         )
     summary = {
         "steps": steps,
@@ -97,8 +100,9 @@ def distil(
     batch: int = 32,
     learning_rate: float = 1e-3,
     name: str = "distillation",
+    **loop: Any,
 ) -> UserAdapter:
-    """Self-distillation of an adapter from the base, for the simulated `people` of `picks`."""
+    """Self-distillation of an adapter from the base, for the simulated `people` of `picks`; `loop` as above."""
     begin(adapter, picks, seed)
     host, texts = denoiser.host(adapter), denoiser.text(wordings(picks.prompts, sides))
     taught = Distillation(denoiser, host, picks, people, texts, adapter.config.end_percent)
@@ -113,6 +117,7 @@ def distil(
             seed=seed,
             warmup=50,
             ema=0.99,
+            **loop,
         )
     trained.config = replace(adapter.config, training={"distillation_steps": steps})
     return trained

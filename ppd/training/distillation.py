@@ -41,6 +41,7 @@ class Distillation:
         """Mean squared error against the moved prediction, as a share of how far that moves."""
         picks, device = self.picks, self.denoiser.device
         index = rng.integers(len(picks.latents), size=batch)
+        assert picks.shows is not None
         caption = picks.shows[index]
         person = rng.integers(len(self.people), size=batch)
         u = picks.embeddings[rng.integers(len(picks.embeddings), size=batch), person]

@@ -43,7 +43,8 @@ def real_picks(
     if not known:
         return None
     queries: list[PreferencePair] = []
-    person, embeddings = [], []
+    person: list[int] = []
+    embeddings: list[Tensor] = []
     for own in known.values():
         support, query = _halves(own, rng)
         if not query:  # all of its pictures are in the support

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -30,6 +31,7 @@ from ..pictures import Picture
 from ..studies import StudySet, model_name
 from .adapter import distil, train_adapter
 from .costs import Costs, peak_memory
+from .distributed import processes
 from .materials import Materials, gather
 from .measure import measure
 from .picks import MOST_REAL
@@ -89,6 +91,8 @@ class Run:
         materials = self.materials()
         adapter = self._stages(materials, self.folder, self.settings)
         figures = self._figures(materials, adapter)
+        if not processes().is_main_process:
+            return figures
         figures["hours"] = round((time.monotonic() - started) / 3600, 3)
         adapter.config = replace(adapter.config, training={**adapter.config.training, "report": figures})
         adapter.save(out, torch.float16)
@@ -105,11 +109,10 @@ class Run:
         materials = self.materials()
         read = time.monotonic() - started
         seconds = []
-        for stage in ("distillation_steps", "steps"):
-            few = replace(self.settings, **{"distillation_steps": 0, "steps": 0, stage: REHEARSED})
+        for distilled, preferred in ((REHEARSED, 0), (0, REHEARSED)):
+            few = replace(self.settings, distillation_steps=distilled, steps=preferred)
             folder = self.folder / "rehearsal"
-            for file in folder.glob("*"):
-                file.unlink()
+            shutil.rmtree(folder, ignore_errors=True)
             started = time.monotonic()
             self._stages(materials, folder, few)
             seconds.append((time.monotonic() - started) / REHEARSED)

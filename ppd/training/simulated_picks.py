@@ -50,12 +50,12 @@ def simulated_picks(
     most, half = max(SUPPORT_COUNTS), len(usable) // 2
     support = np.empty((len(people), SUPPORTS, most, 2), np.int64)
     query, captions = np.empty((len(people), QUERIES, 2), np.int64), np.empty((len(people), QUERIES), np.int64)
-    for person in range(len(people)):
+    for one in range(len(people)):
         order = rng.permutation(usable)
         for number in range(SUPPORTS):
-            support[person, number] = _pairs(shown, np.resize(rng.permutation(order[:half]), most), rng)
-        captions[person] = rng.choice(order[half:], QUERIES)
-        query[person] = _pairs(shown, captions[person], rng)
+            support[one, number] = _pairs(shown, np.resize(rng.permutation(order[:half]), most), rng)
+        captions[one] = rng.choice(order[half:], QUERIES)
+        query[one] = _pairs(shown, captions[one], rng)
     person = np.arange(len(people)).repeat(QUERIES)
     pairs = _picked(scores, person, query.reshape(-1, 2), rng)
     return QueryPicks(
