@@ -257,12 +257,12 @@ def test_prompts_of_other_lengths_in_one_batch(name, calls, request):
 def test_gradients_flow_through_weights_of_8_bits(name, kind, request):
     tiny = small(name, request)
     eight = Small(name, quantised(tiny.model, kind), tiny.shape)
-    adapter, u = adapter_for("low_rank", tiny.model), torch.stack([person(0).u, person(1).u])
+    adapter, u = low_rank_for(tiny.model, gain=0.1).requires_grad_(True), torch.stack([person(0).u, person(1).u])
     before = [weight.clone() for weight in eight.model.model.parameters()]
     _, wanted = loss_and_gradients(tiny, adapter, u)
     _, found = loss_and_gradients(eight, adapter, u)
     together = [torch.cat([gradient.flatten() for gradient in gradients]) for gradients in (wanted, found)]
-    assert torch.cosine_similarity(*together, dim=0) > 0.98
+    assert torch.cosine_similarity(*together, dim=0) > {"int8_tensorwise": 0.99, "float8_e4m3fn": 0.95}[kind]
     assert all(torch.equal(a, b) for a, b in zip(before, eight.model.model.parameters(), strict=True))
 
 
