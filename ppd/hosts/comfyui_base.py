@@ -88,6 +88,8 @@ def load_parts(
     kinds = {kind.name.lower(): kind for kind in comfy.sd.CLIPType}
     if text_type not in kinds:
         raise ValueError(f"There is no kind of text encoder {text_type!r}: use one of {', '.join(sorted(kinds))}.")
+    if not text_encoders:
+        raise ValueError(f"{diffusion_model.name} needs a text encoder: name its file.")
     with _told(diffusion_model, "diffusion model"):
         model = comfy.sd.load_diffusion_model(str(diffusion_model))
     for path in text_encoders:

@@ -73,7 +73,10 @@ def low_rank_adapter(model):
 )
 def test_an_adapter_learns_whose_taste_is_whose(name, make, checkpointing, tmp_path):
     model = tiny(name, checkpointing=checkpointing)
-    picks, before = opposite_tastes(model.model.model, model.shape), [weight.clone() for weight in model.model.model.parameters()]
+    picks, before = (
+        opposite_tastes(model.model.model, model.shape),
+        [weight.clone() for weight in model.model.model.parameters()],
+    )
     trained = train_adapter(
         model.denoiser,
         make(model.model),
