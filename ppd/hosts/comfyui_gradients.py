@@ -13,8 +13,8 @@ from comfy.ldm.flux.layers import DoubleStreamBlock, SingleStreamBlock
 from comfy_kitchen.backends.eager import rope
 from torch import Tensor, nn
 
-FUSED = ("apply_rope_split_half", "rms_rope_split_half")
-"""Kernels without a backward that Anima, Cosmos and Ernie call in training too."""
+FUSED = ("apply_rope_split_half", "rms_rope_split_half", "rms_rope")
+"""Kernels without a backward that Anima, Cosmos, Ernie and JoyImage call in training too."""
 IN_PLACE = (DoubleStreamBlock, SingleStreamBlock)
 """Blocks that add to their input in place, which a norm's backward needs as it was: Flux, Chroma, Hunyuan."""
 

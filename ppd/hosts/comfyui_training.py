@@ -130,9 +130,11 @@ class ComfyUIDenoiser:
 
     def predict(self, x: Tensor, t: Tensor, context: Sequence[Part]) -> Tensor:
         """The network's output for latents x [n, C, ...] at sigma t [n], in float32."""
-        found = [self._denoised(x, t, part) for part in context]
-        order = torch.cat([part.rows for part in context]).argsort()
-        return self._output(torch.cat(found)[order], x, t)
+        # The MODEL and what is added to it compute as they do when it paints, whatever the loop computes in
+        with torch.autocast(self.device.type, enabled=False):
+            found = [self._denoised(x, t, part) for part in context]
+            order = torch.cat([part.rows for part in context]).argsort()
+            return self._output(torch.cat(found)[order], x, t)
 
     def host(self, adapter: UserAdapter) -> ComfyUITrainingHost:
         """The denoiser, to be personalised by an adapter that was made for it."""
@@ -171,8 +173,7 @@ class ComfyUIDenoiser:
         self.effect = None if self.personal is None else self.personal(part.rows, sigma, len(x))
         added = nullcontext() if self.effect is None else self.effect.installed()
         try:
-            # The precision is the MODEL's own, as it is when it paints
-            with added, torch.autocast(self.device.type, enabled=False):
+            with added:
                 found = self.base.apply_model(x[part.rows], sigma, **part.conditions, transformer_options=options)
             if self.effect is not None:
                 _check_reached(self.effect)

@@ -283,8 +283,13 @@ def test_the_base_computes_in_its_own_precision(request):
     adapter, u = adapter_for("low_rank", half.model), torch.stack([person(0).u, person(1).u])
     x, sigma, context = half.batch()
     plain = half.denoiser.predict(x, sigma, context)
+    host = half.denoiser.host(adapter)
+    with host.personalized(u):
+        personal = half.denoiser.predict(x, sigma, context)
     with torch.autocast("cpu", torch.float16):
         assert torch.equal(half.denoiser.predict(x, sigma, context), plain)
+        with host.personalized(u):
+            assert torch.equal(half.denoiser.predict(x, sigma, context), personal)
     _, found = loss_and_gradients(half, adapter, u)
     _, wanted = loss_and_gradients(small("qwen_image", request), adapter, u)
     together = [torch.cat([gradient.flatten() for gradient in gradients]) for gradients in (wanted, found)]
