@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..adapters import LowRankAdapter
+from .checkpointing import forward_of
 from .comfyui_denoisers import linear_sites
 from .comfyui_run import Call, UserRun
 
@@ -37,7 +38,7 @@ class LowRankBranch:
         """Replaces the layers' forwards, and puts back what was there."""
         with ExitStack() as stack:
             for place, layer in self.layers.items():
-                stack.enter_context(_forward_of(layer, self._forward(place, layer)))
+                stack.enter_context(forward_of(layer, self._forward(place, layer)))
             yield
 
     def _forward(self, place: int, layer: nn.Module) -> Forward:
@@ -137,17 +138,3 @@ _graphs: WeakKeyDictionary[nn.Module, dict[str, _Graph]] = WeakKeyDictionary()
 def _over(w: Tensor, x: Tensor) -> Tensor:
     """w [rows, K] to be multiplied with what comes of x [..., rows, tokens, in], whatever lies between."""
     return w.reshape(len(w), *[1] * (x.ndim - 2), w.shape[-1])
-
-
-@contextmanager
-def _forward_of(layer: nn.Module, forward: Forward) -> Iterator[None]:
-    """The layer's forward is another, and then again what it was: the class's, or what somebody else had put there."""
-    before = layer.__dict__.get("forward")
-    layer.forward = forward
-    try:
-        yield
-    finally:
-        if before is None:
-            del layer.forward
-        else:
-            layer.forward = before

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from ..adapters import UNCONDITIONAL_RULES, LowRankAdapter
 from ..branch import DEFAULT_SCOPE, Adapter, AttentionAdapter, Scope, guidance_sides, off_for_anybody
-from .diffusers_attention import CrossAttentionEffect
-from .diffusers_denoisers import Schedule, check_denoiser, cross_attentions, linear_sites, schedule_of
-from .diffusers_low_rank import LowRankEffect
+from .diffusers_denoisers import Schedule, UNet, check_denoiser, cross_attentions, linear_sites, schedule_of
+from .hooks_attention import AttentionLayer, CrossAttentionEffect
+from .hooks_low_rank import LowRankEffect
 
 __all__ = ["DiffusersHost", "cross_attentions", "guidance_rows", "linear_sites"]
 
@@ -73,7 +73,7 @@ class DiffusersHost:
             return
         weight = next(self.adapter.parameters())
         u = u.to(weight.device, weight.dtype)
-        effect = self._effect(u, strength, scope.places(self.adapter))
+        effect = self._effect(strength, scope.places(self.adapter))
         calls = _Calls(self, u, effect, (start, end))
         hooks = [
             self.denoiser.register_forward_pre_hook(calls.begin, with_kwargs=True),
@@ -86,10 +86,12 @@ class DiffusersHost:
             for hook in hooks:
                 hook.remove()
 
-    def _effect(self, u: Tensor, strength: float, places: tuple[int, ...]) -> LowRankEffect | CrossAttentionEffect:
+    def _effect(self, strength: float, places: tuple[int, ...]) -> LowRankEffect | CrossAttentionEffect:
         if isinstance(self.adapter, LowRankAdapter):
-            return LowRankEffect(self.denoiser, self.adapter, u, strength, places)
-        return CrossAttentionEffect(self.denoiser, cast(AttentionAdapter, self.adapter), u, strength, places)
+            return LowRankEffect(list(linear_sites(self.denoiser).values()), self.adapter, strength, places)
+        found = cross_attentions(cast(UNet, self.denoiser))
+        layers = [AttentionLayer(layer.heads, layer.to_q, layer.to_out[0]) for layer in found]
+        return CrossAttentionEffect(layers, cast(AttentionAdapter, self.adapter), strength, places)
 
 
 class _Calls:
@@ -122,7 +124,7 @@ class _Calls:
         t = torch.as_tensor(timestep, device=self.u.device).float().expand(rows)
         gate = (self.low <= t) & (t <= self.high)
         self.active = bool(gate.any())
-        self.effect.begin(gate.to(self.u.dtype) if self.active else None)
+        self.effect.begin(self.u * gate.to(self.u.dtype)[:, None, None] if self.active else None)
 
     def end(self, denoiser: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """After a call: a compiled graph or a foreign attention processor may have gone around the hooks."""

@@ -334,7 +334,11 @@ TINY = {
 
 def build(name: str, dtype: torch.dtype = torch.float32) -> comfy.model_patcher.ModelPatcher:
     """A family's MODEL: the same random weights at each call."""
-    tiny = TINY[name]
+    return at_random(TINY[name], dtype)
+
+
+def at_random(tiny: Tiny, dtype: torch.dtype = torch.float32) -> comfy.model_patcher.ModelPatcher:
+    """A class's MODEL, with random weights."""
     settings = getattr(comfy.supported_models, tiny.kind)(tiny.config)
     settings.unet_config |= tiny.config  # Ideogram states its full size beside what is detected
     settings.set_inference_dtype(dtype, None)

@@ -1,4 +1,4 @@
-"""A low-rank adapter in a denoiser of diffusers: hooks behind its Linear layers."""
+"""A low-rank adapter in a denoiser of any library, for training and for sampling: hooks behind its Linear layers."""
 
 from __future__ import annotations
 
@@ -12,38 +12,43 @@ from torch.nn import functional as F
 
 from ..adapters import LowRankAdapter
 from ..adapters.low_rank import LowRankSite
-from .diffusers_denoisers import linear_sites
 
 Part = tuple[LowRankSite, slice, nn.Module]
 """A and B of a site, the rows of B, and the layer that makes these of the site's outputs."""
 
 
 class LowRankEffect:
-    """What users u [B or 1, N, d] add to the Linear layers of the sites numbered `places`."""
+    """What an adapter adds to the sites numbered `places`; `sites` has all of the denoiser's, each with the layers
+    whose outputs, one after the other, are the site's."""
 
     def __init__(
-        self, denoiser: nn.Module, adapter: LowRankAdapter, u: Tensor, strength: float, places: Sequence[int]
+        self,
+        sites: Sequence[Sequence[nn.Module]],
+        adapter: LowRankAdapter,
+        strength: float,
+        places: Sequence[int],
     ) -> None:
-        self.adapter, self.u, self.strength = adapter, u, min(strength, adapter.max_strength)
-        known = list(linear_sites(denoiser).values())
+        self.adapter, self.strength = adapter, min(strength, adapter.max_strength)
         parts = adapter.parts()
-        self.layers = [part for place in places for part in _parts(parts[place], known[place])]
+        self.layers = [part for place in places for part in _parts(parts[place], sites[place])]
         self.w: Tensor | None = None
         """[B, K] in a call in which any row is personal."""
         self.reached: set[int] = set()
 
     @contextmanager
-    def installed(self) -> Iterator[None]:
-        """The hooks are in the denoiser."""
+    def installed(self, within: nn.Module | None = None) -> Iterator[None]:
+        """The hooks are in the denoiser, or in that part of it."""
+        inside = None if within is None else set(within.modules())
         with ExitStack() as stack:
             for index, (site, rows, layer) in enumerate(self.layers):
-                stack.callback(layer.register_forward_hook(partial(self._add_user, index, site, rows)).remove)
+                if inside is None or layer in inside:
+                    stack.callback(layer.register_forward_hook(partial(self._add_user, index, site, rows)).remove)
             yield
 
-    def begin(self, gate: Tensor | None) -> None:
-        """Before a call of the denoiser: which of its rows are personal, 1 or 0 [B]; None where none is."""
+    def begin(self, u: Tensor | None) -> None:
+        """Before a call of the denoiser: for whom each of its rows is, u [B, N, d]; None where none is personal."""
         self.reached.clear()
-        self.w = None if gate is None else self.adapter.weights(self.u) * self.strength * gate[:, None]
+        self.w = None if u is None else self.adapter.weights(u) * self.strength
 
     def _add_user(
         self, index: int, site: LowRankSite, rows: slice, layer: nn.Module, args: tuple[Any, ...], y: Tensor
