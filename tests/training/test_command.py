@@ -1,0 +1,186 @@
+"""`train adapter` from ordinary files: an SD1.5 checkpoint, its studies and their encoder, to a picture by the adapter."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+
+from ppd.adapters import UserAdapter
+from ppd.cli import main
+from ppd.encoders.encoder import TasteEncoder
+from ppd.hosts.comfyui_base import find_comfyui, load_checkpoint
+from ppd.pairs import read_pairs
+from ppd.pictures import Picture
+from ppd.studies import Cell, continue_studies
+from tests.conftest import write_example
+from tests.server.model_files import write_checkpoint
+from tests.training.study_sets import LOOKS
+
+pytestmark = pytest.mark.comfyui
+if find_spec("comfy"):
+    from ppd.hosts.comfyui_checkpoint import ComfyUICheckpoint
+    from ppd.hosts.comfyui_studies import Painter, Sampling, model_signature
+
+SAMPLING = Sampling(64, 64, 1, 1.0, "euler", "normal")
+STEPS = {"--distillation-steps": 3, "--steps": 4, "--batch": 2, "--accumulate": 1, "--rank": 4}
+
+
+def edited(picture, light, warmth):
+    """An IMAGE [H, W, 3], brighter and warmer."""
+    return (picture + light + warmth * torch.tensor([1.0, 0.0, -1.0])).clamp(0, 1)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory, comfyui_path):
+    """A checkpoint of random weights at a tenth of SD1.5's width, and studies of looks that it would obey: its own
+    pictures, one side of them darker or cooler."""
+    home = tmp_path_factory.mktemp("home")
+    write_checkpoint(home / "base.safetensors", "sd15", text_encoder=True)
+    base = load_checkpoint(find_comfyui(), home / "base.safetensors")
+    writer = continue_studies(home / "studies", LOOKS, model_signature(base.model), SAMPLING.as_json())
+    painter = Painter(base.model, base.clip, base.vae, SAMPLING)
+    with torch.inference_mode():
+        for number in range(24):
+            picture, _, noise = painter.paint(f"prompt {number}", "", number, lambda step, foreseen: None)
+            for index, look in enumerate(LOOKS):
+                for side, sign in (("low", -0.2), ("high", 0.2)):
+                    shown = edited(picture, sign * (index == 0), sign * (index == 1))
+                    latent = base.vae.encode(shown[None])
+                    writer.add(Cell(look, f"prompt {number}", number), side, Picture.from_tensor(shown), latent, noise)
+    write_example(home / "pairs", seed=3, pairs=12)
+    command = ["make-encoder", "--out", home / "encoder", "--tower", "pocket", "--studies", home / "studies"]
+    assert main([str(part) for part in command]) == 0
+    yield home
+    (home / "base.safetensors").unlink()  # half a gigabyte
+
+
+def train(home, out, *more, **changed):
+    options = {"--base": home / "base.safetensors", "--studies": home / "studies", "--encoder": home / "encoder"}
+    options |= {"--out": out, **STEPS, **{f"--{name}": value for name, value in changed.items()}}
+    return main(["train", "adapter", *(str(part) for option in options.items() for part in option), *map(str, more)])
+
+
+@pytest.fixture(scope="module")
+def trained(home, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out") / "mine.safetensors"
+    assert train(home, out, "--json", out.with_suffix(".json")) == 0
+    return out
+
+
+def test_a_run_leaves_a_file_its_figures_pictures_and_a_page(home, trained):
+    folder = trained.with_suffix(".training")
+    adapter = UserAdapter.load(trained)
+    assert (adapter.config.kind, adapter.config.family) == ("cross_attention", "sd15")
+    assert adapter.config.encoder_hash == TasteEncoder.load(home / "encoder").weight_hash
+    figures = json.loads((folder / "report.json").read_text())
+    assert adapter.config.training["report"] == figures
+    measured = figures["held_out"]["simulated"]
+    assert measured["people"] == 100 and measured["null_user_difference"] == 0.0
+    assert 0.0 <= measured["own"]["low"] <= measured["own"]["mean"] <= measured["own"]["high"] <= 1.0
+    assert 0.0 < measured["permutation_p"] <= 1.0 and figures["held_out"]["real"] is None
+    assert len(measured["chosen_error_change_by_noise"]) == 4
+    assert json.loads(trained.with_suffix(".json").read_text())["settings"]["steps"] == 4
+    with Image.open(folder / "sheet.png") as sheet:
+        assert sheet.width == 8 + 5 * 264 and sheet.height > 2 * 256  # the base, two people and their opposites
+    page = (folder / "report.html").read_text()
+    assert "Measured on simulated people only" in page and "sheet.png" in page
+    progress = json.loads((folder / "progress.json").read_text())
+    assert (progress["state"], progress["step"], progress["of"]) == ("finished", 4, 4)
+    with safe_open(trained, "pt") as file:
+        assert all(file.get_tensor(name).dtype == torch.float16 for name in file.keys())  # noqa: SIM118
+        assert str(home) not in json.dumps(file.metadata())
+
+
+def test_the_adapter_paints_for_a_person(home, trained):
+    from ppd.studies import open_studies
+
+    studies = open_studies(home / "studies")
+    base = ComfyUICheckpoint(load_checkpoint(find_comfyui(), home / "base.safetensors"), studies)
+    adapter = UserAdapter.load(trained)
+    u = torch.ones(1, adapter.config.embedding_dim)
+    plain, null, ours, other = (
+        np.asarray(base.paint("a lake", 1, adapter, one)) for one in (None, 0 * u, 20 * u, -20 * u)
+    )
+    assert (plain == null).all() and (ours != plain).any() and (ours != other).any()
+    encoded = base.latents([next(iter(read_pairs(home / "pairs"))).chosen])
+    assert encoded.shape == (1, 4, 8, 8)
+
+
+def test_real_people_are_trained_on_beside_simulated_ones(home, tmp_path, capsys):
+    out = tmp_path / "solo.safetensors"
+    assert train(home, out, "--solo", "--pairs", home / "pairs", "--kind", "low_rank") == 0
+    adapter = UserAdapter.load(out)
+    assert adapter.config.kind == "low_rank" and adapter.config.rank == 4
+    assert adapter.config.training["report"]["real_people"]["people"] == 1
+    assert "also trained on" in (tmp_path / "solo.training" / "report.html").read_text()
+
+
+def test_a_rehearsal_says_what_it_costs_and_trains_nothing(home, tmp_path, capsys):
+    out = tmp_path / "dry.safetensors"
+    assert train(home, out, "--dry-run", "--gradient-checkpointing") == 0
+    said = capsys.readouterr().out
+    assert "77 pictures" in said or "pictures and" in said
+    assert "Peak memory:" in said and "hours" in said
+    assert not out.exists()
+
+
+def test_a_stopped_run_goes_on_where_it_stopped(home, tmp_path, trained):
+    out, folder = tmp_path / "mine.safetensors", tmp_path / "mine.training"
+
+    class Halted(Exception):
+        pass
+
+    from ppd.training import loop
+
+    plain, taken = loop.Journal.record, []
+
+    def record(self, *args, **more):
+        taken.append(args[0])
+        if len(taken) == 5:
+            (folder / "STOP").touch()
+        return plain(self, *args, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.Journal, "record", record)
+        with pytest.raises(SystemExit, match="stopped by the file STOP after step 2 of 4"):
+            train(home, out)
+    assert not out.exists() and main(["train", "adapter", "--out", str(out), "--stop"]) == 0
+    assert train(home, out) == 0
+    ours, theirs = (UserAdapter.load(path).state_dict() for path in (out, trained))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--batch", "0"), "Expected batch of at least 1, got 0"),
+        (("--end-percent", "2"), "Expected end_percent above 0 and up to 1"),
+        (("--solo",), "takes 8 picks or more, all of that person"),
+        (("--studies", "{home}/nothing"), "There are no studies in 'nothing'"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_sentence(home, tmp_path, capsys, more, said):
+    assert train(home, tmp_path / "a.safetensors", *(part.format(home=home) for part in more)) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+
+
+def test_files_that_are_missing_taken_or_no_settings_are_refused(home, tmp_path, capsys, trained):
+    def refused(*arguments):
+        assert main(["train", "adapter", *map(str, arguments)]) == 2
+        return capsys.readouterr().err
+
+    assert "An adapter needs --base and --studies and --encoder" in refused("--out", tmp_path / "a.safetensors")
+    assert "let it end so" in refused("--out", tmp_path / "a.pt")
+    assert "There is no run in" in refused("--out", tmp_path / "a.safetensors", "--stop")
+    assert train(home, trained) == 2
+    assert "There is a file mine.safetensors already" in capsys.readouterr().err
+    (tmp_path / "settings.json").write_text('{"stepps": 3}')
+    assert train(home, tmp_path / "a.safetensors", "--config", tmp_path / "settings.json") == 2
+    assert "There is no 'stepps' among the settings: use distillation_steps, steps" in capsys.readouterr().err
