@@ -152,7 +152,7 @@ class ComfyUIDenoiser:
         comfy.model_management.load_models_gpu([self.model], force_full_load=True)
 
     def _conditions(self, conditioning: list[list[Any]], noise: Tensor) -> Conditions:
-        given = comfy.sampler_helpers.convert_cond(conditioning[:1])
+        given = comfy.sampler_helpers.convert_cond(conditioning)
         (found,) = comfy.samplers.encode_model_conds(
             self.base.extra_conds, given, noise, self.device, "positive", latent_image=noise, denoise_mask=None, seed=0
         )
