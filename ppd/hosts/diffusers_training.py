@@ -51,7 +51,6 @@ class DiffusersDenoiser:
         denoiser: nn.Module,
         scheduler: Any,
         read: Reader,
-        family: str,
         *,
         scale: float | Tensor = 1.0,
         shift: float | Tensor = 0.0,
@@ -61,7 +60,6 @@ class DiffusersDenoiser:
         self.scale, self.shift = scale, shift
         self.timestep_at = timestep_at or schedule_of(denoiser)
         self.name = class_of(denoiser)
-        self.family = family
         self.is_flow = isinstance(scheduler, FlowMatchEulerDiscreteScheduler)
 
     @property

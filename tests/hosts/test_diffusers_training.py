@@ -68,7 +68,7 @@ def both(request):
         model, shape = comfy_model(name, network), (4, 16, 16)
         model = ModelSamplingDiscrete().patch(model, prediction if kind else "eps", False)[0]
     scale, shift = _numbers(model, shape)
-    ours = DiffusersDenoiser(network, scheduler, lambda prompts: read(name, prompts), name, scale=scale, shift=shift)
+    ours = DiffusersDenoiser(network, scheduler, lambda prompts: read(name, prompts), scale=scale, shift=shift)
     frames = (shape[0], 1, *shape[1:]) if name == "qwen_image" else shape
 
     def conditioning(prompt):
