@@ -38,7 +38,7 @@ from ppd.pocket.people import People
 from ppd.pocket.recipe import Recipe
 from ppd.pocket.world import WORLDS
 from ppd.training.adapter import train_adapter
-from ppd.training.objective import Objective
+from ppd.training.settings import Objective
 
 from .pocket_step import ROOT
 

@@ -92,7 +92,7 @@ def read_people(folder: Path) -> tuple[list[Picture], list[Person]]:
         for picture in (pair.chosen, pair.rejected):
             pictures.setdefault(picture.digest, (len(pictures), picture))
         chosen, rejected = (pictures[picture.digest][0] for picture in (pair.chosen, pair.rejected))
-        asked.setdefault(pair.user, []).append((chosen, rejected, 0.5 if pair.tie else 1.0))
+        asked.setdefault(pair.user, []).append((chosen, rejected, pair.outcome))
     return [picture for _, picture in pictures.values()], [_person(rows) for rows in asked.values()]
 
 

@@ -141,7 +141,7 @@ def judge(painted: Painted, support: Pairs, held_out: Pairs, clip_vision: Any) -
     def see_pairs(pairs: Pairs) -> tuple[Tensor, Tensor]:
         return see([pair.chosen.open() for pair in pairs]), see([pair.rejected.open() for pair in pairs])
 
-    judges = fit_judges(*see_pairs(held_out), torch.tensor([0.5 if pair.tie else 1.0 for pair in held_out]))
+    judges = fit_judges(*see_pairs(held_out), torch.tensor([pair.outcome for pair in held_out]))
     picks = [scores(judges, side[:, None]) for side in see_pairs([pair for pair in support if not pair.tie])]
     seen = {name: torch.stack([see(row) for row in rows]) for name, rows in painted.items()}
     liked = {name: scores(judges, features) for name, features in seen.items()}

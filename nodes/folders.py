@@ -12,7 +12,7 @@ from pathlib import Path
 import folder_paths
 
 from ..ppd.files import stamp
-from ..ppd.pairs import PAIRS_FILE
+from ..ppd.pair_files import HPDV2_FILES, PAIRS_FILE
 from ..ppd.pictures import ENDINGS, Picture, pictures_below
 from ..ppd.store import MissingError, TasteStore
 from ..ppd.studies import ROWS_FILE, STUDIES_FILE
@@ -262,7 +262,7 @@ def _sets_below(folder: str, root: str, depth: int, seen: set[str]) -> Iterator[
     names = {entry.name for entry in entries}
     if STUDIES_FILE in names:
         return
-    if depth and (PAIRS_FILE in names or any(name.endswith(".parquet") for name in names)):
+    if depth and (names & {PAIRS_FILE, *HPDV2_FILES} or any(name.endswith(".parquet") for name in names)):
         yield "."
         return
     for entry in entries:

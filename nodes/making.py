@@ -21,6 +21,7 @@ from ..ppd.pairs import PreferencePair, read_pairs
 from ..ppd.studies import open_studies
 from . import folders
 from .encoders import FOLDER, encoder_folder, taste_encoders
+from .pairs import stop_if_cancelled
 from .sockets import CATEGORY
 
 NONE = "none"
@@ -175,7 +176,7 @@ def new_encoder_folder(name: str, overwrite: bool) -> Path:
 
 def pairs_in(name: str) -> list[PreferencePair]:
     """The pairs of a preference set, undecoded: broken pictures are left out where they are looked at."""
-    return list(read_pairs(folders.preference_set(name), check_pictures=False))
+    return list(read_pairs(folders.preference_set(name), check_pictures=False, progress=stop_if_cancelled))
 
 
 def progress() -> Any:

@@ -12,7 +12,8 @@ from comfy_api.latest import io, ui
 from PIL import Image, ImageOps
 
 from ..ppd.messages import listed, quoted
-from ..ppd.pairs import PreferencePair, counted, preference_set_digest, read_pairs
+from ..ppd.pair_digest import preference_set_digest
+from ..ppd.pairs import PreferencePair, counted, read_pairs
 from ..ppd.pictures import PreferenceError
 from . import folders, people, whose
 from .people import PERSON
@@ -118,10 +119,10 @@ class PreferencePairLoader(io.ComfyNode):
             return io.NodeOutput(pairs, contact_sheet(pairs[-SHOWN:]), report, ui=ui.PreviewText(report))
         whose.refuse_first_answers(preference_set, first_answers)
         path = folders.preference_set(preference_set)
-        pairs = []
-        for pair in islice(read_pairs(path, skip_bad=skip_bad, user=user.strip() or None, skipped=skipped), limit):
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            pairs.append(pair)
+        rows = read_pairs(
+            path, skip_bad=skip_bad, user=user.strip() or None, skipped=skipped, progress=stop_if_cancelled
+        )
+        pairs = list(islice(rows, limit))
         if not pairs:
             of_user = f" of the user {quoted(user.strip())}" if user.strip() else ""
             why = f" The first that was left out: {skipped[0]}" if skipped else ""
@@ -171,6 +172,11 @@ def read_person(
     if not pairs and skipped:
         raise ValueError(f"Of the pairs of {person.name} none can be used. {skipped[0]}")
     return person.name, pairs[::-1]
+
+
+def stop_if_cancelled(rows: int) -> None:
+    """A progress of `read_pairs`: sets may hold a million rows of others."""
+    comfy.model_management.throw_exception_if_processing_interrupted()
 
 
 def report_of(name: str, pairs: list[PreferencePair], skipped: list[PreferenceError]) -> str:

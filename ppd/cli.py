@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .families import PARTS
+from .training.settings import add_training_arguments
 
 WORLDS = ("pocket", "pocket-flow")
 DEMO_PROMPTS = (
@@ -83,10 +84,16 @@ def _parser() -> argparse.ArgumentParser:
     studies = commands.add_parser("studies", help="say what a set of studies holds")
     studies.add_argument("folder", type=Path, help="folder with studies.json, as Paint Studies writes it")
 
-    train = commands.add_parser("train", help="train from nothing; run it again to resume")
-    train.add_argument("what", choices=WORLDS)
-    train.add_argument("--work", type=Path, help="folder for data and checkpoints (default: .work, or .work-flow)")
-    train.add_argument("--weights", type=Path, help="folder for the finished weights (default: the tracked ones)")
+    train = commands.add_parser("train", help="train an adapter for your own checkpoint, or a pocket from nothing")
+    trained = train.add_subparsers(dest="what", required=True)
+    for world in WORLDS:
+        pocket = trained.add_parser(world, help="from nothing; run it again to resume")
+        pocket.add_argument("--work", type=Path, help="folder for data and checkpoints (default: .work, or .work-flow)")
+        pocket.add_argument("--weights", type=Path, help="folder for the finished weights (default: the tracked ones)")
+        pocket.add_argument("--json", type=Path, help="write the figures there, for machines")
+    adapter = trained.add_parser("adapter", help="a user adapter for a checkpoint; run it again to resume")
+    add_training_arguments(adapter)
+    adapter.add_argument("--json", type=Path, help="write the figures there, for machines")
 
     evaluate = commands.add_parser("evaluate", help="measure every figure of the model card")
     evaluate.add_argument("what", choices=WORLDS)
@@ -95,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--work", type=Path, help="folder for data and checkpoints, as of train")
     evaluate.add_argument("--weights", type=Path, help="folder of the weights to measure (default: the tracked ones)")
 
-    for command in (demo, encode, sample, lora, studies, make, train, evaluate):
+    for command in (demo, encode, sample, lora, studies, make, evaluate):
         command.add_argument("--json", type=Path, help="write the figures there, for machines")
     return parser
 
@@ -264,12 +271,20 @@ def _studies(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _train(arguments: argparse.Namespace) -> dict[str, Any]:
+    if arguments.what == "adapter":
+        from .training.command import command
+
+        return command(arguments)
     from .pocket.recipe import Recipe
     from .pocket.studio import WEIGHTS
     from .pocket.world import WORLDS
+    from .training.control import Stopped
 
     recipe = Recipe(_work(arguments), arguments.weights or WEIGHTS, WORLDS[arguments.what])
-    recipe.run()
+    try:
+        recipe.run()
+    except Stopped as stopped:
+        raise SystemExit(str(stopped)) from None
     return {"seconds": json.loads((recipe.work / "seconds.json").read_text())}
 
 

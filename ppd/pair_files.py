@@ -13,11 +13,15 @@ from .messages import quoted, reason_of
 from .pictures import PreferenceError
 
 PAIRS_FILE = "pairs.jsonl"
+HPDV2_FILES = ("train.json", "test.json")
+DIFFUSIONDB_FILES = ("metadata.parquet", "metadata-large.parquet")
+"""What DiffusionDB tells of its pictures, which ratings of them lie beside: no pairs."""
+ENDINGS = (".jsonl", ".parquet", ".json")
 TRL_COLUMNS = ("prompt", "chosen", "rejected")
 PICK_A_PIC_COLUMNS = ("caption", "jpg_0", "jpg_1", "label_0", "label_1")
 LONGEST_LINE = 1 << 24
 """Letters of one line of JSON."""
-_TRL_OPTIONAL = ("id", "user", "created", "tie", "choice")
+_TRL_OPTIONAL = ("id", "user", "created", "tie", "choice", "probability")
 _PICK_A_PIC_OPTIONAL = ("ranking_id", "user_id", "created_at", "has_label", "are_different")
 _COLUMNS = {*TRL_COLUMNS, *_TRL_OPTIONAL, *PICK_A_PIC_COLUMNS, *_PICK_A_PIC_OPTIONAL}
 
@@ -36,7 +40,9 @@ def files_of(path: Path) -> list[Path]:
     """The files with a preference set's rows, in order; nothing that a link leads out of its folder for."""
     if path.is_dir():
         listed = path / PAIRS_FILE
-        files = [listed] if listed.is_file() else sorted(path.glob("*.parquet"))
+        shards = sorted(file for file in path.glob("*.parquet") if file.name not in DIFFUSIONDB_FILES)
+        lists = [path / name for name in HPDV2_FILES if (path / name).is_file()]
+        files = [listed] if listed.is_file() else shards or lists
         if not files:
             raise PreferenceError(f"No preference set in folder {path}: expected {PAIRS_FILE} or .parquet files in it.")
         for file in files:
@@ -45,19 +51,19 @@ def files_of(path: Path) -> list[Path]:
                     f"{quoted(file.name)} is a link out of the preference set's folder: put the file itself there."
                 )
         return files
-    if path.suffix not in (".jsonl", ".parquet"):
-        raise PreferenceError(f"Expected a folder, a .jsonl or a .parquet file, got {path}.")
+    if path.suffix not in ENDINGS:
+        raise PreferenceError(f"Expected a folder, a .jsonl, a .parquet or HPDv2's .json file, got {path}.")
     if not path.is_file():
         raise PreferenceError(f"There is no preference set at {path}: expected a folder, a .jsonl or a .parquet file.")
     return [path]
 
 
-def rows_of(file: Path, text_only: bool = False) -> Iterator[Row]:
+def rows_of(file: Path, paths_only: bool = False) -> Iterator[Row]:
     """The rows of a file, one at a time; PreferenceError where the file itself cannot be read on.
 
-    `text_only` passes over what is no text in parquet, such as the pictures.
+    `paths_only` reads of parquet nothing but the paths of pictures that lie beside it.
     """
-    return _jsonl_rows(file) if file.suffix == ".jsonl" else _parquet_rows(file, text_only)
+    return _jsonl_rows(file) if file.suffix == ".jsonl" else _parquet_rows(file, paths_only)
 
 
 def path_inside(root: Path, value: str) -> Path:
@@ -104,7 +110,7 @@ def _json_row(line: str) -> Row:
 
 
 @contextmanager
-def _parquet_reading(file: Path) -> Iterator[None]:
+def parquet_reading(file: Path) -> Iterator[None]:
     """Whatever pyarrow raises over a damaged file, in our words."""
     try:
         yield
@@ -114,29 +120,42 @@ def _parquet_reading(file: Path) -> Iterator[None]:
         ) from error
 
 
-def _parquet_rows(file: Path, text_only: bool) -> Iterator[Row]:
+def open_parquet(file: Path) -> Any:
+    """A parquet file, of which only the footer has been read."""
     try:
         import pyarrow.parquet
     except ImportError as error:
         raise PreferenceError(
             f"Reading {quoted(file.name)} needs pyarrow: install it with `pip install pyarrow`."
         ) from error
-    with _parquet_reading(file):
-        table = pyarrow.parquet.ParquetFile(file)
+    with parquet_reading(file):
+        # Read ahead, it would hold all that has been read until the end: pictures of gigabytes
+        return pyarrow.parquet.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
+
+
+def _parquet_rows(file: Path, paths_only: bool) -> Iterator[Row]:
+    table = open_parquet(file)
     with table:
-        with _parquet_reading(file):
+        with parquet_reading(file):
             fields = [field for field in table.schema_arrow if field.name in _COLUMNS]
-            if text_only:
-                fields = [field for field in fields if "string" in str(field.type).split("<")[0]]
+            if paths_only:
+                fields = [field for field in fields if field.name in TRL_COLUMNS[1:] and _is_text(field.type)]
+                if not fields:
+                    return
             batches = table.iter_batches(batch_size=32, columns=[field.name for field in fields])
         while True:
-            with _parquet_reading(file):
+            with parquet_reading(file):
                 batch = next(batches, None)
                 if batch is None:
                     return
                 names, cells = batch.schema.names, [map(_cell, column) for column in batch.columns]
                 rows = [dict(zip(names, map(next, cells), strict=True)) for _ in range(batch.num_rows)]
             yield from rows
+
+
+def _is_text(kind: Any) -> bool:
+    """Whether cells of a parquet column are texts, or lists of them."""
+    return "string" in str(getattr(kind, "value_type", kind))
 
 
 def _cell(scalar: Any) -> Any:

@@ -1,29 +1,30 @@
-"""Preference pairs: what one is, how a set of them is read, written, checked and fingerprinted.
+"""Preference pairs: what one is, how a set of them is read, written and checked.
 
 A preference set is a folder with `pairs.jsonl` and its pictures, a JSONL or parquet file in TRL's columns (`prompt`,
-`chosen`, `rejected`), or parquet in Pick-a-Pic v2's columns; a folder of parquet shards is read in the order of names.
+`chosen`, `rejected`), parquet in Pick-a-Pic v2's columns, HPDv2's lists (`hpdv2`), or AI-Horde-Ratings beside
+DiffusionDB's pictures (`horde_ratings`); a folder of parquet shards is read in the order of names.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from .files import Stamp, write_file
+from . import horde_ratings, hpdv2
+from .files import write_file
 from .messages import quoted, shortened
 from .pair_files import PAIRS_FILE, PICK_A_PIC_COLUMNS, TRL_COLUMNS, Row, Unreadable, files_of, path_inside, rows_of
-from .pictures import Picture, PreferenceError, picture_stamp
+from .pictures import Picture, PreferenceError
 
 log = logging.getLogger(__name__)
 
-_listings: dict[Path, tuple[Stamp, list[Path]]] = {}
+ROUNDING = 1e-3
+"""Of labels that are shares, which float32 and two decimals round."""
 
 
 def counted(number: int, noun: str) -> str:
@@ -35,8 +36,9 @@ def counted(number: int, noun: str) -> str:
 class PreferencePair:
     """Of two pictures of one prompt, the one a person preferred; with `tie` neither, and the order means nothing.
 
+    `probability` is a soft label: the share of votes, above .5 to 1, that `chosen` is the better; 1 is a plain pick.
     A person's pairs of one `choice` have one chosen picture and are one observation, the best among several: never a
-    tie. `weight` says how much the pair still counts, from 0 to 1; files do not hold it.
+    tie, never soft. `weight` says how much the pair still counts, from 0 to 1; files do not hold it.
     """
 
     prompt: str
@@ -48,6 +50,12 @@ class PreferencePair:
     tie: bool = False
     weight: float = 1.0
     choice: str | None = None
+    probability: float = 1.0
+
+    @property
+    def outcome(self) -> float:
+        """What the Bradley-Terry model is told: the probability that `chosen` is preferred, .5 for a tie."""
+        return 0.5 if self.tie else self.probability
 
     def check(self) -> None:
         """Raise PreferenceError, naming the pair, unless both pictures decode and are two."""
@@ -57,11 +65,15 @@ class PreferencePair:
             except PreferenceError as error:
                 raise self.error(role, error) from error
         if self.chosen.digest == self.rejected.digest:
-            raise PreferenceError(
-                f"Pair {quoted(self.id)}: chosen and rejected are one and the same picture, expected two; remove the "
-                "pair, or skip bad pairs.",
-                self.id,
-            )
+            raise self.one_picture()
+
+    def one_picture(self) -> PreferenceError:
+        """What is wrong with a pair of one picture."""
+        return PreferenceError(
+            f"Pair {quoted(self.id)}: chosen and rejected are one and the same picture, expected two; remove the "
+            "pair, or skip bad pairs.",
+            self.id,
+        )
 
     def error(self, role: str, error: PreferenceError) -> PreferenceError:
         """`error` of this pair's `role` picture ("chosen" or "rejected"), as one sentence that names the pair."""
@@ -78,6 +90,7 @@ def read_pairs(
     user: str | None = None,
     check_pictures: bool = True,
     skipped: list[PreferenceError] | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> Iterator[PreferencePair]:
     """The pairs of a preference set in the order of its rows, one at a time.
 
@@ -85,21 +98,56 @@ def read_pairs(
     twice, or another chosen picture than the row's choice had so far, raises PreferenceError with the pair's id; with
     `skip_bad` it is logged, appended to `skipped`, and left out. `check_pictures=False` leaves pictures undecoded, for
     sets too large for that. Pick-a-Pic rows without a label, or marked as two equal pictures, are no pairs and are
-    passed over.
+    passed over. `progress(rows so far)` is called before every row, whosever it is, and may raise to cancel.
     """
-    files = files_of(Path(path))
-    return _read(files, skip_bad, user, check_pictures, skipped)
+    found = _read(
+        files_of(Path(path)),
+        lambda number, row: user is None or not _is_anothers(row, user),
+        skip_bad,
+        check_pictures,
+        skipped,
+        progress,
+    )
+    return (pair for _, pair in found)
+
+
+def numbered_pairs(
+    path: Path | str,
+    rows: Container[int] | None = None,
+    *,
+    skip_bad: bool = False,
+    skipped: list[PreferenceError] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[tuple[int, PreferencePair]]:
+    """The pairs of a preference set by the numbers of their rows, from 1, with pictures undecoded: all, or of `rows`.
+
+    Otherwise as `read_pairs`.
+    """
+    return _read(
+        files_of(Path(path)), lambda number, row: rows is None or number in rows, skip_bad, False, skipped, progress
+    )
 
 
 def _read(
-    files: list[Path], skip_bad: bool, user: str | None, check: bool, skipped: list[PreferenceError] | None
-) -> Iterator[PreferencePair]:
+    files: list[Path],
+    wanted: Callable[[int, Row], bool],
+    skip_bad: bool,
+    check: bool,
+    skipped: list[PreferenceError] | None,
+    progress: Callable[[int], None] | None,
+) -> Iterator[tuple[int, PreferencePair]]:
     number, best = 0, _Best()
+
+    def beat() -> None:
+        if progress is not None:
+            progress(number)
+
     for file in files:
         root = file.parent.resolve()
-        for row in rows_of(file):
+        for row in rows_in(file, reading=beat):
+            beat()
             number += 1
-            if user is not None and _is_anothers(row, user):
+            if not wanted(number, row):
                 continue
             try:
                 pair = _pair(row, f"row-{number}", root)
@@ -107,7 +155,8 @@ def _read(
                     continue
                 if check:
                     pair.check()
-                best.check(pair)
+                if file.suffix != ".json":  # one ranking does not contradict itself, and pictures need not be hashed
+                    best.check(pair)
             except PreferenceError as error:
                 if not skip_bad:
                     raise
@@ -115,7 +164,16 @@ def _read(
                 if skipped is not None:
                     skipped.append(error)
                 continue
-            yield pair
+            yield number, pair
+
+
+def rows_in(file: Path, paths_only: bool = False, reading: Callable[[], object] = lambda: None) -> Iterator[Row]:
+    """The rows of a file, in TRL's columns or Pick-a-Pic's; `reading()` is called where the first takes long."""
+    if file.suffix == ".json":
+        return hpdv2.rows_of(file)
+    if file.suffix == ".parquet" and horde_ratings.are_in(file):
+        return horde_ratings.rows_of(file, reading)
+    return rows_of(file, paths_only)
 
 
 def write_pairs(folder: Path | str, pairs: Iterable[PreferencePair]) -> None:
@@ -137,7 +195,9 @@ def write_pairs(folder: Path | str, pairs: Iterable[PreferencePair]) -> None:
             except PreferenceError as error:
                 raise pair.error(role, error) from error
             row[role] = name
+        soft = pair.outcome not in (0.5, 1.0)
         optional = {"user": pair.user, "created": pair.created, "tie": pair.tie or None, "choice": pair.choice}
+        row |= {"probability": pair.probability} if soft else {}
         row.update({key: value for key, value in optional.items() if value is not None})
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
     write_file(folder / PAIRS_FILE, "".join(lines).encode())
@@ -153,10 +213,11 @@ class _Best:
         """Raise PreferenceError where the pair contradicts its choice."""
         if pair.choice is None:
             return
-        if pair.tie:
+        if pair.outcome != 1:
+            what = "tie" if pair.tie else "probability"
             raise PreferenceError(
-                f"Pair {quoted(pair.id)} is a tie of the choice {quoted(pair.choice)}, expected a chosen picture: take "
-                "its choice or its tie out.",
+                f"Pair {quoted(pair.id)} is {'a tie' if pair.tie else 'a soft label'} of the choice "
+                f"{quoted(pair.choice)}, expected a chosen picture: take its choice or its {what} out.",
                 pair.id,
             )
         try:
@@ -172,41 +233,23 @@ class _Best:
             )
 
 
-def preference_set_digest(path: Path | str) -> str:
-    """sha256 over the set's rows and its pictures' contents, for caching by content.
-
-    Contents are remembered by path, size and modification time, so that a second call only asks the file system.
-    Bad rows and pictures count by what is there of them: reading the set is what reports them.
-    """
-    total = hashlib.sha256()
-    for file in files_of(Path(path)):
-        total.update(Picture(file).digest.encode())
-        stamp = picture_stamp(file)
-        known = _listings.get(file)
-        if known is None or known[0] != stamp:
-            known = _listings[file] = (stamp, list(_picture_paths(file)))
-        for picture in known[1]:
-            try:
-                total.update(Picture(picture).digest.encode())
-            except PreferenceError:
-                total.update(b"missing")
-    return total.hexdigest()
-
-
 def disjoint(support: Iterable[PreferencePair], query: Sequence[PreferencePair]) -> list[PreferencePair]:
     """The query pairs that share no picture (by content) and no caption (but for case and spaces) with `support`."""
     digests, captions = set(), set()
     for pair in support:
         digests |= {pair.chosen.digest, pair.rejected.digest}
-        captions.add(_caption(pair))
+        captions.add(caption_of(pair))
     return [
         pair
         for pair in query
-        if pair.chosen.digest not in digests and pair.rejected.digest not in digests and _caption(pair) not in captions
+        if pair.chosen.digest not in digests
+        and pair.rejected.digest not in digests
+        and caption_of(pair) not in captions
     ]
 
 
-def _caption(pair: PreferencePair) -> str:
+def caption_of(pair: PreferencePair) -> str:
+    """The prompt by which pairs are told apart: whatever its case and spaces."""
     return " ".join(pair.prompt.split()).casefold()
 
 
@@ -242,6 +285,13 @@ def _trl_pair(row: dict[str, Any], pair_id: str, root: Path) -> PreferencePair:
     tie = row.get("tie")
     if tie is not None and not isinstance(tie, bool):
         raise PreferenceError(f"Pair {quoted(pair_id)}: expected true or false for tie, got {_got(tie)}.", pair_id)
+    probability = row.get("probability")
+    if not (probability is None or (_is_share(probability) and probability >= 0.5)):
+        raise PreferenceError(
+            f"Pair {quoted(pair_id)}: expected a number from 0.5 to 1 as probability, that the chosen picture is the "
+            f"better one, got {_got(probability)}: below 0.5 change the two pictures round.",
+            pair_id,
+        )
     return PreferencePair(
         prompt=_prompt(row["prompt"], pair_id),
         chosen=_picture(row["chosen"], pair_id, "chosen", root),
@@ -249,8 +299,9 @@ def _trl_pair(row: dict[str, Any], pair_id: str, root: Path) -> PreferencePair:
         id=pair_id,
         user=_text(row.get("user"), "user", pair_id),
         created=_text(row.get("created"), "created", pair_id),
-        tie=bool(tie),
+        tie=bool(tie) or probability == 0.5,
         choice=_text(row.get("choice"), "choice", pair_id),
+        probability=1.0 if tie or probability is None or probability == 0.5 else float(probability),
     )
 
 
@@ -258,21 +309,29 @@ def _pick_a_pic_pair(row: dict[str, Any], pair_id: str, root: Path) -> Preferenc
     if row.get("has_label") is False or row.get("are_different") is False:
         return None
     labels = (row["label_0"], row["label_1"])
-    if labels not in ((1, 0), (0, 1), (0.5, 0.5)):
+    if not all(map(_is_share, labels)) or abs(sum(labels) - 1) > ROUNDING:
         got = "/".join(map(_got, labels))
         raise PreferenceError(
-            f"Pair {quoted(pair_id)}: expected labels 1/0, 0/1 or 0.5/0.5 (a tie), got {got}.", pair_id
+            f"Pair {quoted(pair_id)}: expected labels that are shares of 1, such as 1/0, 0.3/0.7 or 0.5/0.5 (a tie), "
+            f"got {got}.",
+            pair_id,
         )
+    tie, probability = abs(labels[0] - labels[1]) <= ROUNDING, round(float(max(labels)), 6)
     first, second = (_picture(row[name], pair_id, name, root) for name in ("jpg_0", "jpg_1"))
     return PreferencePair(
         prompt=_prompt(row["caption"], pair_id),
-        chosen=second if labels == (0, 1) else first,
-        rejected=first if labels == (0, 1) else second,
+        chosen=second if labels[1] > labels[0] and not tie else first,
+        rejected=first if labels[1] > labels[0] and not tie else second,
         id=pair_id,
         user=_text(row.get("user_id"), "user_id", pair_id),
         created=_text(row.get("created_at"), "created_at", pair_id),
-        tie=labels == (0.5, 0.5),
+        tie=tie,
+        probability=1.0 if tie else probability,
     )
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 def _prompt(value: Any, pair_id: str) -> str:
@@ -317,6 +376,12 @@ def _got_kind(value: Any) -> str:
 
 
 def _picture(value: Any, pair_id: str, role: str, root: Path) -> Picture:
+    if isinstance(value, list):  # TRL's columns of images
+        if len(value) != 1:
+            raise PreferenceError(
+                f"Pair {quoted(pair_id)}, {role}: expected one picture, got a list of {len(value)}.", pair_id
+            )
+        value = value[0]
     if isinstance(value, dict):  # the datasets library's Image column: {"bytes": ..., "path": name it once had}
         value = value.get("bytes")
     if isinstance(value, bytes):
@@ -329,15 +394,3 @@ def _picture(value: Any, pair_id: str, role: str, root: Path) -> Picture:
     raise PreferenceError(
         f"Pair {quoted(pair_id)}, {role}: expected a path or the bytes of a picture, got {_got_kind(value)}.", pair_id
     )
-
-
-def _picture_paths(file: Path) -> Iterator[Path]:
-    """Paths of all pictures that a pairs file names; pictures stored in the file itself have none."""
-    root = file.parent.resolve()
-    with suppress(PreferenceError):
-        for row in rows_of(file, text_only=True):
-            for role in TRL_COLUMNS[1:]:
-                value = None if isinstance(row, Unreadable) else row.get(role)
-                if isinstance(value, str):
-                    with suppress(PreferenceError):
-                        yield path_inside(root, value)

@@ -237,6 +237,18 @@ def test_lora_writes_a_file_and_says_where_it_differs(people, tmp_path, capsys):
     assert "Expected a .safetensors file as --out, got taste.pt" in capsys.readouterr().err
 
 
+def test_training_that_is_stopped_ends_with_the_sentence_that_says_how_to_go_on(tmp_path, monkeypatch):
+    from ppd.pocket.recipe import Recipe
+    from ppd.training.control import Stopped
+
+    def stopped(recipe):
+        raise Stopped.by("base", 3, 10, "the file STOP", recipe.work / "base.pt")
+
+    monkeypatch.setattr(Recipe, "run", stopped)
+    with pytest.raises(SystemExit, match="base: stopped by the file STOP after step 3 of 10, all is saved"):
+        main(["train", "pocket", "--work", str(tmp_path)])
+
+
 def test_the_module_runs_and_its_help_loads_no_torch():
     code = "import runpy, sys; sys.argv = ['ppd', '--help']\ntry: runpy.run_module('ppd', run_name='__main__')\n"
     code += "except SystemExit as stopped: print('code', stopped.code, 'torch' in sys.modules)"

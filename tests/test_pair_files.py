@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ppd.pairs import preference_set_digest, read_pairs
+from ppd.pair_digest import preference_set_digest
+from ppd.pairs import read_pairs
 from ppd.pictures import PreferenceError
 from tests.mutations import mutations
 
@@ -200,3 +201,28 @@ def test_damaged_jsonl_ends_in_a_sentence_or_lacks_pairs(folder):
     data = "".join(json.dumps(row(id=f"n{number}", user="ann")) + "\n" for number in range(4)).encode()
     found = check_damaged(folder, "pairs.jsonl", data, 200)
     assert set(found) == {0, 1, 2, 3, 4}
+
+
+def test_damaged_lists_of_hpdv2_end_in_a_sentence_or_lack_pairs(folder):
+    ranking = {"rank": [1, 2, 3, 4], "user_hash": "ann"}
+    entry = {"prompt": "a boat", "image_path": ["a.png", "b.png", "c.png", "d.png"], "raw_annotations": [ranking]}
+    found = check_damaged(folder, "test.json", json.dumps([entry, entry], indent=1).encode(), 200)
+    assert sum(isinstance(one, str) for one in found) > 20 and {0, 6, 12} <= set(found)
+
+
+@pytest.mark.parametrize("damaged", ["ratings.parquet", "metadata.parquet"])
+def test_damaged_ratings_end_in_a_sentence_or_lack_pairs(folder, damaged):
+    os.mkdir(folder / "part-000001")
+    for name in "abcd":
+        os.rename(folder / f"{name}.png", folder / "part-000001" / f"{name}.png")
+    tables = {
+        "ratings.parquet": [
+            {"id": name, "rating": rating, "user_id": "ann", "kudos": 1.0} for rating, name in enumerate("abcd")
+        ],
+        "metadata.parquet": [{"image_name": f"{name}.png", "prompt": "a boat", "part_id": 1} for name in "abcd"],
+    }
+    for name, rows in tables.items():
+        (folder / name).write_bytes(parquet(rows))
+    assert outcome(folder) == 6
+    found = check_damaged(folder, damaged, parquet(tables[damaged]), 150)
+    assert sum(isinstance(one, str) for one in found) > 20 and sum(isinstance(one, int) for one in found) > 5

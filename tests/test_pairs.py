@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 import os
-import time
 from dataclasses import replace
 from datetime import datetime
 
@@ -12,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ppd.pair_digest import preference_set_digest
 from ppd.pairs import (
     Picture,
     PreferenceError,
     PreferencePair,
     disjoint,
-    preference_set_digest,
     read_pairs,
     write_pairs,
 )
@@ -324,11 +323,68 @@ def test_pick_a_pic_rows(tmp_path):
 
 
 def test_pick_a_pic_bad_labels_and_pictures(tmp_path):
-    file = pick_a_pic(tmp_path / "p.parquet", [pick("odd", 0.7), pick("torn", 1.0, jpg_1=b"torn", ranking_id=5)])
+    labels = [(0.7, 0.7), (1.0, 1.0), (0.0, 0.0), (-0.5, 1.5), (float("nan"), 1.0)]
+    rows = [pick("odd", first, label_1=second) for first, second in labels]
+    file = pick_a_pic(tmp_path / "p.parquet", [*rows, pick("torn", 1.0, jpg_1=b"torn", ranking_id=5)])
     skipped = []
     assert list(read_pairs(file, skip_bad=True, skipped=skipped)) == []
-    assert "expected labels 1/0, 0/1 or 0.5/0.5" in str(skipped[0])
-    assert skipped[1].pair_id == "5" and "rejected" in str(skipped[1])
+    assert len(skipped) == 6
+    assert "expected labels that are shares of 1, such as 1/0, 0.3/0.7 or 0.5/0.5 (a tie), got 0.7" in str(skipped[0])
+    assert skipped[-1].pair_id == "5" and "rejected" in str(skipped[-1])
+
+
+def test_soft_labels_of_pick_a_pic_say_how_sure_and_who(tmp_path):
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    rows = [pick(str(label), label) for label in (0.3, 0.7, 1.0, 0.0, 0.5, 0.4999)]
+    table = arrow.Table.from_pylist(rows)
+    for name in ("label_0", "label_1"):  # as the set itself has them
+        table = table.set_column(table.schema.get_field_index(name), name, table[name].cast(arrow.float32()))
+    parquet.write_table(table, tmp_path / "p.parquet")
+    pairs = list(read_pairs(tmp_path / "p.parquet"))
+    assert [pair.outcome for pair in pairs] == [0.7, 0.7, 1.0, 1.0, 0.5, 0.5]
+    assert [pair.tie for pair in pairs] == [False] * 4 + [True] * 2
+    assert [pair.chosen.open().getpixel((0, 0))[0] for pair in pairs[:4]] == [250, 0, 0, 250]
+
+
+def test_soft_labels_are_written_and_read_back(tmp_path):
+    folder = folder_of(
+        tmp_path, [row(probability=0.7), row(probability=1), row(probability=0.5), row(), row(probability=None)]
+    )
+    pairs = list(read_pairs(folder))
+    assert [pair.outcome for pair in pairs] == [0.7, 1, 0.5, 1, 1]
+    assert [pair.tie for pair in pairs] == [False, False, True, False, False]
+    write_pairs(tmp_path / "again", pairs)
+    lines = [json.loads(line) for line in (tmp_path / "again" / "pairs.jsonl").read_text().splitlines()]
+    assert [one.get("probability") for one in lines] == [0.7, None, None, None, None]
+    assert [one.get("tie") for one in lines] == [None, None, True, None, None]
+    assert [pair.outcome for pair in read_pairs(tmp_path / "again")] == [0.7, 1, 0.5, 1, 1]
+
+
+@pytest.mark.parametrize("probability", [0.3, 1.2, True, "0.7", float("nan"), [0.7]])
+def test_probabilities_that_are_none_are_refused(tmp_path, probability):
+    folder = folder_of(tmp_path, [row(probability=probability)])
+    with pytest.raises(PreferenceError, match=r"'row-1': expected a number from 0.5 to 1 as probability"):
+        list(read_pairs(folder))
+
+
+def test_a_soft_label_in_a_choice_is_refused(tmp_path):
+    folder = folder_of(tmp_path, [row(choice="x", probability=0.7)])
+    with pytest.raises(PreferenceError, match="is a soft label of the choice 'x', expected a chosen picture"):
+        list(read_pairs(folder))
+
+
+def test_lists_of_one_picture_are_read(tmp_path):
+    first, second = encoded((1, 1, 1)), encoded((2, 2, 2))
+    rows = [{"prompt": "p", "chosen": [{"bytes": first, "path": None}], "rejected": [{"bytes": second, "path": "x"}]}]
+    (pair,) = read_pairs(pick_a_pic(tmp_path / "lists.parquet", rows))
+    assert (pair.chosen.data, pair.rejected.data) == (first, second)
+    folder = folder_of(tmp_path, [row() | {"chosen": ["images/a.png"]}])
+    (pair,) = read_pairs(folder)
+    assert pair.chosen.path.name == "a.png"
+    for number, bad in enumerate(([], ["images/a.png", "images/c.png"])):
+        folder = folder_of(tmp_path / str(number), [row() | {"chosen": bad}])
+        with pytest.raises(PreferenceError, match=f"chosen: expected one picture, got a list of {len(bad)}"):
+            list(read_pairs(folder))
 
 
 def test_trl_parquet_with_images_and_shards_in_order(tmp_path):
@@ -347,6 +403,20 @@ def test_trl_parquet_with_images_and_shards_in_order(tmp_path):
     assert pairs[0].chosen.open().getpixel((0, 0)) == (1, 1, 1)
 
 
+def test_of_a_large_parquet_little_is_in_memory_at_a_time(tmp_path):
+    arrow = pytest.importorskip("pyarrow")
+    rng = np.random.default_rng(0)
+    rows = [pick(str(number), 1.0, jpg_0=rng.bytes(150_000), jpg_1=rng.bytes(150_000)) for number in range(240)]
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(arrow.Table.from_pylist(rows), tmp_path / "p.parquet", row_group_size=20)
+    assert (tmp_path / "p.parquet").stat().st_size > 70e6
+    del rows
+    before, held = arrow.total_allocated_bytes(), []
+    for _ in read_pairs(tmp_path / "p.parquet", check_pictures=False):
+        held.append(arrow.total_allocated_bytes() - before)
+    assert len(held) == 240 and max(held) < 35e6 and max(held[200:]) < 1.5 * max(held[:60])
+
+
 def test_parquet_that_is_none(tmp_path):
     pytest.importorskip("pyarrow")
     (tmp_path / "x.parquet").write_bytes(b"not parquet at all")
@@ -355,42 +425,20 @@ def test_parquet_that_is_none(tmp_path):
     assert len(preference_set_digest(tmp_path / "x.parquet")) == 64
 
 
-def test_set_digest_follows_rows_and_pictures(tmp_path):
-    folder = folder_of(tmp_path, [row(), row("c", "gone")])
-    digests = [preference_set_digest(folder)]
-    assert preference_set_digest(folder) == digests[0]
-    (folder / "images" / "gone.png").write_bytes(encoded((7, 7, 7)))
-    digests.append(preference_set_digest(folder))
-    (folder / "images" / "a.png").write_bytes(encoded((8, 8, 8)))
-    digests.append(preference_set_digest(folder))
-    (folder / "images" / "d.png").write_bytes(encoded((9, 9, 9)))  # in no pair
-    assert preference_set_digest(folder) == digests[-1]
-    (folder / "pairs.jsonl").write_text(json.dumps(row("b", "a")) + "\n")
-    digests.append(preference_set_digest(folder))
-    assert len(set(digests)) == 4
+def test_reading_can_be_cancelled_among_rows_of_others(tmp_path):
+    folder = folder_of(tmp_path, [row(user="ann")] * 10 + [row(chosen="gone")] * 5)
+    seen = []
 
+    def cancel(rows):
+        seen.append(rows)
+        if rows == 7:
+            raise KeyboardInterrupt
 
-def test_set_digest_follows_pictures_named_in_parquet(tmp_path):
-    (tmp_path / "a.png").write_bytes(encoded((1, 1, 1)))
-    (tmp_path / "b.png").write_bytes(encoded((2, 2, 2)))
-    file = pick_a_pic(tmp_path / "p.parquet", [{"prompt": "p", "chosen": "a.png", "rejected": "b.png"}])
-    assert [pair.chosen.path.name for pair in read_pairs(file)] == ["a.png"]
-    before = preference_set_digest(file)
-    (tmp_path / "b.png").write_bytes(encoded((3, 3, 3), size=(9, 9)))
-    assert preference_set_digest(file) != before
-
-
-def test_digest_of_a_thousand_pairs_is_fast_the_second_time(tmp_path):
-    names = [f"p{number}" for number in range(2000)]
-    rows = [row(names[2 * number], names[2 * number + 1]) for number in range(1000)]
-    folder = folder_of(tmp_path, rows, names)
-    first = preference_set_digest(folder)
-    seconds = []
-    for _ in range(3):
-        start = time.process_time()
-        assert preference_set_digest(folder) == first
-        seconds.append(time.process_time() - start)
-    assert min(seconds) < 0.1
+    with pytest.raises(KeyboardInterrupt):
+        next(read_pairs(folder, user="bob", progress=cancel))
+    assert seen == list(range(8))
+    with pytest.raises(KeyboardInterrupt):
+        list(read_pairs(folder, skip_bad=True, progress=cancel))
 
 
 def test_disjoint_by_picture_and_caption():

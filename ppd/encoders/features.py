@@ -43,8 +43,9 @@ class Tower(Protocol):
 
 
 class PairFeatures(NamedTuple):
-    """What is seen of n pairs: features [n, f] of chosen and rejected pictures, outcomes [n] (1 a pick, .5 a tie),
-    weights [n], the number of each one's choice [n] (`choices.numbered`), and which of the pairs given they are."""
+    """What is seen of n pairs: features [n, f] of chosen and rejected pictures, outcomes [n] (1 a pick, .5 a tie, a
+    soft label between them), weights [n], the number of each one's choice [n] (`choices.numbered`), and which of the
+    pairs given they are."""
 
     chosen: Tensor
     rejected: Tensor
@@ -173,7 +174,7 @@ class PictureFeatures:
         if skipped is not None:
             skipped.extend(errors.values())
         kept = [index for index in range(len(pairs)) if index not in errors]
-        outcomes = torch.tensor([0.5 if pairs[index].tie else 1.0 for index in kept])
+        outcomes = torch.tensor([pairs[index].outcome for index in kept])
         weights = torch.tensor([pairs[index].weight for index in kept])
         choices = numbered([pairs[index].choice for index in kept])
         return PairFeatures(features[0::2][kept], features[1::2][kept], outcomes, weights, choices, kept)

@@ -5,8 +5,7 @@ The mathematics of it, on features that are there already; `make_encoder` (works
 Whitening is PCA cut where held-out pictures are likeliest under it (probabilistic PCA: Tipping and Bishop 1999). Where
 real people picked, its last direction is the one that they agree on beyond the strongest ones: with as many directions,
 it reads somebody new better than the next strongest would (benchmarks/encoders.py). Without real people the prior is
-that of simulated ones, who like a few looks as painted by the model and a little of anything else: people of random
-directions alone teach an adapter nothing (they like what pictures hardly vary in).
+that of simulated ones, who like a few looks as painted by the model and a little of anything else.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from torch.nn import functional as F
 
 from .hierarchy import fit_hierarchy
 from .population import PopulationPrior, fit_whitening
+from .simulated import simulate
 
 MOST_DIMS = 48
 DIMS = (2, 4, 8, 12, 16, 24, 32, 40, 48)
@@ -30,20 +30,12 @@ LEAST_PEOPLE = 12
 """Fewer people say nothing of how people vary, and simulated ones stand in."""
 ALL_DIRECTIONS = 192
 """Directions in which what people agree on is looked for."""
-SIMULATED = 1000
-LIKED = 3
-"""A simulated person likes 1 to so many looks."""
-OTHERWISE = 0.2
-"""Share of a simulated taste's variance that lies in any direction."""
-TYPICAL_LOGIT = 3.0
-"""Standard deviation over pairs of pictures of what decides a simulated person's pick, in logits: with it a person
-agrees with themselves on four of five pairs asked twice, as real people do."""
 
 
 @dataclass(frozen=True, eq=False)
 class Picks:
-    """One person's pairs: indices [n] of chosen and rejected pictures, outcomes [n] (1 a pick, .5 a tie), and the
-    numbers of their choices [n] (`choices.numbered`; None: each is one)."""
+    """One person's pairs: indices [n] of chosen and rejected pictures, outcomes [n] (1 a pick, .5 a tie, a soft label
+    between them), and the numbers of their choices [n] (`choices.numbered`; None: each is one)."""
 
     chosen: Tensor
     rejected: Tensor
@@ -121,22 +113,7 @@ def prior_of_people(
 def prior_of_looks(
     center: Tensor, basis: Tensor, readings: Tensor | None, *, encoder: str, encoder_hash: str, seed: int = 0
 ) -> PopulationPrior:
-    """The prior of SIMULATED people in a whitening, by the moments of their tastes, which are known.
-
-    Each likes 1 to LIKED looks or their opposites, `readings` [k, d] telling looks, and a little of any direction;
-    without looks the strongest directions stand in for them, in proportion to how much pictures vary along them.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    dims = basis.shape[1]
-    deviations = 1 / basis.double().norm(dim=0)
-    liked = torch.diag(deviations / deviations.max()) if readings is None else F.normalize(readings.double(), dim=1)
-    weights = torch.randn(SIMULATED, len(liked), generator=generator, dtype=torch.float64)
-    if readings is not None:
-        count = torch.randint(1, min(LIKED, len(liked)) + 1, (SIMULATED, 1), generator=generator)
-        order = torch.rand(SIMULATED, len(liked), generator=generator).argsort(1).argsort(1)
-        weights = weights * (order < count)
-    tastes = F.normalize(weights @ liked, dim=1) * (1 - OTHERWISE) ** 0.5
-    anything = F.normalize(torch.randn(SIMULATED, dims, generator=generator, dtype=torch.float64), dim=1)
-    tastes = (tastes + anything * OTHERWISE**0.5) * TYPICAL_LOGIT / 2**0.5
-    covariance = tastes.T @ tastes / SIMULATED  # a look is liked as often as its opposite: the mean is 0
-    return PopulationPrior(torch.zeros(dims), covariance, center, basis, encoder, encoder_hash)
+    """The prior of simulated people in a whitening (simulated.py), by the moments of their tastes, which are known."""
+    tastes = simulate(basis, readings, seed=seed).tastes
+    covariance = tastes.T @ tastes / len(tastes)  # a look is liked as often as its opposite: the mean is 0
+    return PopulationPrior(torch.zeros(basis.shape[1]), covariance, center, basis, encoder, encoder_hash)

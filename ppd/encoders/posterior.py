@@ -36,9 +36,10 @@ def fit_posterior(
 ) -> tuple[Tensor, Tensor]:
     """Posterior mean [d] and covariance [d, d] of one person's theta by Laplace's approximation.
 
-    `differences` [n, d] are phi(chosen) - phi(rejected), `outcomes` [n] is 1 for a pick and .5 for a tie, `weights` [n]
-    scales log-likelihoods (fading: 2^(-age/half-life)); rows of one number in `choices` [n], of 0..n-1, are one choice
-    among several (None: each is one of two); `mean`, `covariance` are the prior, returned itself for n = 0.
+    `differences` [n, d] are phi(chosen) - phi(rejected), `outcomes` [n] is 1 for a pick, .5 for a tie and the share of
+    votes for a soft label, `weights` [n] scales log-likelihoods (fading: 2^(-age/half-life)); rows of one number in
+    `choices` [n], of 0..n-1, are one choice among several (None: each is one of two); `mean`, `covariance` are the
+    prior, returned itself for n = 0.
     """
     if len(differences) == 0:
         return mean.clone(), covariance.clone()

@@ -142,14 +142,15 @@ class ProfileEncoder:
     ) -> UserEmbedding:
         """The user embedding [1, d] behind `pairs`; without any, zeros: the population's middle, once whitened.
 
-        Ties tell no preference and are passed over. A picture that cannot be read raises PreferenceError naming its
-        pair, or with `on_bad="skip"` is logged, put in `skipped`, and its pair left out. `progress(pictures done, of)`
-        may raise to cancel.
+        Ties tell no preference and are passed over; a soft label weighs as the votes for it less those against. A
+        picture that cannot be read raises PreferenceError naming its pair, or with `on_bad="skip"` is logged, put in
+        `skipped`, and its pair left out. `progress(pictures done, of)` may raise to cancel.
         """
         kept, states, _ = self._read(pairs, on_bad, skipped, progress)
         u = torch.zeros(self.dim)
         if states:
-            weights = torch.tensor([sum(pair.weight for pair in part) for part in self._parts(kept)])
+            told = [[pair.weight * (2 * pair.outcome - 1) for pair in part] for part in self._parts(kept)]
+            weights = torch.tensor([sum(part) for part in told])
             u = (weights / weights.sum()) @ torch.stack(states)
             if self.whitening is not None:
                 u = (u - self.whitening.center) @ self.whitening.basis

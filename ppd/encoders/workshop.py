@@ -25,8 +25,9 @@ from .choices import numbered
 from .encoder import TasteEncoder
 from .features import PictureFeatures
 from .looks import FOLDS, Looks
-from .making import LEAST_PEOPLE, MOST_DIMS, SIMULATED, Picks, choose_dims, prior_of_looks, prior_of_people
+from .making import LEAST_PEOPLE, MOST_DIMS, Picks, choose_dims, prior_of_looks, prior_of_people
 from .population import PopulationPrior, fit_whitening
+from .simulated import SIMULATED
 from .towers import TOWER_FILE, complete
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ def _people(pairs: Sequence[PreferencePair], seen: _Seen) -> dict[str | None, Pi
         user: Picks(
             seen.of([pair.chosen for pair in theirs]),
             seen.of([pair.rejected for pair in theirs]),
-            torch.tensor([0.5 if pair.tie else 1.0 for pair in theirs]),
+            torch.tensor([pair.outcome for pair in theirs]),
             numbered([pair.choice for pair in theirs]),
         )
         for user, theirs in own.items()

@@ -32,8 +32,6 @@ class PersonalHost(Protocol):
 class Denoiser(Protocol):
     """Latents x0 [n, C, ...] and noise of their shape; t [n] in the units that the denoiser is told."""
 
-    family: Any
-
     @property
     def device(self) -> torch.device:
         """Where it computes."""

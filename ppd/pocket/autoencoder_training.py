@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..training import Loss, device_of, fit
+from ..training.loop import Loss, device_of, fit
 from .autoencoder import VAE_CONFIG, PocketAutoencoder, ResidualBlock
 from .data import PictureSet, to_tensor
 from .statistics import Statistics, picture_statistics

@@ -14,7 +14,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..training import device_of, fit
+from ..training.loop import device_of, fit
 from . import scenes
 from .data import PictureSet, to_tensor
 

@@ -10,7 +10,7 @@ from diffusers import QwenImageTransformer2DModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
-from ..training import device_of, fit
+from ..training.loop import device_of, fit
 from . import scenes
 from .data import PictureSet
 from .flow import FLOW_CONFIG, FLOW_CONTEXT, FLOW_TEXT_CONFIG, PlainAttention, flow_vocabulary, velocity

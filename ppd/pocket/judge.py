@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..training import device_of, fit
+from ..training.loop import device_of, fit
 from . import scenes
 from .data import PictureSet, to_tensor
 

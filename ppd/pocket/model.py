@@ -17,7 +17,7 @@ from transformers import CLIPTextModel
 
 from ..branch import Adapter
 from ..hosts.diffusers import DiffusersHost
-from ..training import device_of, fit
+from ..training.loop import device_of, fit
 from . import scenes
 from .base_file import END
 from .data import PictureSet

@@ -26,10 +26,10 @@ from ..encoders.towers import TOWER_FILE
 from ..encoders.towers.open_clip import OpenClipTower, save_encoder
 from ..evaluation import micro_f1, object_counts
 from ..files import file_digest, replacing, write_file
-from ..training import default_device
 from ..training.adapter import train_adapter
-from ..training.objective import Objective
+from ..training.distributed import default_device
 from ..training.picks import QueryPicks
+from ..training.settings import Objective
 from . import scenes
 from .autoencoder import PocketAutoencoder, decode_latents, encode_pictures
 from .autoencoder_training import refine_decoder, train_autoencoder

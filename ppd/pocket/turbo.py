@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..lora import keyed, merge, write_lora
-from ..training import fit
+from ..training.loop import fit
 from . import scenes
 from .flow import FlowModel, velocity
 from .look_words import styled_caption

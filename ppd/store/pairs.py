@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from heapq import merge
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from ..messages import quoted
 from ..pairs import PreferencePair, read_pairs, write_pairs
 from ..pictures import Picture, PreferenceError
 from .erasing import Erasing
@@ -126,7 +127,8 @@ class Pairs(Erasing):
             bad: list[PreferenceError] = []
             try:
                 # Thousands of pictures are decoded and copied with the lock free for others between them
-                answers = _grouped(self._copied(pair) for pair in read_pairs(path, skip_bad=skip_bad, skipped=bad))
+                read = _answers_of_one(read_pairs(path, skip_bad=skip_bad, skipped=bad), bad if skip_bad else None)
+                answers = _grouped(self._copied(pair) for pair in read)
                 if bad and not answers:
                     raise PreferenceError(f"No pair of {Path(path).name} can be taken over. {bad[0]}", bad[0].pair_id)
                 new = self._add_answers(person, answers)
@@ -208,6 +210,22 @@ def fade(answers: int, half_life: float | None) -> list[float]:
     A choice is one answer, whatever the number of its pairs.
     """
     return [1.0 if half_life is None else 2 ** (-(answers - 1 - index) / half_life) for index in range(answers)]
+
+
+def _answers_of_one(pairs: Iterable[PreferencePair], skipped: list[PreferenceError] | None) -> Iterator[PreferencePair]:
+    """Pairs without soft labels: those are votes of several, and the store keeps what one person has said."""
+    for pair in pairs:
+        if pair.outcome in (0.5, 1.0):
+            yield pair
+            continue
+        error = PreferenceError(
+            f"Pair {quoted(pair.id)} has a probability of {pair.probability:g}, the votes of several people; expected "
+            "one person's picks: read the set with Load Preference Pairs, or leave such pairs out.",
+            pair.id,
+        )
+        if skipped is None:
+            raise error
+        skipped.append(error)
 
 
 def _grouped(answers: Iterable[Answer]) -> list[Answer]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,12 +12,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..adapters import UserAdapter
+from ..encoders.simulated import SimulatedPeople
 from ..hosts.denoiser import Denoiser
 from ..precision import autocast
+from .distillation import Distillation, Sides, wordings
 from .dpo import diffusion_dpo_loss
 from .loop import fit
-from .objective import Objective, UserDPO
+from .objective import UserDPO
 from .picks import QueryPicks
+from .settings import Objective
 
 WATCHED_PICKS = 64
 
@@ -34,14 +38,16 @@ def train_adapter(
     batch: int = 32,
     learning_rate: float = 1e-3,
     name: str = "adapter",
+    fresh: bool = True,
+    **loop: Any,
 ) -> UserAdapter:
-    """User-conditioned Diffusion-DPO of an adapter, from the base, whatever its weights are.
+    """User-conditioned Diffusion-DPO of an adapter: `fresh` from the base, whatever its weights are, else from where it
+    is. `loop`: what else `fit` takes, such as accumulate and progress.
 
     Not `personal`, everybody is the population user (ordinary Diffusion-DPO).
     """
-    torch.manual_seed(seed)
-    adapter.reset_parameters()
-    adapter.start_at(picks.embeddings.flatten(0, -2).pow(2).mean(0).sqrt())
+    if fresh:
+        begin(adapter, picks, seed)
     host, texts = denoiser.host(adapter), denoiser.text(picks.prompts)
     dpo = UserDPO(denoiser, host, picks, texts, objective, adapter.config.end_percent, personal)
 
@@ -67,6 +73,7 @@ def train_adapter(
             warmup=50,
             ema=0.99,
             on_step=report,
+            **loop,
         )
     summary = {
         "steps": steps,
@@ -76,8 +83,51 @@ def train_adapter(
         "personal": personal,
         **objective.as_json(),
     }
-    trained.config = replace(adapter.config, training=summary)
+    trained.config = replace(adapter.config, training={**adapter.config.training, **summary})
     return trained
+
+
+def distil(
+    denoiser: Denoiser,
+    adapter: UserAdapter,
+    picks: QueryPicks,
+    people: SimulatedPeople,
+    sides: Sides,
+    checkpoint: Path,
+    *,
+    steps: int,
+    seed: int = 0,
+    batch: int = 32,
+    learning_rate: float = 1e-3,
+    name: str = "distillation",
+    **loop: Any,
+) -> UserAdapter:
+    """Self-distillation of an adapter from the base, for the simulated `people` of `picks`; `loop` as above."""
+    begin(adapter, picks, seed)
+    host, texts = denoiser.host(adapter), denoiser.text(wordings(picks.prompts, sides))
+    taught = Distillation(denoiser, host, picks, people, texts, adapter.config.end_percent)
+    with denoiser.plain_attention():
+        trained = fit(
+            name,
+            adapter,
+            lambda module, rng, step: taught.loss(rng, batch),
+            steps=steps,
+            learning_rate=learning_rate,
+            checkpoint=checkpoint,
+            seed=seed,
+            warmup=50,
+            ema=0.99,
+            **loop,
+        )
+    trained.config = replace(adapter.config, training={"distillation_steps": steps})
+    return trained
+
+
+def begin(adapter: UserAdapter, picks: QueryPicks, seed: int) -> None:
+    """New weights: the base, ready for u of the size that the picks' people have."""
+    torch.manual_seed(seed)
+    adapter.reset_parameters()
+    adapter.start_at(picks.embeddings.flatten(0, -2).pow(2).mean(0).sqrt())
 
 
 def own_and_other(dpo: UserDPO, count: int = WATCHED_PICKS) -> tuple[float, float]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 from ..hosts.denoiser import Denoiser, PersonalHost, Texts
 from .dpo import PairErrors, diffusion_dpo_loss
 from .picks import QueryPicks
+from .settings import Objective
 
 GRADIENT_FACTOR = 0.2
 """Mean of sigmoid(-logit), by which DPO's gradient is weighted, that a steered beta aims at."""
@@ -26,27 +27,13 @@ STEEPEST, FLATTEST = 1.0, 0.01
 """Bounds of a steered beta, for each number of a latent."""
 
 
-@dataclass(frozen=True)
-class Objective:
-    """beta: of mean errors; None steers it, so that sigmoid(-logit) is GRADIENT_FACTOR for a pick of the batch's mean
-        |margin|.
-    user_dropout: share of picks that are the population user's.
-    true_noise: pictures are noised along the noise that they were painted from, where it is known.
-    safeguard: mu of Diffusion-SDPO (PairErrors.safeguarded); None is off.
-    contrast: weight of -logsigmoid(logit under one's own u - logit under another's).
-    soft_labels: a pick counts by how sure it is, where that is known.
-    """
+class Noised(NamedTuple):
+    """Noised latents [2b, C, ...] of chosen, then of rejected pictures, what should be predicted, t [2b], context."""
 
-    beta: float | None = None
-    user_dropout: float = 0.1
-    true_noise: bool = True
-    safeguard: float | None = None
-    contrast: float = 0.0
-    soft_labels: bool = True
-
-    def as_json(self) -> dict[str, Any]:
-        """For an adapter's file."""
-        return asdict(self)
+    x: Tensor
+    target: Tensor
+    t: Tensor
+    context: Any
 
 
 @dataclass(frozen=True)
@@ -64,7 +51,7 @@ class UserDPO:
 
     def draw(self, rng: np.random.Generator, batch: int) -> tuple[np.ndarray, Tensor]:
         """Picks [b], and the u [b, d] of whose they are."""
-        index = rng.integers(len(self.picks), size=batch)
+        index = self.picks.draw(rng, batch)
         support = rng.integers(len(self.picks.embeddings), size=batch)
         u = self.picks.embeddings[support, self.picks.person[index]]
         dropped = torch.ones(batch, dtype=torch.bool)
@@ -111,15 +98,25 @@ class UserDPO:
 
     def errors(self, rng: np.random.Generator, index: np.ndarray, users: Sequence[Tensor]) -> list[PairErrors]:
         """Errors of the reference, then of the policy under each of `users` [b, d], at one draw of noise and t."""
-        pictures = self.picks.pictures(index)
-        latents = self.picks.latents[torch.from_numpy(pictures)].to(self.denoiser.device, torch.float32)
+        return self.errors_on(self.noised(rng, index), users)
+
+    def noised(self, rng: np.random.Generator, index: np.ndarray) -> Noised:
+        """The pictures of the picks `index` [b] under noise: both of a pair under one, or each under its own true one;
+        t is the same."""
+        pictures = torch.from_numpy(self.picks.pictures(index))
+        latents = self.picks.latents[pictures].to(self.denoiser.device, torch.float32)
         noise = torch.randn(len(index), *latents.shape[1:]).repeat(2, *[1] * (latents.ndim - 1))
         if self.objective.true_noise and self.picks.noise is not None:
-            noise = self.picks.noise[torch.from_numpy(pictures)].float()
+            true = self.picks.noise[pictures].float()
+            noise = torch.where(true.isnan(), noise, true)
         noise = noise.to(latents)
         t = self.denoiser.draw_timesteps(rng, len(index), self.end_percent).to(latents.device).repeat(2)
         context = self.texts[np.concatenate([self.picks.caption[index]] * 2)]
-        x, target = self.denoiser.noised(latents, noise, t), self.denoiser.target(latents, noise, t)
+        return Noised(self.denoiser.noised(latents, noise, t), self.denoiser.target(latents, noise, t), t, context)
+
+    def errors_on(self, noised: Noised, users: Sequence[Tensor]) -> list[PairErrors]:
+        """Errors of the reference, then of the policy under each of `users` [b, d]."""
+        x, target, t, context = noised
         with torch.no_grad():
             results = [PairErrors.of(self.denoiser.predict(x, t, context), target)]
         for user in users:
@@ -130,6 +127,4 @@ class UserDPO:
     def _disagreement(self, index: np.ndarray, other: np.ndarray) -> Tensor:
         """How much more probable the pick is for its own person than for another, 0 to 1; 1 where that is not known."""
         own, theirs = (self.picks.logits(index, person) for person in (self.picks.person[index], other))
-        if own is None or theirs is None:
-            return torch.ones(len(index))
-        return (torch.sigmoid(own) - torch.sigmoid(theirs)).clamp_min(0)
+        return (torch.sigmoid(own) - torch.sigmoid(theirs)).clamp_min(0).nan_to_num(1.0)

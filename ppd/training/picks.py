@@ -8,6 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+MOST_REAL = 0.5
+"""Share of real people's picks in a batch, of ENOUGH_PEOPLE and more; of fewer it is smaller in proportion."""
+ENOUGH_PEOPLE = 10
+
 
 @dataclass(frozen=True)
 class QueryPicks:
@@ -15,9 +19,11 @@ class QueryPicks:
 
     `latents` [n, C, ...] · per pick `person`, `chosen`, `rejected` and `caption` [k], which one of `prompts` ·
     `embeddings` [S, P, d] u of each person from S different supports, disjoint from the picks · `population` [d] ·
-    `noise` [n, C, ...] that the pictures were painted from, where that is known · `scores` [P, n] what simulated people
-    think of each picture, in logits: P(a over b) = sigmoid(score a - score b) · `certainty` [k] that the chosen one is
-    better, a probability, where somebody said so.
+    `noise` [n, C, ...] that the pictures were painted from · `scores` [P, n] what simulated people think of each
+    picture, in logits: P(a over b) = sigmoid(score a - score b) · `certainty` [k], a probability, that the chosen one
+    is better · `shows` [n] which prompt each picture was painted of · `real` [k] whether a real person picked, of whom
+    there are `real_people`, and `real_share` their share of a batch. What is not known of some is not a number there,
+    and None where of none.
     """
 
     latents: Tensor
@@ -31,6 +37,10 @@ class QueryPicks:
     noise: Tensor | None = None
     scores: Tensor | None = None
     certainty: Tensor | None = None
+    shows: np.ndarray | None = None
+    real: np.ndarray | None = None
+    real_people: int = 0
+    real_share: float = 0.0
 
     def __len__(self) -> int:
         return len(self.person)
@@ -40,31 +50,68 @@ class QueryPicks:
         """P."""
         return self.embeddings.shape[1]
 
+    def draw(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Picks [count], real people's in their share."""
+        if self.real is None:
+            return rng.integers(len(self), size=count)
+        of_real = rng.random(count) < self.real_share
+        real, simulated = (rng.choice(np.flatnonzero(which), count) for which in (self.real, ~self.real))
+        return np.where(of_real, real, simulated)
+
     def pictures(self, index: np.ndarray) -> np.ndarray:
         """The chosen ones of the picks `index` [b], then the rejected ones [2b]."""
         return np.concatenate([self.chosen[index], self.rejected[index]])
 
-    def logits(self, index: np.ndarray, person: np.ndarray) -> Tensor | None:
-        """What `person` [b] thinks of the picks `index` [b], in logits; None where nobody was simulated."""
+    def logits(self, index: np.ndarray, person: np.ndarray) -> Tensor:
+        """What `person` [b] thinks of the picks `index` [b], in logits; not a number where that is not known."""
         if self.scores is None:
-            return None
+            return torch.full((len(index),), torch.nan)
         of = torch.from_numpy(person)
         chosen, rejected = torch.from_numpy(self.chosen[index]), torch.from_numpy(self.rejected[index])
         return (self.scores[of, chosen] - self.scores[of, rejected]).float()
 
     def labels(self, index: np.ndarray) -> Tensor:
         """P [b] that the chosen picture is the better one for the picks' own people; 1 for a plain pick."""
-        if self.certainty is not None:
-            return self.certainty[torch.from_numpy(index)]
-        logits = self.logits(index, self.person[index])
-        return torch.ones(len(index)) if logits is None else torch.sigmoid(logits)
+        labels = torch.sigmoid(self.logits(index, self.person[index])).nan_to_num(1.0)
+        if self.certainty is None:
+            return labels
+        said = self.certainty[torch.from_numpy(index)]
+        return torch.where(said.isnan(), labels, said)
 
     def others(self, index: np.ndarray, rng: np.random.Generator, drawn: int = 8) -> np.ndarray:
-        """For each pick somebody else [b]: the one of `drawn` who would rather pick the other way; where nobody was
-        simulated, anybody."""
-        offsets = rng.integers(1, self.people, (drawn, len(index)))
-        candidates = (self.person[index] + offsets) % self.people
-        if self.scores is None:
-            return candidates[0]
-        opinions = torch.stack([self.logits(index, each) for each in candidates])  # type: ignore[misc]
+        """For each pick somebody else [b]: the one of `drawn` who would rather pick the other way, as far as that is
+        known."""
+        candidates = (self.person[index] + rng.integers(1, self.people, (drawn, len(index)))) % self.people
+        opinions = torch.stack([self.logits(index, each) for each in candidates]).nan_to_num(0.0)
         return candidates[opinions.argmin(0).numpy(), np.arange(len(index))]
+
+    def with_real(self, real: QueryPicks, share: float | None = None) -> QueryPicks:
+        """These of simulated people, and those of real ones, of pictures of the same size; the more real people there
+        are, the larger is their share."""
+        if self.latents.shape[1:] != real.latents.shape[1:]:
+            raise ValueError(
+                f"The pictures have latents of {list(self.latents.shape[1:])} and {list(real.latents.shape[1:])}, "
+                "expected one size."
+            )
+        pictures, people = len(self.latents), self.people
+        scores = torch.full((people + real.people, pictures + len(real.latents)), torch.nan)
+        if self.scores is not None:
+            scores[:people, :pictures] = self.scores
+        return QueryPicks(
+            torch.cat([self.latents, real.latents.to(self.latents)]),
+            person=np.concatenate([self.person, real.person + people]),
+            chosen=np.concatenate([self.chosen, real.chosen + pictures]),
+            rejected=np.concatenate([self.rejected, real.rejected + pictures]),
+            caption=np.concatenate([self.caption, real.caption + len(self.prompts)]),
+            embeddings=torch.cat([self.embeddings, real.embeddings], 1),
+            population=self.population,
+            prompts=(*self.prompts, *real.prompts),
+            noise=None if self.noise is None else torch.cat([self.noise, torch.full_like(real.latents, torch.nan)]),
+            scores=scores,
+            certainty=None
+            if real.certainty is None
+            else torch.cat([torch.full((len(self),), torch.nan), real.certainty]),
+            real=np.arange(len(self) + len(real)) >= len(self),
+            real_people=real.people,
+            real_share=MOST_REAL * min(1.0, real.people / ENOUGH_PEOPLE) if share is None else share,
+        )

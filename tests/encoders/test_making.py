@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from ppd.encoders.making import (
-    TYPICAL_LOGIT,
     Picks,
     choose_dims,
     held_out_likelihoods,
@@ -14,6 +13,7 @@ from ppd.encoders.making import (
     prior_of_people,
 )
 from ppd.encoders.population import fit_whitening
+from ppd.encoders.simulated import TYPICAL_LOGIT
 
 NAMED = {"encoder": "tiny", "encoder_hash": "a" * 64}
 

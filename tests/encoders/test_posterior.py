@@ -303,6 +303,18 @@ def test_encode_is_the_fit_on_whitened_differences(features, prior):
     assert embedding.u.dtype == torch.float32
 
 
+def test_a_soft_label_is_the_votes_it_stands_for(features, prior):
+    """.7 says what seven votes of ten do, each a tenth: the likelihood is the cross entropy."""
+    plain, other = some_pairs(2)
+    soft = replace(plain, probability=0.7)
+    against = replace(plain, chosen=plain.rejected, rejected=plain.chosen, weight=0.3)
+    encoder = PosteriorEncoder(features, prior)
+    found, votes = encoder.encode([soft, other]), encoder.encode([replace(plain, weight=0.7), against, other])
+    torch.testing.assert_close(found.u, votes.u)
+    torch.testing.assert_close(found.covariance, votes.covariance)
+    assert (found.u - encoder.encode([plain, other]).u).abs().max() > 1e-3
+
+
 def test_no_pairs_are_the_population_user(features, prior):
     embedding = PosteriorEncoder(features, prior).encode([])
     assert torch.equal(embedding.u[0], prior.mean) and embedding.pairs == 0

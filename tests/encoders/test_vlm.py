@@ -87,6 +87,9 @@ def test_which_picture_was_liked_changes_u_and_a_tie_does_not(vlm):
     swapped = [replace(one, chosen=one.rejected, rejected=one.chosen) for one in PAIRS[:2]]
     assert (encoder.encode(swapped).u - u).abs().max() > 1e-3
     torch.testing.assert_close(encoder.encode([*PAIRS[:2], replace(PAIRS[2], tie=True)]).u, u)
+    votes = [replace(one, probability=0.75) for one in PAIRS]
+    halves = [replace(one, weight=0.5) for one in PAIRS]
+    torch.testing.assert_close(encoder.encode(votes[:2] + PAIRS[2:]).u, encoder.encode(halves[:2] + PAIRS[2:]).u)
 
 
 def test_nobody_is_the_middle_and_drawing_is_refused(vlm):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -132,6 +133,15 @@ def test_real_people_make_the_prior_and_leave_no_name(features, tmp_path, weight
     save_encoder(encoder, tmp_path / "mine", weights / ENCODER)
     assert "person 3" not in (tmp_path / "mine" / "encoder.json").read_text()
     assert "14 real people with 197 picks" in report_of(encoder)
+
+
+def test_soft_labels_of_people_make_weaker_tastes(features):
+    """At .6 the log-odds of what people agree on are .41, where plain picks have no bound but the prior's."""
+    votes = [replace(pair, probability=0.6) for pair in people()]
+    plain, soft = (make_encoder(features, REFERENCE, Materials(pairs=pairs)).prior for pairs in (people(), votes))
+    rows = [features.picture_features([scene(n, light=light) for n in range(7000, 7020)]) for light in (0.2, -0.2)]
+    odds = [float((prior.differences(*rows) @ prior.mean).mean()) for prior in (plain, soft)]
+    assert odds[0] > 1.0 and 0.1 < odds[1] < 0.7
 
 
 def test_few_people_give_way_to_simulated_ones_and_it_is_said(features):

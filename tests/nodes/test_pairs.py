@@ -85,6 +85,9 @@ def test_cancel_works_at_once(run):
     comfy.model_management.interrupt_current_processing()
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         run(ID, preference_set="example: warm")
+    comfy.model_management.interrupt_current_processing()
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        run(ID, preference_set="example: warm", user="nobody of these")
 
 
 def test_the_fingerprint_is_the_content_and_quick(node_classes, example):

@@ -16,8 +16,9 @@ from ppd.pocket.adapters import BETA, keys_values, low_rank
 from ppd.pocket.model import PocketModel
 from ppd.training.adapter import train_adapter
 from ppd.training.dpo import diffusion_dpo_loss
-from ppd.training.objective import Objective, UserDPO
+from ppd.training.objective import UserDPO
 from ppd.training.picks import QueryPicks
+from ppd.training.settings import Objective
 
 PEOPLE, PICTURES = 6, 24
 OBJECTIVE = Objective(beta=BETA)

@@ -22,8 +22,8 @@ from ppd.pocket.painter import GUIDANCE, generate
 from ppd.pocket.text import full_text_encoder, tokenize, unknown_words
 from ppd.pocket.turbo import Lora, train_turbo, with_turbo
 from ppd.training.adapter import train_adapter
-from ppd.training.objective import Objective
 from ppd.training.picks import QueryPicks
+from ppd.training.settings import Objective
 
 if find_spec("comfy"):
     import comfy.model_management

@@ -7,7 +7,7 @@ import time
 import pytest
 from PIL import Image
 
-from ppd.pairs import read_pairs
+from ppd.pairs import PreferencePair, read_pairs, write_pairs
 from ppd.pictures import Picture, PreferenceError
 from ppd.store import StoreError, TasteStore
 
@@ -163,6 +163,17 @@ def test_exported_and_imported_pairs_are_the_same(store, aki, tmp_path):
         return [(pair.prompt, pair.chosen.digest, pair.rejected.digest, pair.tie) for pair in pairs]
 
     assert content(store.pairs(bo)) == content(store.pairs(aki)) == content(read_pairs(tmp_path / "set"))
+
+
+def test_votes_of_several_people_are_nobodys_picks(store, aki, tmp_path):
+    votes = PreferencePair("a lake", picture(0), picture(1), "votes", probability=0.7)
+    write_pairs(tmp_path / "set", [votes, PreferencePair("a lake", picture(2), picture(3), "pick")])
+    with pytest.raises(ValueError, match=r"Pair 'votes' has a probability of 0.7, the votes of several people"):
+        store.add_pairs(aki, tmp_path / "set")
+    assert store.pairs(aki) == []
+    skipped = []
+    assert store.add_pairs(aki, tmp_path / "set", skip_bad=True, skipped=skipped) == 1
+    assert [error.pair_id for error in skipped] == ["votes"]
 
 
 def test_a_copy_has_the_picks_and_goes_its_own_way(store, aki):

@@ -1,4 +1,4 @@
-"""The training loop: schedule, averaging, and runs that are interrupted, killed and continued."""
+"""The training loop on one device: what a step does, early stop, and runs that are interrupted, killed, continued."""
 
 from __future__ import annotations
 
@@ -12,29 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ppd.training import cosine_with_warmup, fit, warm_average
+from ppd.training.loop import fit
+from tests.training import tiny
+from tests.training.tiny import STEPS, tiny_loss, tiny_model, train
 
 ROOT = Path(__file__).resolve().parents[2]
-STEPS = 12
-
-
-def tiny_model() -> nn.Module:
-    torch.manual_seed(3)
-    return nn.Sequential(nn.Linear(4, 8), nn.SiLU(), nn.Linear(8, 2))
-
-
-def tiny_loss(module: nn.Module, rng: np.random.Generator, step: int) -> tuple[Tensor, dict[str, float]]:
-    """Draws from both generators, as the stages' losses do."""
-    x = torch.from_numpy(rng.normal(size=(16, 4)).astype(np.float32)) + 0.1 * torch.randn(16, 4)
-    value = (module(x).float() - x[:, :2].sin()).square().mean()
-    return value, {"mse": value.item()}
-
-
-def train(checkpoint: Path, loss=tiny_loss, steps: int = STEPS, **settings) -> nn.Module:
-    settings = {"save_every": 0.0, "learning_rate": 0.05, "warmup": 4, "seed": 9, "ema": 0.9, **settings}
-    return fit("tiny", tiny_model(), loss, steps=steps, checkpoint=checkpoint, **settings)
 
 
 def assert_same_weights(a: nn.Module, b: nn.Module) -> None:
@@ -50,13 +34,8 @@ def assert_same_checkpoint(a: Path, b: Path) -> None:
     for mine, other in zip(ours["optimizers"], theirs["optimizers"], strict=True):
         for index, state in mine["state"].items():
             assert all(torch.equal(value, other["state"][index][name]) for name, value in state.items())
-    assert ours["schedules"] == theirs["schedules"]
-
-
-def test_learning_rate_schedule_on_literal_numbers():
-    factors = [cosine_with_warmup(step, steps=100, warmup=10) for step in (0, 4, 9, 10, 55, 100, 1000)]
-    assert factors == pytest.approx([0.1, 0.5, 1.0, 1.0, 0.51, 0.02, 0.02])
-    assert cosine_with_warmup(0, steps=10, warmup=0) == 1.0
+    rest = ("skipped", "best", "best_weights")
+    assert [ours[key] for key in rest] == [theirs[key] for key in rest]
 
 
 def test_adam_schedule_and_average_on_literal_numbers(tmp_path):
@@ -79,15 +58,6 @@ def test_adam_schedule_and_average_on_literal_numbers(tmp_path):
     assert seen == pytest.approx([0.1, 0.181818, 0.233705], rel=1e-5)  # decays 2/11 and 3/12
     assert trained.weight.item() == pytest.approx(0.233705, rel=1e-5)
     assert not trained.training
-
-
-def test_the_average_forgets_the_random_start():
-    """At a plain decay of .999, 37 % of the start would be left after 1,000 updates."""
-    averaged = [torch.ones(1)]
-    update = warm_average(0.999)
-    for count in range(1, 1000):
-        update(averaged, [torch.zeros(1)], torch.tensor(count))
-    assert averaged[0].item() < 1e-9
 
 
 def test_frozen_parameters_stay(tmp_path):
@@ -144,7 +114,7 @@ def test_a_half_written_checkpoint_is_never_read(tmp_path):
 def test_a_killed_process_is_continued_to_the_same_weights(tmp_path):
     whole = train(tmp_path / "whole.pt")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen([sys.executable, __file__, str(tmp_path / "killed.pt")], env=environment)
+    process = subprocess.Popen([sys.executable, tiny.__file__, "alone", str(tmp_path)], env=environment)
     try:
         deadline = time.monotonic() + 120
         while not (tmp_path / "killed.pt").exists():
@@ -159,11 +129,117 @@ def test_a_killed_process_is_continued_to_the_same_weights(tmp_path):
     assert_same_checkpoint(tmp_path / "killed.pt", tmp_path / "whole.pt")
 
 
-def slow_loss(module: nn.Module, rng: np.random.Generator, step: int) -> tuple[Tensor, dict[str, float]]:
-    if step > 3:
-        time.sleep(0.5)  # time to be killed in
-    return tiny_loss(module, rng, step)
+def test_microbatches_are_averaged_and_drawn_from_streams_of_their_own(tmp_path):
+    """The first one draws what a run without accumulation draws."""
+    drawn: list[float] = []
+
+    def loss(module, rng, step):
+        drawn.append(rng.random())
+        return (module.weight * (1.0 if len(drawn) % 2 else 3.0)).sum(), {"index": float(len(drawn))}
+
+    def run(name, **settings):
+        drawn.clear()
+        model = nn.Linear(1, 1, bias=False)
+        fit("line", model, loss, steps=2, learning_rate=0.1, checkpoint=tmp_path / name, **settings)
+        return list(drawn), torch.load(tmp_path / name, weights_only=True)["optimizers"][0]["state"][0]["exp_avg"]
+
+    two, mean = run("two.pt", accumulate=2, seed=9)
+    one, _ = run("one.pt", seed=9)
+    assert len(set(two)) == 4 and two[::2] == one
+    for step, first in enumerate(one):
+        rng = np.random.default_rng([9, step])
+        rng.integers(2**31)
+        assert first == rng.random()
+    # mean gradient 2, clipped to 1; AdamW's running mean of two of them at .9
+    assert mean.item() == pytest.approx(0.19, rel=1e-5)
 
 
-if __name__ == "__main__":
-    train(Path(sys.argv[1]), slow_loss)
+def test_precision_is_what_was_asked_for(tmp_path):
+    seen = []
+
+    def loss(module, rng, step):
+        seen.append(nn.functional.linear(torch.ones(1, 4), module[0].weight).dtype)
+        return tiny_loss(module, rng, step)
+
+    train(tmp_path / "a.pt", loss, steps=1, precision="no")
+    train(tmp_path / "b.pt", loss, steps=1, precision="bf16")
+    assert seen == [torch.float32, torch.bfloat16]
+    with pytest.raises(ValueError, match='precision is "bf16" or "no" .*\'fp16\''):
+        train(tmp_path / "c.pt", precision="fp16")
+
+
+def rises_until_6(averaged: nn.Module, step: int) -> float:
+    return -abs(step - 6.0)
+
+
+def test_a_run_ends_when_the_held_out_figure_stops_rising_and_returns_its_best_weights(tmp_path):
+    kept = {}
+
+    def validate(averaged, step):
+        kept[step] = {name: value.clone() for name, value in averaged.state_dict().items()}
+        return rises_until_6(averaged, step)
+
+    settings = {"validate": validate, "validate_every": 2, "patience": 4}
+    trained = train(tmp_path / "a.pt", **settings)
+    assert list(kept) == [2, 4, 6, 8, 10]
+    assert all(torch.equal(value, kept[6][name]) for name, value in trained.state_dict().items())
+    assert not torch.equal(kept[6]["0.weight"], kept[10]["0.weight"])
+    assert_same_weights(train(tmp_path / "a.pt", **settings), trained)
+    assert list(kept) == [2, 4, 6, 8, 10]  # nothing was trained or judged again
+
+    whole = train(tmp_path / "a.pt", **settings | {"patience": None})  # goes on to the end, where it judges once more
+    assert list(kept)[-1] == STEPS
+    assert_same_weights(whole, trained)
+
+
+def test_a_held_out_figure_that_is_no_number_keeps_nothing(tmp_path):
+    settings = {"validate": lambda averaged, step: float("nan"), "validate_every": 2, "patience": 2}
+    assert_same_weights(train(tmp_path / "a.pt", **settings), train(tmp_path / "b.pt"))
+
+
+def test_an_early_stop_is_the_same_after_a_resume(tmp_path):
+    """Also when the best weights were made before the interruption."""
+    settings = {"validate": rises_until_6, "validate_every": 2, "patience": 4}
+    whole = train(tmp_path / "whole.pt", **settings)
+
+    def interrupted(module, rng, step):
+        if step == 7:
+            raise KeyboardInterrupt
+        return tiny_loss(module, rng, step)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "parts.pt", interrupted, **settings)
+    assert_same_weights(train(tmp_path / "parts.pt", **settings), whole)
+    ours, theirs = (torch.load(tmp_path / name, weights_only=True) for name in ("parts.pt", "whole.pt"))
+    assert ours["step"] == theirs["step"] == 10 and ours["best"] == theirs["best"] == [0.0, 6]
+
+
+def test_a_checkpoint_of_the_first_form_is_continued(tmp_path):
+    """It has schedules, which are a function of the step, and no counters."""
+
+    def interrupted(module, rng, step):
+        if step == 7:
+            raise KeyboardInterrupt
+        return tiny_loss(module, rng, step)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "old.pt", interrupted)
+    state = torch.load(tmp_path / "old.pt", weights_only=True)
+    first = {key: state[key] for key in ("step", "model", "averaged", "optimizers")} | {
+        "schedules": [{"last_epoch": 7}]
+    }
+    torch.save(first, tmp_path / "old.pt")
+    assert_same_weights(train(tmp_path / "old.pt"), train(tmp_path / "new.pt"))
+
+
+@pytest.mark.parametrize("damage", [b"", b"cut off", "another model"])
+def test_a_checkpoint_of_no_use_is_named_and_left_alone(tmp_path, damage):
+    path = tmp_path / "a.pt"
+    if damage == "another model":
+        fit("other", nn.Linear(1, 1), lambda m, *_: (m.weight.sum(), {}), steps=1, learning_rate=0.1, checkpoint=path)
+    else:
+        path.write_bytes(damage)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="a.pt is no checkpoint that this training can go on from .* delete it"):
+        train(path)
+    assert path.read_bytes() == before

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from ppd.training.objective import Objective, UserDPO
+from ppd.training.objective import UserDPO
 from ppd.training.picks import QueryPicks
+from ppd.training.settings import Objective
 
 PEOPLE, PICTURES = 4, 6
 

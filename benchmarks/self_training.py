@@ -1,0 +1,260 @@
+"""`python -m benchmarks.self_training`: what an adapter learns from nothing but the checkpoint and its encoder.
+
+People are simulated over the looks of the checkpoint's own pictures, and pick among these. Who judges are the world's
+reporting people of hidden statistics, whom training never saw: wins against the base after four picks, of
+one's own u against another's, objects lost. Rows: plain user-DPO, each of its switches, all of them, self-distillation
+(where the checkpoint obeys words for looks), and both.
+
+Strength 1 is chosen on other simulated people, by what the encoder reads in their pictures: the smallest gain within
+one standard error of the most wins.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ppd.adapters import UserAdapter
+from ppd.encoders.looks import Looks
+from ppd.encoders.making import choose_dims, prior_of_looks
+from ppd.encoders.population import PopulationPrior, fit_whitening
+from ppd.encoders.simulated import SimulatedPeople, simulate
+from ppd.evaluation import bootstrap, micro_f1, wins
+from ppd.pocket import scenes
+from ppd.pocket.evaluate import Evaluation, Look
+from ppd.pocket.look_words import LOOK_WORDS
+from ppd.pocket.painter import LATENT_SHAPE, generate
+from ppd.pocket.recipe import Recipe
+from ppd.pocket.taste import embed_people
+from ppd.pocket.world import WORLDS
+from ppd.studies import noise_of
+from ppd.training.adapter import distil, train_adapter
+from ppd.training.picks import QueryPicks
+from ppd.training.settings import Objective
+from ppd.training.simulated_picks import simulated_picks
+
+from .pocket_step import ROOT
+
+STUDIES = 60
+"""Pairs of pictures of each look."""
+GAINS = (0.15, 0.25, 0.4, 0.6, 0.9)
+TUNING = 60
+PLAIN = Objective(true_noise=False, soft_labels=False)
+ALL = Objective(beta=None, true_noise=True, safeguard=0.6, contrast=1.0, soft_labels=True)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A world's base with what can be known of it without anybody's picks."""
+
+    recipe: Recipe
+    prior: PopulationPrior
+    people: SimulatedPeople
+    picks: QueryPicks
+    looks: Looks
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Checkpoint:
+        """The base's own pictures, painted without looks and, where it obeys words, with them."""
+        prompts = [scene.caption for scene in scenes.SCENES]
+        painted = recipe.painted
+        features, latents, caption = painted["features"], painted["latents"], painted["captions"].numpy()
+        noise = torch.stack([noise_of(10**6 + i, LATENT_SHAPE) for i in range(len(latents))])
+        obeys = recipe.world.has_turbo
+        if obeys:
+            studies = painted_studies(recipe)
+            features, latents = (
+                torch.cat([one, studies[n]]) for one, n in ((features, "features"), (latents, "latents"))
+            )
+            caption = np.concatenate([caption, studies["captions"].numpy()])
+            noise = torch.cat([noise, studies["noise"]])
+        center, basis = fit_whitening(features, choose_dims(features))
+        if obeys:
+            low, high = studies["features"].unflatten(0, (-1, 2)).unbind(1)
+            named = [(name, *recipe.world.probed[name]) for name in LOOK_WORDS]
+            look = np.repeat(np.arange(len(named)), STUDIES)
+            looks, _ = Looks.from_differences(
+                (high - low) @ basis, look.tolist(), named, prompt=studies["captions"][::2].tolist()
+            )
+        else:
+            shipped = recipe.looks  # of rendered pictures: this base knows no words
+            turn = torch.linalg.lstsq(recipe.prior.whiten(features), (features - center) @ basis).solution
+            readings = torch.linalg.lstsq(turn, shipped.readings.T).solution.T
+            looks = replace(shipped, readings=readings, steps=shipped.steps @ turn)
+        identity = {"encoder": recipe.encoder.name, "encoder_hash": recipe.encoder.weight_hash}
+        prior = prior_of_looks(center, basis, looks.readings, **identity)
+        people = simulate(basis, looks.readings, seed=1)
+        picks = simulated_picks(people, features, latents, noise, caption, prompts, prior)
+        return cls(recipe, prior, people, picks, looks)
+
+    def new_adapter(self) -> UserAdapter:
+        world = self.recipe.world
+        config = {
+            "encoder": self.prior.encoder,
+            "encoder_hash": self.prior.encoder_hash,
+            "embedding_dim": self.prior.dim,
+            "end_percent": world.end_percent,
+        }
+        return world.new_adapter(self.recipe.model, **config)
+
+    def tuned(self, adapter: UserAdapter) -> UserAdapter:
+        """At the gain that simulated people like, as their encoder reads the pictures."""
+        people = simulate(self.prior.basis, self.looks.readings, TUNING, seed=2)
+        features = self.recipe.painted["features"]
+        latents, captions = self.recipe.painted["latents"], self.recipe.painted["captions"].numpy()
+        told = simulated_picks(people, features, latents, None, captions, self.picks.prompts, self.prior, seed=3)
+        u = told.embeddings[2][:, None]  # of four picks
+        prompts = [self.picks.prompts[c] for c in told.caption.reshape(TUNING, -1)[:, 0]]
+        seeds = range(2 * 10**6, 2 * 10**6 + TUNING)
+        base = self._rewards(people, generate(self.recipe.model, prompts, seeds))
+        rows = []
+        for gain in GAINS:
+            host = self.recipe.model.host(adapter)
+            found = generate(self.recipe.model, prompts, seeds, host=host, u=u, strength=gain)
+            rows.append((gain, (self._rewards(people, found) > base).double().mean().item()))
+        most = max(won for _, won in rows)
+        error = (most * (1 - most) / TUNING) ** 0.5
+        gain = next(gain for gain, won in rows if won >= most - error)
+        scaled = adapter.scaled(gain)
+        scaled.config = replace(adapter.config, training={**adapter.config.training, "gain": gain})
+        return scaled
+
+    def _rewards(self, people: SimulatedPeople, latents: Tensor) -> Tensor:
+        pictures = [
+            self.recipe.encoder.image_tensor_features(self.recipe.model.decode(part)) for part in latents.split(100)
+        ]
+        return (self.prior.whiten(torch.cat(pictures)).double() * people.tastes).sum(1)
+
+
+def seen(recipe: Recipe, latents: Tensor) -> Tensor:
+    """Features of painted pictures."""
+    return torch.cat([recipe.encoder.image_tensor_features(recipe.model.decode(part)) for part in latents.split(100)])
+
+
+def painted_studies(recipe: Recipe) -> dict[str, Tensor]:
+    """Both sides of each look from one seed, low first: latents, features, captions and noise."""
+    path = recipe.work / "studies.safetensors"
+    if not path.exists():
+        rng = np.random.default_rng(91)
+        names = [scene.caption for scene in scenes.SCENES]
+        prompts, seeds, captions = [], [], []
+        for number, (low, high) in enumerate(LOOK_WORDS.values()):
+            for i in range(STUDIES):
+                caption = str(rng.choice(scenes.TRAINING_CAPTIONS))
+                prompts += [f"{caption}, {low[0]}", f"{caption}, {high[0]}"]
+                seeds += [4 * 10**6 + number * STUDIES + i] * 2
+                captions += [names.index(caption)] * 2
+        latents = generate(recipe.model, prompts, seeds)
+        features = [recipe.encoder.image_tensor_features(recipe.model.decode(part)) for part in latents.split(100)]
+        noise = torch.stack([noise_of(seed, LATENT_SHAPE) for seed in seeds])
+        tensors = {
+            "latents": latents,
+            "features": torch.cat(features),
+            "captions": torch.tensor(captions),
+            "noise": noise,
+        }
+        save_file(tensors, path)
+    return load_file(path)
+
+
+def arms(beta: float, obeys: bool) -> dict[str, tuple[bool, Objective | None]]:
+    """By name whether it is distilled first, and its objective, if it has one."""
+    plain = replace(PLAIN, beta=beta)
+    found: dict[str, tuple[bool, Objective | None]] = {
+        "plain user-DPO": (False, plain),
+        "true noise": (False, replace(plain, true_noise=True)),
+        "soft labels": (False, replace(plain, soft_labels=True)),
+        "contrast": (False, replace(plain, contrast=1.0)),
+        "safeguard": (False, replace(plain, safeguard=0.6)),
+        "steered beta": (False, replace(plain, beta=None)),
+        "all": (False, ALL),
+    }
+    return found | ({"distillation": (True, None), "distillation, then all": (True, ALL)} if obeys else {})
+
+
+def reported(
+    known: Checkpoint, run: Evaluation, adapter: UserAdapter, base: Look, pictures: int, picks: Sequence[int]
+) -> dict[str, Any]:
+    """What is said of an arm."""
+    report: dict[str, Any] = {"gain": adapter.config.training["gain"]}
+    for count in picks:
+        u = embed_people(known.recipe.pool, run.support, known.prior, count)
+        own, other = (run.paint(adapter, rows, pictures=pictures) for rows in (u, u[run.other]))
+        lost = np.stack([base.counts, own.counts], axis=1)
+        report[f"{count} picks"] = {
+            "wins_vs_base": bootstrap(wins(own.rewards, base.rewards)),
+            "own_vs_other": bootstrap(wins(own.rewards, other.rewards)),
+            "objects_f1_loss": bootstrap(lost, lambda x: micro_f1(x[:, 0]) - micro_f1(x[:, 1])),
+            "out_of_range": own.out_of_range,
+        }
+    return report
+
+
+def measure(known: Checkpoint, arguments: argparse.Namespace) -> dict[str, Any]:
+    """A row an arm."""
+    recipe, world = known.recipe, known.recipe.world
+    run = Evaluation(recipe, arguments.people)
+    base = run.paint(pictures=arguments.pictures)
+    sides = [[(f"{p}, {low[0]}", f"{p}, {high[0]}") for low, high in LOOK_WORDS.values()] for p in known.picks.prompts]
+    report: dict[str, Any] = {}
+    options = {"batch": arguments.batch, "learning_rate": world.learning_rate, "seed": 11}
+    for name, (taught, objective) in arms(world.beta, world.has_turbo).items():
+        if arguments.arms and name not in arguments.arms:
+            continue
+        adapter, file = known.new_adapter(), f"self-{name.replace(' ', '-').replace(',', '')}-{arguments.steps}"
+        if taught:
+            checkpoint = recipe.work / f"self-distillation-{arguments.steps}.pt"
+            adapter = distil(
+                recipe.model, adapter, known.picks, known.people, sides, checkpoint, steps=arguments.steps, **options
+            )
+        if objective is not None:
+            adapter = train_adapter(
+                recipe.model,
+                adapter,
+                known.picks,
+                recipe.work / f"{file}.pt",
+                steps=arguments.steps,
+                objective=objective,
+                fresh=not taught,
+                name=name,
+                **options,
+            )
+        report[name] = reported(known, run, known.tuned(adapter), base, arguments.pictures, arguments.picks)
+        print(name, json.dumps(report[name]), flush=True)
+    return report
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.self_training")
+    parser.add_argument("--world", choices=tuple(WORLDS), default="pocket-flow")
+    parser.add_argument("--arms", nargs="+", help="only these rows")
+    parser.add_argument("--people", type=int, default=200)
+    parser.add_argument("--pictures", type=int, default=1, help="of each (default: 1)")
+    parser.add_argument("--picks", type=int, nargs="+", default=[4], help="that u is made of (default: 4)")
+    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--work", type=Path, help="folder of the world's recipe (default: .work, .work-flow)")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO)
+    work = arguments.work or Path(f".work{arguments.world.removeprefix('pocket')}")
+    known = Checkpoint.of(Recipe(work, ROOT / "weights", WORLDS[arguments.world]))
+    print(f"{known.prior.dim} dimensions, looks: {', '.join(known.looks.names)}", flush=True)
+    settings = {name: getattr(arguments, name) for name in ("world", "people", "pictures", "picks", "steps", "batch")}
+    report = {"settings": settings, **measure(known, arguments)}
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

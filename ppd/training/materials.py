@@ -1,0 +1,80 @@
+"""What an adapter is trained on and measured by, out of an artist's studies and their taste encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..encoders.encoder import PosteriorEncoder
+from ..encoders.looks import Looks
+from ..encoders.simulated import SimulatedPeople, simulate
+from ..pair_index import held_out, key_of
+from ..studies import StudyPicture, StudySet
+from .distillation import Sides
+from .picks import QueryPicks
+from .simulated_picks import simulated_picks
+
+HELD_OUT = 0.2
+"""Share of the prompts that training never sees, by their hashes, so that the next run holds out the same."""
+MEASURED_PEOPLE = 200
+"""Simulated people whom training never sees."""
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Materials:
+    """`picks` of simulated `people` to train on, with each prompt's wordings for each look (`sides`), and `held_out`
+    picks of other people on other prompts, None where there are too few prompts."""
+
+    people: SimulatedPeople
+    picks: QueryPicks
+    sides: Sides
+    held_out: QueryPicks | None
+
+
+def gather(
+    studies: StudySet, encoder: PosteriorEncoder, *, seed: int = 0, progress: Progress | None = None
+) -> Materials:
+    """Studies as the encoder sees them. ValueError where they have no latents, or the encoder no looks of theirs."""
+    pictures = [picture for picture in studies.pictures if picture.latent_file is not None]
+    if not pictures:
+        raise ValueError(f"The studies {studies.name!r} hold no latents to train on: paint them with Paint Studies.")
+    looks = _looks(studies, encoder)
+    features = encoder.features.picture_features([picture.picture for picture in pictures], progress=progress)
+    prompts = list(dict.fromkeys(picture.prompt for picture in pictures))
+    is_apart = held_out(np.array([key_of(prompt) for prompt in prompts], np.uint64), HELD_OUT)
+    taught, apart = ([prompts[n] for n in np.flatnonzero(which)] for which in (~is_apart, is_apart))
+    people = simulate(encoder.prior.basis, looks.readings, seed=2 * seed)
+    others = simulate(encoder.prior.basis, looks.readings, MEASURED_PEOPLE, seed=2 * seed + 1)
+
+    def picks(of: SimulatedPeople, wanted: list[str]) -> QueryPicks:
+        chosen = [number for number, picture in enumerate(pictures) if picture.prompt in set(wanted)]
+        shown = [pictures[number] for number in chosen]
+        caption = np.array([wanted.index(picture.prompt) for picture in shown])
+        return simulated_picks(of, features[chosen], *_latents(shown), caption, wanted, encoder.prior, seed=seed)
+
+    known = [studies.looks[name] for name in looks.names]
+    sides = [[(look.low.on(prompt), look.high.on(prompt)) for look in known] for prompt in taught]
+    return Materials(people, picks(people, taught), sides, picks(others, apart) if len(apart) >= 4 else None)
+
+
+def _looks(studies: StudySet, encoder: PosteriorEncoder) -> Looks:
+    looks = encoder.looks
+    if looks is None or not set(looks.names) <= set(studies.looks):
+        raise ValueError(
+            f"The taste encoder was not made of the studies {studies.name!r}, whose looks simulated people are to "
+            "like: make it of them with Make Taste Encoder."
+        )
+    return looks
+
+
+def _latents(pictures: list[StudyPicture]) -> tuple[Tensor, Tensor | None]:
+    """Latents [n, C, ...] in half precision, and the noise they were painted from, where it is known of all."""
+    latents = torch.cat([picture.latent().half() for picture in pictures])
+    noise = [picture.noise() for picture in pictures]
+    known = [one for one in noise if one is not None]
+    return latents, torch.cat(known).half() if len(known) == len(pictures) else None

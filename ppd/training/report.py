@@ -1,0 +1,89 @@
+"""A training's report for people: a sheet of pictures, and a page."""
+
+from __future__ import annotations
+
+import json
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..encoders.encoder import PosteriorEncoder
+from ..sheet import contact_sheet
+from .materials import Materials
+
+if TYPE_CHECKING:
+    from ..adapters import UserAdapter
+    from .run import Base
+
+SHOWN_PEOPLE = 3
+SHOWN_PROMPTS = 2
+SEED = 7
+
+
+def painted_people(materials: Materials, encoder: PosteriorEncoder) -> list[tuple[str, Tensor]]:
+    """Three simulated people of different main looks: what they like in words, and their u [1, d] of the most picks."""
+    assert encoder.looks is not None
+    looks, u = materials.people.looks, materials.picks.embeddings[-1]
+    found: dict[int, int] = {}
+    for person, row in enumerate(looks):
+        found.setdefault(int(row.abs().argmax()), person)
+    chosen = sorted(found.values())[:SHOWN_PEOPLE]
+    return [(_liked(looks[person], encoder), u[person][None]) for person in chosen]
+
+
+def people_sheet(base: Base, adapter: UserAdapter, materials: Materials, encoder: PosteriorEncoder) -> Image.Image:
+    """The same prompts and seeds: the base, three people, and the opposite of each."""
+    people = painted_people(materials, encoder)
+    prompts = (materials.held_out or materials.picks).prompts[:SHOWN_PROMPTS]
+    columns = ["base", *(f"{sign}{words}" for words, _ in people for sign in ("", "not: "))]
+    rows = []
+    for prompt in prompts:
+        row = [base.paint(prompt, SEED)]
+        for _, u in people:
+            row += [base.paint(prompt, SEED, adapter, sign * u) for sign in (1.0, -1.0)]
+        rows.append(row)
+    return contact_sheet(rows, prompts, columns, cell=256)
+
+
+def _liked(looks: Tensor, encoder: PosteriorEncoder) -> str:
+    assert encoder.looks is not None
+    strongest = looks.abs().argsort(descending=True)[: int(torch.count_nonzero(looks))][:2]
+    return ", ".join((encoder.looks.high if looks[k] > 0 else encoder.looks.low)[k] for k in strongest.tolist())
+
+
+def sentences(figures: dict[str, Any]) -> list[str]:
+    """What a report says, in words: simulated people apart from real ones."""
+    lines, real = [], figures["real_people"]
+    for kind, told in figures["held_out"].items():
+        if told is not None:
+            own, other, gap = told["own"], told["anothers"], told["own_minus_anothers"]
+            lines.append(
+                f"On {told['people']} {kind} people and on prompts that training never saw, the adapter leans to the "
+                f"picture that the person prefers in {own['mean']:.0%} of pairs ({own['low']:.0%} to "
+                f"{own['high']:.0%}), and for somebody else's taste in {other['mean']:.0%}. What is personal is the "
+                f"difference, {gap['mean']:+.0%} ({gap['low']:+.0%} to {gap['high']:+.0%}, p = "
+                f"{told['permutation_p']:.2g}). For the null user the largest difference from the base is "
+                f"{told['null_user_difference']:g}."
+            )
+    if figures["held_out"]["simulated"] is None:
+        lines.append("There were too few prompts to hold some out for measuring: paint studies of more.")
+    if real["people"]:
+        lines.append(f"It was also trained on {real['picks']} picks of {real['people']} real people.")
+    if figures["held_out"]["real"] is None:
+        lines.append("Measured on simulated people only: whether real people like it, a blind test has to tell.")
+    return lines
+
+
+def page(name: str, figures: dict[str, Any], sheet: str) -> str:
+    """The report as one HTML page; `sheet` is the picture's file beside it."""
+    told = "".join(f"<p>{escape(line)}</p>" for line in sentences(figures))
+    return (
+        "<!doctype html><html lang='en'><meta charset='utf-8'>"
+        f"<title>{escape(name)}</title><style>body{{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;"
+        "padding:0 1em}img{max-width:100%}pre{overflow:auto;font-size:13px}</style>"
+        f"<h1>User adapter {escape(name)}</h1>{told}<img src='{escape(sheet)}' alt='base, three people, opposites'>"
+        f"<details><summary>All figures</summary><pre>{escape(json.dumps(figures, indent=1))}</pre></details></html>"
+    )

@@ -1,0 +1,211 @@
+"""A user adapter for an artist's own checkpoint, from its studies to a file that the loader lists.
+
+    studies + taste encoder -> picks of simulated people (materials.py), and people's own picks (real_picks.py)
+      -> self-distillation (distillation.py) -> user-DPO (objective.py) -> the adapter, its figures, pictures, a report
+
+Everything of a run lies in its folder, for others to read while it goes on: `progress.json` and `log.csv` of the loop,
+`sheet.png`, at the end `report.json` and `report.html`. A file STOP there ends it in good order.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..adapters import UserAdapter
+from ..encoders.encoder import PosteriorEncoder
+from ..files import write_file
+from ..hosts.denoiser import Denoiser
+from ..pairs import PreferencePair
+from ..pictures import Picture
+from ..studies import StudySet, model_name
+from .adapter import distil, train_adapter
+from .costs import Costs, peak_memory
+from .distributed import processes
+from .materials import Materials, gather
+from .measure import measure
+from .picks import MOST_REAL
+from .real_picks import LEAST_PAIRS, real_picks
+from .report import page, people_sheet
+from .settings import Settings
+
+log = logging.getLogger(__name__)
+
+REHEARSED = 2
+"""Steps of each stage that a rehearsal takes."""
+
+
+class Base(Protocol):
+    """A checkpoint that an adapter is trained for; `signature` tells it from others, as the studies' does."""
+
+    denoiser: Denoiser
+    signature: dict[str, str]
+
+    def new_adapter(self, kind: str | None, rank: int, **config: Any) -> UserAdapter:
+        """A new adapter: of the family's own kind where that is None; `config` as of AdapterConfig."""
+        ...
+
+    def latents(self, pictures: Sequence[Picture]) -> Tensor:
+        """Latents [n, C, ...] of pictures, fitted to the size of the studies."""
+        ...
+
+    def paint(self, prompt: str, seed: int, adapter: UserAdapter | None = None, u: Tensor | None = None) -> Image.Image:
+        """A picture as the studies were painted, plain or for u [1, d]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: `base` with its `studies` and their `encoder`, real people's `pairs`, `judges` of other people's,
+    and the `folder` it lies in.
+
+    `solo`: for the one person of the pairs, whose share is then that of many.
+    """
+
+    base: Base
+    encoder: PosteriorEncoder
+    studies: StudySet
+    folder: Path
+    settings: Settings = Settings()
+    pairs: Sequence[PreferencePair] = ()
+    judges: Sequence[PreferencePair] = ()
+    solo: bool = False
+
+    def train(self, out: Path) -> dict[str, Any]:
+        """Train, write the adapter to `out` and the report to the folder, and return its figures.
+
+        Stopped where somebody asks; a second call goes on from there.
+        """
+        started = time.monotonic()
+        self.check()
+        materials = self.materials()
+        adapter = self._stages(materials, self.folder, self.settings)
+        figures = self._figures(materials, adapter)
+        if not processes().is_main_process:
+            return figures
+        figures["hours"] = round((time.monotonic() - started) / 3600, 3)
+        adapter.config = replace(adapter.config, training={**adapter.config.training, "report": figures})
+        adapter.save(out, torch.float16)
+        sheet = people_sheet(self.base, adapter, materials, self.encoder)
+        sheet.save(self.folder / "sheet.png")
+        write_file(self.folder / "report.json", json.dumps(figures, indent=1).encode())
+        write_file(self.folder / "report.html", page(out.stem, figures, "sheet.png").encode())
+        return figures
+
+    def rehearse(self) -> Costs:
+        """Read every picture and pair, take REHEARSED real steps of each stage, and say what the whole would cost."""
+        self.check()
+        started = time.monotonic()
+        materials = self.materials()
+        read = time.monotonic() - started
+        seconds = []
+        for distilled, preferred in ((REHEARSED, 0), (0, REHEARSED)):
+            few = replace(self.settings, distillation_steps=distilled, steps=preferred)
+            folder = self.folder / "rehearsal"
+            shutil.rmtree(folder, ignore_errors=True)
+            started = time.monotonic()
+            self._stages(materials, folder, few)
+            seconds.append((time.monotonic() - started) / REHEARSED)
+        return Costs(
+            pictures=len(materials.picks.latents),
+            picks=len(materials.picks),
+            real_people=materials.picks.real_people,
+            reading_seconds=read,
+            distillation_seconds=seconds[0] * self.settings.distillation_steps,
+            dpo_seconds=seconds[1] * self.settings.steps,
+            peak_memory=peak_memory(self.base.denoiser.device),
+        )
+
+    def check(self) -> None:
+        """Refuse studies of another model."""
+        painted_by = self.studies.model
+        if painted_by is not None and painted_by != self.base.signature:
+            raise ValueError(
+                f"The studies {self.studies.name!r} were painted by {model_name(painted_by)}, and the base is "
+                f"{model_name(self.base.signature)}: give the checkpoint that painted them, or paint studies with this "
+                "one."
+            )
+
+    def materials(self) -> Materials:
+        """Picks of simulated people, and of real ones where there are enough."""
+        materials = gather(self.studies, self.encoder, seed=self.settings.seed)
+        real = real_picks(self.pairs, self.encoder, self.base.latents, seed=self.settings.seed)
+        if self.solo and (real is None or real.people > 1):
+            raise ValueError(
+                f"Training for one person takes {LEAST_PAIRS} picks or more, all of that person: give such pairs."
+            )
+        if real is None:
+            return materials
+        picks = materials.picks.with_real(real, MOST_REAL if self.solo else None)
+        return replace(materials, picks=picks)
+
+    def _stages(self, materials: Materials, folder: Path, settings: Settings) -> UserAdapter:
+        """Self-distillation, where it has steps, then user-DPO."""
+        adapter = self.base.new_adapter(
+            settings.kind,
+            settings.rank,
+            encoder=self.encoder.name,
+            encoder_hash=self.encoder.weight_hash,
+            embedding_dim=self.encoder.prior.dim,
+            end_percent=settings.end_percent,
+        )
+        options: dict[str, Any] = {
+            "seed": settings.seed,
+            "batch": settings.batch,
+            "accumulate": settings.accumulate,
+            "learning_rate": settings.learning_rate,
+            "progress": folder / "progress.json",
+            "logs": folder,
+        }
+        if settings.distillation_steps:
+            adapter = distil(
+                self.base.denoiser,
+                adapter,
+                materials.picks,
+                materials.people,
+                materials.sides,
+                folder / "distillation.pt",
+                steps=settings.distillation_steps,
+                name="1 of 2, self-distillation",
+                **options,
+            )
+        if not settings.steps:
+            return adapter
+        return train_adapter(
+            self.base.denoiser,
+            adapter,
+            materials.picks,
+            folder / "preferences.pt",
+            steps=settings.steps,
+            objective=settings.objective,
+            fresh=not settings.distillation_steps,
+            name="2 of 2, preferences",
+            **options,
+        )
+
+    def _figures(self, materials: Materials, adapter: UserAdapter) -> dict[str, Any]:
+        """What is known of the adapter: simulated people apart from real ones."""
+        picks, denoiser = materials.picks, self.base.denoiser
+        judges = real_picks(self.judges, self.encoder, self.base.latents, seed=self.settings.seed)
+        measured = {"simulated": materials.held_out, "real": judges}
+        return {
+            "base": self.base.signature,
+            "encoder": self.encoder.name,
+            "studies": {"pictures": len(picks.latents), "looks": len(self.studies.looks)},
+            "settings": asdict(self.settings),
+            "real_people": {"people": picks.real_people, "picks": 0 if picks.real is None else int(picks.real.sum())},
+            "held_out": {
+                kind: None if held_out is None or held_out.people < 2 else measure(denoiser, adapter, held_out)
+                for kind, held_out in measured.items()
+            },
+        }

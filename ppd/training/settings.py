@@ -1,0 +1,119 @@
+"""How a user adapter is trained: settings with their defaults, from a file and the command line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ..limits import parsed
+from ..messages import quoted
+
+NUMBERS = ("distillation_steps", "steps", "batch", "accumulate", "rank", "seed")
+KINDS = ("low_rank", "cross_attention")
+
+
+@dataclass(frozen=True)
+class Objective:
+    """beta: of mean errors; None steers it, so that sigmoid(-logit) is GRADIENT_FACTOR for a pick of the batch's mean
+        |margin|.
+    user_dropout: share of picks that are the population user's.
+    true_noise: pictures are noised along the noise that they were painted from, where it is known.
+    safeguard: mu of Diffusion-SDPO (PairErrors.safeguarded); None is off.
+    contrast: weight of -logsigmoid(logit under one's own u - logit under another's).
+    soft_labels: a pick counts by how sure it is, where that is known.
+    """
+
+    beta: float | None = None
+    user_dropout: float = 0.1
+    true_noise: bool = True
+    safeguard: float | None = None
+    contrast: float = 0.0
+    soft_labels: bool = True
+
+    def as_json(self) -> dict[str, Any]:
+        """For an adapter's file."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an adapter is trained. `kind` is "low_rank" or "cross_attention", None for the family's own; `accumulate`
+    batches make a step."""
+
+    distillation_steps: int = 300
+    steps: int = 400
+    batch: int = 8
+    accumulate: int = 2
+    learning_rate: float = 5e-4
+    end_percent: float = 0.8
+    kind: str | None = None
+    rank: int = 16
+    seed: int = 0
+    objective: Objective = field(default_factory=Objective)
+
+
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `train adapter` takes."""
+    base = parser.add_argument_group("the checkpoint")
+    base.add_argument("--base", type=Path, help="checkpoint file, or diffusion model with --text-encoder and --vae")
+    base.add_argument("--text-encoder", type=Path, nargs="+", default=[], help="of a diffusion model: its files")
+    base.add_argument("--text-type", default="stable_diffusion", help="what Load CLIP calls its type: qwen_image, flux")
+    base.add_argument("--vae", type=Path, help="of a diffusion model")
+    base.add_argument("--comfyui", type=Path, help="ComfyUI's folder (default: COMFYUI_PATH, or the one around us)")
+    base.add_argument("--folders", type=Path, help="JSON of more model folders by kind, such as clip_vision")
+
+    data = parser.add_argument_group("what it learns from")
+    data.add_argument("--studies", type=Path, help="folder that Paint Studies made with this checkpoint")
+    data.add_argument("--encoder", type=Path, help="folder of the taste encoder that was made of them")
+    data.add_argument("--pairs", type=Path, nargs="+", default=[], help="preference sets of real people, beside them")
+    data.add_argument("--solo", action="store_true", help="for the one person of --pairs: half of each batch is theirs")
+    data.add_argument("--cache", type=Path, help="folder that keeps what the tower saw")
+
+    parser.add_argument("--out", type=Path, required=True, help="the file: models/user_adapters/<name>.safetensors")
+    parser.add_argument("--work", type=Path, help="folder of the run (default: <out>.training)")
+    parser.add_argument("--config", type=Path, help="JSON file with any of the settings below, by their names")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, take two steps, say what it costs")
+    parser.add_argument("--stop", action="store_true", help="ask the run in --work to stop after its step")
+    parser.add_argument("--vram", type=float, help="GB that may be used: the batch is halved until it fits")
+
+    how = parser.add_argument_group("settings")
+    for number in NUMBERS:
+        default = getattr(Settings(), number)
+        how.add_argument(f"--{number.replace('_', '-')}", type=int, help=f"(default: {default})")
+    how.add_argument("--learning-rate", type=float, help=f"(default: {Settings().learning_rate:g})")
+    how.add_argument("--end-percent", type=float, help=f"of the schedule (default: {Settings().end_percent:g})")
+    how.add_argument("--kind", choices=KINDS, help="(default: the family's own)")
+    how.add_argument("--gradient-checkpointing", action="store_true", help="a third slower, with far less memory")
+
+
+def settings_of(arguments: argparse.Namespace) -> Settings:
+    """The settings of --config, and over them those of the command line."""
+    said = {} if arguments.config is None else parsed(arguments.config.name, arguments.config.read_bytes())
+    if not isinstance(said, dict):
+        raise ValueError(f'{arguments.config.name} holds no names and values: write {{"steps": 400}}, for example.')
+    objective = checked(Objective, said.pop("objective", {}), "objective")
+    settings = checked(Settings, {**said, "objective": Objective(**objective)}, "settings")
+    given = {field.name: getattr(arguments, field.name, None) for field in fields(Settings)}
+    chosen = Settings(**{**settings, **{name: value for name, value in given.items() if value is not None}})
+    for name in NUMBERS:
+        least = 0 if name in ("seed", "steps", "distillation_steps") else 1
+        if getattr(chosen, name) < least:
+            raise ValueError(f"Expected {name} of at least {least}, got {getattr(chosen, name)}.")
+    if not 0 < chosen.end_percent <= 1 or not 0 < chosen.learning_rate < 1:
+        raise ValueError(
+            "Expected end_percent above 0 and up to 1 and learning_rate between 0 and 1, got "
+            f"{chosen.end_percent:g} and {chosen.learning_rate:g}."
+        )
+    return chosen
+
+
+def checked(kind: type, said: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """Names and values that a dataclass takes."""
+    known = [field.name for field in fields(kind)]
+    unknown = sorted(set(said) - set(known))
+    if unknown:
+        raise ValueError(f"There is no {quoted(unknown[0])} among the {what}: use {', '.join(known)}.")
+    return dict(said)
