@@ -34,6 +34,16 @@ def differentiable(denoiser: nn.Module) -> Iterator[None]:
         yield
 
 
+def leave_inference_mode(model: nn.Module) -> None:
+    """Copy the weights that ComfyUI loaded or patched as it painted, in inference mode: no gradient may pass those."""
+    for module in model.modules():
+        for held in (module._parameters, module._buffers):
+            for name, tensor in held.items():
+                if tensor is not None and tensor.is_inference():
+                    copied = tensor.detach().clone()
+                    held[name] = nn.Parameter(copied, False) if held is module._parameters else copied
+
+
 def _of_a_copy(norm: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
     return (args[0].clone(), *args[1:]) if torch.is_grad_enabled() else None
 

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from ..adapters import LowRankAdapter, UserAdapter
 from .checkpointing import checkpointed
 from .comfyui_denoisers import check_model, cross_attentions, linear_sites, low_rank_family, output_layer
-from .comfyui_gradients import differentiable
+from .comfyui_gradients import differentiable, leave_inference_mode
 from .comfyui_run import Window
 from .hooks_attention import AttentionLayer, CrossAttentionEffect
 from .hooks_low_rank import LowRankEffect
@@ -109,7 +109,7 @@ class ComfyUIDenoiser:
         """Reads prompts; the text encoder is not needed after that."""
         unique = list(dict.fromkeys(prompts))
         read = [self.read(prompt) for prompt in unique]
-        self._load()  # the text encoder may have driven it from the GPU, and some models make tokens themselves
+        self._load()  # some models make tokens themselves
         noise = torch.zeros(1, *self.shape, device=self.device)
         found = [self._conditions(conditioning, noise) for conditioning in read]
         return ComfyUITexts(found, np.array([unique.index(prompt) for prompt in prompts]), self.device)
@@ -130,6 +130,7 @@ class ComfyUIDenoiser:
 
     def predict(self, x: Tensor, t: Tensor, context: Sequence[Part]) -> Tensor:
         """The network's output for latents x [n, C, ...] at sigma t [n], in float32."""
+        self._load()
         # The MODEL and what is added to it compute as they do when it paints, whatever the loop computes in
         with torch.autocast(self.device.type, enabled=False):
             found = [self._denoised(x, t, part) for part in context]
@@ -148,11 +149,14 @@ class ComfyUIDenoiser:
             yield
 
     def _load(self) -> None:
-        """Wholly, since weights that are streamed in would be gone when backward needs them."""
+        """Wholly, since weights that are streamed in would be gone when backward needs them. What painted in between
+        may have driven the model from the GPU."""
         comfy.model_management.load_models_gpu([self.model], force_full_load=True)
+        if not torch.is_inference_mode_enabled():
+            leave_inference_mode(self.base)
 
     def _conditions(self, conditioning: list[list[Any]], noise: Tensor) -> Conditions:
-        given = comfy.sampler_helpers.convert_cond(conditioning[:1])
+        given = comfy.sampler_helpers.convert_cond(conditioning)
         (found,) = comfy.samplers.encode_model_conds(
             self.base.extra_conds, given, noise, self.device, "positive", latent_image=noise, denoise_mask=None, seed=0
         )

@@ -70,7 +70,7 @@ _TWINS = {row.twin.denoiser: row for row in TRANSFORMERS.values() if row.twin}
 
 def schedule_of(denoiser: nn.Module) -> Schedule:
     """The schedule of a denoiser's class."""
-    name = _class_of(denoiser)
+    name = class_of(denoiser)
     if name == "FluxTransformer2DModel" and not denoiser.config.guidance_embeds:  # type: ignore[union-attr]
         return partial(flow_sigma, shift=1.0)  # schnell
     return SCHEDULES[name]
@@ -84,7 +84,7 @@ def cross_attentions(unet: UNet) -> list[Attention]:
 def linear_sites(denoiser: nn.Module) -> dict[Site, tuple[nn.Module, ...]]:
     """Where a low-rank branch acts, as ComfyUI has it, and the layers here whose outputs, one after the other, are the
     site's; `tuple` of it is what LowRankConfig wants as `sites`."""
-    twin = _TWINS.get(_class_of(denoiser))
+    twin = _TWINS.get(class_of(denoiser))
     found = _of_transformer(denoiser, twin) if twin else _of_unet(denoiser)
     return {
         Site(name, number, layers[0].in_features, sum(layer.out_features for layer in layers)): layers  # type: ignore[arg-type,misc]
@@ -94,7 +94,7 @@ def linear_sites(denoiser: nn.Module) -> dict[Site, tuple[nn.Module, ...]]:
 
 def check_denoiser(denoiser: nn.Module, config: AdapterConfig) -> None:
     """Refuse, in one sentence, a denoiser that an adapter was not made for."""
-    name = _class_of(denoiser)
+    name = class_of(denoiser)
     if isinstance(config, LowRankConfig):
         config.check_sites(list(linear_sites(denoiser)))
     elif isinstance(denoiser, UNet):
@@ -106,7 +106,7 @@ def check_denoiser(denoiser: nn.Module, config: AdapterConfig) -> None:
         )
 
 
-def _class_of(denoiser: nn.Module) -> str:
+def class_of(denoiser: nn.Module) -> str:
     """The name of the class in SCHEDULES that a denoiser is of."""
     for base in type(denoiser).__mro__:
         if base.__name__ in SCHEDULES:

@@ -353,3 +353,24 @@ def test_what_does_not_fit_is_refused(request):
     host = skipping.denoiser.host(adapter)
     with pytest.raises(RuntimeError, match="Only 20 of 30 layers were personalised"), host.personalized(three[:1]):
         skipping.denoiser.predict(x, sigma, context)
+
+
+@pytest.mark.parametrize("name", ["qwen_image", "sdxl"])
+def test_a_model_that_has_painted_before_is_trained_on(name, request):
+    """Nodes paint in inference mode, whose tensors no gradient may pass."""
+    tiny = small(name, request)
+    adapter, u = adapter_for("low_rank", tiny.model), torch.stack([person(0).u, person(1).u])
+    lora = lora_of(adapter_for("low_rank", tiny.model).requires_grad_(False), person(2))
+    model = comfy.sd.load_lora_for_models(tiny.model, None, lora, 1.0, 0)[0]
+    _, wanted = loss_and_gradients(Small(name, model, tiny.shape), adapter, u)
+    tiny = small(name, request)
+    model = comfy.sd.load_lora_for_models(tiny.model, None, lora, 1.0, 0)[0]
+    before = Small(name, tiny.model, tiny.shape)
+    painted(before, model, *before.batch()[:2])
+    after = Small(name, model, tiny.shape)
+    _, found = loss_and_gradients(after, adapter, u)
+    painted(after, model, *after.batch()[:2])
+    _, again = loss_and_gradients(after, adapter, u)
+    for gradients in (found, again):
+        for got, expected in zip(gradients, wanted, strict=True):
+            assert (got - expected).norm() <= 1e-5 * expected.norm()
