@@ -50,7 +50,7 @@ class ComfyUICheckpoint:
         layers = widths_of(self.loaded.model)
         return CrossAttentionAdapter(CrossAttentionConfig(family=family, layers=layers, **config))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def latents(self, pictures: Sequence[Picture]) -> Tensor:
         """Latents [n, C, ...] of pictures, cut and scaled to the studies' size."""
         size = self.sampling.width, self.sampling.height
@@ -59,9 +59,9 @@ class ComfyUICheckpoint:
             fitted = ImageOps.fit(picture.open().convert("RGB"), size, Image.Resampling.LANCZOS)
             pixels = torch.from_numpy(np.asarray(fitted, dtype=np.float32) / 255)[None]
             found.append(self.loaded.vae.encode(pixels).to("cpu", torch.float16))
-        return torch.cat(found).clone()
+        return torch.cat(found)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def paint(self, prompt: str, seed: int, adapter: UserAdapter | None = None, u: Tensor | None = None) -> Image.Image:
         """A picture as the studies were painted, plain or for u [1, d]."""
         model = self.loaded.model

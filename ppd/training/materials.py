@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..encoders.encoder import PosteriorEncoder
 from ..encoders.looks import Looks
-from ..encoders.simulated import SimulatedPeople, simulate
+from ..encoders.simulated import SIMULATED, SimulatedPeople, simulate
 from ..pair_index import held_out, key_of
 from ..studies import StudyPicture, StudySet
 from .distillation import Sides
@@ -20,26 +20,36 @@ from .simulated_picks import simulated_picks
 
 HELD_OUT = 0.2
 """Share of the prompts that training never sees, by their hashes, so that the next run holds out the same."""
-MEASURED_PEOPLE = 200
+MEASURED_PEOPLE = 100
 """Simulated people whom training never sees."""
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Materials:
-    """`picks` of simulated `people` to train on, with each prompt's wordings for each look (`sides`), and `held_out`
-    picks of other people on other prompts, None where there are too few prompts."""
+    """`picks` of simulated `people` to train on, with each prompt's wordings for each look (`sides`); `everybody`'s, of
+    real people too; and `held_out` picks of other simulated people on other prompts, None where these are too few."""
 
     people: SimulatedPeople
     picks: QueryPicks
     sides: Sides
+    everybody: QueryPicks
     held_out: QueryPicks | None
 
 
 def gather(
-    studies: StudySet, encoder: PosteriorEncoder, *, seed: int = 0, progress: Progress | None = None
+    studies: StudySet,
+    encoder: PosteriorEncoder,
+    *,
+    count: int = SIMULATED,
+    measured: int = MEASURED_PEOPLE,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> Materials:
-    """Studies as the encoder sees them. ValueError where they have no latents, or the encoder no looks of theirs."""
+    """Studies as the encoder sees them, for `count` people to train on and `measured` others.
+
+    ValueError where the studies have no latents, or the encoder none of their looks.
+    """
     pictures = [picture for picture in studies.pictures if picture.latent_file is not None]
     if not pictures:
         raise ValueError(f"The studies {studies.name!r} hold no latents to train on: paint them with Paint Studies.")
@@ -48,8 +58,8 @@ def gather(
     prompts = list(dict.fromkeys(picture.prompt for picture in pictures))
     is_apart = held_out(np.array([key_of(prompt) for prompt in prompts], np.uint64), HELD_OUT)
     taught, apart = ([prompts[n] for n in np.flatnonzero(which)] for which in (~is_apart, is_apart))
-    people = simulate(encoder.prior.basis, looks.readings, seed=2 * seed)
-    others = simulate(encoder.prior.basis, looks.readings, MEASURED_PEOPLE, seed=2 * seed + 1)
+    people = simulate(encoder.prior.basis, looks.readings, count, seed=2 * seed)
+    others = simulate(encoder.prior.basis, looks.readings, measured, seed=2 * seed + 1)
 
     def picks(of: SimulatedPeople, wanted: list[str]) -> QueryPicks:
         chosen = [number for number, picture in enumerate(pictures) if picture.prompt in set(wanted)]
@@ -59,7 +69,8 @@ def gather(
 
     known = [studies.looks[name] for name in looks.names]
     sides = [[(look.low.on(prompt), look.high.on(prompt)) for look in known] for prompt in taught]
-    return Materials(people, picks(people, taught), sides, picks(others, apart) if len(apart) >= 4 else None)
+    own = picks(people, taught)
+    return Materials(people, own, sides, own, picks(others, apart) if len(apart) >= 4 else None)
 
 
 def _looks(studies: StudySet, encoder: PosteriorEncoder) -> Looks:

@@ -22,19 +22,18 @@ from .objective import UserDPO
 from .picks import QueryPicks
 from .settings import Objective
 
-PEOPLE = 100
 PICKS = 6
 """Picks of each person."""
-BATCH = 16
 PARTS = 4
 """Of the noise schedule, from most to least noise, by which errors are told."""
 SHUFFLES = 10_000
 
 
 def measure(
-    denoiser: Denoiser, adapter: UserAdapter, picks: QueryPicks, *, people: int = PEOPLE, seed: int = 0
+    denoiser: Denoiser, adapter: UserAdapter, picks: QueryPicks, *, people: int, batch: int, seed: int = 0
 ) -> dict[str, Any]:
-    """Figures of an adapter on the first `people` of held-out picks, with intervals over people."""
+    """Figures of an adapter on the first `people` of held-out picks, with intervals over people; `batch` pairs fit into
+    memory."""
     count = min(people, picks.people)
     dpo = UserDPO(
         denoiser, denoiser.host(adapter), picks, denoiser.text(picks.prompts), Objective(), adapter.config.end_percent
@@ -44,7 +43,7 @@ def measure(
     other = (picks.person[index] + rng.integers(1, picks.people, len(index))) % picks.people
     torch.manual_seed(seed)
     noise_rng = np.random.default_rng(seed + 1)
-    rows = [_errors(dpo, index[i : i + BATCH], other[i : i + BATCH], noise_rng) for i in range(0, len(index), BATCH)]
+    rows = [_errors(dpo, index[i : i + batch], other[i : i + batch], noise_rng) for i in range(0, len(index), batch)]
     logits = torch.cat([logits for logits, _ in rows], 1)
     right = (logits > 0).double().unflatten(1, (count, PICKS)).mean(2).numpy()
     own, theirs, population = right

@@ -48,8 +48,12 @@ REHEARSED = 2
 class Base(Protocol):
     """A checkpoint that an adapter is trained for; `signature` tells it from others, as the studies' does."""
 
-    denoiser: Denoiser
     signature: dict[str, str]
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """What is trained on."""
+        ...
 
     def new_adapter(self, kind: str | None, rank: int, **config: Any) -> UserAdapter:
         """A new adapter: of the family's own kind where that is None; `config` as of AdapterConfig."""
@@ -117,9 +121,9 @@ class Run:
             self._stages(materials, folder, few)
             seconds.append((time.monotonic() - started) / REHEARSED)
         return Costs(
-            pictures=len(materials.picks.latents),
-            picks=len(materials.picks),
-            real_people=materials.picks.real_people,
+            pictures=len(materials.everybody.latents),
+            picks=len(materials.everybody),
+            real_people=materials.everybody.real_people,
             reading_seconds=read,
             distillation_seconds=seconds[0] * self.settings.distillation_steps,
             dpo_seconds=seconds[1] * self.settings.steps,
@@ -138,7 +142,14 @@ class Run:
 
     def materials(self) -> Materials:
         """Picks of simulated people, and of real ones where there are enough."""
-        materials = gather(self.studies, self.encoder, seed=self.settings.seed)
+        settings = self.settings
+        materials = gather(
+            self.studies,
+            self.encoder,
+            count=settings.people,
+            measured=settings.measured_people,
+            seed=settings.seed,
+        )
         real = real_picks(self.pairs, self.encoder, self.base.latents, seed=self.settings.seed)
         if self.solo and (real is None or real.people > 1):
             raise ValueError(
@@ -146,8 +157,7 @@ class Run:
             )
         if real is None:
             return materials
-        picks = materials.picks.with_real(real, MOST_REAL if self.solo else None)
-        return replace(materials, picks=picks)
+        return replace(materials, everybody=materials.picks.with_real(real, MOST_REAL if self.solo else None))
 
     def _stages(self, materials: Materials, folder: Path, settings: Settings) -> UserAdapter:
         """Self-distillation, where it has steps, then user-DPO."""
@@ -184,7 +194,7 @@ class Run:
         return train_adapter(
             self.base.denoiser,
             adapter,
-            materials.picks,
+            materials.everybody,
             folder / "preferences.pt",
             steps=settings.steps,
             objective=settings.objective,
@@ -195,8 +205,9 @@ class Run:
 
     def _figures(self, materials: Materials, adapter: UserAdapter) -> dict[str, Any]:
         """What is known of the adapter: simulated people apart from real ones."""
-        picks, denoiser = materials.picks, self.base.denoiser
+        picks, denoiser = materials.everybody, self.base.denoiser
         judges = real_picks(self.judges, self.encoder, self.base.latents, seed=self.settings.seed)
+        options = {"people": self.settings.measured_people, "batch": self.settings.batch}
         measured = {"simulated": materials.held_out, "real": judges}
         return {
             "base": self.base.signature,
@@ -205,7 +216,9 @@ class Run:
             "settings": asdict(self.settings),
             "real_people": {"people": picks.real_people, "picks": 0 if picks.real is None else int(picks.real.sum())},
             "held_out": {
-                kind: None if held_out is None or held_out.people < 2 else measure(denoiser, adapter, held_out)
+                kind: None
+                if held_out is None or held_out.people < 2
+                else measure(denoiser, adapter, held_out, **options)
                 for kind, held_out in measured.items()
             },
         }

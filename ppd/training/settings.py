@@ -11,7 +11,7 @@ from typing import Any
 from ..limits import parsed
 from ..messages import quoted
 
-NUMBERS = ("distillation_steps", "steps", "batch", "accumulate", "rank", "seed")
+NUMBERS = ("distillation_steps", "steps", "batch", "accumulate", "rank", "seed", "people", "measured_people")
 KINDS = ("low_rank", "cross_attention")
 
 
@@ -41,7 +41,7 @@ class Objective:
 @dataclass(frozen=True)
 class Settings:
     """How an adapter is trained. `kind` is "low_rank" or "cross_attention", None for the family's own; `accumulate`
-    batches make a step."""
+    batches make a step; `people` are simulated to train on, and `measured_people` others say what came of it."""
 
     distillation_steps: int = 300
     steps: int = 400
@@ -52,6 +52,8 @@ class Settings:
     kind: str | None = None
     rank: int = 16
     seed: int = 0
+    people: int = 1000
+    measured_people: int = 100
     objective: Objective = field(default_factory=Objective)
 
 
@@ -99,7 +101,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     given = {field.name: getattr(arguments, field.name, None) for field in fields(Settings)}
     chosen = Settings(**{**settings, **{name: value for name, value in given.items() if value is not None}})
     for name in NUMBERS:
-        least = 0 if name in ("seed", "steps", "distillation_steps") else 1
+        least = {"seed": 0, "steps": 0, "distillation_steps": 0, "people": 2, "measured_people": 2}.get(name, 1)
         if getattr(chosen, name) < least:
             raise ValueError(f"Expected {name} of at least {least}, got {getattr(chosen, name)}.")
     if not 0 < chosen.end_percent <= 1 or not 0 < chosen.learning_rate < 1:

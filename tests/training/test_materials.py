@@ -46,7 +46,7 @@ def test_training_and_measurement_share_neither_prompts_nor_people(studies, mate
     assert not set(materials.picks.prompts) & set(materials.held_out.prompts)
     keys = np.array([key_of(prompt) for prompt in materials.held_out.prompts], np.uint64)
     assert held_out(keys, HELD_OUT).all()
-    assert (materials.picks.people, materials.held_out.people) == (1000, 200)
+    assert (materials.picks.people, materials.held_out.people) == (1000, 100)
     assert len(materials.picks) == 1000 * QUERIES
     assert materials.picks.embeddings.shape[0] == SUPPORTS * len(SUPPORT_COUNTS)
 
