@@ -72,6 +72,24 @@ class State:
             return ""
         return "\n".join(sentences(self.result)) if "held_out" in self.result else Costs(**self.result).report()
 
+    def worth(self) -> dict[str, Any] | None:
+        """Of a finished training: `own`, `anothers` and `personal`, their difference, in 0..1, as measured on so many
+        `people`, real ones where there are enough."""
+        held_out = (self.result or {}).get("held_out", {})
+        kind = next((kind for kind in ("real", "simulated") if held_out.get(kind)), None)
+        if kind is None:
+            return None
+        told = held_out[kind]
+        means = {name: told[name]["mean"] for name in ("own", "anothers")}
+        return {**means, "personal": told["own_minus_anothers"]["mean"], "people": told["people"], "kind": kind}
+
+    def costs(self) -> dict[str, float] | None:
+        """Of a finished rehearsal: what the training would take, in `seconds` and in `gigabytes` of memory."""
+        if self.result is None or "peak_memory" not in self.result:
+            return None
+        costs = Costs(**self.result)
+        return {"seconds": 3600 * costs.hours, "gigabytes": costs.peak_memory / 2**30}
+
 
 @dataclass(frozen=True)
 class Training:
