@@ -63,6 +63,7 @@ def page(request, server, inputs, chromium):
     page = watched(chromium.new_page(viewport={"width": 1400, "height": 1150}))
     page.set_default_timeout(240_000)
     page.complaints, page.is_classic = [], not request.param
+    page.runs = server.base / "user" / "__ppd" / "trainings"
     page.goto(server.url, wait_until="domcontentloaded")
     ready(page)
     page.evaluate(
@@ -86,11 +87,10 @@ def ready(page):
 @pytest.mark.browser
 def test_a_training_is_started_seen_after_a_reload_stopped_and_gone_on_with(server, page, tmp_path):
     widget = page.locator(WIDGET)
-    if page.is_classic:
-        widget.get_by_text("Press Run to start.").wait_for()
-        page.evaluate("() => void app.queuePrompt(0)")
-    else:
-        widget.get_by_role("button", name="Continue").click()
+    if not page.is_classic:
+        return go_on_and_kill(page, widget)
+    widget.get_by_text("Press Run to start.").wait_for()
+    page.evaluate("() => void app.queuePrompt(0)")
     widget.get_by_text("Has begun").wait_for()
     page.screenshot(path=tmp_path / "begun.png")
     page.reload(wait_until="domcontentloaded")
@@ -105,6 +105,17 @@ def test_a_training_is_started_seen_after_a_reload_stopped_and_gone_on_with(serv
     state = told(server, f"trainings/{NAME.replace(' ', '%20')}")
     assert state["state"] == "stopped" and 0 < state["step"] < state["of"] == 700
     assert [one["state"] for one in told(server, "trainings")] == ["stopped"]
+
+
+def go_on_and_kill(page, widget):
+    """What the test before stopped, in the other frontend."""
+    widget.get_by_role("button", name="Continue").click()
+    widget.get_by_text("Has begun").wait_for()
+    widget.get_by_role("button", name="Stop").click()
+    widget.get_by_text("It stops after this step").wait_for()
+    kill(json.loads((page.runs / NAME / "run.json").read_text())["pid"])
+    widget.get_by_text("It ended without a word").wait_for()
+    widget.get_by_role("button", name="Continue").wait_for()
 
 
 def test_nothing_outside_of_trainings_is_served(server, inputs):
