@@ -74,10 +74,14 @@ async def report(request: web.Request) -> web.StreamResponse:
 def shown(training: Training) -> dict[str, Any]:
     """How a training stands, for the browser: with the figures of its end, and when its sheet was painted."""
     found, sheet = training.state(), training.folder / "sheet.png"
-    more = {"is_active": found.is_active}
-    more |= {"is_dry_run": training.folder.parent != folders.trainings_folder()}
-    more |= {"sheet": sheet.stat().st_mtime if sheet.is_file() else None}
-    more |= {"page": (training.folder / "report.html").is_file(), "worth": found.worth(), "costs": found.costs()}
+    more = {
+        "is_active": found.is_active,
+        "is_dry_run": training.folder.parent != folders.trainings_folder(),
+        "sheet": sheet.stat().st_mtime if sheet.is_file() else None,
+        "page": (training.folder / "report.html").is_file(),
+        "worth": found.worth(),
+        "costs": found.costs(),
+    }
     return {**asdict(found), **more, "result": None}
 
 

@@ -123,7 +123,7 @@ class Training:
             )
         threading.Thread(target=process.wait, daemon=True).start()  # else its end leaves a zombie
         began = _began(process.pid) or time.time()
-        told = {"arguments": list(arguments), "comfyui": str(comfyui), "command": command}
+        told: dict[str, Any] = {"arguments": list(arguments), "comfyui": str(comfyui), "command": command}
         told |= {"pid": process.pid, "began": began, "started": time.time()}
         write_file(self.folder / RUN, json.dumps(told, indent=1).encode())
 
@@ -156,7 +156,7 @@ class Training:
         known["figures"] = progress.get("figures", {})
         began = _began(told["pid"])
         if began is not None and abs(began - told["began"]) < SAME_START:
-            return State(self._doing(progress, known["step"] == known["of"]), **known)
+            return State(self._doing(progress, known.get("step") == known["of"]), **known)
         result = _read(self.folder / RESULT)
         if result:
             return State("finished", result=result, **known)
@@ -236,14 +236,11 @@ def _steps(arguments: Sequence[str], progress: Mapping[str, Any]) -> dict[str, A
         int(options.get(name.replace("_", "-"), [getattr(Settings(), name)])[0])
         for name in ("distillation_steps", "steps")
     )
-    found = {"step": 0, "of": first + second, "seconds_left": None}
     if not progress:
-        return found
-    is_first = progress["name"].startswith("1")
-    found["step"] = progress["step"] + (0 if is_first else first)
-    if progress["seconds_per_step"] is not None:
-        found["seconds_left"] = progress["seconds_per_step"] * (found["of"] - found["step"])
-    return found
+        return {"of": first + second}
+    step = progress["step"] + (0 if progress["name"].startswith("1") else first)
+    pace = progress["seconds_per_step"]
+    return {"step": step, "of": first + second, "seconds_left": pace and pace * (first + second - step)}
 
 
 def _apart() -> dict[str, Any]:
