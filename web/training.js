@@ -17,14 +17,14 @@ const STYLE = `
 .ppd-training .bar { flex: none; height: 8px; border-radius: 4px; overflow: hidden; background: var(--comfy-input-bg); }
 .ppd-training .bar span { display: block; height: 100%; background: var(--p-primary-color, #4a90d9); }
 .ppd-training .sheet { flex: 1; min-height: 0; }
-.ppd-training .sheet img { width: 100%; height: 100%; object-fit: contain; }
+.ppd-training .sheet img { width: 100%; height: 100%; object-fit: contain; object-position: top; }
 .ppd-training .row { flex: none; display: flex; gap: 6px; }
 .ppd-training button { flex: 1; font: inherit; color: var(--input-text); background: var(--comfy-input-bg);
   border: 1px solid var(--border-color); border-radius: 6px; padding: 4px 10px; cursor: pointer; }
 .ppd-training button:hover:enabled { border-color: var(--p-primary-color, #4a90d9); }
 .ppd-training button:focus-visible { outline: 2px solid var(--p-primary-color, #4a90d9); }`;
 
-const percent = (share) => `${Math.round(100 * share)} %`;
+const percent = (share) => `${Math.round(100 * share)}\u00a0%`;
 
 function duration(seconds) {
     if (seconds < 90) return t("seconds", { count: Math.round(seconds) });
@@ -97,7 +97,7 @@ class View {
 
     parts(state) {
         const parts = [element("p", { className: "told", role: "status", textContent: this.told(state) })];
-        if (state.of && !state.is_dry_run && state.state !== "finished") parts.push(this.bar(state));
+        if (state.step && !state.is_dry_run && state.state !== "finished") parts.push(this.bar(state));
         const figures = this.figures(state);
         if (figures) parts.push(element("p", { className: "figures", textContent: figures }));
         if (state.sheet) parts.push(this.sheet(state));
@@ -126,7 +126,7 @@ class View {
     }
 
     figures({ state, is_dry_run, step, of, seconds_left, figures: { accuracy, held_out } }) {
-        if (is_dry_run || state === "new" || state === "finished") return "";
+        if (!step || is_dry_run || state === "finished") return "";
         const told = [t("training_steps", { step, of })];
         if (state === "training" && seconds_left !== null) told.push(t("training_left", { time: duration(seconds_left) }));
         if (accuracy !== undefined) told.push(t("training_accuracy", { share: percent(accuracy) }));
