@@ -6,7 +6,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 from server import PromptServer
 
-from . import library, routes, tastes
+from . import library, routes, tastes, training_routes
 from .adapter import PPD_ApplyUserEmbedding, PPD_UserAdapterLoader
 from .collect import PreferenceCollector
 from .embedding import (
@@ -27,6 +27,7 @@ from .sampling import PersonalizedDenoiser
 from .sorting import PPD_SortByTaste
 from .studies import PPD_AddStudies, PPD_PaintStudies
 from .taste_code import PPD_TasteCode, PPD_TasteToCode
+from .training import PPD_TrainUserAdapter
 from .words import PPD_ApplyTasteToConditioning, PPD_TasteToText
 
 
@@ -37,6 +38,7 @@ class PersonalizationExtension(ComfyExtension):
             routes.register(server.routes)
             library.register(server.routes)
             tastes.register(server.routes)
+            training_routes.register(server.routes)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
@@ -63,4 +65,5 @@ class PersonalizationExtension(ComfyExtension):
             PPD_PaintStudies,
             PPD_AddStudies,
             PPD_MakeTasteEncoder,
+            PPD_TrainUserAdapter,
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime
@@ -74,6 +75,27 @@ def forget_features(digest: str) -> None:
     """Erase what any encoder saw in the picture of this hash."""
     for path in feature_cache().glob(f"*/{digest[:2]}/*{digest}.npy*"):  # also what a kill left half-written
         path.unlink(missing_ok=True)
+
+
+def training_folder(name: str) -> Path:
+    """What a training of this name keeps, in the same folder; ValueError where it is no name of a file."""
+    return trainings_folder() / plain_or_refused(name, "models/user_adapters")
+
+
+def trainings_folder() -> Path:
+    """What all trainings keep."""
+    return Path(folder_paths.get_system_user_directory("ppd")) / "trainings"
+
+
+def plain_or_refused(name: str, place: str) -> str:
+    """A name that any file system takes for a new file or folder in `place`, or ValueError."""
+    plain = name.strip()
+    if not re.fullmatch(r"[^\W_][\w .()+-]{0,63}", plain) or plain.endswith("."):
+        raise ValueError(
+            f"Expected a name of letters, digits, spaces, - and _, got {name[:80]!r}: it is what it will be called in "
+            f"{place}."
+        )
+    return plain
 
 
 def note_background(person: str, digests: Iterable[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,11 @@ from ..ppd.encoders.towers import TOWER_FILE
 from ..ppd.encoders.workshop import Materials, make_encoder, report_of, save_encoder
 from ..ppd.hosts.comfyui_towers import open_tower, tower_choices
 from ..ppd.pairs import PreferencePair, read_pairs
-from ..ppd.studies import open_studies
+from ..ppd.studies import StudySet, open_studies
 from . import folders
 from .encoders import FOLDER, encoder_folder, taste_encoders
 from .pairs import stop_if_cancelled
-from .sockets import CATEGORY
+from .sockets import CATEGORY, Studies
 
 NONE = "none"
 TOWER_OF = "tower of: "
@@ -95,6 +94,9 @@ class PPD_MakeTasteEncoder(io.ComfyNode):  # noqa: N801
                     tooltip="Make it anew where the name is taken. What was learned with the old one has to be read "
                     "again.",
                 ),
+                Studies.Input(
+                    "painted", optional=True, tooltip="What Paint Studies has just painted, in place of a choice."
+                ),
             ],
             outputs=[
                 io.String.Output(display_name="name", tooltip="The taste encoder's name, as lists show it."),
@@ -116,10 +118,11 @@ class PPD_MakeTasteEncoder(io.ComfyNode):  # noqa: N801
         preference_set: str = NONE,
         most_dimensions: int = MOST_DIMS,
         overwrite: bool = False,
+        painted: StudySet | None = None,
     ) -> io.NodeOutput:
         folder = new_encoder_folder(name, overwrite)
         materials = Materials(
-            None if studies == NONE else open_studies(folders.studies_folder(studies)),
+            chosen_studies(studies, painted),
             () if pictures == NONE else folders.pictures_in(pictures, MOST_PICTURES),
             () if preference_set == NONE else pairs_in(preference_set),
         )
@@ -160,18 +163,18 @@ def _holds_tower(name: str) -> bool:
 
 def new_encoder_folder(name: str, overwrite: bool) -> Path:
     """The folder that a taste encoder of this name goes to; ValueError where the name is taken or is none."""
-    plain = name.strip()
-    if not re.fullmatch(r"[^\W_][\w .()+-]{0,63}", plain) or plain.endswith("."):
-        raise ValueError(
-            f"Expected a name of letters, digits, spaces, - and _, got {name[:80]!r}: it names a folder in "
-            f"models/{FOLDER}."
-        )
+    plain = folders.plain_or_refused(name, f"models/{FOLDER}")
     folder = Path(folder_paths.get_folder_paths(FOLDER)[0]) / plain
     if plain in taste_encoders() and not (overwrite and (folder / JSON_FILE).is_file()):
         raise ValueError(
             f"There is a taste encoder {plain!r} already: choose another name, or allow to overwrite a file of yours."
         )
     return folder
+
+
+def chosen_studies(choice: str, painted: StudySet | None) -> StudySet | None:
+    """Studies by what the list shows, or those that have just been painted."""
+    return painted if painted or choice == NONE else open_studies(folders.studies_folder(choice))
 
 
 def pairs_in(name: str) -> list[PreferencePair]:

@@ -40,6 +40,7 @@ NODE_IDS = {
     "PersonalizedDenoiser",
     "PPD_PocketCheckpointLoader",
     "PPD_MakeTasteEncoder",
+    "PPD_TrainUserAdapter",
     "PPD_PaintStudies",
     "PPD_AddStudies",
 }

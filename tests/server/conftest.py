@@ -37,6 +37,8 @@ PACK = "personalized-diffusion"
 """The folder the pack is mounted as: a name that no Python module could have."""
 NOTES = {"Note", "MarkdownNote"}
 """Nodes that live in the frontend alone."""
+MUTED = 2
+"""The mode of nodes that are off: they are in the workflow, but do not run."""
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 TEXT = 3
 """Kind of the binary messages that carry a line for a node: the length of the node's id, the id, the line."""
@@ -173,7 +175,7 @@ def to_prompt(workflow: dict[str, Any], object_info: dict[str, Any]) -> Prompt:
     sources = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
     prompt: Prompt = {}
     for node in workflow["nodes"]:
-        if node["type"] in NOTES:
+        if node["type"] in NOTES or node["mode"] == MUTED:
             continue
         info = object_info[node["type"]]
         values = list(node.get("widgets_values", []))

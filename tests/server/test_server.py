@@ -14,10 +14,10 @@ import torch
 pytestmark = pytest.mark.comfyui
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
-STUDIES, WORDS = "paint studies", "paint with words"
-POCKET = [name for name in WORKFLOWS if (" with " not in name or name == WORDS) and name != STUDIES]
-"""Those that run as they are; test_checkpoints.py and test_studies.py bring the others' files, test_templates.py asks
-whether the server takes those whose files nobody can bring."""
+STUDIES, WORDS, TRAIN = "paint studies", "paint with words", "train your own adapter"
+POCKET = [name for name in WORKFLOWS if (" with " not in name or name == WORDS) and name not in (STUDIES, TRAIN)]
+"""Those that run as they are; test_checkpoints.py and test_studies.py bring the others' files, test_templates.py and
+test_training.py ask whether the server takes those whose files nobody can bring."""
 FIRST, BLEND, SWEEP, LEARN = "first personal picture", "blend two people", "strength sweep", "learn my taste"
 MINE, BEST = "my taste", "best of my taste"
 WARM, COOL = "vivid and bold", "cool and soft"
@@ -45,6 +45,7 @@ NODE_IDS = {
     "PPD_PaintStudies",
     "PPD_AddStudies",
     "PPD_MakeTasteEncoder",
+    "PPD_TrainUserAdapter",
 }
 BATCH = 4
 """Latents that a person's direction is looked for in: single pictures are noisy."""
@@ -122,7 +123,7 @@ def test_links_and_groups_of_a_workflow_hold_together(server, name):
     assert len(set(ids)) == len(ids) and workflow["last_link_id"] == max(ids)
     prompt = server.prompt(name)
     assert any(node["type"] == "MarkdownNote" for node in nodes.values()) and workflow["groups"]
-    if name in (STUDIES, BEST) or name.startswith(MINE):  # which compare nothing
+    if name in (STUDIES, BEST, TRAIN) or name.startswith(MINE):  # which compare nothing
         return
     samplers = [entry["inputs"] for entry in prompt.values() if "sampler_name" in entry["inputs"]]
     assert len(samplers) >= 2

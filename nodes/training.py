@@ -1,0 +1,392 @@
+"""Training a user adapter for an own checkpoint: starts `python -m ppd train adapter` beside ComfyUI, and shows it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.sd
+import folder_paths
+import numpy as np
+import torch
+from comfy_api.latest import io, ui
+from PIL import Image
+
+from ..ppd.encoders.encoder import TasteEncoder
+from ..ppd.files import write_file
+from ..ppd.studies import StudySet
+from ..ppd.training.runs import State, Training, trainings
+from ..ppd.training.settings import KINDS, Settings
+from . import folders, people
+from .encoders import encoder_folder, taste_encoders
+from .forgetting import forgets
+from .making import NONE, chosen_studies
+from .people import PERSON
+from .sockets import CATEGORY, Studies
+from .studies import duration
+
+DIFFUSION_MODEL = "diffusion model: "
+"""What a choice of the checkpoint begins with that is a file of models/diffusion_models."""
+FAMILYS_OWN = "family's own"
+TRAIN, DRY_RUN, SHOW = "train", "dry run", "show"
+NAME = "my adapter"
+DEFAULTS = Settings()
+FOLDERS = ("clip_vision", "open_clip", "text_encoders", "vlm", "embeddings")
+"""Model folders that towers lie in."""
+GREY = torch.full((1, 64, 64, 3), 0.2)
+"""Where there is no sheet yet."""
+
+
+class PPD_TrainUserAdapter(io.ComfyNode):  # noqa: N801
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PPD_TrainUserAdapter",
+            display_name="Train User Adapter",
+            category=CATEGORY,
+            description="Teaches your checkpoint to paint for anybody's taste: makes a user adapter for it out of the "
+            "studies that it painted. The training goes on beside ComfyUI, may be stopped, and goes on where it was.",
+            search_aliases=["training", "train adapter", "train lora", "dpo", "finetune", "own model"],
+            is_output_node=True,
+            inputs=[
+                io.Combo.Input(
+                    "checkpoint",
+                    options=checkpoints(),
+                    default=NONE,
+                    optional=True,
+                    tooltip="The model that painted the studies. For a turbo model take the base that it was made of: "
+                    "the adapter then works on both.",
+                ),
+                io.Combo.Input(
+                    "studies",
+                    options=[NONE, *folders.study_sets()],
+                    default=NONE,
+                    optional=True,
+                    tooltip="What the checkpoint painted with Paint Studies.",
+                ),
+                io.Combo.Input(
+                    "taste_encoder",
+                    options=[NONE, *taste_encoders()],
+                    default=NONE,
+                    optional=True,
+                    tooltip="The taste encoder that Make Taste Encoder made of these studies.",
+                ),
+                io.String.Input(
+                    "name",
+                    default=NAME,
+                    optional=True,
+                    tooltip="The adapter's name: a new file in models/user_adapters.",
+                ),
+                io.Combo.Input(
+                    "action",
+                    options=[TRAIN, DRY_RUN, SHOW],
+                    default=TRAIN,
+                    optional=True,
+                    tooltip="What Run does. Train starts it, or goes on with one that was stopped; dry run checks "
+                    "everything and says what it would cost; show starts nothing.",
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=DEFAULTS.steps,
+                    optional=True,
+                    min=0,
+                    max=100_000,
+                    tooltip="Steps of the second part, in which it learns from picks.",
+                ),
+                io.Int.Input(
+                    "distillation_steps",
+                    default=DEFAULTS.distillation_steps,
+                    optional=True,
+                    min=0,
+                    max=100_000,
+                    tooltip="Steps of the first part, in which it learns from the model's own pictures how to move.",
+                ),
+                io.Combo.Input(
+                    "preference_set",
+                    options=[NONE, *folders.preference_sets(), *(PERSON + one for one in people.choices())],
+                    default=NONE,
+                    optional=True,
+                    tooltip="Picks of real people to learn from as well, if you have any. It needs none.",
+                ),
+                *advanced_inputs(),
+                Studies.Input(
+                    "painted", optional=True, tooltip="What Paint Studies has just painted, in place of a choice."
+                ),
+                io.String.Input(
+                    "made_encoder",
+                    optional=True,
+                    force_input=True,
+                    tooltip="The name that Make Taste Encoder gives, in place of a choice.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(display_name="report", tooltip="How it stands, and at the end what it is worth."),
+                io.Image.Output(
+                    display_name="sheet",
+                    tooltip="The newest pictures: the plain model, three people, and the opposite of each. Grey while "
+                    "there are none.",
+                ),
+                io.String.Output(
+                    display_name="user_adapter", tooltip="The file's name, as Load User Adapter lists it."
+                ),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, preference_set: str = NONE) -> bool | str:
+        """ComfyUI's own check would refuse whoever is called by name."""
+        try:
+            if preference_set.startswith(PERSON):
+                people.find(preference_set.removeprefix(PERSON))
+            elif preference_set != NONE:
+                folders.preference_set(preference_set)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, **constants: Any) -> float:
+        return float("nan")  # it is another moment of the training
+
+    @classmethod
+    def execute(
+        cls,
+        checkpoint: str = NONE,
+        studies: str = NONE,
+        taste_encoder: str = NONE,
+        name: str = NAME,
+        action: str = TRAIN,
+        steps: int = DEFAULTS.steps,
+        distillation_steps: int = DEFAULTS.distillation_steps,
+        preference_set: str = NONE,
+        batch: int = DEFAULTS.batch,
+        rank: int = DEFAULTS.rank,
+        kind: str = FAMILYS_OWN,
+        gradient_checkpointing: bool = False,
+        solo: bool = False,
+        base_seed: int = DEFAULTS.seed,
+        text_encoder: str = NONE,
+        text_encoder_2: str = NONE,
+        text_encoder_type: str = "stable_diffusion",
+        vae: str = NONE,
+        painted: StudySet | None = None,
+        made_encoder: str | None = None,
+    ) -> io.NodeOutput:
+        folder = folders.training_folder(name)
+        out = adapter_path(name)
+        if action == SHOW:
+            return shown(newest(folder), out.name)
+        training = Training(folder / DRY_RUN if action == DRY_RUN else folder)
+        if training.state().is_active:
+            return shown(training, out.name)
+        encoder = encoder_folder(chosen(made_encoder or taste_encoder, "taste_encoder"))
+        arguments = [
+            *base_arguments(checkpoint, [text_encoder, text_encoder_2], text_encoder_type, vae),
+            *("--studies", str(checked_studies(chosen_studies(studies, painted), encoder).folder)),
+            *("--encoder", str(encoder)),
+            *("--out", str(out)),
+            *("--cache", str(folders.feature_cache())),
+            *("--folders", str(write_folders(folder))),
+            *pairs_arguments(preference_set, folder, solo),
+        ]
+        numbers = {"steps": steps, "distillation-steps": distillation_steps, "batch": batch, "rank": rank}
+        for option, number in {**numbers, "seed": base_seed}.items():
+            arguments += [f"--{option}", str(number)]
+        arguments += [] if kind == FAMILYS_OWN else ["--kind", kind]
+        arguments += ["--gradient-checkpointing"] if gradient_checkpointing else []
+        arguments += ["--dry-run"] if action == DRY_RUN else []
+        if not (out.exists() and action == TRAIN and training.state().state == "finished"):
+            begin(training, out, arguments, action)
+        return shown(training, out.name)
+
+
+def advanced_inputs() -> list[io.Input]:
+    """What most people leave as it is."""
+    types = [kind.name.lower() for kind in comfy.sd.CLIPType]
+    text_encoders = [NONE, *folder_paths.get_filename_list("text_encoders")]
+    more: dict[str, Any] = {"optional": True, "advanced": True}
+    return [
+        io.Int.Input(
+            "batch", default=DEFAULTS.batch, min=1, max=256, tooltip="Pairs at a time; fewer take less memory.", **more
+        ),
+        io.Int.Input(
+            "rank",
+            default=DEFAULTS.rank,
+            min=1,
+            max=256,
+            tooltip="How much the adapter can hold, as of a LoRA.",
+            **more,
+        ),
+        io.Combo.Input(
+            "kind",
+            options=[FAMILYS_OWN, *KINDS],
+            default=FAMILYS_OWN,
+            tooltip="Where the adapter acts: in what reads the prompt (cross_attention), or in all layers (low_rank).",
+            **more,
+        ),
+        io.Boolean.Input("gradient_checkpointing", default=False, tooltip="Far less memory, a third slower.", **more),
+        io.Boolean.Input(
+            "solo", default=False, tooltip="For the one person of the preference set alone; takes minutes.", **more
+        ),
+        io.Int.Input(
+            "base_seed", default=DEFAULTS.seed, min=0, max=2**31 - 1, tooltip="Another one draws other people.", **more
+        ),
+        io.Combo.Input(
+            "text_encoder",
+            options=text_encoders,
+            default=NONE,
+            tooltip="Of a diffusion model: its text encoder.",
+            **more,
+        ),
+        io.Combo.Input(
+            "text_encoder_2", options=text_encoders, default=NONE, tooltip="The second, where it has two.", **more
+        ),
+        io.Combo.Input(
+            "text_encoder_type", options=types, default=types[0], tooltip="What Load CLIP calls its type.", **more
+        ),
+        io.Combo.Input(
+            "vae",
+            options=[NONE, *folder_paths.get_filename_list("vae")],
+            default=NONE,
+            tooltip="Of a diffusion model: its VAE.",
+            **more,
+        ),
+    ]
+
+
+def checkpoints() -> list[str]:
+    """What can be trained for."""
+    models = folder_paths.get_filename_list("diffusion_models")
+    return [NONE, *folder_paths.get_filename_list("checkpoints"), *(f"{DIFFUSION_MODEL}{name}" for name in models)]
+
+
+def chosen(choice: str, name: str) -> str:
+    """A choice that must be one."""
+    if choice == NONE:
+        raise ValueError(f"Training needs a choice of {name}: choose one of the list (R renews it).")
+    return choice
+
+
+def base_arguments(checkpoint: str, text_encoders: list[str], text_type: str, vae: str) -> list[str]:
+    """The files of the model."""
+    if not chosen(checkpoint, "checkpoint").startswith(DIFFUSION_MODEL):
+        return ["--base", str(folders.model_file("checkpoints", checkpoint))]
+    base = folders.model_file("diffusion_models", checkpoint.removeprefix(DIFFUSION_MODEL))
+    texts = [str(folders.model_file("text_encoders", name)) for name in text_encoders if name != NONE]
+    if not texts or vae == NONE:
+        raise ValueError("A diffusion model needs its text_encoder and its vae: choose their files, too.")
+    arguments = ["--base", str(base), "--text-encoder", *texts, "--text-type", text_type]
+    return [*arguments, "--vae", str(folders.model_file("vae", vae))]
+
+
+def checked_studies(studies: StudySet | None, encoder: Path) -> StudySet:
+    """Studies with which simulated people can be made; ValueError where there are none, or of another encoder."""
+    if studies is None:
+        raise ValueError("Training needs studies: choose a set of the list (R renews it), or connect Paint Studies.")
+    looks = TasteEncoder.load(encoder).looks
+    if looks is None or not set(looks.names) <= set(studies.looks):
+        raise ValueError(
+            f"The taste encoder {encoder.name!r} was not made of the studies {studies.name!r}: make it of them with "
+            "Make Taste Encoder."
+        )
+    return studies
+
+
+def pairs_arguments(choice: str, folder: Path, solo: bool) -> list[str]:
+    """Real people's picks; those of somebody of the taste store as they were at the first start."""
+    if choice == NONE:
+        if solo:
+            raise ValueError("Training for one person needs their picks: choose a preference_set, or turn solo off.")
+        return []
+    path = folders.preference_set(choice) if not choice.startswith(PERSON) else None
+    if path is None:
+        person = people.find(choice.removeprefix(PERSON))
+        if person is None:
+            raise ValueError("There is nobody of that name in the taste store yet: pick in the tab Taste first.")
+        path = folder / person.id
+        if not path.exists():
+            folders.taste_store().export(person.id, path)
+    return ["--pairs", str(path), *(["--solo"] if solo else [])]
+
+
+@forgets
+def forget(person: str) -> None:
+    """Erase the picks that were kept for trainings."""
+    for path in folders.trainings_folder().glob(f"*/{person}"):
+        shutil.rmtree(path)
+
+
+def write_folders(folder: Path) -> Path:
+    """A file that names ComfyUI's folders of towers, which another process knows only by that."""
+    path = folder / "folders.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_file(path, json.dumps({name: folder_paths.get_folder_paths(name) for name in FOLDERS}).encode())
+    return path
+
+
+def adapter_path(name: str) -> Path:
+    """The file that an adapter of this name goes to."""
+    plain = folders.plain_or_refused(name, "models/user_adapters")
+    return Path(folder_paths.get_folder_paths("user_adapters")[0]) / f"{plain}.safetensors"
+
+
+def begin(training: Training, out: Path, arguments: list[str], action: str) -> None:
+    """Start a training, alone, with ComfyUI's models out of the memory."""
+    if out.exists() and action == TRAIN:
+        raise ValueError(f"There is a user adapter {out.stem!r} already: choose another name.")
+    busy = running()
+    if busy is not None:
+        name = busy.folder.relative_to(folders.trainings_folder()).as_posix()
+        raise ValueError(f"The training {name!r} is running: stop it, or wait for its end.")
+    if training.state().state == "finished":  # its file was deleted, or the costs are asked for again
+        training.clear()
+    comfy.model_management.unload_all_models()
+    comfy.model_management.soft_empty_cache()
+    training.start(arguments, comfyui=Path(folder_paths.__file__).parent)
+
+
+def running() -> Training | None:
+    """The training that runs."""
+    root = folders.trainings_folder()
+    every = [*trainings(root), *trainings(root, DRY_RUN)]
+    return next((one for one in every if one.state().is_active), None)
+
+
+def newest(folder: Path) -> Training:
+    """A training or its dry run, whichever was started last."""
+    return max(Training(folder), Training(folder / DRY_RUN), key=lambda one: one.state().started)
+
+
+def shown(training: Training, adapter: str) -> io.NodeOutput:
+    """What the node puts out of a training."""
+    report = told(adapter, training.state())
+    return io.NodeOutput(report, sheet(training), adapter, ui=ui.PreviewText(report))
+
+
+def told(adapter: str, state: State) -> str:
+    """How a training stands, in a sentence; at its end the report."""
+    left = "" if state.seconds_left is None else f", about {duration(state.seconds_left)} left"
+    words = {
+        "new": "Nothing was started.",
+        "preparing": "Has begun, and reads the pictures. It goes on when ComfyUI is closed.",
+        "training": f"Step {state.step} of {state.of}{left}.",
+        "measuring": "Is trained, and measured now.",
+        "stopping": "Stops after this step.",
+        "stopped": f"Stopped after step {state.step} of {state.of}: run again, and it goes on.",
+        "finished": state.report(),
+        "failed": f"Failed: {state.message}",
+        "died": f"Ended without a word after step {state.step} of {state.of}, perhaps for want of memory: run again, "
+        "and it goes on from what it saved.",
+    }
+    return f"{adapter}: {words[state.state]}"
+
+
+def sheet(training: Training) -> torch.Tensor:
+    """The newest sheet of pictures [1, H, W, 3]."""
+    path = training.folder / "sheet.png"
+    if not path.is_file():
+        return GREY
+    return torch.from_numpy(np.asarray(Image.open(path).convert("RGB"), dtype=np.float32) / 255)[None]

@@ -1,0 +1,250 @@
+"""Trainings as processes of their own, started, watched and stopped by the files of a folder alone.
+
+    run.json       the command, its process and when it began        progress.json, log.csv     of the loop (journal.py)
+    log.txt        all that it said                                  sheet.png, report.*        of its end (run.py)
+    result.json    its figures: there once it has ended well         STOP                       asks it to end
+
+So whoever started it may end, and whoever looks at it later knows as much.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from ..files import write_file
+from .costs import Costs
+from .report import sentences
+from .settings import Settings
+
+PACK = Path(__file__).resolve().parents[2]
+RUN, LOG, RESULT, PROGRESS, STOP = "run.json", "log.txt", "result.json", "progress.json", "STOP"
+MADE = ("*.pt", "*.csv", "sheet.png", "report.*", PROGRESS, RESULT)
+BEGIN = "import runpy, sys; sys.path.append(sys.argv.pop(1)); runpy.run_module('ppd', run_name='__main__')"
+"""`python -m ppd` also where Python heeds neither its folder nor PYTHONPATH, as ComfyUI's portable one. Our folder
+comes last, since its nodes are not ComfyUI's."""
+ACTIVE = ("preparing", "training", "measuring", "stopping")
+SAME_START = 2.0
+"""Seconds between two readings of when a process began, which follow the clock."""
+TAIL = 1 << 14
+"""Bytes of a log's end that are read."""
+ERROR = re.compile(r"(?:^|: )error: (.+)")
+
+
+@dataclass(frozen=True)
+class State:
+    """How a training stands.
+
+    state: "new" before any start, one of ACTIVE, "stopped" (all is saved), "finished", "failed" (`message` says why),
+        or "died" (its process went without a word: what it saved last is there).
+    step, of: of both parts together · seconds_left: of them, None while that is unknown · figures: running means ·
+    result: figures of a finished one · started: seconds since 1970.
+    """
+
+    state: str = "new"
+    message: str = ""
+    step: int = 0
+    of: int = 0
+    seconds_left: float | None = None
+    figures: dict[str, float] = field(default_factory=dict)
+    result: dict[str, Any] | None = None
+    started: float = 0.0
+
+    @property
+    def is_active(self) -> bool:
+        """Whether its process runs."""
+        return self.state in ACTIVE
+
+    def report(self) -> str:
+        """What a finished training, or rehearsal, tells in words; empty for others."""
+        if self.result is None:
+            return ""
+        return "\n".join(sentences(self.result)) if "held_out" in self.result else Costs(**self.result).report()
+
+    def worth(self) -> dict[str, Any] | None:
+        """Of a finished training: `own`, `anothers` and `personal`, their difference, in 0..1, as measured on so many
+        `people`, real ones where there are enough."""
+        held_out = (self.result or {}).get("held_out", {})
+        kind = next((kind for kind in ("real", "simulated") if held_out.get(kind)), None)
+        if kind is None:
+            return None
+        told = held_out[kind]
+        means = {name: told[name]["mean"] for name in ("own", "anothers")}
+        return {**means, "personal": told["own_minus_anothers"]["mean"], "people": told["people"], "kind": kind}
+
+    def costs(self) -> dict[str, float] | None:
+        """Of a finished rehearsal: what the training would take, in `seconds` and in `gigabytes` of memory."""
+        if self.result is None or "peak_memory" not in self.result:
+            return None
+        costs = Costs(**self.result)
+        return {"seconds": 3600 * costs.hours, "gigabytes": costs.peak_memory / 2**30}
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training in its folder, which need not be there yet."""
+
+    folder: Path
+
+    def start(self, arguments: Sequence[str], *, comfyui: Path) -> None:
+        """Begin `train adapter` with these arguments, or go on with what it saved; it outlives this process.
+
+        ValueError where it runs already, or is half done with other arguments.
+        """
+        if self.state().is_active:
+            raise ValueError(f"The training {self.folder.name!r} is running already: stop it first.")
+        self._check_arguments(arguments)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for name in (RESULT, STOP):
+            (self.folder / name).unlink(missing_ok=True)
+        command = [sys.executable, "-u", "-c", BEGIN, str(PACK), "train", "adapter", *arguments]
+        command += ["--work", str(self.folder), "--json", str(self.folder / RESULT)]
+        environment = {**os.environ, "COMFYUI_PATH": str(comfyui), "PYTHONUTF8": "1"}
+        with (self.folder / LOG).open("wb") as log:
+            process = subprocess.Popen(
+                command,
+                cwd=self.folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                **_apart(),
+            )
+        threading.Thread(target=process.wait, daemon=True).start()  # else its end leaves a zombie
+        began = _began(process.pid) or time.time()
+        told: dict[str, Any] = {"arguments": list(arguments), "comfyui": str(comfyui), "command": command}
+        told |= {"pid": process.pid, "began": began, "started": time.time()}
+        write_file(self.folder / RUN, json.dumps(told, indent=1).encode())
+
+    def go_on(self) -> None:
+        """Start again as it was started; ValueError where it never was."""
+        told = _read(self.folder / RUN)
+        if not told:
+            raise ValueError(f"There is no training {self.folder.name!r}: start it.")
+        self.start(told["arguments"], comfyui=Path(told["comfyui"]))
+
+    def stop(self) -> None:
+        """Ask it to end after its step, saving all; nothing where it does not run."""
+        if self.state().is_active:
+            (self.folder / STOP).touch()
+
+    def clear(self) -> None:
+        """Forget a training that has ended, so that it begins anew."""
+        for path in (found for made in MADE for found in self.folder.glob(made)):
+            path.unlink()
+
+    def state(self) -> State:
+        """How it stands."""
+        told = _read(self.folder / RUN)
+        if not told:
+            return State()
+        progress = _read(self.folder / PROGRESS)
+        if progress.get("pid") != told["pid"]:  # of an earlier start
+            progress = {}
+        known = _steps(told["arguments"], progress) | {"started": told["started"]}
+        known["figures"] = progress.get("figures", {})
+        began = _began(told["pid"])
+        if began is not None and abs(began - told["began"]) < SAME_START:
+            return State(self._doing(progress, known.get("step") == known["of"]), **known)
+        result = _read(self.folder / RESULT)
+        if result:
+            return State("finished", result=result, **known)
+        if progress.get("state") == "stopped":
+            return State("stopped", **known)
+        message = self._last_words()
+        return State("failed" if message else "died", message, **known)
+
+    def _doing(self, progress: Mapping[str, Any], is_trained: bool) -> str:
+        if (self.folder / STOP).exists() and not is_trained:
+            return "stopping"
+        return "preparing" if not progress else "measuring" if is_trained else "training"
+
+    def _last_words(self) -> str:
+        """The error that its log ends with; empty where it was cut off."""
+        with (self.folder / LOG).open("rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - TAIL))
+            lines = [line.strip() for line in re.split(r"[\r\n]+", log.read().decode(errors="replace")) if line.strip()]
+        if not lines:
+            return ""
+        if found := ERROR.search(lines[-1]):
+            return found[1]
+        return lines[-1] if any(line.startswith("Traceback (most recent") for line in lines) else ""
+
+    def _check_arguments(self, arguments: Sequence[str]) -> None:
+        """Refuse to go on from what was saved with others."""
+        before = _read(self.folder / RUN).get("arguments", list(arguments))
+        if list(arguments) == before or not list(self.folder.glob("*.pt")):
+            return
+        one, other = _options(before), _options(arguments)
+        changed = sorted(name for name in {*one, *other} if one.get(name) != other.get(name))
+        raise ValueError(
+            f"The training {self.folder.name!r} is half done with other settings ({', '.join(changed)}): give those "
+            "back, or choose another name."
+        )
+
+
+def trainings(root: Path, below: str = ".") -> list[Training]:
+    """All trainings in a folder, the one started last first; or those that lie `below` in their folders."""
+    found = [Training(path.parent) for path in root.glob(f"*/{below}/{RUN}")]
+    return sorted(found, key=lambda one: one.state().started, reverse=True)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What a JSON file holds; nothing where there is none, or half of one."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _began(pid: int) -> float | None:
+    """When a process began, in seconds since 1970; None where it runs no more."""
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
+    except psutil.Error:
+        return None
+
+
+def _options(arguments: Sequence[str]) -> dict[str, list[str]]:
+    """Values by their options' names."""
+    found: dict[str, list[str]] = {}
+    for argument in arguments:
+        if argument.startswith("--"):
+            values = found[argument[2:]] = []
+        else:
+            values.append(argument)
+    return found
+
+
+def _steps(arguments: Sequence[str], progress: Mapping[str, Any]) -> dict[str, Any]:
+    """Where both parts together stand. The second takes about as long a step as the first, until it has been seen."""
+    options = _options(arguments)
+    first, second = (
+        int(options.get(name.replace("_", "-"), [getattr(Settings(), name)])[0])
+        for name in ("distillation_steps", "steps")
+    )
+    if not progress:
+        return {"of": first + second}
+    step = progress["step"] + (0 if progress["name"].startswith("1") else first)
+    pace = progress["seconds_per_step"]
+    return {"step": step, "of": first + second, "seconds_left": pace and pace * (first + second - step)}
+
+
+def _apart() -> dict[str, Any]:
+    """What makes a process one that outlives us, and that hears no Ctrl-C of ours."""
+    if sys.platform == "win32":
+        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
+    return {"start_new_session": True}

@@ -1,0 +1,133 @@
+"""Train User Adapter: what it starts, what it refuses, and how it shows a training, whoever started it."""
+
+from __future__ import annotations
+
+import json
+import time
+from importlib import import_module
+
+import psutil
+import pytest
+import torch
+from PIL import Image
+
+from .test_my_taste import pick
+
+pytestmark = pytest.mark.comfyui
+ID = "PPD_TrainUserAdapter"
+
+
+@pytest.fixture
+def trained(run, comfy_folders, monkeypatch):
+    """The node with a checkpoint (of no weights, so that its training ends at once), studies and their encoder."""
+    import folder_paths
+
+    known = dict(folder_paths.folder_names_and_paths)
+    known["checkpoints"] = ([str(comfy_folders.models / "checkpoints")], {".safetensors"})
+    monkeypatch.setattr(folder_paths, "folder_names_and_paths", known)
+    checkpoint = comfy_folders.models / "checkpoints" / "mine.safetensors"
+    checkpoint.parent.mkdir()
+    checkpoint.write_bytes(b"no weights")
+    noise = 0.2 * torch.rand(9, 32, 32, 3, generator=torch.Generator().manual_seed(0))
+    sides = {"low": 0.2 + noise, "high": 0.8 + noise, "low_name": "dim", "high_name": "lit"}
+    run("PPD_AddStudies", studies="mine", look="own names", **sides)
+    run("PPD_MakeTasteEncoder", name="of mine", tower="tower of: pocket", studies="mine")
+    runs = import_module("ppd_pack.nodes.training").trainings
+    inputs = {"checkpoint": "mine.safetensors", "studies": "mine", "taste_encoder": "of mine"}
+    yield lambda **more: run(ID, **{**inputs, **more}).result
+    for training in runs(comfy_folders.module.trainings_folder()):
+        if training.state().is_active:
+            psutil.Process(json.loads((training.folder / "run.json").read_text())["pid"]).kill()
+
+
+def finish(folder, result=None):
+    """Makes the training of a folder one that has ended well."""
+    told = json.loads((folder / "run.json").read_text())
+    if psutil.pid_exists(told["pid"]):
+        psutil.Process(told["pid"]).kill()
+    while psutil.pid_exists(told["pid"]):
+        time.sleep(0.02)
+    (folder / "result.json").write_text(
+        json.dumps(result or {"real_people": {"people": 0}, "held_out": {"simulated": None, "real": None}})
+    )
+
+
+def test_it_starts_once_and_shows_how_it_stands(trained, comfy_folders):
+    report, sheet, adapter = trained(steps=10)
+    assert report.startswith("my adapter.safetensors: Has begun") and adapter == "my adapter.safetensors"
+    assert sheet.shape == (1, 64, 64, 3) and sheet.max() == sheet.min()
+    folder = comfy_folders.user / "__ppd" / "trainings" / "my adapter"
+    told = json.loads((folder / "run.json").read_text())
+    options = " ".join(told["arguments"])
+    assert (
+        f"--base {comfy_folders.models}/checkpoints/mine.safetensors --studies {comfy_folders.datasets}/mine" in options
+    )
+    assert f"--out {comfy_folders.models}/user_adapters/my adapter.safetensors" in options and "--steps 10 " in options
+    assert json.loads((folder / "folders.json").read_text())["clip_vision"] == [
+        str(comfy_folders.models / "clip_vision")
+    ]
+    assert trained(steps=10)[0].startswith("my adapter.safetensors: Has begun")
+    assert json.loads((folder / "run.json").read_text())["pid"] == told["pid"]
+    with pytest.raises(ValueError, match="The training 'my adapter' is running: stop it, or wait for its end"):
+        trained(name="another")
+
+
+def test_a_finished_one_is_shown_and_its_file_is_never_written_over(trained, comfy_folders):
+    trained()
+    folder = comfy_folders.user / "__ppd" / "trainings" / "my adapter"
+    finish(folder)
+    Image.new("RGB", (96, 32), "red").save(folder / "sheet.png")
+    out = comfy_folders.models / "user_adapters" / "my adapter.safetensors"
+    out.parent.mkdir(exist_ok=True)
+    out.touch()
+    report, sheet, _ = trained()
+    assert "Measured on simulated people only" in report and sheet.shape == (1, 32, 96, 3) and sheet[..., 0].min() == 1
+    assert trained(action="show", studies="none")[0] == report
+    (out.parent / "taken.safetensors").touch()
+    with pytest.raises(ValueError, match="There is a user adapter 'taken' already: choose another name"):
+        trained(name="taken")
+    out.unlink()
+    assert trained()[0].startswith("my adapter.safetensors: Has begun")
+    assert not (folder / "sheet.png").exists()
+
+
+def test_a_dry_run_is_one_of_its_own(trained, comfy_folders):
+    trained(action="dry run")
+    folder = comfy_folders.user / "__ppd" / "trainings" / "my adapter" / "dry run"
+    assert json.loads((folder / "run.json").read_text())["arguments"][-1] == "--dry-run"
+    with pytest.raises(ValueError, match="The training 'my adapter/dry run' is running"):
+        trained()
+    costs = {"pictures": 9, "picks": 90, "real_people": 0, "reading_seconds": 1.0, "distillation_seconds": 0.0}
+    finish(folder, {**costs, "dpo_seconds": 7200.0, "peak_memory": 3 * 2**30})
+    report, _, _ = trained(action="show")
+    assert "Training: about 2.0 hours" in report and "Peak memory: 3.0 GB" in report
+    assert trained()[0].startswith("my adapter.safetensors: Has begun")
+
+
+def test_what_is_missing_is_told_before_anything_starts(trained, run, comfy_folders):
+    for name, inputs in {
+        "Training needs a choice of checkpoint": {"checkpoint": "none"},
+        "Training needs studies: choose a set": {"studies": "none"},
+        "Training needs a choice of taste_encoder": {"taste_encoder": "none"},
+        "The taste encoder 'pocket' was not made of the studies 'mine': make it": {"taste_encoder": "pocket"},
+        "Expected a name of letters, digits": {"name": "../mine"},
+        "Training for one person needs their picks": {"solo": True},
+        "There is nobody of that name in the taste store yet": {"preference_set": "person: me"},
+        "There is no preference set 'gone'": {"preference_set": "gone"},
+    }.items():
+        with pytest.raises(ValueError, match=name):
+            trained(**inputs)
+    assert trained(action="show")[0] == "my adapter.safetensors: Nothing was started."
+
+
+def test_somebodys_picks_are_kept_until_they_are_erased(trained, comfy_folders):
+    store = comfy_folders.module.taste_store()
+    person = store.add_person("ann").id
+    pick(store, person, 3)
+    trained(preference_set=f"person: {person}", solo=True)
+    kept = comfy_folders.user / "__ppd" / "trainings" / "my adapter" / person
+    told = json.loads((kept.parent / "run.json").read_text())["arguments"]
+    assert str(kept) in told and "--solo" in told
+    assert len((kept / "pairs.jsonl").read_text().splitlines()) == 3
+    import_module("ppd_pack.nodes.forgetting").forget(person)
+    assert not kept.exists()
