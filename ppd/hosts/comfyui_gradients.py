@@ -37,11 +37,12 @@ def differentiable(denoiser: nn.Module) -> Iterator[None]:
 def leave_inference_mode(model: nn.Module) -> None:
     """Copy the weights that ComfyUI loaded or patched as it painted, in inference mode: no gradient may pass those."""
     for module in model.modules():
-        for held in (module._parameters, module._buffers):
-            for name, tensor in held.items():
-                if tensor is not None and tensor.is_inference():
-                    copied = tensor.detach().clone()
-                    held[name] = nn.Parameter(copied, False) if held is module._parameters else copied
+        for name, weight in module._parameters.items():
+            if weight is not None and weight.is_inference():
+                module._parameters[name] = nn.Parameter(weight.detach().clone(), False)
+        for name, buffer in module._buffers.items():
+            if buffer is not None and buffer.is_inference():
+                module._buffers[name] = buffer.detach().clone()
 
 
 def _of_a_copy(norm: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:

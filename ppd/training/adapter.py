@@ -22,7 +22,7 @@ from .objective import UserDPO
 from .picks import QueryPicks
 from .settings import Objective
 
-WATCHED_PICKS = 64
+WATCHED_PICKS, PICKS_OF_EACH = 64, 4
 
 
 def train_adapter(
@@ -39,12 +39,14 @@ def train_adapter(
     learning_rate: float = 1e-3,
     name: str = "adapter",
     fresh: bool = True,
+    held_out: QueryPicks | None = None,
     **loop: Any,
 ) -> UserAdapter:
     """User-conditioned Diffusion-DPO of an adapter: `fresh` from the base, whatever its weights are, else from where it
     is. `loop`: what else `fit` takes, such as accumulate and progress.
 
-    Not `personal`, everybody is the population user (ordinary Diffusion-DPO).
+    With `held_out` picks the weights are kept by which the implicit accuracy under one's own u exceeds that under
+    another's the most. Not `personal`, everybody is the population user (ordinary Diffusion-DPO).
     """
     if fresh:
         begin(adapter, picks, seed)
@@ -54,13 +56,22 @@ def train_adapter(
     def loss(module: UserAdapter, rng: np.random.Generator, step: int) -> tuple[Tensor, dict[str, float]]:
         return dpo.loss(rng, batch)
 
-    def report(averaged: UserAdapter, step: int) -> None:
-        if personal and step % 100 == 0:
-            host.adapter = averaged
-            own, other = own_and_other(dpo)
-            tqdm.write(f"{name} step {step}: accuracy own {own:.3f}, another's {other:.3f}")
-            host.adapter = adapter
+    def gap(averaged: UserAdapter, step: int) -> float:
+        """How much more accurate one's own u is than another's, on fixed picks."""
+        host.adapter = averaged
+        own, other = own_and_other(watched, batch)
+        host.adapter = adapter
+        tqdm.write(f"{name} step {step}: accuracy own {own:.3f}, another's {other:.3f}")
+        return own - other
 
+    def report(averaged: UserAdapter, step: int) -> None:
+        if personal and held_out is None and step % 100 == 0:
+            gap(averaged, step)
+
+    watched = dpo
+    if held_out is not None:
+        watched = replace(dpo, picks=held_out, texts=denoiser.text(held_out.prompts))
+        loop["validate"] = gap
     with denoiser.plain_attention():
         trained = fit(
             name,
@@ -72,8 +83,7 @@ def train_adapter(
             seed=seed,
             warmup=50,
             ema=0.99,
-            on_step=report,
-            **loop,
+            **{"on_step": report, **loop},
         )
     summary = {
         "steps": steps,
@@ -130,16 +140,21 @@ def begin(adapter: UserAdapter, picks: QueryPicks, seed: int) -> None:
     adapter.start_at(picks.embeddings.flatten(0, -2).pow(2).mean(0).sqrt())
 
 
-def own_and_other(dpo: UserDPO, count: int = WATCHED_PICKS) -> tuple[float, float]:
+def own_and_other(dpo: UserDPO, batch: int = WATCHED_PICKS) -> tuple[float, float]:
     """Implicit accuracy on fixed picks, noise and timesteps under one's own u, and under another's: their gap is what
-    is personal."""
+    is personal. `batch` pairs fit into memory."""
     picks = dpo.picks
+    count = min(WATCHED_PICKS, PICKS_OF_EACH * picks.people)
     index = np.random.default_rng(5).integers(len(picks), size=count)
     other = (picks.person[index] + np.random.default_rng(6).integers(1, picks.people, count)) % picks.people
     torch.manual_seed(5)
-    users = [picks.embeddings[-1, person] for person in (picks.person[index], other)]
-    with torch.no_grad(), autocast(dpo.denoiser.device):
-        reference, *found = dpo.errors(np.random.default_rng(7), index, users)
-    logits = [diffusion_dpo_loss(*one.means, *reference.means, 1.0)[1] for one in found]
-    own, others = ((one > 0).float().mean().item() for one in logits)
+    rng, right = np.random.default_rng(7), []
+    for start in range(0, count, batch):
+        part = slice(start, start + batch)
+        users = [picks.embeddings[-1, person[part]] for person in (picks.person[index], other)]
+        with torch.no_grad(), autocast(dpo.denoiser.device):
+            reference, *found = dpo.errors(rng, index[part], users)
+        logits = [diffusion_dpo_loss(*one.means, *reference.means, 1.0)[1] for one in found]
+        right.append(torch.stack([(one > 0).float().cpu() for one in logits]))
+    own, others = torch.cat(right, 1).mean(1).tolist()
     return own, others

@@ -97,7 +97,8 @@ def fit(
             torch.manual_seed(int(rng.integers(2**31)))
             with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
                 value, figures = loss(model, rng, state.step)
-            (value / accumulate).backward()
+            if value.requires_grad:  # not where all of the microbatch are null users, who get the frozen base itself
+                (value / accumulate).backward()
             yield _Microbatch(value.item(), figures, watch.by())
 
     def move() -> None:

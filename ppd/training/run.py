@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..adapters import UserAdapter
 from ..encoders.encoder import PosteriorEncoder
-from ..files import write_file
+from ..files import replacing, write_file
 from ..hosts.denoiser import Denoiser
 from ..pairs import PreferencePair
 from ..pictures import Picture
@@ -41,6 +41,7 @@ from .settings import Settings
 
 log = logging.getLogger(__name__)
 
+VALIDATE_EVERY = 50
 REHEARSED = 2
 """Steps of each stage that a rehearsal takes."""
 
@@ -100,8 +101,7 @@ class Run:
         figures["hours"] = round((time.monotonic() - started) / 3600, 3)
         adapter.config = replace(adapter.config, training={**adapter.config.training, "report": figures})
         adapter.save(out, torch.float16)
-        sheet = people_sheet(self.base, adapter, materials, self.encoder)
-        sheet.save(self.folder / "sheet.png")
+        self._paint(materials, adapter)
         write_file(self.folder / "report.json", json.dumps(figures, indent=1).encode())
         write_file(self.folder / "report.html", page(out.stem, figures, "sheet.png").encode())
         return figures
@@ -159,6 +159,12 @@ class Run:
             return materials
         return replace(materials, everybody=materials.picks.with_real(real, MOST_REAL if self.solo else None))
 
+    def _paint(self, materials: Materials, adapter: UserAdapter) -> None:
+        """Pictures of the adapter as it is, for people to look at."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with replacing(self.folder / "sheet.png") as partial:
+            people_sheet(self.base, adapter, materials, self.encoder).save(partial, "PNG")
+
     def _stages(self, materials: Materials, folder: Path, settings: Settings) -> UserAdapter:
         """Self-distillation, where it has steps, then user-DPO."""
         adapter = self.base.new_adapter(
@@ -169,7 +175,13 @@ class Run:
             embedding_dim=self.encoder.prior.dim,
             end_percent=settings.end_percent,
         )
+
+        def pictures(averaged: UserAdapter, step: int) -> None:
+            if folder == self.folder and step % settings.pictures_every == 0:
+                self._paint(materials, averaged)
+
         options: dict[str, Any] = {
+            "on_step": pictures,
             "seed": settings.seed,
             "batch": settings.batch,
             "accumulate": settings.accumulate,
@@ -200,6 +212,9 @@ class Run:
             objective=settings.objective,
             fresh=not settings.distillation_steps,
             name="2 of 2, preferences",
+            held_out=materials.held_out,
+            validate_every=min(VALIDATE_EVERY, settings.steps),
+            patience=settings.patience,
             **options,
         )
 

@@ -11,7 +11,19 @@ from typing import Any
 from ..limits import parsed
 from ..messages import quoted
 
-NUMBERS = ("distillation_steps", "steps", "batch", "accumulate", "rank", "seed", "people", "measured_people")
+NUMBERS = (
+    "distillation_steps",
+    "steps",
+    "batch",
+    "accumulate",
+    "rank",
+    "seed",
+    "people",
+    "measured_people",
+    "pictures_every",
+    "patience",
+)
+LEAST = {"seed": 0, "steps": 0, "distillation_steps": 0, "people": 2, "measured_people": 2}
 KINDS = ("low_rank", "cross_attention")
 
 
@@ -41,7 +53,10 @@ class Objective:
 @dataclass(frozen=True)
 class Settings:
     """How an adapter is trained. `kind` is "low_rank" or "cross_attention", None for the family's own; `accumulate`
-    batches make a step; `people` are simulated to train on, and `measured_people` others say what came of it."""
+    batches make a step; `people` are simulated to train on, and `measured_people` others say what came of it. Every
+    `pictures_every` steps there are new pictures to look at. Preferences end early where what is personal has not risen
+    for `patience` steps.
+    """
 
     distillation_steps: int = 300
     steps: int = 400
@@ -54,6 +69,8 @@ class Settings:
     seed: int = 0
     people: int = 1000
     measured_people: int = 100
+    pictures_every: int = 100
+    patience: int = 300
     objective: Objective = field(default_factory=Objective)
 
 
@@ -101,7 +118,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     given = {field.name: getattr(arguments, field.name, None) for field in fields(Settings)}
     chosen = Settings(**{**settings, **{name: value for name, value in given.items() if value is not None}})
     for name in NUMBERS:
-        least = {"seed": 0, "steps": 0, "distillation_steps": 0, "people": 2, "measured_people": 2}.get(name, 1)
+        least = LEAST.get(name, 1)
         if getattr(chosen, name) < least:
             raise ValueError(f"Expected {name} of at least {least}, got {getattr(chosen, name)}.")
     if not 0 < chosen.end_percent <= 1 or not 0 < chosen.learning_rate < 1:
