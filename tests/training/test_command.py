@@ -30,7 +30,7 @@ if find_spec("comfy"):
     from ppd.hosts.comfyui_studies import Painter, Sampling, model_signature
 
 SAMPLING = Sampling(64, 64, 1, 1.0, "euler", "normal")
-STEPS = {"--distillation-steps": 1, "--steps": 2, "--batch": 2, "--accumulate": 1}
+STEPS = {"--distillation-steps": 1, "--steps": 3, "--batch": 2, "--accumulate": 1}
 FEW = {"--rank": 4, "--people": 12, "--measured-people": 4}
 
 
@@ -96,13 +96,13 @@ def test_a_run_leaves_a_file_its_figures_pictures_and_a_page(home, trained):
     assert 0.0 <= measured["own"]["low"] <= measured["own"]["mean"] <= measured["own"]["high"] <= 1.0
     assert 0.0 < measured["permutation_p"] <= 1.0 and figures["held_out"]["real"] is None
     assert len(measured["chosen_error_change_by_noise"]) == 4
-    assert json.loads(trained.with_suffix(".json").read_text())["settings"]["steps"] == 2
+    assert json.loads(trained.with_suffix(".json").read_text())["settings"]["steps"] == 3
     with Image.open(folder / "sheet.png") as sheet:
         assert sheet.width == 8 + 5 * 264 and sheet.height > 2 * 256  # the base, two people and their opposites
     page = (folder / "report.html").read_text()
     assert "Measured on simulated people only" in page and "sheet.png" in page
     progress = json.loads((folder / "progress.json").read_text())
-    assert (progress["state"], progress["step"], progress["of"]) == ("finished", 2, 2)
+    assert (progress["state"], progress["step"], progress["of"]) == ("finished", 3, 3)
     with safe_open(trained, "pt") as file:
         assert all(file.get_tensor(name).dtype == torch.float16 for name in file.keys())  # noqa: SIM118
         assert str(home) not in json.dumps(file.metadata())
@@ -150,13 +150,13 @@ def test_a_stopped_run_goes_on_where_it_stopped(home, tmp_path, trained):
 
     def record(self, *args, **more):
         taken.append(args[0])
-        if len(taken) == 3 + 2:
+        if len(taken) == 1 + 1:  # seen in the next step
             (folder / "STOP").touch()
         return plain(self, *args, **more)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop.Journal, "record", record)
-        with pytest.raises(SystemExit, match="preferences: stopped by the file STOP after step 1 of 2"):
+        with pytest.raises(SystemExit, match="preferences: stopped by the file STOP after step 2 of 3"):
             train(home, out)
     assert not out.exists() and main(["train", "adapter", "--out", str(out), "--stop"]) == 0
     assert train(home, out) == 0

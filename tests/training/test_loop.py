@@ -243,3 +243,18 @@ def test_a_checkpoint_of_no_use_is_named_and_left_alone(tmp_path, damage):
     with pytest.raises(ValueError, match="a.pt is no checkpoint that this training can go on from .* delete it"):
         train(path)
     assert path.read_bytes() == before
+
+
+def test_a_microbatch_that_nothing_can_be_learned_from_is_no_error(tmp_path):
+    """As that of null users alone, who get the frozen base itself."""
+
+    def loss(module, rng, step):
+        value = tiny_loss(module, rng, step)[0]
+        return (value if step else value.detach()), {}
+
+    trained = train(tmp_path / "a.pt", loss, steps=2)
+    assert_differing(trained, tiny_model())
+
+
+def assert_differing(a: nn.Module, b: nn.Module) -> None:
+    assert any(not torch.equal(ours, theirs) for ours, theirs in zip(a.parameters(), b.parameters(), strict=True))

@@ -1,0 +1,107 @@
+"""What is said of an adapter: figures on a denoiser whose personal errors can be reckoned, and the page."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from ppd.training.measure import measure, permutation_p
+from ppd.training.picks import QueryPicks
+from ppd.training.report import page, sentences
+
+from .test_objective import Line
+
+PEOPLE = 12
+
+
+class Config:
+    end_percent = 0.5
+
+
+class Adapter:
+    config = Config()
+
+
+class Hosted(Line):
+    """Its own host for whatever adapter: what u adds to the prediction is `adapter` times u."""
+
+    def __init__(self, adapter):
+        super().__init__()
+        self.adapter = torch.tensor(adapter)
+
+    def host(self, adapter):
+        return self
+
+
+def opposite_people():
+    """Even people like pictures at (1, 0) better than those at (-1, 0), odd ones the other way; predicting x at x0 + t
+    noise, the error on a picture falls where what u adds points away from it."""
+    pictures = torch.tensor([[1.0, 0.0], [-1.0, 0.0]]).repeat(4, 1)
+    person = np.arange(PEOPLE * 8) % PEOPLE
+    rng = np.random.default_rng(0)
+    one, other = 2 * rng.integers(4, size=(2, len(person))) + np.array([[0], [1]])
+    even = person % 2 == 0
+    taste = torch.where(torch.arange(PEOPLE) % 2 == 0, -1.0, 1.0)[:, None] * torch.tensor([1.0, 0.0])
+    return QueryPicks(
+        pictures,
+        person=person,
+        chosen=np.where(even, one, other),
+        rejected=np.where(even, other, one),
+        caption=np.zeros(len(person), np.int64),
+        embeddings=taste[None],
+        population=torch.zeros(2),
+        prompts=("",),
+        noise=torch.zeros_like(pictures),
+    )
+
+
+def test_own_and_another_are_told_apart():
+    told = measure(Hosted(0.1), Adapter(), opposite_people(), people=PEOPLE, batch=5)
+    assert told["people"] == PEOPLE
+    assert told["own"]["mean"] == 1.0 and told["population"]["mean"] == 0.0
+    # Of eleven others five share the taste
+    assert told["anothers"]["mean"] == pytest.approx(5 / 11, abs=0.15)
+    assert told["own_minus_anothers"]["low"] > 0.2 and told["permutation_p"] < 0.01
+    assert told["null_user_difference"] == 0.0
+    assert all(change < 0 for change in told["chosen_error_change_by_noise"])
+    assert all(change > 0 for change in told["rejected_error_change_by_noise"])
+
+
+def test_an_adapter_that_does_nothing_is_nothing_personal():
+    told = measure(Hosted(0.0), Adapter(), opposite_people(), people=PEOPLE, batch=8)
+    assert told["own"]["mean"] == told["anothers"]["mean"] == 0.0
+    assert told["permutation_p"] == 1.0
+
+
+def test_the_permutation_test_on_literal_numbers():
+    rng = np.random.default_rng(0)
+    assert permutation_p(np.ones(10), rng) == pytest.approx(1 / 1024, abs=8e-4)
+    assert permutation_p(np.array([1.0, -1.0] * 5), rng) > 0.4
+
+
+def figures(**changed):
+    told = {
+        "people": 100,
+        "own": {"mean": 0.8, "low": 0.75, "high": 0.85},
+        "anothers": {"mean": 0.55, "low": 0.5, "high": 0.6},
+        "own_minus_anothers": {"mean": 0.25, "low": 0.2, "high": 0.3},
+        "permutation_p": 0.0001,
+        "null_user_difference": 0.0,
+    }
+    return {"held_out": {"simulated": told, "real": None}, "real_people": {"people": 0, "picks": 0}, **changed}
+
+
+def test_the_page_says_what_was_measured_and_on_whom():
+    assert sentences(figures()) == [
+        "On 100 simulated people and on prompts that training never saw, the adapter leans to the picture that the "
+        "person prefers in 80% of pairs (75% to 85%), and for somebody else's taste in 55%. What is personal is the "
+        "difference, +25% (+20% to +30%, p = 0.0001). For the null user the largest difference from the base is 0.",
+        "Measured on simulated people only: whether real people like it, a blind test has to tell.",
+    ]
+    both = figures()["held_out"] | {"real": figures()["held_out"]["simulated"]}
+    said = sentences(figures(held_out=both, real_people={"people": 3, "picks": 40}))
+    assert said[1].startswith("On 100 real people") and said[2].endswith("on 40 picks of 3 real people.")
+    assert sentences(figures(held_out={"simulated": None, "real": None}))[0].startswith("There were too few prompts")
+    text = page("<mine>", figures(), "sheet.png")
+    assert "<h1>User adapter &lt;mine&gt;</h1>" in text and "src='sheet.png'" in text and "80% of pairs" in text
