@@ -271,7 +271,7 @@ def trained(recipe: Recipe, kind: str, rate: float, arguments: argparse.Namespac
         seed=11,
         batch=arguments.batch,
         learning_rate=rate,
-        objective=Objective(beta=recipe.world.beta),
+        objective=Objective(beta=recipe.world.beta, contrast=0.0),
         name=name,
     )
     return recipe.tuned(adapter, personal=True)

@@ -49,8 +49,10 @@ STUDIES = 60
 """Pairs of pictures of each look."""
 GAINS = (0.15, 0.25, 0.4, 0.6, 0.9)
 TUNING = 60
-PLAIN = Objective(true_noise=False, soft_labels=False)
+PLAIN = Objective(soft_labels=False, contrast=0.0)
 ALL = Objective(beta=None, true_noise=True, safeguard=0.6, contrast=1.0, soft_labels=True)
+BEST = Objective()
+"""The package's own, but for beta."""
 
 
 @dataclass(frozen=True)
@@ -177,9 +179,14 @@ def arms(beta: float, obeys: bool) -> dict[str, tuple[bool, Objective | None]]:
         "contrast": (False, replace(plain, contrast=1.0)),
         "safeguard": (False, replace(plain, safeguard=0.6)),
         "steered beta": (False, replace(plain, beta=None)),
+        "soft labels and contrast": (False, replace(BEST, beta=beta)),
         "all": (False, ALL),
     }
-    return found | ({"distillation": (True, None), "distillation, then all": (True, ALL)} if obeys else {})
+    return found | (
+        {"distillation": (True, None), "distillation, then soft labels and contrast": (True, replace(BEST, beta=beta))}
+        if obeys
+        else {}
+    )
 
 
 def reported(

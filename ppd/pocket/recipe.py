@@ -373,7 +373,7 @@ class Recipe:
                 personal=personal,
                 seed=seed,
                 learning_rate=self.world.learning_rate,
-                objective=Objective(beta=self.world.beta),
+                objective=Objective(beta=self.world.beta, contrast=0.0),
                 name=name,
             )
             self._note(f"adapter {name}", round(time.monotonic() - start, 1))

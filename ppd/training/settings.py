@@ -40,9 +40,9 @@ class Objective:
 
     beta: float | None = None
     user_dropout: float = 0.1
-    true_noise: bool = True
+    true_noise: bool = False
     safeguard: float | None = None
-    contrast: float = 0.0
+    contrast: float = 1.0
     soft_labels: bool = True
 
     def as_json(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from ppd.training.picks import QueryPicks
 from ppd.training.settings import Objective
 
 PEOPLE, PICTURES = 6, 24
-OBJECTIVE = Objective(beta=BETA)
+OBJECTIVE = Objective(beta=BETA, contrast=0.0)
 U = {"encoder": "encoder", "encoder_hash": "hash", "embedding_dim": 6, "end_percent": 0.5}
 
 

@@ -130,14 +130,14 @@ def test_a_steered_beta_gives_the_typical_margin_the_wanted_gradient_factor():
 
 
 def test_soft_labels_lower_what_a_doubtful_pick_counts():
-    hard, _ = loss(Objective(beta=1.0, soft_labels=False), scores=SCORES)
-    soft, _ = loss(Objective(beta=1.0), scores=SCORES)
-    plain, _ = loss(Objective(beta=1.0))
+    hard, _ = loss(Objective(beta=1.0, contrast=0.0, soft_labels=False), scores=SCORES)
+    soft, _ = loss(Objective(beta=1.0, contrast=0.0), scores=SCORES)
+    plain, _ = loss(Objective(beta=1.0, contrast=0.0))
     assert hard.item() == plain.item() != soft.item()
 
 
 def test_the_contrast_pays_for_a_gap_between_ones_own_u_and_anothers():
-    plain, without = loss(Objective(beta=1.0))
+    plain, without = loss(Objective(beta=1.0, contrast=0.0))
     more, figures = loss(Objective(beta=1.0, contrast=2.0))
     assert "own_over_other" not in without and 0 <= figures["own_over_other"] <= 1
     assert more.item() > plain.item()
