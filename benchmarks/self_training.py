@@ -50,7 +50,7 @@ STUDIES = 60
 GAINS = (0.15, 0.25, 0.4, 0.6, 0.9)
 TUNING = 60
 PLAIN = Objective(soft_labels=False, contrast=0.0)
-ALL = Objective(beta=None, true_noise=True, safeguard=0.6, contrast=1.0, soft_labels=True)
+ALL = Objective(steered_beta=True, true_noise=True, safeguard=0.6, contrast=1.0, soft_labels=True)
 BEST = Objective()
 """The package's own, but for beta."""
 
@@ -178,7 +178,7 @@ def arms(beta: float, obeys: bool) -> dict[str, tuple[bool, Objective | None]]:
         "soft labels": (False, replace(plain, soft_labels=True)),
         "contrast": (False, replace(plain, contrast=1.0)),
         "safeguard": (False, replace(plain, safeguard=0.6)),
-        "steered beta": (False, replace(plain, beta=None)),
+        "steered beta": (False, replace(plain, beta=None, steered_beta=True)),
         "soft labels and contrast": (False, replace(BEST, beta=beta)),
         "all": (False, ALL),
     }

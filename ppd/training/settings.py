@@ -29,8 +29,8 @@ KINDS = ("low_rank", "cross_attention")
 
 @dataclass(frozen=True)
 class Objective:
-    """beta: of mean errors; None steers it, so that sigmoid(-logit) is GRADIENT_FACTOR for a pick of the batch's mean
-        |margin|.
+    """beta: of mean errors; None is BETA_PER_NUMBER for each number of a latent.
+    steered_beta: beta is set for each batch, so that sigmoid(-logit) is GRADIENT_FACTOR at its mean |margin|.
     user_dropout: share of picks that are the population user's.
     true_noise: pictures are noised along the noise that they were painted from, where it is known.
     safeguard: mu of Diffusion-SDPO (PairErrors.safeguarded); None is off.
@@ -39,6 +39,7 @@ class Objective:
     """
 
     beta: float | None = None
+    steered_beta: bool = False
     user_dropout: float = 0.1
     true_noise: bool = False
     safeguard: float | None = None

@@ -143,6 +143,7 @@ def test_a_rehearsal_says_what_it_costs_and_trains_nothing(home, tmp_path, capsy
     assert not out.exists()
 
 
+@pytest.mark.slow  # the loop has its own
 def test_a_stopped_run_goes_on_where_it_stopped(home, tmp_path, trained):
     from ppd.training import loop
 

@@ -119,7 +119,7 @@ def test_pictures_are_noised_along_the_noise_that_they_were_painted_from():
 
 
 def test_a_steered_beta_gives_the_typical_margin_the_wanted_gradient_factor():
-    found = dpo(Objective())
+    found = dpo(Objective(steered_beta=True))
     reference, policy = found.errors(np.random.default_rng(0), np.arange(8), [found.picks.embeddings[0, [0, 1] * 4]])
     margin = (policy.chosen - policy.rejected) - (reference.chosen - reference.rejected)
     expected = 2 * log(4) / margin.abs().mean().item()
@@ -127,6 +127,7 @@ def test_a_steered_beta_gives_the_typical_margin_the_wanted_gradient_factor():
     assert 0.02 < found.beta(policy, reference)
     assert found.beta(reference, reference) == 2.0  # at birth, 1 for each of two numbers
     assert dpo(Objective(beta=7.0)).beta(policy, reference) == 7.0
+    assert dpo(Objective()).beta(policy, reference) == pytest.approx(0.2)
 
 
 def test_soft_labels_lower_what_a_doubtful_pick_counts():
