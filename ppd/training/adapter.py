@@ -115,7 +115,7 @@ def distil(
     """Self-distillation of an adapter from the base, for the simulated `people` of `picks`; `loop` as above."""
     begin(adapter, picks, seed)
     host, texts = denoiser.host(adapter), denoiser.text(wordings(picks.prompts, sides))
-    taught = Distillation(denoiser, host, picks, people, texts, adapter.config.end_percent)
+    taught = Distillation(denoiser, host, picks, people, texts, len(sides), adapter.config.end_percent)
     with denoiser.plain_attention():
         trained = fit(
             name,

@@ -28,20 +28,22 @@ Sides = Sequence[Sequence[tuple[str, str]]]
 
 @dataclass(frozen=True)
 class Distillation:
-    """The loss of teaching a host's adapter; `texts` are those of `wordings`."""
+    """The loss of teaching a host's adapter, on pictures of the first `prompts` of the picks; `texts` are those of
+    `wordings`."""
 
     denoiser: Denoiser
     host: PersonalHost
     picks: QueryPicks
     people: SimulatedPeople
     texts: Texts
+    prompts: int
     end_percent: float
 
     def loss(self, rng: np.random.Generator, batch: int) -> tuple[Tensor, dict[str, float]]:
         """Mean squared error against the moved prediction, as a share of how far that moves."""
         picks, device = self.picks, self.denoiser.device
-        index = rng.integers(len(picks.latents), size=batch)
         assert picks.shows is not None
+        index = rng.choice(np.flatnonzero(picks.shows < self.prompts), batch)
         caption = picks.shows[index]
         person = rng.integers(len(self.people), size=batch)
         u = picks.embeddings[rng.integers(len(picks.embeddings), size=batch), person]
@@ -64,7 +66,7 @@ class Distillation:
         """How the liked looks' words move the predictions [b, C, ...]; looks [b, k], 0 for most."""
         row, look = (each.numpy() for each in looks.nonzero(as_tuple=True))
         count = looks.shape[1]
-        first = len(self.picks.prompts) + 2 * (caption[row] * count + look)
+        first = self.prompts + 2 * (caption[row] * count + look)
         rows = torch.from_numpy(row).to(x.device)
         low, high = (self.denoiser.predict(x[rows], t[rows], self.texts[first + side]).float() for side in (0, 1))
         weight = looks[looks != 0].to(x).view(-1, *[1] * (x.ndim - 1))
@@ -72,5 +74,5 @@ class Distillation:
 
 
 def wordings(prompts: Sequence[str], sides: Sides) -> list[str]:
-    """All texts of a distillation: the prompts, then each prompt with each look's low and high words."""
-    return [*prompts, *(text for looks in sides for pair in looks for text in pair)]
+    """All texts of a distillation: the prompts that have sides, then each with each look's low and high words."""
+    return [*prompts[: len(sides)], *(text for looks in sides for pair in looks for text in pair)]

@@ -16,10 +16,13 @@ from ..pair_index import held_out, key_of
 from ..studies import StudyPicture, StudySet
 from .distillation import Sides
 from .picks import QueryPicks
-from .simulated_picks import simulated_picks
+from .simulated_picks import LEAST_PROMPTS, simulated_picks
 
 HELD_OUT = 0.2
 """Share of the prompts that training never sees, by their hashes, so that the next run holds out the same."""
+WORDED_PROMPTS = 12
+"""Prompts that distillation uses: with 85 looks they have 2,052 texts, which are all kept in memory."""
+WATCHED_PEOPLE = 16
 MEASURED_PEOPLE = 100
 """Simulated people whom training never sees."""
 Progress = Callable[[int, int], None]
@@ -27,13 +30,16 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Materials:
-    """`picks` of simulated `people` to train on, with each prompt's wordings for each look (`sides`); `everybody`'s, of
-    real people too; and `held_out` picks of other simulated people on other prompts, None where these are too few."""
+    """`picks` of simulated `people` to train on, with the first prompts' wordings for each look (`sides`);
+    `everybody`'s, of real people too; and picks of other simulated people on other prompts, None where these are too few: `watched`
+    ones to choose the weights by, and `held_out` ones to judge them.
+    """
 
     people: SimulatedPeople
     picks: QueryPicks
     sides: Sides
     everybody: QueryPicks
+    watched: QueryPicks | None
     held_out: QueryPicks | None
 
 
@@ -58,8 +64,10 @@ def gather(
     prompts = list(dict.fromkeys(picture.prompt for picture in pictures))
     is_apart = held_out(np.array([key_of(prompt) for prompt in prompts], np.uint64), HELD_OUT)
     taught, apart = ([prompts[n] for n in np.flatnonzero(which)] for which in (~is_apart, is_apart))
-    people = simulate(encoder.prior.basis, looks.readings, count, seed=2 * seed)
-    others = simulate(encoder.prior.basis, looks.readings, measured, seed=2 * seed + 1)
+    sizes = (count, WATCHED_PEOPLE, measured)
+    people, watched, others = (
+        simulate(encoder.prior.basis, looks.readings, size, seed=3 * seed + n) for n, size in enumerate(sizes)
+    )
 
     def picks(of: SimulatedPeople, wanted: list[str]) -> QueryPicks:
         chosen = [number for number, picture in enumerate(pictures) if picture.prompt in set(wanted)]
@@ -68,9 +76,10 @@ def gather(
         return simulated_picks(of, features[chosen], *_latents(shown), caption, wanted, encoder.prior, seed=seed)
 
     known = [studies.looks[name] for name in looks.names]
-    sides = [[(look.low.on(prompt), look.high.on(prompt)) for look in known] for prompt in taught]
+    sides = [[(look.low.on(prompt), look.high.on(prompt)) for look in known] for prompt in taught[:WORDED_PROMPTS]]
     own = picks(people, taught)
-    return Materials(people, own, sides, own, picks(others, apart) if len(apart) >= 4 else None)
+    judging = [picks(of, apart) if len(apart) >= LEAST_PROMPTS else None for of in (watched, others)]
+    return Materials(people, own, sides, own, *judging)
 
 
 def _looks(studies: StudySet, encoder: PosteriorEncoder) -> Looks:

@@ -111,15 +111,14 @@ class Run:
         self.check()
         started = time.monotonic()
         materials = self.materials()
-        read = time.monotonic() - started
         seconds = []
         for distilled, preferred in ((REHEARSED, 0), (0, REHEARSED)):
             few = replace(self.settings, distillation_steps=distilled, steps=preferred)
             folder = self.folder / "rehearsal"
             shutil.rmtree(folder, ignore_errors=True)
-            started = time.monotonic()
             self._stages(materials, folder, few)
-            seconds.append((time.monotonic() - started) / REHEARSED)
+            seconds.append(json.loads((folder / "progress.json").read_text())["seconds_per_step"])
+        read = time.monotonic() - started - REHEARSED * sum(seconds)
         return Costs(
             pictures=len(materials.everybody.latents),
             picks=len(materials.everybody),
@@ -212,7 +211,7 @@ class Run:
             objective=settings.objective,
             fresh=not settings.distillation_steps,
             name="2 of 2, preferences",
-            held_out=materials.held_out,
+            held_out=materials.watched if folder == self.folder else None,
             validate_every=min(VALIDATE_EVERY, settings.steps),
             patience=settings.patience,
             **options,

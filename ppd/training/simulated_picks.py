@@ -14,6 +14,7 @@ from ..encoders.posterior import fit_posteriors
 from ..encoders.simulated import SimulatedPeople
 from .picks import QueryPicks
 
+LEAST_PROMPTS = 4
 QUERIES = 48
 """Picks of each person that the adapter is trained on."""
 SUPPORT_COUNTS = (1, 2, 4, 8, 16)
@@ -43,9 +44,10 @@ def simulated_picks(
     scores = (phi.double() @ people.tastes.T).T.float()
     shown = [np.flatnonzero(caption == number) for number in range(len(prompts))]
     usable = np.flatnonzero([len(pictures) >= 2 for pictures in shown])
-    if len(usable) < 4:
+    if len(usable) < LEAST_PROMPTS:
         raise ValueError(
-            f"Expected at least 4 prompts with two pictures or more to train on, got {len(usable)}: paint more studies."
+            f"Expected at least {LEAST_PROMPTS} prompts with two pictures or more to train on, got {len(usable)}: "
+            "paint more studies."
         )
     most, half = max(SUPPORT_COUNTS), len(usable) // 2
     support = np.empty((len(people), SUPPORTS, most, 2), np.int64)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -43,7 +45,7 @@ def distillation(looks, adapter=0.0):
         prompts=PROMPTS,
         shows=np.array([0, 1, 2, 0, 1, 2]),
     )
-    return Distillation(line, line, picks, people, line.text(wordings(PROMPTS, SIDES)), 0.8)
+    return Distillation(line, line, picks, people, line.text(wordings(PROMPTS, SIDES)), len(SIDES), 0.8)
 
 
 def test_the_wordings_are_the_prompts_then_each_looks_two_sides():
@@ -67,3 +69,10 @@ def test_it_teaches_the_adapter_alone():
     found = distillation([[1.0, 0.0]])
     found.loss(np.random.default_rng(1), 8)[0].backward()
     assert found.denoiser.adapter.grad.item() < 0  # it is to grow
+
+
+def test_prompts_without_wordings_are_left_out():
+    assert wordings(PROMPTS, SIDES[:1]) == ["a", "a, dark", "a, bright", "a, cool", "a, warm"]
+    found = distillation([[1.0, 0.0]], 1.0)
+    found = replace(found, prompts=1, texts=found.denoiser.text(wordings(PROMPTS, SIDES[:1])))
+    assert found.loss(np.random.default_rng(1), 16)[0].item() == pytest.approx(0.0, abs=1e-6)
