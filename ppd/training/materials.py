@@ -31,8 +31,8 @@ Progress = Callable[[int, int], None]
 @dataclass(frozen=True)
 class Materials:
     """`picks` of simulated `people` to train on, with the first prompts' wordings for each look (`sides`);
-    `everybody`'s, of real people too; and picks of other simulated people on other prompts, None where these are too few: `watched`
-    ones to choose the weights by, and `held_out` ones to judge them.
+    `everybody`'s, of real people too; and picks of other simulated people on other prompts, None where these are too
+    few: `watched` ones to choose the weights by, and `held_out` ones to judge them.
     """
 
     people: SimulatedPeople

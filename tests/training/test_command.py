@@ -127,7 +127,19 @@ def test_the_adapter_paints_for_a_person(home, trained):
 
 def test_real_people_are_trained_on_beside_simulated_ones(home, tmp_path, capsys):
     out = tmp_path / "solo.safetensors"
-    assert train(home, out, "--solo", "--pairs", home / "pairs", "--kind", "low_rank", **{"distillation-steps": 0}) == 0
+    assert (
+        train(
+            home,
+            out,
+            "--solo",
+            "--pairs",
+            home / "pairs",
+            "--kind",
+            "low_rank",
+            **{"distillation-steps": 0, "steps": 1},
+        )
+        == 0
+    )
     adapter = UserAdapter.load(out)
     assert adapter.config.kind == "low_rank" and adapter.config.rank == 4
     assert adapter.config.training["report"]["real_people"]["people"] == 1
