@@ -91,7 +91,7 @@ def test_an_adapter_learns_whose_taste_is_whose(name, make, checkpointing, tmp_p
     assert what_is_installed(model.model) == ([], [])
     host, texts = model.denoiser.host(trained), model.denoiser.text(picks.prompts)
     own, other = own_and_other(UserDPO(model.denoiser, host, picks, texts, Objective(), 1.0))
-    assert own > 0.75 and own > other + 0.3  # two of five others have the same taste
+    assert own >= 0.75 and own > other + 0.3  # two of five others have the same taste
     x, sigma, context = model.batch()
     with torch.no_grad():
         plain = model.denoiser.predict(x, sigma, context)
