@@ -1,4 +1,4 @@
-"""An artist's checkpoint in ComfyUI, as a training asks of it (training/run.py, Base)."""
+"""An artist's checkpoint in ComfyUI, as a training asks of it (training/base.py)."""
 
 from __future__ import annotations
 

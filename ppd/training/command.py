@@ -57,6 +57,8 @@ def stop(folder: Path) -> dict[str, Any]:
 
 def fitted(run: Run, vram: float) -> Run:
     """The run with its batch halved, and as many more of them a step, until a rehearsal fits into so many GB."""
+    if run.base.denoiser.device.type != "cuda":
+        raise ValueError("How much memory a batch takes can be told on CUDA alone: give --batch in place of --vram.")
     while True:
         peak = run.rehearse().peak_memory / 2**30
         if peak <= vram:

@@ -40,8 +40,14 @@ class Costs:
         )
 
 
+def forget_peak(device: torch.device) -> None:
+    """Count `peak_memory` from now on, where it can be: on CUDA."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def peak_memory(device: torch.device) -> int:
-    """Bytes that were in use at most since the process began."""
+    """Bytes that were in use at most since `forget_peak`, or off CUDA since the process began."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "win32":

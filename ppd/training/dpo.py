@@ -10,7 +10,7 @@ from torch import Tensor
 
 def denoising_error(prediction: Tensor, target: Tensor) -> Tensor:
     """Mean squared error per sample, in float32 whatever the precision of the denoiser: [B, ...], [B, ...] -> [B]."""
-    return (prediction.float() - target.float()).square().flatten(1).mean(1)
+    return _mean_square(prediction.float() - target.float())
 
 
 def diffusion_dpo_loss(
@@ -47,9 +47,8 @@ class PairErrors:
     @classmethod
     def of(cls, prediction: Tensor, target: Tensor) -> PairErrors:
         """Of predictions [2B, ...] for the chosen pictures, then for the rejected ones."""
-        chosen, rejected = denoising_error(prediction, target).chunk(2)
         first, second = (prediction.float() - target.float()).chunk(2)
-        return cls(chosen, rejected, (first, second))
+        return cls(_mean_square(first), _mean_square(second), (first, second))
 
     @property
     def means(self) -> tuple[Tensor, Tensor]:
@@ -66,3 +65,8 @@ class PairErrors:
         most = (1 - mu) * chosen.square().sum(1) / together
         kept = most.clamp_max(1).where(together > 0, 1.0)
         return replace(self, rejected=kept * self.rejected + (1 - kept) * self.rejected.detach())
+
+
+def _mean_square(difference: Tensor) -> Tensor:
+    """Of each sample [B, ...] -> [B]."""
+    return difference.square().flatten(1).mean(1)

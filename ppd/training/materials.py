@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +24,6 @@ WORDED_PROMPTS = 12
 WATCHED_PEOPLE = 16
 MEASURED_PEOPLE = 100
 """Simulated people whom training never sees."""
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,6 @@ def gather(
     count: int = SIMULATED,
     measured: int = MEASURED_PEOPLE,
     seed: int = 0,
-    progress: Progress | None = None,
 ) -> Materials:
     """Studies as the encoder sees them, for `count` people to train on and `measured` others.
 
@@ -60,7 +57,7 @@ def gather(
     if not pictures:
         raise ValueError(f"The studies {studies.name!r} hold no latents to train on: paint them with Paint Studies.")
     looks = _looks(studies, encoder)
-    features = encoder.features.picture_features([picture.picture for picture in pictures], progress=progress)
+    features = encoder.features.picture_features([picture.picture for picture in pictures])
     prompts = list(dict.fromkeys(picture.prompt for picture in pictures))
     is_apart = held_out(np.array([key_of(prompt) for prompt in prompts], np.uint64), HELD_OUT)
     taught, apart = ([prompts[n] for n in np.flatnonzero(which)] for which in (~is_apart, is_apart))

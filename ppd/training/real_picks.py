@@ -54,15 +54,16 @@ def real_picks(
         queries += query
     if not queries:
         return None
-    digests = list(dict.fromkeys(side.digest for pair in queries for side in (pair.chosen, pair.rejected)))
     pictures = {side.digest: side for pair in queries for side in (pair.chosen, pair.rejected)}
+    place = {digest: number for number, digest in enumerate(pictures)}
     prompts = list(dict.fromkeys(pair.prompt for pair in queries))
+    caption = {prompt: number for number, prompt in enumerate(prompts)}
     return QueryPicks(
-        latents_of([pictures[digest] for digest in digests]),
+        latents_of(list(pictures.values())),
         person=np.array(person),
-        chosen=np.array([digests.index(pair.chosen.digest) for pair in queries]),
-        rejected=np.array([digests.index(pair.rejected.digest) for pair in queries]),
-        caption=np.array([prompts.index(pair.prompt) for pair in queries]),
+        chosen=np.array([place[pair.chosen.digest] for pair in queries]),
+        rejected=np.array([place[pair.rejected.digest] for pair in queries]),
+        caption=np.array([caption[pair.prompt] for pair in queries]),
         embeddings=torch.stack(embeddings, 1),
         population=encoder.prior.mean,
         prompts=tuple(prompts),
@@ -70,17 +71,15 @@ def real_picks(
     )
 
 
-def people_in(
-    path: Path, most: int = MOST_PAIRS, *, progress: Callable[[int], None] | None = None
-) -> tuple[list[PreferencePair], list[PreferencePair]]:
+def people_in(path: Path, most: int = MOST_PAIRS) -> tuple[list[PreferencePair], list[PreferencePair]]:
     """Pairs of a set of many people, in two passes over it: those to train on, and those of held-out people, who judge;
     at most `most` and a fifth of that, the first ones."""
-    index = index_pairs(path, progress=progress)
+    index = index_pairs(path)
     parts = split(index)
     judging = (parts.support | parts.query) & parts.held_out
 
     def pairs(wanted: Array, limit: int) -> list[PreferencePair]:
-        return [pair for _, pair in index.read(wanted & (wanted.cumsum() <= limit), progress=progress)]
+        return [pair for _, pair in index.read(wanted & (wanted.cumsum() <= limit))]
 
     return pairs(parts.train, most), pairs(judging, most // 5)
 
@@ -96,8 +95,9 @@ def _halves(
         groups = {str(number): [pair] for number, pair in enumerate(pairs)}
     support: list[PreferencePair] = []
     query: list[PreferencePair] = []
-    for number in rng.permutation(len(groups)):
-        group = list(groups.values())[number]
+    every = list(groups.values())
+    for number in rng.permutation(len(every)):
+        group = every[number]
         (support if len(support) < len(pairs) / 2 else query).extend(group)
     seen = {side.digest for pair in support for side in (pair.chosen, pair.rejected)}
     return support, [p for p in query if not p.tie and not seen & {p.chosen.digest, p.rejected.digest}]

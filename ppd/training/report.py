@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from ..adapters import UserAdapter
 from ..encoders.encoder import PosteriorEncoder
 from ..sheet import contact_sheet
+from .base import Base
 from .materials import Materials
-
-if TYPE_CHECKING:
-    from ..adapters import UserAdapter
-    from .run import Base
 
 SHOWN_PEOPLE = 3
 SHOWN_PROMPTS = 2

@@ -16,21 +16,18 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from PIL import Image
-from torch import Tensor
 
 from ..adapters import UserAdapter
 from ..encoders.encoder import PosteriorEncoder
 from ..files import replacing, write_file
-from ..hosts.denoiser import Denoiser
 from ..pairs import PreferencePair
-from ..pictures import Picture
 from ..studies import StudySet, model_name
 from .adapter import distil, train_adapter
-from .costs import Costs, peak_memory
+from .base import Base
+from .costs import Costs, forget_peak, peak_memory
 from .distributed import processes
 from .materials import Materials, gather
 from .measure import measure
@@ -44,29 +41,6 @@ log = logging.getLogger(__name__)
 VALIDATE_EVERY = 50
 REHEARSED = 2
 """Steps of each stage that a rehearsal takes."""
-
-
-class Base(Protocol):
-    """A checkpoint that an adapter is trained for; `signature` tells it from others, as the studies' does."""
-
-    signature: dict[str, str]
-
-    @property
-    def denoiser(self) -> Denoiser:
-        """What is trained on."""
-        ...
-
-    def new_adapter(self, kind: str | None, rank: int, **config: Any) -> UserAdapter:
-        """A new adapter: of the family's own kind where that is None; `config` as of AdapterConfig."""
-        ...
-
-    def latents(self, pictures: Sequence[Picture]) -> Tensor:
-        """Latents [n, C, ...] of pictures, fitted to the size of the studies."""
-        ...
-
-    def paint(self, prompt: str, seed: int, adapter: UserAdapter | None = None, u: Tensor | None = None) -> Image.Image:
-        """A picture as the studies were painted, plain or for u [1, d]."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -109,6 +83,7 @@ class Run:
     def rehearse(self) -> Costs:
         """Read every picture and pair, take REHEARSED real steps of each stage, and say what the whole would cost."""
         self.check()
+        forget_peak(self.base.denoiser.device)
         started = time.monotonic()
         materials = self.materials()
         seconds = []
