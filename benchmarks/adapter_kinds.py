@@ -271,7 +271,7 @@ def trained(recipe: Recipe, kind: str, rate: float, arguments: argparse.Namespac
         seed=11,
         batch=arguments.batch,
         learning_rate=rate,
-        objective=Objective(beta=recipe.world.beta, contrast=0.0),
+        objective=Objective(beta=recipe.world.beta, contrast=0.0, soft_labels=False),
         name=name,
     )
     return recipe.tuned(adapter, personal=True)
@@ -328,6 +328,7 @@ def main() -> None:
     work = arguments.work or Path(f".work{arguments.world.removeprefix('pocket')}")
     world = WORLDS[arguments.world]
     recipe = Recipe(work, ROOT / "weights", replace(world, model=RivalFlow) if world.model is FlowModel else world)
+    recipe.make("judge", "pool", "latents", "statistics")
     settings = {name: getattr(arguments, name) for name in ("world", "people", "pictures", "steps", "batch", "rates")}
     report = {"settings": settings, **measure(recipe, arguments)}
     if arguments.json is not None:

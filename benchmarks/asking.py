@@ -218,6 +218,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     recipe = Recipe(arguments.work, WEIGHTS)
+    recipe.make("pool")
     painter = Painter(recipe, arguments.work / "asking", arguments.steps)
     gallery = Gallery.open(painter, arguments.people).part(arguments.people, arguments.pictures)
     pool, prior = recipe.pool, recipe.prior

@@ -266,6 +266,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as empty:
         recipe = Recipe(arguments.work or Path(empty), WEIGHTS)
         if arguments.work:
+            recipe.make("pool")
             pool, raw = recipe.pool, recipe.painted["statistics"]
         else:
             pool, raw = rendered_pool(recipe, PICTURES)

@@ -64,6 +64,7 @@ class World:
 
 def pocket_world(recipe: Recipe, _: Path) -> World:
     """People of the raw statistics of pictures that the base painted."""
+    recipe.make("pool")
     pool, prior, raw = recipe.pool, recipe.prior, recipe.painted["statistics"].double()
     basis, scale = prior.basis.double() / prior.noise, raw.std(0)
     a, b = disjoint_pairs(pool, np.random.default_rng(SEED)).T

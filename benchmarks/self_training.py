@@ -1,9 +1,10 @@
 """`python -m benchmarks.self_training`: what an adapter learns from nothing but the checkpoint and its encoder.
 
 People are simulated over the looks of the checkpoint's own pictures, and pick among these. Who judges are the world's
-reporting people of hidden statistics, whom training never saw: wins against the base after four picks, of
-one's own u against another's, objects lost. Rows: plain user-DPO, each of its switches, all of them, self-distillation
-(where the checkpoint obeys words for looks), and both.
+reporting people of hidden statistics, whom training never saw: wins against the base after four picks, of one's own u
+against another's, objects lost. The taste encoder knows no people but simulated ones, or it is the world's shipped one,
+whose prior comes of many people's picks (`--encoder shipped`). Rows: plain user-DPO, each of its switches, all of them,
+self-distillation (where the checkpoint obeys words for looks), and both.
 
 Strength 1 is chosen on other simulated people, by what the encoder reads in their pictures: the smallest gain within
 one standard error of the most wins.
@@ -66,8 +67,9 @@ class Checkpoint:
     looks: Looks
 
     @classmethod
-    def of(cls, recipe: Recipe) -> Checkpoint:
-        """The base's own pictures, painted without looks and, where it obeys words, with them."""
+    def of(cls, recipe: Recipe, shipped: bool = False) -> Checkpoint:
+        """The base's own pictures, painted without looks and, where it obeys words, with them, read by a taste encoder
+        that is made of them, or by the `shipped` one."""
         prompts = [scene.caption for scene in scenes.SCENES]
         painted = recipe.painted
         features, latents, caption = painted["features"], painted["latents"], painted["captions"].numpy()
@@ -80,8 +82,19 @@ class Checkpoint:
             )
             caption = np.concatenate([caption, studies["captions"].numpy()])
             noise = torch.cat([noise, studies["noise"]])
+        if shipped:
+            prior, looks = recipe.prior, recipe.looks
+        else:
+            prior, looks = cls._encoder(recipe, features, studies if obeys else None)
+        people = simulate(prior.basis, looks.readings, seed=1)
+        picks = simulated_picks(people, features, latents, noise, caption, prompts, prior)
+        return cls(recipe, prior, people, picks, looks)
+
+    @staticmethod
+    def _encoder(recipe: Recipe, features: Tensor, studies: dict[str, Tensor] | None) -> tuple[PopulationPrior, Looks]:
+        """Whitening and looks of the base's own pictures, and the prior of people who like these."""
         center, basis = fit_whitening(features, choose_dims(features))
-        if obeys:
+        if studies is not None:
             low, high = studies["features"].unflatten(0, (-1, 2)).unbind(1)
             named = [(name, *recipe.world.probed[name]) for name in LOOK_WORDS]
             look = np.repeat(np.arange(len(named)), STUDIES)
@@ -89,15 +102,12 @@ class Checkpoint:
                 (high - low) @ basis, look.tolist(), named, prompt=studies["captions"][::2].tolist()
             )
         else:
-            shipped = recipe.looks  # of rendered pictures: this base knows no words
+            rendered = recipe.looks  # since this base knows no words
             turn = torch.linalg.lstsq(recipe.prior.whiten(features), (features - center) @ basis).solution
-            readings = torch.linalg.lstsq(turn, shipped.readings.T).solution.T
-            looks = replace(shipped, readings=readings, steps=shipped.steps @ turn)
+            readings = torch.linalg.lstsq(turn, rendered.readings.T).solution.T
+            looks = replace(rendered, readings=readings, steps=rendered.steps @ turn)
         identity = {"encoder": recipe.encoder.name, "encoder_hash": recipe.encoder.weight_hash}
-        prior = prior_of_looks(center, basis, looks.readings, **identity)
-        people = simulate(basis, looks.readings, seed=1)
-        picks = simulated_picks(people, features, latents, noise, caption, prompts, prior)
-        return cls(recipe, prior, people, picks, looks)
+        return prior_of_looks(center, basis, looks.readings, **identity), looks
 
     def new_adapter(self) -> UserAdapter:
         world = self.recipe.world
@@ -218,9 +228,10 @@ def measure(known: Checkpoint, arguments: argparse.Namespace) -> dict[str, Any]:
     for name, (taught, objective) in arms(world.beta, world.has_turbo).items():
         if arguments.arms and name not in arguments.arms:
             continue
-        adapter, file = known.new_adapter(), f"self-{name.replace(' ', '-').replace(',', '')}-{arguments.steps}"
+        adapter = known.new_adapter()
+        file = f"{arguments.encoder}-{name.replace(' ', '-').replace(',', '')}-{arguments.steps}"
         if taught:
-            checkpoint = recipe.work / f"self-distillation-{arguments.steps}.pt"
+            checkpoint = recipe.work / f"{arguments.encoder}-distillation-{arguments.steps}.pt"
             adapter = distil(
                 recipe.model, adapter, known.picks, known.people, sides, checkpoint, steps=arguments.steps, **options
             )
@@ -250,14 +261,19 @@ def main() -> None:
     parser.add_argument("--picks", type=int, nargs="+", default=[4], help="that u is made of (default: 4)")
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--encoder", choices=("own", "shipped"), default="own", help="(default: own)")
     parser.add_argument("--work", type=Path, help="folder of the world's recipe (default: .work, .work-flow)")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
     work = arguments.work or Path(f".work{arguments.world.removeprefix('pocket')}")
-    known = Checkpoint.of(Recipe(work, ROOT / "weights", WORLDS[arguments.world]))
+    recipe = Recipe(work, ROOT / "weights", WORLDS[arguments.world])
+    recipe.make("pool")
+    known = Checkpoint.of(recipe, arguments.encoder == "shipped")
     print(f"{known.prior.dim} dimensions, looks: {', '.join(known.looks.names)}", flush=True)
-    settings = {name: getattr(arguments, name) for name in ("world", "people", "pictures", "picks", "steps", "batch")}
+    settings = {
+        name: getattr(arguments, name) for name in ("world", "encoder", "people", "pictures", "picks", "steps", "batch")
+    }
     report = {"settings": settings, **measure(known, arguments)}
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n")

@@ -107,6 +107,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     recipe = Recipe(arguments.work, WEIGHTS)
+    recipe.make("pool")
     evaluation = Evaluation(recipe, arguments.people)
     evaluation.progress.close()
     painter = Painter(recipe, arguments.work / "sorting", arguments.steps)

@@ -103,6 +103,7 @@ class Words:
 
     def __init__(self, world: World, work: Path, people: int, pairs: int, lexicon: Mapping[str, Any]) -> None:
         self.recipe = Recipe(work, ROOT / "weights", world)
+        self.recipe.make("pool")
         self.run, self.painter = Evaluation(self.recipe, people), Painter(world)
         pool, support, prior = self.recipe.pool, self.run.support, self.recipe.prior
         x = prior.differences(pool.features[support.chosen[:, :pairs]], pool.features[support.rejected[:, :pairs]])

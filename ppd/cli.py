@@ -304,7 +304,9 @@ def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
         raise ValueError(
             f"There are no weights to measure in {weights}: train them with `python -m ppd train {world.name}`."
         )
-    report = evaluate(Recipe(_work(arguments), weights, world), arguments.people, quick=arguments.quick)
+    recipe = Recipe(_work(arguments), weights, world)
+    recipe.make("pool")
+    report = evaluate(recipe, arguments.people, quick=arguments.quick)
     print(json.dumps({key: value for key, value in report.items() if key != "settings"}, indent=1))
     return report
 

@@ -19,9 +19,9 @@ from ppd.encoders.encoder import TasteEncoder
 from ppd.encoders.towers import open_tower
 from ppd.files import file_digest
 from ppd.pairs import read_pairs
-from ppd.pocket import autoencoder, data, encoder, evaluate, examples, flow, looks, model, people, recipe, scenes
+from ppd.pocket import autoencoder, data, encoder, evaluate, examples, flow, looks, model, parts, people, recipe, scenes
 from ppd.pocket.painter import preview_colors
-from ppd.pocket.recipe import Recipe
+from ppd.pocket.recipe import STAGES, Recipe
 from ppd.pocket.statistics import STATISTICS
 from ppd.pocket.studio import load_encoder
 from ppd.pocket.taste import draw_support, embed_people
@@ -67,10 +67,10 @@ def toy_sizes():
         for settings, values in TOY:
             for name, value in values.items():
                 patch.setitem(settings, name, value)
-        sizes = {"PICKS_PER_PERSON": 3, "SUPPORTS": 2, "GAINS": (1.0, 2.0)}
-        for name, value in sizes.items():
-            patch.setattr(recipe, name, value)
-        for module in (recipe, evaluate, examples):
+        for name, value in {"PICKS_PER_PERSON": 3, "SUPPORTS": 2}.items():
+            patch.setattr(parts, name, value)
+        patch.setattr(recipe, "GAINS", (1.0, 2.0))
+        for module in (parts, recipe, evaluate, examples):
             patch.setattr(module, "SUPPORT_COUNTS", (1, 2, 4))
         for name, value in {"PICTURES_PER_PERSON": 2, "HELD_OUT_PICTURES": 30, "STRENGTHS": (0.0, 1.0, 1.5)}.items():
             patch.setattr(evaluate, name, value)
@@ -110,9 +110,18 @@ def test_floating_point_weights_are_half_precision(finished):
 
 def test_the_time_of_every_stage_is_noted(finished):
     seconds = json.loads((finished.work.parent / "seconds.json").read_text())["seconds"]
-    trained = {"vae", "latents", "base", "judge", "encoder", "looks", "painted", "decoded_statistics"}
-    trained.add("looks")
-    assert seconds.keys() == trained | {f"adapter {name}" for name in POCKET.adapters}
+    assert seconds.keys() == set(STAGES) - {"turbo"} | {f"adapter {name}" for name in POCKET.adapters}
+
+
+def test_reading_makes_nothing(tmp_path):
+    """What is missing is named, with the command that makes it."""
+    empty = Recipe(tmp_path / "work", tmp_path / "weights")
+    for part in ("data", "vae", "latents", "decoded", "model", "encoder", "taste_encoder", "judge", "painted", "units"):
+        with pytest.raises(ValueError, match=r"There is no .* in .*: `python -m ppd train pocket` makes it"):
+            getattr(empty, part)
+    with pytest.raises(ValueError, match=r"There is no pocket.safetensors .*`python -m ppd train pocket`"):
+        empty.adapter("pocket")
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["work.json"]
 
 
 class Stopped(BaseException):
@@ -138,7 +147,7 @@ def test_a_run_stopped_after_every_stage_makes_the_same_weights(finished, tmp_pa
             done = True
         except Stopped:
             pass
-    assert len(stopped_at) == 11
+    assert len(stopped_at) == len(STAGES) - 1 + len(POCKET.adapters)
     for name in sorted(FILES):
         ours, theirs = (load_file(folder / name) for folder in (again.weights, finished.weights))
         assert ours.keys() == theirs.keys()
@@ -149,10 +158,10 @@ def test_a_run_stopped_after_every_stage_makes_the_same_weights(finished, tmp_pa
 
 def test_a_half_written_stage_is_made_again(finished, tmp_path):
     """A kill while a stage is being written leaves a .part beside it, which nobody reads."""
-    (tmp_path / "small.part").write_bytes(b"cut off")
+    (tmp_path / "painted.safetensors.part").write_bytes(b"cut off")
     again = Recipe(tmp_path, finished.weights)
-    assert torch.equal(again._once("small", lambda: {"x": torch.ones(2)})["x"], torch.ones(2))
-    assert torch.equal(again._once("small", lambda: {"x": torch.zeros(2)})["x"], torch.ones(2))
+    again.make("pool")
+    assert torch.equal(again.painted["features"], finished.painted["features"])
 
 
 def test_work_made_with_other_settings_is_refused(finished, tmp_path, monkeypatch):
@@ -210,6 +219,7 @@ def test_finished_weights_without_their_work_need_no_autoencoder_training(finish
     """The autoencoder is the base's own, so that a missing adapter is trained on latents that the base knows."""
     monkeypatch.setattr(recipe, "train_autoencoder", None)
     again = Recipe(tmp_path, finished.weights)
+    again.make("latents")
     latents, scale = again.latents
     assert scale == finished.model.latent_scale
     torch.testing.assert_close(latents, finished.latents[0], rtol=0, atol=0.05)  # half precision against single
