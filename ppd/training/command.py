@@ -96,7 +96,7 @@ def opened(arguments: argparse.Namespace, folder: Path, settings: Settings) -> R
     encoder = made.open(open_tower(made.tower, arguments.encoder), arguments.cache)
     pairs, judges = [], []
     for path in arguments.pairs:
-        taught, apart = (list(read_pairs(path)), []) if arguments.solo else people_in(path)
+        taught, apart = (list(read_pairs(path)), []) if arguments.solo else people_in(path, settings.most_pairs)
         pairs += taught
         judges += apart
     return Run(base, encoder, studies, folder, settings, pairs, judges, arguments.solo)

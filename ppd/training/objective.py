@@ -108,9 +108,8 @@ class UserDPO:
         pictures = torch.from_numpy(self.picks.pictures(index))
         latents = self.picks.latents[pictures].to(self.denoiser.device, torch.float32)
         noise = torch.randn(len(index), *latents.shape[1:]).repeat(2, *[1] * (latents.ndim - 1))
-        if self.objective.true_noise and self.picks.noise is not None:
-            true = self.picks.noise[pictures].float()
-            noise = torch.where(true.isnan(), noise, true)
+        if self.objective.true_noise:
+            noise = self.picks.true_noise(pictures, noise)
         noise = noise.to(latents)
         t = self.denoiser.draw_timesteps(rng, len(index), self.end_percent).to(latents.device).repeat(2)
         context = self.texts[np.concatenate([self.picks.caption[index]] * 2)]

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .latent_files import Stacked
+
 MOST_REAL = 0.5
 """Share of real people's picks in a batch, of ENOUGH_PEOPLE and more; of fewer it is smaller in proportion."""
 ENOUGH_PEOPLE = 10
@@ -17,16 +19,16 @@ ENOUGH_PEOPLE = 10
 class QueryPicks:
     """k picks of P people among n pictures.
 
-    `latents` [n, C, ...] · per pick `person`, `chosen`, `rejected` and `caption` [k], which one of `prompts` ·
-    `embeddings` [S, P, d] u of each person from S different supports, disjoint from the picks · `population` [d] ·
-    `noise` [n, C, ...] that the pictures were painted from · `scores` [P, n] what simulated people think of each
-    picture, in logits: P(a over b) = sigmoid(score a - score b) · `certainty` [k], a probability, that the chosen one
-    is better · `shows` [n] which prompt each picture was painted of · `real` [k] whether a real person picked, of whom
-    there are `real_people`, and `real_share` their share of a batch. What is not known of some is not a number there,
-    and None where of none.
+    `latents` [n, C, ...], in memory or on disk · per pick `person`, `chosen`, `rejected` and `caption` [k], which of
+    the `prompts` · `embeddings` [S, P, d] u of each person from S different supports, disjoint from the picks ·
+    `population` [d] · `noise` [m, C, ...] that the first m pictures were painted from · `scores` [Q, m] what the first
+    Q people, simulated ones, think of each of these, in logits: P(a over b) = sigmoid(score a - score b) · `certainty`
+    [k], a probability, that the chosen one is better, not a number where that is not known · `shows` [n] which prompt
+    each picture was painted of · `real` [k] whether a real person picked, of whom there are `real_people`, and
+    `real_share` their share of a batch. What is known of none is None.
     """
 
-    latents: Tensor
+    latents: Tensor | Stacked
     person: np.ndarray
     chosen: np.ndarray
     rejected: np.ndarray
@@ -64,11 +66,23 @@ class QueryPicks:
 
     def logits(self, index: np.ndarray, person: np.ndarray) -> Tensor:
         """What `person` [b] thinks of the picks `index` [b], in logits; not a number where that is not known."""
+        found = torch.full((len(index),), torch.nan)
         if self.scores is None:
-            return torch.full((len(index),), torch.nan)
-        of = torch.from_numpy(person)
-        chosen, rejected = torch.from_numpy(self.chosen[index]), torch.from_numpy(self.rejected[index])
-        return (self.scores[of, chosen] - self.scores[of, rejected]).float()
+            return found
+        of, chosen, rejected = map(torch.from_numpy, (person, self.chosen[index], self.rejected[index]))
+        people, pictures = self.scores.shape
+        known = (of < people) & (chosen < pictures) & (rejected < pictures)
+        of, chosen, rejected = of[known], chosen[known], rejected[known]
+        found[known] = (self.scores[of, chosen] - self.scores[of, rejected]).float()
+        return found
+
+    def true_noise(self, pictures: Tensor, otherwise: Tensor) -> Tensor:
+        """The noise [b, C, ...] that `pictures` [b] were painted from, or `otherwise` where it is not known."""
+        if self.noise is None:
+            return otherwise
+        known, found = pictures < len(self.noise), otherwise.clone()
+        found[known] = self.noise[pictures[known]].to(found)
+        return found
 
     def labels(self, index: np.ndarray) -> Tensor:
         """P [b] that the chosen picture is the better one for the picks' own people; 1 for a plain pick."""
@@ -94,11 +108,9 @@ class QueryPicks:
                 "expected one size."
             )
         pictures, people = len(self.latents), self.people
-        scores = torch.full((people + real.people, pictures + len(real.latents)), torch.nan)
-        if self.scores is not None:
-            scores[:people, :pictures] = self.scores
+        parts = [one.parts if isinstance(one, Stacked) else (one,) for one in (self.latents, real.latents)]
         return QueryPicks(
-            torch.cat([self.latents, real.latents.to(self.latents)]),
+            Stacked((*parts[0], *parts[1])),
             person=np.concatenate([self.person, real.person + people]),
             chosen=np.concatenate([self.chosen, real.chosen + pictures]),
             rejected=np.concatenate([self.rejected, real.rejected + pictures]),
@@ -106,8 +118,8 @@ class QueryPicks:
             embeddings=torch.cat([self.embeddings, real.embeddings], 1),
             population=self.population,
             prompts=(*self.prompts, *real.prompts),
-            noise=None if self.noise is None else torch.cat([self.noise, torch.full_like(real.latents, torch.nan)]),
-            scores=scores,
+            noise=self.noise,
+            scores=self.scores,
             certainty=None
             if real.certainty is None
             else torch.cat([torch.full((len(self),), torch.nan), real.certainty]),

@@ -15,24 +15,23 @@ from ..encoders.encoder import PosteriorEncoder
 from ..pair_index import LEAST_PAIRS, Array, index_pairs, split
 from ..pairs import PreferencePair
 from ..pictures import Picture
+from .latent_files import encoded
 from .picks import QueryPicks
 from .simulated_picks import SUPPORT_COUNTS, SUPPORTS
 
 log = logging.getLogger(__name__)
-
-MOST_PAIRS = 20_000
-"""Of a set of many people, whose pictures' latents must fit into memory."""
 
 
 def real_picks(
     pairs: Sequence[PreferencePair],
     encoder: PosteriorEncoder,
     latents_of: Callable[[Sequence[Picture]], Tensor],
+    folder: Path,
     *,
     seed: int = 0,
 ) -> QueryPicks | None:
     """Picks of all users with LEAST_PAIRS pairs or more; None where there is nobody. `latents_of` gives pictures'
-    latents [n, C, ...]; ties only make u."""
+    latents [n, C, ...], which `folder` keeps; ties only make u."""
     rng = np.random.default_rng(seed)
     by_user: dict[str | None, list[PreferencePair]] = {}
     for pair in pairs:
@@ -55,11 +54,12 @@ def real_picks(
     if not queries:
         return None
     pictures = {side.digest: side for pair in queries for side in (pair.chosen, pair.rejected)}
-    place = {digest: number for number, digest in enumerate(pictures)}
+    latents, rows = encoded(list(pictures.values()), latents_of, folder)
+    place = dict(zip(pictures, rows.tolist(), strict=True))
     prompts = list(dict.fromkeys(pair.prompt for pair in queries))
     caption = {prompt: number for number, prompt in enumerate(prompts)}
     return QueryPicks(
-        latents_of(list(pictures.values())),
+        latents,
         person=np.array(person),
         chosen=np.array([place[pair.chosen.digest] for pair in queries]),
         rejected=np.array([place[pair.rejected.digest] for pair in queries]),
@@ -71,7 +71,7 @@ def real_picks(
     )
 
 
-def people_in(path: Path, most: int = MOST_PAIRS) -> tuple[list[PreferencePair], list[PreferencePair]]:
+def people_in(path: Path, most: int) -> tuple[list[PreferencePair], list[PreferencePair]]:
     """Pairs of a set of many people, in two passes over it: those to train on, and those of held-out people, who judge;
     at most `most` and a fifth of that, the first ones."""
     index = index_pairs(path)

@@ -124,7 +124,7 @@ class Run:
             measured=settings.measured_people,
             seed=settings.seed,
         )
-        real = real_picks(self.pairs, self.encoder, self.base.latents, seed=self.settings.seed)
+        real = real_picks(self.pairs, self.encoder, self.base.latents, self._latents, seed=self.settings.seed)
         if self.solo and (real is None or real.people > 1):
             raise ValueError(
                 f"Training for one person takes {LEAST_PAIRS} picks or more, all of that person: give such pairs."
@@ -132,6 +132,11 @@ class Run:
         if real is None:
             return materials
         return replace(materials, everybody=materials.picks.with_real(real, MOST_REAL if self.solo else None))
+
+    @property
+    def _latents(self) -> Path:
+        """Real people's pictures as latents, which the next start of the run finds."""
+        return self.folder / "latents"
 
     def _paint(self, materials: Materials, adapter: UserAdapter) -> None:
         """Pictures of the adapter as it is, for people to look at."""
@@ -195,7 +200,7 @@ class Run:
     def _figures(self, materials: Materials, adapter: UserAdapter) -> dict[str, Any]:
         """What is known of the adapter: simulated people apart from real ones."""
         picks, denoiser = materials.everybody, self.base.denoiser
-        judges = real_picks(self.judges, self.encoder, self.base.latents, seed=self.settings.seed)
+        judges = real_picks(self.judges, self.encoder, self.base.latents, self._latents, seed=self.settings.seed)
         options = {"people": self.settings.measured_people, "batch": self.settings.batch}
         measured = {"simulated": materials.held_out, "real": judges}
         return {

@@ -20,6 +20,7 @@ NUMBERS = (
     "seed",
     "people",
     "measured_people",
+    "most_pairs",
     "pictures_every",
     "patience",
 )
@@ -54,9 +55,10 @@ class Objective:
 @dataclass(frozen=True)
 class Settings:
     """How an adapter is trained. `kind` is "low_rank" or "cross_attention", None for the family's own; `accumulate`
-    batches make a step; `people` are simulated to train on, and `measured_people` others say what came of it. Every
-    `pictures_every` steps there are new pictures to look at. Preferences end early where what is personal has not risen
-    for `patience` steps.
+    batches make a step; `people` are simulated to train on, and `measured_people` others say what came of it. Of a set
+    of many people's pairs the first `most_pairs` are read: tower and VAE see each picture once before training begins.
+    Every `pictures_every` steps there are new pictures to look at. Preferences end early where what is personal has not
+    risen for `patience` steps.
     """
 
     distillation_steps: int = 300
@@ -70,6 +72,7 @@ class Settings:
     seed: int = 0
     people: int = 1000
     measured_people: int = 100
+    most_pairs: int = 20_000
     pictures_every: int = 100
     patience: int = 300
     objective: Objective = field(default_factory=Objective)

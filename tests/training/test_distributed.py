@@ -16,6 +16,7 @@ import torch
 
 from ppd.training.distributed import average_gradients, gathered, processes, shared
 from tests.training import tiny
+from tests.training.study_sets import latent_of
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = str(Path(tiny.__file__).resolve())
@@ -91,6 +92,14 @@ def test_a_broken_microbatch_of_one_is_skipped_by_both_and_the_best_weights_are_
     assert ours["skipped"] == theirs["skipped"] and ours["skipped"][0] > 1
     for rank in (0, 1):
         assert_close(together / f"best{rank}.pt", tmp_path / "best.pt")
+
+
+def test_each_process_encodes_its_share_of_the_pictures_and_reads_all(together):
+    expected = torch.cat([latent_of(picture) for picture in tiny.PICTURES]).half()
+    for rank in (0, 1):
+        assert torch.equal(torch.load(together / f"latents{rank}.pt", weights_only=True), expected)
+    shares = [len((together / "latents" / f"{rank}.txt").read_text().split()) for rank in (0, 1)]
+    assert sum(shares) == 20 and min(shares) > 3
 
 
 def test_process_0_alone_writes(together):

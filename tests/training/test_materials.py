@@ -111,9 +111,9 @@ def latents_of(pictures):
     return torch.cat([latent_of(picture) for picture in pictures]).half()
 
 
-def test_real_people_stand_beside_simulated_ones(encoder, materials):
+def test_real_people_stand_beside_simulated_ones(encoder, materials, tmp_path):
     pairs = [*pairs_of("ann", 12), *pairs_of("bob", 8, start=500), *pairs_of("eve", 5, start=900)]
-    real = real_picks(pairs, encoder, latents_of)
+    real = real_picks(pairs, encoder, latents_of, tmp_path)
     assert real.people == 2  # eve's are too few
     assert real.embeddings.shape == (SUPPORTS * len(SUPPORT_COUNTS), 2, encoder.prior.dim)
     assert 4 <= (real.person == 0).sum() <= 8
@@ -121,28 +121,35 @@ def test_real_people_stand_beside_simulated_ones(encoder, materials):
     assert (both.people, both.real_people, both.real.sum()) == (1002, 2, len(real))
     assert both.real_share == pytest.approx(0.5 * 2 / 10)
     mine = np.flatnonzero(both.real)
-    torch.testing.assert_close(both.latents[both.chosen[mine[0]]], real.latents[real.chosen[0]])
+    index = torch.from_numpy(both.chosen[mine])
+    torch.testing.assert_close(both.latents[index], real.latents[torch.from_numpy(real.chosen)])
     assert both.labels(mine).tolist() == [1.0] * len(mine)
     assert both.prompts[both.caption[mine[0]]] == real.prompts[real.caption[0]]
-    assert both.noise[both.chosen[mine]].isnan().all() and not both.noise[both.chosen[~both.real]].isnan().any()
+    nothing = torch.full((len(mine), *real.latents.shape[1:]), torch.nan)
+    assert both.true_noise(index, nothing).isnan().all()
+    simulated = torch.from_numpy(both.chosen[:3])
+    torch.testing.assert_close(both.true_noise(simulated, nothing[:3]), both.noise[simulated].float())
+    assert both.logits(mine, both.person[mine]).isnan().all()
+    assert not both.logits(np.arange(9), both.person[:9]).isnan().any()
+    assert both.logits(np.arange(9), both.person[mine[:9]]).isnan().all()  # what a real person thinks is not known
     torch.testing.assert_close(both.embeddings[:, 1000:], real.embeddings)
     drawn = both.draw(np.random.default_rng(0), 4000)
     assert both.real[drawn].mean() == pytest.approx(0.1, abs=0.02)
     assert materials.picks.with_real(real, 0.5).real_share == 0.5
 
 
-def test_one_persons_u_and_queries_share_no_prompt_and_no_picture(encoder):
+def test_one_persons_u_and_queries_share_no_prompt_and_no_picture(encoder, tmp_path):
     pairs = pairs_of("ann", 12)
     seen = []
     inner = type(encoder)(encoder.features, encoder.prior, encoder.looks)
     inner.read = lambda support, **_: seen.extend(support) or encoder.read(support)
-    real = real_picks(pairs, inner, latents_of)
+    real = real_picks(pairs, inner, latents_of, tmp_path)
     asked = {real.prompts[number] for number in real.caption}
     assert seen and not asked & {pair.prompt for pair in seen}
-    assert real_picks(pairs_of("eve", 5), encoder, latents_of) is None
+    assert real_picks(pairs_of("eve", 5), encoder, latents_of, tmp_path) is None
 
 
-def test_real_pictures_of_another_size_are_refused(encoder, materials):
-    real = real_picks(pairs_of("ann", 12), encoder, latents_of)
+def test_real_pictures_of_another_size_are_refused(encoder, materials, tmp_path):
+    real = real_picks(pairs_of("ann", 12), encoder, latents_of, tmp_path)
     with pytest.raises(ValueError, match=r"latents of \[4, 8, 8\] and \[4, 4, 4\], expected one size"):
-        materials.picks.with_real(replace(real, latents=real.latents[..., :4, :4]))
+        materials.picks.with_real(replace(real, latents=torch.zeros(len(real.latents), 4, 4, 4)))

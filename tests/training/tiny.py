@@ -14,9 +14,12 @@ from torch import Tensor, nn
 
 from ppd.training.control import Stopped
 from ppd.training.distributed import processes
+from ppd.training.latent_files import encoded
 from ppd.training.loop import fit
+from tests.training.study_sets import latent_of, scene
 
 STEPS = 12
+PICTURES = [scene(number) for number in range(20)]
 
 
 def tiny_model() -> nn.Module:
@@ -102,6 +105,8 @@ def together(folder: Path, base: Path) -> None:
     torch.save(best.state_dict(), folder / f"best{rank}.pt")
     adapter = train_user_adapter(base, folder / "adapter.pt", precision="no")
     torch.save(adapter.state_dict(), folder / f"adapter{rank}.pt")
+    latents, rows = encoded(PICTURES, lambda some: torch.cat([latent_of(one) for one in some]), folder / "latents")
+    torch.save(latents[torch.from_numpy(rows)], folder / f"latents{rank}.pt")
     (folder / f"calls{rank}.json").write_text(json.dumps({"on_step": seen, "validate": judged}))
 
 
