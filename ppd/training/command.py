@@ -99,7 +99,7 @@ def opened(arguments: argparse.Namespace, folder: Path, settings: Settings) -> R
         taught, apart = (list(read_pairs(path)), []) if arguments.solo else people_in(path, settings.most_pairs)
         pairs += taught
         judges += apart
-    return Run(base, encoder, studies, folder, settings, pairs, judges, arguments.solo)
+    return Run(base, encoder, studies, folder, settings, pairs, judges, arguments.solo, arguments.licence)
 
 
 def add_folders(folders: Mapping[str, Sequence[str]]) -> None:

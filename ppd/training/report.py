@@ -69,7 +69,8 @@ def sentences(figures: dict[str, Any]) -> list[str]:
     if figures["held_out"]["simulated"] is None:
         lines.append("There were too few prompts to hold some out for measuring: paint studies of more.")
     if real["people"]:
-        lines.append(f"It was also trained on {real['picks']} picks of {real['people']} real people.")
+        licence = f", licence: {figures['licence']}" if figures["licence"] else ""
+        lines.append(f"It was also trained on {real['picks']} picks of {real['people']} real people{licence}.")
     if figures["held_out"]["real"] is None:
         lines.append("Measured on simulated people only: whether real people like it, a blind test has to tell.")
     return lines

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from .. import __version__
 from ..adapters import UserAdapter
 from ..encoders.encoder import PosteriorEncoder
 from ..files import replacing, write_file
@@ -48,7 +49,8 @@ class Run:
     """One training: `base` with its `studies` and their `encoder`, real people's `pairs`, `judges` of other people's,
     and the `folder` it lies in.
 
-    `solo`: for the one person of the pairs, whose share is then that of many.
+    `solo`: for the one person of the pairs, whose share is then that of many. `licence`: of the pairs, as their owner
+    states it, for the report.
     """
 
     base: Base
@@ -59,6 +61,7 @@ class Run:
     pairs: Sequence[PreferencePair] = ()
     judges: Sequence[PreferencePair] = ()
     solo: bool = False
+    licence: str = ""
 
     def train(self, out: Path) -> dict[str, Any]:
         """Train, write the adapter to `out` and the report to the folder, and return its figures.
@@ -206,6 +209,10 @@ class Run:
         return {
             "base": self.base.signature,
             "encoder": self.encoder.name,
+            "encoder_hash": self.encoder.weight_hash,
+            "versions": {"ppd": __version__, "torch": torch.__version__},
+            "peak_memory": peak_memory(denoiser.device),
+            "licence": self.licence,
             "studies": {"pictures": len(picks.latents), "looks": len(self.studies.looks)},
             "settings": asdict(self.settings),
             "real_people": {"people": picks.real_people, "picks": 0 if picks.real is None else int(picks.real.sum())},

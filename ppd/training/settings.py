@@ -92,6 +92,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--studies", type=Path, help="folder that Paint Studies made with this checkpoint")
     data.add_argument("--encoder", type=Path, help="folder of the taste encoder that was made of them")
     data.add_argument("--pairs", type=Path, nargs="+", default=[], help="preference sets of real people, beside them")
+    data.add_argument("--licence", default="", help="of the pairs, stated in the report and in the adapter's file")
     data.add_argument("--solo", action="store_true", help="for the one person of --pairs: half of each batch is theirs")
     data.add_argument("--cache", type=Path, help="folder that keeps what the tower saw")
 

@@ -132,6 +132,8 @@ def test_real_people_are_trained_on_beside_simulated_ones(home, tmp_path, capsys
             home,
             out,
             "--solo",
+            "--licence",
+            "mine",
             "--pairs",
             home / "pairs",
             "--kind",
@@ -143,7 +145,8 @@ def test_real_people_are_trained_on_beside_simulated_ones(home, tmp_path, capsys
     adapter = UserAdapter.load(out)
     assert adapter.config.kind == "low_rank" and adapter.config.rank == 4
     assert adapter.config.training["report"]["real_people"]["people"] == 1
-    assert "also trained on" in (tmp_path / "solo.training" / "report.html").read_text()
+    assert "of 1 real people, licence: mine." in (tmp_path / "solo.training" / "report.html").read_text()
+    assert len((tmp_path / "solo.training" / "latents" / "0.txt").read_text().split()) >= 6
 
 
 def test_a_rehearsal_says_what_it_costs_and_trains_nothing(home, tmp_path, capsys):

@@ -89,7 +89,8 @@ def figures(**changed):
         "permutation_p": 0.0001,
         "null_user_difference": 0.0,
     }
-    return {"held_out": {"simulated": told, "real": None}, "real_people": {"people": 0, "picks": 0}, **changed}
+    real = {"people": 0, "picks": 0}
+    return {"held_out": {"simulated": told, "real": None}, "real_people": real, "licence": "", **changed}
 
 
 def test_the_page_says_what_was_measured_and_on_whom():
@@ -102,6 +103,8 @@ def test_the_page_says_what_was_measured_and_on_whom():
     both = figures()["held_out"] | {"real": figures()["held_out"]["simulated"]}
     said = sentences(figures(held_out=both, real_people={"people": 3, "picks": 40}))
     assert said[1].startswith("On 100 real people") and said[2].endswith("on 40 picks of 3 real people.")
+    licensed = sentences(figures(real_people={"people": 3, "picks": 40}, licence="CC0"))
+    assert licensed[1].endswith("on 40 picks of 3 real people, licence: CC0.")
     assert sentences(figures(held_out={"simulated": None, "real": None}))[0].startswith("There were too few prompts")
     text = page("<mine>", figures(), "sheet.png")
     assert "<h1>User adapter &lt;mine&gt;</h1>" in text and "src='sheet.png'" in text and "80% of pairs" in text
