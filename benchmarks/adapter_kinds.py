@@ -22,11 +22,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from ppd.adapters import AdapterConfig, UserAdapter
 from ppd.evaluation import bootstrap, micro_f1, wins

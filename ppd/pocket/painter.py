@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
+from typing_extensions import Self
 
 from ..branch import Adapter
 from ..files import check_shapes, on_meta
@@ -25,8 +26,6 @@ from .text import named_like, tokenize
 LATENT_SHAPE = (4, 16, 16)
 GUIDANCE = 4.0
 """The scale of classifier-free guidance wherever many pictures are painted."""
-
-Self = TypeVar("Self", bound="Painter")
 
 
 @dataclass
@@ -105,7 +104,7 @@ class Painter(ABC):
         states = self.text_encoder(ids.to(self.text_encoder.device)).last_hidden_state
         return states[[unique.index(prompt) for prompt in prompts]]
 
-    def to(self: Self, device: torch.device) -> Self:
+    def to(self, device: torch.device) -> Self:
         """Move all three there."""
         for module in (self.denoiser, self.text_encoder, self.vae):
             module.to(device)
@@ -116,7 +115,7 @@ class Painter(ABC):
         return decode_latents(self.vae, latents / self.latent_scale)
 
     @classmethod
-    def load(cls: type[Self], path: Path | str) -> Self:
+    def load(cls, path: Path | str) -> Self:
         """Read a base file of this kind (format in base_file.py) as float32."""
         base, source = read_base(path), Path(path).name
         if base.part != cls.part:

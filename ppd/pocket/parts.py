@@ -27,6 +27,7 @@ from . import scenes
 from .autoencoder import PocketAutoencoder
 from .data import PictureSet, picture_set
 from .encoder import TEXT, VISION
+from .flow import FlowModel
 from .judge import ObjectJudge
 from .painter import Painter
 from .people import TEMPERATURE, People, pick, population
@@ -135,13 +136,11 @@ class Parts:
         return self.world.load_model(self.weights).to(default_device())
 
     @cached_property
-    def turbo(self) -> Painter:
+    def turbo(self) -> FlowModel:
         """The base with its few-step LoRA."""
         # The base anew, since a LoRA is merged into it
-        return with_turbo(
-            self.world.load_model(self.weights).to(default_device()),
-            self._there(self.world.file(self.weights, "turbo")),
-        )
+        model = FlowModel.load(self._there(self._base)).to(default_device())
+        return with_turbo(model, self._there(self.world.file(self.weights, "turbo")))
 
     @cached_property
     def encoder(self) -> OpenClipTower:
