@@ -151,7 +151,7 @@ def _encode(arguments: argparse.Namespace) -> dict[str, Any]:
     encoder = made.open(open_tower(made.tower, folder, find=lambda kind, name: arguments.models / kind / name))
     embedding = encoder.encode(pairs, on_bad="skip" if arguments.skip_bad else "raise")
     embedding.save(arguments.out, with_covariance=arguments.with_covariance)
-    print(f"{arguments.out}: user embedding of {embedding.pairs} pairs, {embedding.reach}")
+    print(f"{arguments.out}: user embedding of {embedding.pairs} pairs, {embedding.length_told}")
     return {"file": str(arguments.out), "pairs": embedding.pairs, "encoder": embedding.encoder}
 
 
