@@ -29,6 +29,8 @@ NODE_IDS = {
     "PPD_UserEmbeddingSave",
     "PPD_SaveTasteAsLoRA",
     "PPD_TasteToText",
+    "PPD_ExplainTaste",
+    "PPD_TurnLook",
     "PPD_ApplyTasteToConditioning",
     "PPD_UserEmbeddingLoad",
     "PPD_UserEmbeddingBlend",
