@@ -72,19 +72,22 @@ class Why {
     render(found, person) {
         if (found.problem) return this.shown.replaceChildren(element("p", { textContent: found.problem }));
         if (!found.answers) return this.shown.replaceChildren(element("p", { textContent: t("why_nothing") }));
-        const drift = found.drift.map((one) => this.drift(one, found));
-        this.shown.replaceChildren(...drift, ...found.looks.map((one) => this.look(one, found, person)));
+        const isTold = ({ state }) => ["sure", "likely"].includes(state), row = (one) => this.look(one, found, person);
+        const told = found.looks.filter(isTold), open = found.looks.filter((one) => !isTold(one));
+        const parts = [...found.drift.map((one) => this.drift(one, found)), ...told.map(row)];
+        const title = element("summary", { textContent: t("open_looks", { count: open.length }) });
+        if (open.length) parts.push(element("details", { open: !told.length }, title, ...open.map(row)));
+        this.shown.replaceChildren(...parts);
     }
 
     look(one, found, person) {
         const word = wordOf(one, side(one, one.share[1])), [least, value, most] = one.share;
         const [from, to] = value > 50 ? [least, most] : [100 - most, 100 - least];
         const told = { word, value: toward(value), from, to };
-        const state = t(one.state === "sure" ? "why_sure" : one.state === "likely" ? "why_likely" : "why_open");
         const of = (sign) => one.causes.filter(({ adds }) => adds * one.lean * sign > 0);
         const causes = [...of(1).map((cause) => this.cause(cause, one, person)), ...of(-1).map((cause) => this.cause(cause, one, person))];
         const people = t("why_people", { value: value > 50 ? one.of_people : 100 - one.of_people });
-        return element("section", {}, element("h4", { textContent: `${nameOf(one)}: ${word} (${state})` }),
+        return element("section", {}, element("h4", { textContent: `${nameOf(one)}: ${stateOf(one, one)}` }),
             element("p", { textContent: `${t("why_share", told)} ${people}` }), element("div", { className: "causes" }, ...causes),
             chart(one, found.points));
     }
@@ -100,7 +103,7 @@ class Why {
         });
         const made = element("div", { className: isFor ? "cause" : "cause against", title: cause.prompt },
             element("div", { className: "both" }, ...pictures),
-            element("small", { textContent: t(isFor ? "why_for" : "why_against", { without }) }));
+            element("small", { textContent: [cause.is_tie ? t("said_tie") : "", t(isFor ? "why_for" : "why_against", { without })].join(" ") }));
         if (cause.rejected && !cause.is_tie) made.append(this.otherWay(cause, person));
         return made;
     }
@@ -122,8 +125,14 @@ class Why {
         const told = t(words[0] === words[1] ? "why_drifted_less" : "why_drifted", values);
         const parts = [element("strong", { textContent: told })];
         if (found.half_life) parts.push(element("p", { textContent: t("why_fades", { count: found.half_life }) }));
-        else parts.push(button(t("why_fade", { count: one.half_life }), () => this.panel.set("half_life", { picks: one.half_life })));
+        else parts.push(button(t("why_fade", { count: one.half_life }), () => this.fade(one.half_life)));
         return element("section", { className: "drift" }, ...parts);
+    }
+
+    // The button keeps the focus, so that the panel does not make the parts around it anew
+    fade(picks) {
+        this.panel.set("half_life", { picks });
+        this.panel.run(async () => this.update(), true);
     }
 }
 
