@@ -9,6 +9,10 @@ one of the three without which the lean changes most. `drift`: how often drift i
 they like most, at once in the middle or bit by bit (power). `fading`: the share of 400 fresh pairs of which u prefers
 what the person prefers now, before and after the half-life that is offered is taken, of those to whom it is offered.
 
+`strip`, on request: what turning one look of the average person does to pictures of the shipped model and adapter, from
+-2 to 2 standard deviations over people, on held-out captions: the change of each measured statistic of the pictures, in
+its standard deviation over people's pictures.
+
 Intervals are 95 % bootstraps over people.
 """
 
@@ -17,6 +21,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +37,15 @@ from ppd.encoders.posterior import fit_posteriors
 from ppd.evaluation import bootstrap
 from ppd.explain.course import drifts
 from ppd.explain.influence import fit, leans, parts_of, without
-from ppd.explain.turning import directions
-from ppd.pocket.studio import WEIGHTS
+from ppd.explain.turning import directions, turned
+from ppd.pocket.data import to_tensor
+from ppd.pocket.scenes import HELD_OUT_CAPTIONS
+from ppd.pocket.statistics import STATISTICS
+from ppd.pocket.studio import WEIGHTS, Studio, load_encoder
+from ppd.pocket.world import WORLDS, World
 from ppd.questions import information
 from ppd.store import fade
+from ppd.user_embedding import UserEmbedding
 
 SEED = 1414
 COUNTS = (8, 16, 32)
@@ -47,6 +58,7 @@ FRESH = 400
 STRONG = 1.5
 """The look that turns is liked by so many standard deviations over people."""
 WAYS = ("random", "most telling")
+REACH = 2.0
 CHANGES = ("none", "at once", "bit by bit")
 
 
@@ -151,6 +163,27 @@ def by_drift(prior: PopulationPrior, looks: Looks, people: int) -> dict[str, Any
     return report
 
 
+def by_strip(world: World, prior: PopulationPrior, looks: Looks, captions: int) -> dict[str, Any]:
+    """By the look that is turned the change of each statistic, in standard deviations over people's pictures."""
+    studio, encoder = Studio.open(world=world), load_encoder(world=world)
+    average = encoder.encode([])
+    prompts = HELD_OUT_CAPTIONS[:captions]
+
+    def painted(people: Sequence[UserEmbedding]) -> Tensor:
+        images = [image for number, prompt in enumerate(prompts) for image in studio.paint(prompt, number, [*people])]
+        return world.statistics(to_tensor(np.stack(images))).double().view(len(prompts), len(people), -1)
+
+    somebody = [replace(average, u=one[None].float()) for one in tastes(prior, 4, SEED)]
+    spread = painted(somebody).std(1).square().mean(0).sqrt()
+    report: dict[str, Any] = {}
+    for look in looks.names:
+        less, more = painted(turned(average, prior, looks, look, [-REACH, REACH])).unbind(1)
+        change = ((more - less) / spread).numpy()
+        report[look] = {name: bootstrap(change[:, column]) for column, name in enumerate(STATISTICS)}
+        print(f"{look:10} " + ", ".join(f"{name} {shown(value)}" for name, value in report[look].items()), flush=True)
+    return report
+
+
 def shown(figure: dict[str, Any]) -> str:
     return f"{figure['mean']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"
 
@@ -158,17 +191,22 @@ def shown(figure: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.explain")
     parser.add_argument("--people", type=int, default=200, help="of each case (default: 200)")
-    parser.add_argument("--encoder", type=Path, default=WEIGHTS / "taste_encoders" / "pocket-flow")
+    parser.add_argument("--world", choices=WORLDS, default="pocket-flow", help="whose taste encoder and adapter")
+    parser.add_argument("--strip", type=int, default=0, metavar="CAPTIONS", help="paint strips of so many, and no more")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    encoder, start = TasteEncoder.load(arguments.encoder), time.monotonic()
-    if encoder.looks is None:
-        parser.error(f"{arguments.encoder} names no looks: choose a taste encoder that does")
-    report: dict[str, Any] = {"settings": {"people": arguments.people, "seed": SEED, "encoder": arguments.encoder.name}}
-    report["influence"] = by_influence(encoder.prior, encoder.looks, arguments.people)
-    for n, figures in report["influence"].items():
-        print(f"{n:3} picks  " + ", ".join(f"{name} {shown(value)}" for name, value in figures.items()), flush=True)
-    report["drift"] = by_drift(encoder.prior, encoder.looks, arguments.people)
+    world, start = WORLDS[arguments.world], time.monotonic()
+    encoder = TasteEncoder.load(world.encoder(WEIGHTS))
+    prior, looks = encoder.prior, encoder.looks
+    assert looks is not None
+    report: dict[str, Any] = {"settings": {"people": arguments.people, "seed": SEED, "world": world.name}}
+    if arguments.strip:
+        report["strip"] = by_strip(world, prior, looks, arguments.strip)
+    else:
+        report["influence"] = by_influence(prior, looks, arguments.people)
+        for n, figures in report["influence"].items():
+            print(f"{n:3} picks  " + ", ".join(f"{name} {shown(value)}" for name, value in figures.items()), flush=True)
+        report["drift"] = by_drift(prior, looks, arguments.people)
     print(f"{time.monotonic() - start:.0f} seconds")
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n")

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ..encoders.encoder import Told
@@ -165,20 +164,18 @@ def explain(prior: PopulationPrior, looks: Looks, told: Told, is_dated: Tensor |
 def what_if(prior: PopulationPrior, looks: Looks, told: Told, row: int) -> WhatIf:
     """What would be otherwise had the rejected picture of a row been chosen: everything is fitted anew."""
     turned, lean = otherwise(told, row), leans(looks, prior.noise)
-    before, after = (
+    (u, before), (other, after) = (
         (fit(prior, one)[0], statements(looks, one.differences * prior.noise, one.outcomes, one.weights, one.choices))
         for one in (told, turned)
     )
     changes = tuple(
-        Change(*both, *leaning)
-        for *both, leaning in zip(
-            before[1], after[1], torch.stack([lean @ before[0], lean @ after[0]], 1).tolist(), strict=True
-        )
+        Change(one, other_one, float(lean_before), float(lean_after))
+        for one, other_one, lean_before, lean_after in zip(before, after, lean @ u, lean @ other, strict=True)
     )
     said = tuple(
         one for one in changes if (one.before.state, one.before.prefers) != (one.after.state, one.after.prefers)
     )
-    return WhatIf(decided_otherwise(before[0], after[0]), said, changes)
+    return WhatIf(decided_otherwise(u, other), said, changes)
 
 
 def _named(said: Sequence[Statement], lean: Tensor, spread: Tensor) -> list[int]:
