@@ -17,7 +17,7 @@ from PIL import Image
 from ..ppd.encoders.encoder import PosteriorEncoder, TasteEncoder, Told
 from ..ppd.encoders.looks import Looks
 from ..ppd.explain.influence import answers_of
-from ..ppd.explain.report import Explanation, explain, in_words, share, what_if, what_if_in_words
+from ..ppd.explain.report import Explanation, WhatIf, explain, in_words, share, what_if, what_if_in_words
 from ..ppd.explain.turning import strip, turned
 from ..ppd.messages import listed, quoted
 from ..ppd.moodboard import LOVED
@@ -212,7 +212,7 @@ def belongs_to_no_moment(pair: PreferencePair) -> bool:
     return (pair.choice or "").startswith(LOVED)
 
 
-def what_if_of(reader: PosteriorEncoder, looks: Looks, told: Told, answer: int) -> tuple[int, Any]:
+def what_if_of(reader: PosteriorEncoder, looks: Looks, told: Told, answer: int) -> tuple[int, WhatIf]:
     """The first row of an answer, counted from 0, and what would be had it been the other way round."""
     rows = (answers_of(told) == answer).nonzero().flatten().tolist()
     if not rows:

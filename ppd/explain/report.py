@@ -13,7 +13,7 @@ from ..encoders.looks import Looks
 from ..encoders.population import PopulationPrior
 from ..encoders.statements import NINETY, Statement, statements
 from ..pairs import counted
-from .course import course, drifts
+from .course import Drift, course, drifts
 from .influence import answers_of, decided_otherwise, fit, leans, otherwise, parts_of, some, without
 
 SAYING = 3
@@ -106,59 +106,35 @@ def explain(prior: PopulationPrior, looks: Looks, told: Told, is_dated: Tensor |
     a moodboard's, which come first."""
     parts, lean, answers = parts_of(prior, told), leans(looks, prior.noise), answers_of(told)
     dated = told if is_dated is None else some(told, is_dated)
-    total = len(parts.parts)
-    undated = total - int(answers_of(dated).max() + 1 if len(dated.choices) else 0)
-    over_time, at, of_people = course(prior, looks, dated), lean @ parts.u, lean @ prior.mean.double()
+    at, of_people, adds = lean @ parts.u, lean @ prior.mean.double(), parts.parts @ lean.T
     spread = ((lean @ parts.covariance) * lean).sum(1).clamp_min(0).sqrt()
     said = statements(looks, told.differences * prior.noise, told.outcomes, told.weights, told.choices)
-    adds = parts.parts @ lean.T
-    named = _named(said, at, spread)
-    causes = {look: _causes(adds[:, look] * at[look].sign()) for look in named}
+    causes = {look: _causes(adds[:, look] * at[look].sign()) for look in _named(said, at, spread)}
     left_out = sorted({answer for found in causes.values() for answer in found})
-    others = without(prior, told, left_out) @ lean.T
-    reports = []
-    for look in named:
-        reports.append(
-            LookReport(
-                statement=said[look],
-                lean=float(at[look]),
-                least=float(at[look] - NINETY * spread[look]),
-                most=float(at[look] + NINETY * spread[look]),
-                of_people=float(of_people[look]),
-                causes=tuple(
-                    Cause(
-                        answer,
-                        int((answers == answer).nonzero()[0]),
-                        float(adds[answer, look]),
-                        float(others[left_out.index(answer), look]),
-                    )
-                    for answer in causes[look]
-                ),
-                course=tuple(
-                    (float(low[look]), float(mean[look]), float(high[look]))
-                    for low, mean, high in zip(over_time.least, over_time.lean, over_time.most, strict=True)
-                ),
-            )
+    others = dict(zip(left_out, without(prior, told, left_out) @ lean.T, strict=True))
+    over_time = course(prior, looks, dated)
+
+    def report(look: int) -> LookReport:
+        rows = [int((answers == answer).nonzero()[0]) for answer in causes[look]]
+        return LookReport(
+            statement=said[look],
+            lean=float(at[look]),
+            least=float(at[look] - NINETY * spread[look]),
+            most=float(at[look] + NINETY * spread[look]),
+            of_people=float(of_people[look]),
+            causes=tuple(
+                Cause(answer, row, float(adds[answer, look]), float(others[answer][look]))
+                for answer, row in zip(causes[look], rows, strict=True)
+            ),
+            course=tuple(
+                (float(low[look]), float(mean[look]), float(high[look]))
+                for low, mean, high in zip(over_time.least, over_time.lean, over_time.most, strict=True)
+            ),
         )
-    return Explanation(
-        answers=total,
-        noise=parts.noise,
-        looks=tuple(reports),
-        points=tuple(over_time.answers),
-        drift=tuple(
-            DriftReport(
-                looks.names[one.look],
-                looks.low[one.look],
-                looks.high[one.look],
-                one.since + undated,
-                one.p,
-                one.before,
-                one.now,
-                one.half_life,
-            )
-            for one in drifts(prior, looks, dated)
-        ),
-    )
+
+    before = len(adds) - over_time.answers[-1]
+    drift = tuple(_drift(one, looks, before) for one in drifts(prior, looks, dated))
+    return Explanation(len(adds), parts.noise, tuple(map(report, causes)), tuple(over_time.answers), drift)
 
 
 def what_if(prior: PopulationPrior, looks: Looks, told: Told, row: int) -> WhatIf:
@@ -184,6 +160,12 @@ def _named(said: Sequence[Statement], lean: Tensor, spread: Tensor) -> list[int]
     clear = (lean.abs() / spread.clamp_min(1e-12)).tolist()
     found = sorted(range(len(said)), key=lambda look: (order.get(said[look].state, 2), -clear[look]))
     return found[:MOST_LOOKS]
+
+
+def _drift(one: Drift, looks: Looks, undated: int) -> DriftReport:
+    """The drift of a look by its name, after so many answers that belong to no moment."""
+    name, low, high = (words[one.look] for words in (looks.names, looks.low, looks.high))
+    return DriftReport(name, low, high, one.since + undated, one.p, one.before, one.now, one.half_life)
 
 
 def _causes(adds: Tensor) -> list[int]:
