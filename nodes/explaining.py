@@ -160,7 +160,7 @@ class PPD_TurnLook(io.ComfyNode):  # noqa: N801
         people = turned(person, encoder.prior, looks, look, amounts)
         index = looks.names.index(look)
         steps = ", ".join(f"{amount:+.1f}" if amount else "as they are" for amount in amounts)
-        report = f"{look}, from {looks.low[index]} to {looks.high[index]}: {steps}. The other looks stay."
+        report = f"{look}, from {looks.low[index]} to {looks.high[index]}: {steps}. What they like otherwise stays."
         return io.NodeOutput(people, report, ui=ui.PreviewText(report))
 
 

@@ -99,7 +99,7 @@ def test_one_look_is_turned_and_the_others_stay(run, comfy_folders):
     pairs = run("PreferencePairLoader", preference_set="example: warm").result[0]
     person = run("UserEmbeddingEncoder", pairs=pairs, encoder="pocket").result[0]
     people, report = run("PPD_TurnLook", user_embedding=person, look="light", reach=1.0, pictures=3).result
-    assert report == "light, from dark to pale: -1.0, as they are, +1.0. The other looks stay."
+    assert report == "light, from dark to pale: -1.0, as they are, +1.0. What they like otherwise stays."
     assert people[1] is person
     encoder = TasteEncoder.load(comfy_folders.weights / "taste_encoders" / "pocket")
     lean = leans(encoder.looks, encoder.prior.noise)
