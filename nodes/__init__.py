@@ -6,7 +6,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 from server import PromptServer
 
-from . import library, routes, tastes, training_routes
+from . import library, routes, tastes, training_routes, why
 from .adapter import PPD_ApplyUserEmbedding, PPD_UserAdapterLoader
 from .collect import PreferenceCollector
 from .embedding import (
@@ -17,6 +17,7 @@ from .embedding import (
     UserEmbeddingEncoder,
     UserEmbeddingSample,
 )
+from .explaining import PPD_ExplainTaste, PPD_TurnLook
 from .ip_adapter import PPD_IPAdapterLoader
 from .lora import PPD_SaveTasteAsLoRA
 from .making import PPD_MakeTasteEncoder
@@ -38,6 +39,7 @@ class PersonalizationExtension(ComfyExtension):
             routes.register(server.routes)
             library.register(server.routes)
             tastes.register(server.routes)
+            why.register(server.routes)
             training_routes.register(server.routes)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
@@ -55,6 +57,8 @@ class PersonalizationExtension(ComfyExtension):
             PPD_TasteCode,
             PPD_TasteToCode,
             PPD_TasteToText,
+            PPD_ExplainTaste,
+            PPD_TurnLook,
             PPD_ApplyTasteToConditioning,
             PPD_UserAdapterLoader,
             PPD_IPAdapterLoader,

@@ -34,6 +34,8 @@ NODE_IDS = {
     "PPD_TasteCode",
     "PPD_TasteToCode",
     "PPD_TasteToText",
+    "PPD_ExplainTaste",
+    "PPD_TurnLook",
     "PPD_ApplyTasteToConditioning",
     "PPD_SortByTaste",
     "PPD_ApplyUserEmbedding",

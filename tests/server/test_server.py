@@ -19,7 +19,7 @@ POCKET = [name for name in WORKFLOWS if (" with " not in name or name == WORDS) 
 """Those that run as they are; test_checkpoints.py and test_studies.py bring the others' files, test_templates.py and
 test_training.py ask whether the server takes those whose files nobody can bring."""
 FIRST, BLEND, SWEEP, LEARN = "first personal picture", "blend two people", "strength sweep", "learn my taste"
-MINE, BEST = "my taste", "best of my taste"
+MINE, BEST, TURNED = "my taste", "best of my taste", "one look turned"
 WARM, COOL = "vivid and bold", "cool and soft"
 NODE_IDS = {
     "PreferencePairLoader",
@@ -29,6 +29,8 @@ NODE_IDS = {
     "PPD_UserEmbeddingSave",
     "PPD_SaveTasteAsLoRA",
     "PPD_TasteToText",
+    "PPD_ExplainTaste",
+    "PPD_TurnLook",
     "PPD_ApplyTasteToConditioning",
     "PPD_UserEmbeddingLoad",
     "PPD_UserEmbeddingBlend",
@@ -77,7 +79,7 @@ def test_help_pages_are_served(server):
 
 
 def test_workflows_are_listed_and_served_as_templates(server):
-    assert {FIRST, BLEND, SWEEP, LEARN, MINE, BEST, WORDS} == set(POCKET) < set(WORKFLOWS)
+    assert {FIRST, BLEND, SWEEP, LEARN, MINE, BEST, WORDS, TURNED} == set(POCKET) < set(WORKFLOWS)
     assert sorted(server.get("/workflow_templates")["personalized-diffusion"]) == WORKFLOWS
     for name in WORKFLOWS:
         path = f"/api/workflow_templates/personalized-diffusion/{urllib.parse.quote(name)}.json"
@@ -90,9 +92,9 @@ def test_every_workflow_runs_and_yields_pictures(server, graphs, name):
     pictures = server.pictures(server.run(prompt))
     assert set(pictures) == set(graphs.nodes_of(prompt, "SaveImage"))
     for picture in pictures.values():
-        assert picture.shape == (1, 384, 384, 3)
+        assert picture.shape == (5 if name == TURNED else 1, 384, 384, 3)
         assert picture.std() > 10, "a picture is one flat colour"
-    flat = [picture.tobytes() for picture in pictures.values()]
+    flat = [one.tobytes() for picture in pictures.values() for one in picture]
     assert len(set(flat)) == len(flat), "two of the pictures are the same"
 
 
@@ -123,7 +125,7 @@ def test_links_and_groups_of_a_workflow_hold_together(server, name):
     assert len(set(ids)) == len(ids) and workflow["last_link_id"] == max(ids)
     prompt = server.prompt(name)
     assert any(node["type"] == "MarkdownNote" for node in nodes.values()) and workflow["groups"]
-    if name in (STUDIES, BEST, TRAIN) or name.startswith(MINE):  # which compare nothing
+    if name in (STUDIES, BEST, TRAIN, TURNED) or name.startswith(MINE):  # which compare nothing by two samplers
         return
     samplers = [entry["inputs"] for entry in prompt.values() if "sampler_name" in entry["inputs"]]
     assert len(samplers) >= 2
