@@ -1,0 +1,21 @@
+"""A pocket's own probe: the classifier of its objects, where no tower has a text side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+from ..guard.probes import FixedProbe
+from . import scenes
+from .judge import ObjectJudge
+from .world import World
+
+
+def object_probe(weights: Path, world: World) -> FixedProbe:
+    """It knows the kinds of object of scenes.py, on the CPU."""
+    judge = ObjectJudge()
+    tensors = load_file(world.file(weights, "judge"))
+    judge.load_state_dict({name: value.float() for name, value in tensors.items()})
+    judge.eval().requires_grad_(False)
+    return FixedProbe(scenes.KINDS, judge, scenes.SIZE)
