@@ -69,7 +69,7 @@ class Studio:
         """The shipped weights."""
         model = with_turbo(FlowModel.load(POCKET_FLOW.file(WEIGHTS, "base")), POCKET_FLOW.file(WEIGHTS, "turbo"))
         adapter = UserAdapter.load(WEIGHTS / "adapters" / f"{POCKET_FLOW.name}.safetensors", family=model.family)
-        return cls(model, model.host(adapter), object_probe(WEIGHTS, POCKET_FLOW).classify)
+        return cls(model, model.host(adapter), object_probe(POCKET_FLOW.file(WEIGHTS, "judge")).classify)
 
     def found(self, prompts: Sequence[str], seeds: Sequence[int], u: Tensor | None = None) -> Found:
         """Which of scenes.KINDS are in the pictures of prompts and seeds, painted for u [d]: [n, kinds]."""

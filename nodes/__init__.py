@@ -8,6 +8,7 @@ from server import PromptServer
 
 from . import library, routes, tastes, training_routes
 from .adapter import PPD_ApplyUserEmbedding, PPD_UserAdapterLoader
+from .brand import PPD_BindToGuide, PPD_BrandCheck
 from .collect import PreferenceCollector
 from .embedding import (
     PPD_UserEmbeddingBatch,
@@ -17,6 +18,7 @@ from .embedding import (
     UserEmbeddingEncoder,
     UserEmbeddingSample,
 )
+from .guard import PPD_CheckLeakage, PPD_CheckPrompts, PPD_CheckStereotypes
 from .ip_adapter import PPD_IPAdapterLoader
 from .lora import PPD_SaveTasteAsLoRA
 from .making import PPD_MakeTasteEncoder
@@ -66,4 +68,9 @@ class PersonalizationExtension(ComfyExtension):
             PPD_AddStudies,
             PPD_MakeTasteEncoder,
             PPD_TrainUserAdapter,
+            PPD_CheckPrompts,
+            PPD_CheckLeakage,
+            PPD_CheckStereotypes,
+            PPD_BrandCheck,
+            PPD_BindToGuide,
         ]

@@ -296,4 +296,4 @@ KINDS: dict[str, Callable[[Path], Kind]] = {
     )
 }
 COSTLY = {"brand_guide": 400, "ip_adapter": 300, "tower": 150, "pocket_base": 150}
-"""How many of those that are built of a library's modules, or draw pictures, are read in the fast test; all others are 1,000."""
+"""How many of those that are built of a library's modules or draw are read in the fast test; all others are 1,000."""

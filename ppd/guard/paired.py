@@ -45,9 +45,9 @@ def signs(units: int, seed: int = 0) -> tuple[Array, bool]:
     """Sign flips [f, units] of -1 and 1, and whether they are all there are."""
     if units <= EXACT:
         every = np.arange(2**units)[:, None] >> np.arange(units) & 1
-        return 1.0 - 2.0 * every, True
+        return (1 - 2 * every).astype(np.float64), True
     drawn = np.random.default_rng(seed).integers(0, 2, (FLIPS, units), dtype=np.int8)
-    return 1.0 - 2.0 * drawn, False
+    return (1 - 2 * drawn).astype(np.float64), False
 
 
 def p_values(observed: Array, flipped: Array, exact: bool) -> Array:
@@ -120,9 +120,9 @@ def shifts(
             continue
         own = difference[rows_of, index]
         size = own.mean() * direction if direction else abs(own.mean())
-        sides = (float(side[rows_of, index].mean()) for side in shares)
+        before, after = (float(side[rows_of, index].mean()) for side in shares)
+        low, high = interval(own)
         flagged = bool(p[index] <= ALPHA and size >= least)
-        rows.append(
-            Shift(word, *sides, float(own.mean()), *interval(own), float(p[index]), int(rows_of.sum()), flagged)
-        )
+        units = int(rows_of.sum())
+        rows.append(Shift(word, before, after, float(own.mean()), low, high, float(p[index]), units, flagged))
     return rows

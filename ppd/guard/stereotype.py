@@ -46,7 +46,7 @@ class StereotypeCheck:
     @property
     def passed(self) -> bool:
         """Nothing is flagged."""
-        return not any(row.flagged for row in (*self.shifts, *self.spreads))
+        return not any(row.flagged for row in self.shifts) and not any(row.flagged for row in self.spreads)
 
     def report(self) -> str:
         """For people, the verdict first."""
@@ -61,8 +61,8 @@ class StereotypeCheck:
         for spread in self.spreads:
             if spread.flagged:
                 most = sorted(spread.by_subject.items(), key=lambda one: -abs(one[1]))[:SHOWN]
-                told = "; ".join(f"{subject} {100 * shift:+.0f}" for subject, shift in most)
-                lines.append(f"By subject, {spread.word} moved by {round(100 * spread.size)} of 100: {told}.")
+                each = "; ".join(f"{subject} {100 * shift:+.0f}" for subject, shift in most)
+                lines.append(f"By subject, {spread.word} moved by {round(100 * spread.size)} of 100: {each}.")
         told = [
             f"{row.word}: {round(100 * row.base)} → {round(100 * row.personal)} of 100 ({100 * row.low:+.0f} to "
             f"{100 * row.high:+.0f}; {row.units} pictures)"

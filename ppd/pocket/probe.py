@@ -9,13 +9,11 @@ from safetensors.torch import load_file
 from ..guard.probes import FixedProbe
 from . import scenes
 from .judge import ObjectJudge
-from .world import World
 
 
-def object_probe(weights: Path, world: World) -> FixedProbe:
-    """It knows the kinds of object of scenes.py, on the CPU."""
+def object_probe(path: Path) -> FixedProbe:
+    """The judge of a file of weights: it knows the kinds of object of scenes.py, on the CPU."""
     judge = ObjectJudge()
-    tensors = load_file(world.file(weights, "judge"))
-    judge.load_state_dict({name: value.float() for name, value in tensors.items()})
+    judge.load_state_dict({name: value.float() for name, value in load_file(path).items()})
     judge.eval().requires_grad_(False)
     return FixedProbe(scenes.KINDS, judge, scenes.SIZE)
