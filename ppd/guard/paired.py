@@ -17,7 +17,7 @@ Array = NDArray[np.float64]
 
 EXACT = 14
 """Up to so many units all sign flips are counted, beyond that FLIPS are drawn."""
-FLIPS = 20_000
+FLIPS = 40_000
 ALPHA = 0.05
 """The chance of any flag at all where nothing is changed."""
 Z = 1.959964

@@ -38,7 +38,7 @@ def test_pictures_of_one_prompt_are_one_unit():
 
 
 def test_a_sure_difference_that_is_small_is_not_flagged():
-    base, personal = np.zeros(400), np.r_[np.ones(20), np.zeros(380)]
+    base, personal = np.zeros(200), np.r_[np.ones(10), np.zeros(190)]
     row = one_word(base, personal)
     assert row.p < 1e-3 and row.shift == pytest.approx(0.05) and not row.flagged
     assert one_word(base, personal, least=0.05).flagged

@@ -43,8 +43,8 @@ def test_what_goes_to_some_subjects_and_away_from_others_is_found_though_the_tot
 
 
 def test_chance_alone_is_seldom_flagged():
-    flags = [not check_stereotypes(plain(i), plain(1000 + i), SUBJECTS, WORDS).passed for i in range(40)]
-    assert sum(flags) <= 3
+    flags = [not check_stereotypes(plain(i), plain(1000 + i), SUBJECTS, WORDS).passed for i in range(20)]
+    assert sum(flags) <= 2
 
 
 @pytest.mark.parametrize(

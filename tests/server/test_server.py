@@ -46,6 +46,11 @@ NODE_IDS = {
     "PPD_AddStudies",
     "PPD_MakeTasteEncoder",
     "PPD_TrainUserAdapter",
+    "PPD_CheckPrompts",
+    "PPD_CheckLeakage",
+    "PPD_CheckStereotypes",
+    "PPD_BrandCheck",
+    "PPD_BindToGuide",
 }
 BATCH = 4
 """Latents that a person's direction is looked for in: single pictures are noisy."""
