@@ -37,7 +37,8 @@ from .data import PictureSet, picture_set, to_tensor
 from .encoder import EMBED_DIM, MEAN, STD, TEXT, VISION, train_encoder
 from .examples import write_examples
 from .flow import FlowModel
-from .judge import ObjectJudge, objects_found, train_judge
+from .judge import ObjectJudge, objects_found
+from .judge_training import train_judge
 from .looks import make_looks
 from .painter import GUIDANCE, Painter, generate, preview_colors
 from .people import People, pick, population
