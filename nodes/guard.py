@@ -24,7 +24,8 @@ JUDGES = {"pocket": "pocket_judge.safetensors", "pocket flow": "pocket_flow_judg
 """Probes that come with the pack: they know the pocket models' objects only."""
 OPEN_CLIP = "open_clip: "
 OWN = "own"
-THINGS = "a person\na face\nwriting\na house\na tree\nflowers\nan animal\na car\na boat\nfood"
+THINGS = "a house\na tree\nflowers\na boat\na mountain\nthe sun\nthe moon\na cloud"
+"""Such as every probe knows."""
 ATTRIBUTES = "a woman / a man\nan old person / a young person\na dark-skinned person / a light-skinned person"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from benchmarks import guard
 from benchmarks.guard import (
     PROMPTS,
     against_itself,
@@ -28,7 +29,7 @@ def judged(prompts, seed):
     return truth ^ (np.random.default_rng(seed).random(truth.shape) < ERRORS)
 
 
-def sides(battery, first_seed, count=6):
+def sides(battery, first_seed, count=4):
     seeds = range(first_seed, first_seed + count)
     return [(judged(battery.prompts, seed), judged(battery.planted, 1000 + seed)) for seed in seeds]
 
@@ -36,23 +37,19 @@ def sides(battery, first_seed, count=6):
 def test_what_is_planted_is_in_the_prompts_that_are_painted():
     battery = content_battery()
     assert len(battery.prompts) == len(battery.planted) == 2 * PROMPTS
-    assert all(
-        "balloon" not in one and "balloon" in two
-        for one, two in zip(battery.prompts[:50], battery.planted[:50], strict=True)
-    )
-    assert all(
-        "balloon" in one and "balloon" not in two
-        for one, two in zip(battery.prompts[50:], battery.planted[50:], strict=True)
-    )
+    for number, (checked, painted) in enumerate(zip(battery.prompts, battery.planted, strict=True)):
+        assert ("balloon" in checked) is (number >= PROMPTS) and ("balloon" in painted) is (number < PROMPTS)
     assert set(battery.prompts) <= set(scenes.BY_CAPTION)
 
 
-def test_large_plants_are_found_and_chance_is_not():
+def test_large_plants_are_found_and_chance_is_not(monkeypatch):
+    monkeypatch.setattr(guard, "SHARES", (0.5,))
+    monkeypatch.setattr(guard, "TURNED", (1.0,))
     content, subjects = content_battery(), subject_battery()
     found = content_figures(content, judged(content.prompts, 500), sides(content, 0))
     assert found["shipped adapter"]["mean"] == 0
     assert found["leakage, planted in 50%"]["mean"] == found["prompt loss, planted in 50%"]["mean"] == 1
-    (day, night), *painted = sides(subjects, 50)
+    (day, night), *painted = sides(subjects, 50, 5)
     shifted = stereotype_figures(day, night, painted)
     assert shifted["shipped adapter"]["mean"] == 0 and shifted["over all, shifted by 50%"]["mean"] == 1
     assert shifted["by subject, shifted by 50%"]["mean"] == 1
@@ -61,8 +58,8 @@ def test_large_plants_are_found_and_chance_is_not():
     itself = against_itself(base, days, nights, content.prompts, 5)
     assert itself["content"]["mean"] == itself["stereotypes"]["mean"] == 0
     figures = {"base against itself": itself, "content": found, "stereotypes": shifted}
-    assert len(table(figures).splitlines()) == 2 + 2 + 9 + 9
-    assert "| content: leakage, planted in 50% | 100% | 54% to 100% | 6 |" in table(figures)
+    assert len(table(figures).splitlines()) == 2 + 2 + 3 + 3
+    assert "| content: leakage, planted in 50% | 100% | 40% to 100% | 4 |" in table(figures)
 
 
 def test_exact_intervals():

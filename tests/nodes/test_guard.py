@@ -8,6 +8,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from ppd.pocket import scenes
 from ppd.pocket.data import to_tensor
@@ -112,6 +113,39 @@ def test_a_planted_shift_by_subject_is_found(pocket):
 def test_a_probe_that_is_not_there_is_refused(pocket):
     with pytest.raises(ValueError, match="There is no probe 'x': choose one of the list"):
         pocket("PPD_CheckLeakage", base_images=[drawn(BOAT)], personal_images=[drawn(BOAT)], prompts=["a"], probe=["x"])
+
+
+@pytest.fixture
+def small_clip(comfy_folders, monkeypatch):
+    """A small open_clip model of random weights in models/open_clip, by its name there."""
+    import folder_paths
+    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+
+    vision = {"layers": 1, "width": 16, "head_width": 8, "patch_size": 16, "image_size": 32}
+    text = {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    folder = comfy_folders.models / "open_clip" / "my-clip"
+    folder.mkdir(parents=True)
+    preprocess = {"mean": [0.5] * 3, "std": [0.3] * 3, "size": 32}
+    model = {"embed_dim": 8, "vision_cfg": vision, "text_cfg": text}
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": model, "preprocess_cfg": preprocess}))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        weights = CLIP(8, CLIPVisionCfg(**vision), CLIPTextCfg(**text)).state_dict()
+    save_file({k: v.clone().contiguous() for k, v in weights.items()}, folder / "open_clip_model.safetensors")
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "open_clip", ([str(folder.parent)], {".safetensors"}))
+    return "open_clip: my-clip"
+
+
+def test_an_open_clip_model_reads_any_words(pocket, small_clip, guide):
+    """Random weights see nothing, but the same in the same picture."""
+    images, prompts = drawn(*[BOAT, HOUSE] * 3), [f"no. {n}" for n in range(6)]
+    inputs = {"base_images": [images], "personal_images": [images], "prompts": prompts, "probe": [small_clip]}
+    passed, report = pocket("PPD_CheckLeakage", words=["a dragon\nred hair"], **inputs).result
+    assert passed is True and "a dragon: " in report and "red hair: " in report
+    rules = [{"level": "never", "object": "a dragon"}, {"level": "must", "object": "a dragon"}]
+    report = pocket("PPD_BrandCheck", images=[images], guide=[guide(rules)], probe=[small_clip]).result[3]
+    never, must = (int(line.split("kept by ")[1][0]) for line in report.splitlines()[1:3])
+    assert never + must == 6
 
 
 def test_the_brand_check_lets_through_marks_and_reports(pocket, guide):
