@@ -128,7 +128,8 @@ class PPD_BrandCheck(io.ComfyNode):  # noqa: N801
     ) -> io.NodeOutput:
         rules = read_guide(folders.brand_guide_file(guide[0]))
         pictures = [image for batch in images for image in batch]
-        prompts = [at(prompt, index) for index, batch in enumerate(images) for _ in batch]
+        by_batch = [at(prompt, index) for index, batch in enumerate(images) for _ in batch]
+        prompts = prompt if len(prompt) == len(pictures) else by_batch
         verdicts = _verdicts(rules, pictures, probe[0], taste_encoder[0])
         report = report_of(rules, verdicts)
         if ask[0]:
@@ -191,12 +192,14 @@ def _verdicts(rules: Guide, pictures: Sequence[torch.Tensor], probe: str, taste_
         return check_brand(rules, pictures, looker)
     encoder: PosteriorEncoder = load_encoder(taste_encoder)
     looks = encoder.looks
+    if looks is None:
+        return check_brand(rules, pictures, looker)  # which says that they are needed
 
     def amounts(seen: Sequence[torch.Tensor]) -> torch.Tensor:
         features = PictureFeatures(encoder.features.tower)  # kept nowhere: most of them are thrown away
         told = whose.progress(len(seen))
         found = features.picture_features([Picture.from_tensor(one) for one in seen], progress=told)
-        return looks.amounts(encoder.prior.whiten(found)) if looks is not None else found
+        return looks.amounts(encoder.prior.whiten(found))
 
     return check_brand(rules, pictures, looker, looks, amounts)
 

@@ -40,21 +40,29 @@ class TextProbe:
 
     def __init__(self, tower: Tower, text_side: TextSide, progress: Callable[[int, int], None] | None = None) -> None:
         self.tower, self.text_side, self.progress = tower, text_side, progress
+        self._directions: dict[str, Tensor] = {}
 
     def scores(self, pictures: Sequence[Tensor], words: Sequence[str]) -> Tensor:
         """As of Probe."""
         sides = [OPPOSITES.split(word, 1) for word in words]
-        asked = list(dict.fromkeys([*NOTHING, *(side for both in sides for side in both)]))
-        texts = self.text_side([template.format(one) for one in asked for template in TEMPLATES])
-        directions = F.normalize(F.normalize(texts.float(), dim=-1).unflatten(0, (len(asked), -1)).mean(1), dim=-1)
+        self._read([*NOTHING, *(side for both in sides for side in both)])
         seen = PictureFeatures(self.tower).picture_features(
             [Picture.from_tensor(one) for one in pictures], progress=self.progress
         )
-        near = F.normalize(seen.float(), dim=-1) @ directions.T
-        place = {text: index for index, text in enumerate(asked)}
-        nothing = near[:, : len(NOTHING)].mean(1)
-        columns = [near[:, place[both[0]]] - (near[:, place[both[1]]] if len(both) == 2 else nothing) for both in sides]
-        return torch.stack(columns, 1)
+        seen = F.normalize(seen.float(), dim=-1)
+        nothing = torch.stack([self._directions[one] for one in NOTHING]).mean(0)
+        against = [self._directions[both[1]] if len(both) == 2 else nothing for both in sides]
+        return torch.stack(
+            [seen @ (self._directions[both[0]] - other) for both, other in zip(sides, against, strict=True)], 1
+        )
+
+    def _read(self, words: Sequence[str]) -> None:
+        """Directions of words not read yet: a text side may have to open its model for it."""
+        new = [one for one in dict.fromkeys(words) if one not in self._directions]
+        if new:
+            texts = self.text_side([template.format(one) for one in new for template in TEMPLATES])
+            read = F.normalize(F.normalize(texts.float(), dim=-1).unflatten(0, (len(new), -1)).mean(1), dim=-1)
+            self._directions |= dict(zip(new, read, strict=True))
 
 
 class FixedProbe:
