@@ -8,6 +8,7 @@ from server import PromptServer
 
 from . import library, routes, tastes, training_routes, why
 from .adapter import PPD_ApplyUserEmbedding, PPD_UserAdapterLoader
+from .brand import PPD_BindToGuide, PPD_BrandCheck
 from .collect import PreferenceCollector
 from .embedding import (
     PPD_UserEmbeddingBatch,
@@ -18,6 +19,7 @@ from .embedding import (
     UserEmbeddingSample,
 )
 from .explaining import PPD_ExplainTaste, PPD_TurnLook
+from .guard import PPD_CheckLeakage, PPD_CheckPrompts, PPD_CheckStereotypes
 from .ip_adapter import PPD_IPAdapterLoader
 from .lora import PPD_SaveTasteAsLoRA
 from .making import PPD_MakeTasteEncoder
@@ -70,4 +72,9 @@ class PersonalizationExtension(ComfyExtension):
             PPD_AddStudies,
             PPD_MakeTasteEncoder,
             PPD_TrainUserAdapter,
+            PPD_CheckPrompts,
+            PPD_CheckLeakage,
+            PPD_CheckStereotypes,
+            PPD_BrandCheck,
+            PPD_BindToGuide,
         ]

@@ -43,6 +43,11 @@ NODE_IDS = {
     "PPD_PocketCheckpointLoader",
     "PPD_MakeTasteEncoder",
     "PPD_TrainUserAdapter",
+    "PPD_CheckPrompts",
+    "PPD_CheckLeakage",
+    "PPD_CheckStereotypes",
+    "PPD_BrandCheck",
+    "PPD_BindToGuide",
     "PPD_PaintStudies",
     "PPD_AddStudies",
 }

@@ -15,9 +15,11 @@ pytestmark = pytest.mark.comfyui
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
 STUDIES, WORDS, TRAIN = "paint studies", "paint with words", "train your own adapter"
-POCKET = [name for name in WORKFLOWS if (" with " not in name or name == WORDS) and name not in (STUDIES, TRAIN)]
+OTHERS = (STUDIES, TRAIN, "check a taste")
+POCKET = [name for name in WORKFLOWS if (" with " not in name or name == WORDS) and name not in OTHERS]
 """Those that run as they are; test_checkpoints.py and test_studies.py bring the others' files, test_templates.py and
-test_training.py ask whether the server takes those whose files nobody can bring."""
+test_training.py ask whether the server takes those whose files nobody can bring; test_guard.py runs the one that checks
+many pictures."""
 FIRST, BLEND, SWEEP, LEARN = "first personal picture", "blend two people", "strength sweep", "learn my taste"
 MINE, BEST, TURNED = "my taste", "best of my taste", "one look turned"
 WARM, COOL = "vivid and bold", "cool and soft"
@@ -48,6 +50,11 @@ NODE_IDS = {
     "PPD_AddStudies",
     "PPD_MakeTasteEncoder",
     "PPD_TrainUserAdapter",
+    "PPD_CheckPrompts",
+    "PPD_CheckLeakage",
+    "PPD_CheckStereotypes",
+    "PPD_BrandCheck",
+    "PPD_BindToGuide",
 }
 BATCH = 4
 """Latents that a person's direction is looked for in: single pictures are noisy."""
