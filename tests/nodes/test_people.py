@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -207,3 +209,19 @@ def test_the_badge_counts_what_would_be_asked(store, comfy_folders):
     assert store.person(ann).open == 3 and interviews.waiting(ann) == 2
     store.set_encoder(ann, "gone")
     assert interviews.waiting(ann) == 3
+
+
+def test_the_browser_shows_names_in_every_nodes_list_of_people(node_classes, people, comfy_folders):
+    """Else the list shows ids, and the tab's person is not put in."""
+    lists = (
+        (Path(__file__).parents[2] / "web" / "people.js").read_text().partition("const LISTS = {")[2].partition("};")[0]
+    )
+    known = dict(re.findall(r'(\w+): \["(\w+)", (?:""|PERSON)\]', lists))
+    asking = {}
+    for name, node in node_classes.items():
+        for entry in node.GET_SCHEMA().inputs:
+            if getattr(entry, "io_type", "") == people.WIDGET or {people.TAB, people.PERSON + people.TAB} & set(
+                getattr(entry, "options", None) or ()
+            ):
+                asking[name] = entry.id
+    assert len(asking) >= 8 and asking == known
