@@ -220,8 +220,8 @@ def test_the_browser_shows_names_in_every_nodes_list_of_people(node_classes, peo
     asking = {}
     for name, node in node_classes.items():
         for entry in node.GET_SCHEMA().inputs:
-            if getattr(entry, "io_type", "") == people.WIDGET or {people.TAB, people.PERSON + people.TAB} & set(
-                getattr(entry, "options", None) or ()
-            ):
+            offered = set(getattr(entry, "options", None) or ())
+            is_list = (getattr(entry, "extra_dict", None) or {}).get("widgetType") == people.WIDGET
+            if is_list or {people.TAB, people.PERSON + people.TAB} & offered:
                 asking[name] = entry.id
     assert len(asking) >= 8 and asking == known
