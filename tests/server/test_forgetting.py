@@ -1,4 +1,4 @@
-"""Somebody who used all there is, and was deleted: all bytes below ComfyUI's folder are searched for what was theirs."""
+"""Somebody who used all there is, and was deleted: all bytes in ComfyUI's folders are searched for them."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ POCKET = [name for name in WORKFLOWS if (" with " not in name or name == WORDS) 
 """Those that run as they are; test_checkpoints.py and test_studies.py bring the others' files, test_templates.py and
 test_training.py ask whether the server takes those whose files nobody can bring."""
 FIRST, BLEND, SWEEP, LEARN = "first personal picture", "blend two people", "strength sweep", "learn my taste"
-MINE, BEST = "my taste", "best of my taste"
+MINE, BEST, CODE = "my taste", "best of my taste", "paint for a taste code"
 WARM, COOL = "vivid and bold", "cool and soft"
 NODE_IDS = {
     "PreferencePairLoader",
@@ -77,7 +77,7 @@ def test_help_pages_are_served(server):
 
 
 def test_workflows_are_listed_and_served_as_templates(server):
-    assert {FIRST, BLEND, SWEEP, LEARN, MINE, BEST, WORDS} == set(POCKET) < set(WORKFLOWS)
+    assert {FIRST, BLEND, SWEEP, LEARN, MINE, BEST, WORDS, CODE} == set(POCKET) < set(WORKFLOWS)
     assert sorted(server.get("/workflow_templates")["personalized-diffusion"]) == WORKFLOWS
     for name in WORKFLOWS:
         path = f"/api/workflow_templates/personalized-diffusion/{urllib.parse.quote(name)}.json"
