@@ -160,13 +160,13 @@ def _fresh(pool: Pool, people: People, support: Support, rng: np.random.Generato
 
 def bound(recipe: Recipe, pool: Pool) -> dict[str, Any]:
     """How far leaving any one of ATTACKED picks out moves anybody, clipped as what is shared is, and as u is read."""
-    prior = recipe.prior
+    prior, phi = recipe.prior, recipe.prior.whiten(pool.features).double()
     mean, covariance, root = prior.mean.double(), prior.covariance.double(), root_of(prior.covariance)
-    back, moved = torch.linalg.pinv(root).T, {"clipped": [], "as read": []}
+    back = torch.linalg.pinv(root).T
+    moved: dict[str, list[Tensor]] = {"clipped": [], "as read": []}
     for seed, people in enumerate(recipe.people.values()):
-        x = Crowd(recipe, pool, people, 311 + seed).differences(
-            draw_support(pool, people, ATTACKED, np.random.default_rng(seed))
-        )
+        support = draw_support(pool, people, ATTACKED, np.random.default_rng(seed))
+        x = phi[support.chosen] - phi[support.rejected]
         ones = torch.ones(x.shape[:2], dtype=torch.float64)
         for name, rows in (("clipped", clipped(x, root)), ("as read", x)):
             whole = fit_posteriors(rows, ones, ones, mean, covariance)[0]
