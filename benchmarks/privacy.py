@@ -100,7 +100,7 @@ def _render(recipe: Recipe, count: int) -> dict[str, Tensor]:
         x = to_tensor(pictures)
         parts["statistics"].append(recipe.world.statistics(x))
         parts["features"].append(recipe.encoder.image_tensor_features(x))
-    return {name: torch.cat(tensors) for name, tensors in parts.items()}
+    return {name: torch.cat(tensors).contiguous() for name, tensors in parts.items()}
 
 
 class Crowd:

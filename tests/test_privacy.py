@@ -9,8 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ppd.encoders.posterior import fit_posterior, fit_posteriors, root_of
+from ppd.pairs import PreferencePair, read_pairs, write_pairs
+from ppd.pictures import Picture
 from ppd.pocket.people import population
 from ppd.pocket.studio import WEIGHTS, load_encoder
 from ppd.pocket.world import POCKET
@@ -25,6 +28,7 @@ from ppd.privacy import (
     noised,
     release,
 )
+from ppd.taste_code import encode
 from ppd.user_embedding import UserEmbedding, blend, null_user
 
 PICKS = 12
@@ -176,3 +180,31 @@ def test_what_comes_from_no_picks_is_refused(picks):
 def test_values_that_mean_nothing_are_told(values, words):
     with pytest.raises(ValueError, match=words):
         Guarantee(*values)
+
+
+def test_no_pixel_prompt_name_or_path_is_in_what_is_shared(tmp_path):
+    """All that picks are made of, searched in the bytes: of pictures every 12 bytes of the file and of the pixels."""
+    words = ["onyx", "xylophone", "Quirina", "secret folder", "pair-q"]
+    rng, pairs = np.random.default_rng(0), []
+    for number in range(4):
+        one, other = (Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)) for _ in range(2))
+        sides = (Picture.from_image(one), Picture.from_image(other))
+        pairs.append(PreferencePair("an onyx xylophone", *sides, f"pair-q{number}", user="Quirina"))
+    folder = tmp_path / "secret folder"
+    write_pairs(folder, pairs)
+    encoder = load_encoder()
+    exact = encoder.encode(list(read_pairs(folder)))
+    texts = []
+    for number, embedding in enumerate((exact, release(exact, Guarantee(4.0)))):
+        file = tmp_path / f"{number}.safetensors"
+        embedding.save(file)
+        texts += [file.read_bytes(), encode(embedding).encode()]
+    pieces = set()
+    for pair in pairs:
+        for side in (pair.chosen, pair.rejected):
+            for data in (side.read(), side.open().tobytes(), side.digest.encode()):
+                pieces |= {data[start : start + 12] for start in range(len(data) - 11)}
+    for text in texts:
+        assert len(text) < 1000
+        assert not [word for word in words if word.encode() in text]
+        assert not {text[start : start + 12] for start in range(len(text) - 11)} & pieces

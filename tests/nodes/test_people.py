@@ -131,7 +131,7 @@ def test_lost_and_broken_pictures_of_a_person_are_left_out_and_named(store, load
     assert "Left out 2:" in report and "'pick-2'" in report and "'pick-3'" in report
     for pair in pairs:
         pair.rejected.path.unlink()
-    with pytest.raises(ValueError, match="Of the pairs of Ann none can be used. Pair 'pick-"):
+    with pytest.raises(ValueError, match="Of the person's pairs none can be used. Pair 'pick-"):
         load(f"person: {ann}", skip_bad=True)
 
 
