@@ -1,8 +1,8 @@
 """The user embedding u: a person's taste as a vector, how sure we are of it, where it came from, and its file.
 
 u = 0 is the null user, for whom the model paints as its base does. The file holds the vector and its provenance, and
-never a picture, prompt, path or name but those of a card that its owner wants in it (taste_file.py); contract: format
-"ppd-user-embedding", version "1".
+never a picture, prompt, path or name but those of a card that its owner wants in it (taste_file.py), and epsilon and
+delta where noise hides each pick (privacy.py); contract: format "ppd-user-embedding", version "1".
 """
 
 from __future__ import annotations
