@@ -48,6 +48,10 @@ def _parser() -> argparse.ArgumentParser:
     encode.add_argument("--user", help="only this user's pairs, where the set has several users")
     encode.add_argument("--skip-bad", action="store_true", help="leave out pairs whose pictures cannot be read")
     encode.add_argument("--with-covariance", action="store_true", help="store the uncertainty too (not for sharing)")
+    encode.add_argument(
+        "--epsilon", type=float, help="hide each pick behind noise: differential privacy (docs/privacy.md)"
+    )
+    encode.add_argument("--delta", type=float, default=1e-5, help="of that privacy (default: 1e-5)")
 
     sample = commands.add_parser("sample", help="paint with a pocket model for a user embedding")
     sample.add_argument("--world", choices=WORLDS, default=WORLDS[0], help="the model (default: pocket)")
@@ -142,6 +146,7 @@ def _encode(arguments: argparse.Namespace) -> dict[str, Any]:
     from .pairs import read_pairs
     from .pocket.studio import WEIGHTS
     from .pocket.world import WORLDS
+    from .privacy import Guarantee, release
 
     pairs = list(read_pairs(arguments.pairs, skip_bad=arguments.skip_bad, user=arguments.user))
     if not pairs:
@@ -150,8 +155,11 @@ def _encode(arguments: argparse.Namespace) -> dict[str, Any]:
     made = TasteEncoder.load(folder)
     encoder = made.open(open_tower(made.tower, folder, find=lambda kind, name: arguments.models / kind / name))
     embedding = encoder.encode(pairs, on_bad="skip" if arguments.skip_bad else "raise")
+    if arguments.epsilon is not None:
+        embedding = release(embedding, Guarantee(arguments.epsilon, arguments.delta))
     embedding.save(arguments.out, with_covariance=arguments.with_covariance)
-    print(f"{arguments.out}: user embedding of {embedding.pairs} pairs, {embedding.reach}")
+    told = "" if embedding.guarantee is None else f"; {embedding.guarantee.told}"
+    print(f"{arguments.out}: user embedding of {embedding.pairs} pairs, {embedding.reach}{told}")
     return {"file": str(arguments.out), "pairs": embedding.pairs, "encoder": embedding.encoder}
 
 

@@ -21,7 +21,7 @@ POCKET = [name for name in WORKFLOWS if (" with " not in name or name == WORDS) 
 test_training.py ask whether the server takes those whose files nobody can bring; test_guard.py runs the one that checks
 many pictures."""
 FIRST, BLEND, SWEEP, LEARN = "first personal picture", "blend two people", "strength sweep", "learn my taste"
-MINE, BEST, TURNED = "my taste", "best of my taste", "one look turned"
+MINE, BEST, TURNED, CODE = "my taste", "best of my taste", "one look turned", "paint for a taste code"
 WARM, COOL = "vivid and bold", "cool and soft"
 NODE_IDS = {
     "PreferencePairLoader",
@@ -86,7 +86,7 @@ def test_help_pages_are_served(server):
 
 
 def test_workflows_are_listed_and_served_as_templates(server):
-    assert {FIRST, BLEND, SWEEP, LEARN, MINE, BEST, WORDS, TURNED} == set(POCKET) < set(WORKFLOWS)
+    assert {FIRST, BLEND, SWEEP, LEARN, MINE, BEST, WORDS, TURNED, CODE} == set(POCKET) < set(WORKFLOWS)
     assert sorted(server.get("/workflow_templates")["personalized-diffusion"]) == WORKFLOWS
     for name in WORKFLOWS:
         path = f"/api/workflow_templates/personalized-diffusion/{urllib.parse.quote(name)}.json"
