@@ -6,8 +6,9 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 from server import PromptServer
 
-from . import library, routes, tastes, training_routes
+from . import blind_routes, library, routes, tastes, training_routes
 from .adapter import PPD_ApplyUserEmbedding, PPD_UserAdapterLoader
+from .blind_test import PPD_BlindTest, PPD_TestPrompts
 from .collect import PreferenceCollector
 from .embedding import (
     PPD_UserEmbeddingBatch,
@@ -39,6 +40,7 @@ class PersonalizationExtension(ComfyExtension):
             library.register(server.routes)
             tastes.register(server.routes)
             training_routes.register(server.routes)
+            blind_routes.register(server.routes)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
@@ -66,4 +68,6 @@ class PersonalizationExtension(ComfyExtension):
             PPD_AddStudies,
             PPD_MakeTasteEncoder,
             PPD_TrainUserAdapter,
+            PPD_TestPrompts,
+            PPD_BlindTest,
         ]

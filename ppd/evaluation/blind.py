@@ -29,8 +29,6 @@ REPEATED = 10
 """One of so many questions comes again."""
 LATER = (4, 6)
 """How many questions after the first time it does: late enough to be forgotten, early enough for a test that stops."""
-LONGEST_PICK = 120.0
-"""Seconds of one answer that count as spent on it: beyond, somebody has left the room."""
 LEAST_APART = 0.5
 """Steps of a look by which two pictures must differ for an answer to say something of the look."""
 
@@ -199,7 +197,7 @@ def _compared(arms: Sequence[str], trials: Sequence[Trial], pair: tuple[int, int
     of_prompts: dict[str, list[float]] = {}
     for one in trials:
         if _pair(one) == pair:
-            of_prompts.setdefault(one.prompt, []).append({pair[0]: 1.0, pair[1]: 0.0}.get(one.winner(), 0.5))
+            of_prompts.setdefault(one.prompt, []).append({pair[0]: 1.0, pair[1]: 0.0, None: 0.5}[one.winner()])
     rows = np.array([[sum(values), len(values)] for values in of_prompts.values()])
     over = bootstrap(rows, lambda sample: float(sample[:, 0].sum() / sample[:, 1].sum())) if len(rows) else None
     return counts | {

@@ -43,6 +43,8 @@ NODE_IDS = {
     "PPD_TrainUserAdapter",
     "PPD_PaintStudies",
     "PPD_AddStudies",
+    "PPD_TestPrompts",
+    "PPD_BlindTest",
 }
 LOADER = """
 import asyncio, json, sys
