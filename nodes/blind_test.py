@@ -149,9 +149,9 @@ def report_of(test: BlindTest, person: Person, is_new: bool) -> str:
     again = sum(one.repeats is not None for one in test.trials)
     waits = "waits" if is_new else "has been there before, and waits"
     return (
-        f"A blind test of {' and '.join(map(quoted, test.arms))} {waits} for {person.name}: at most "
-        f"{len(test.trials)} questions, {again} of them asked twice. Answer it in the tab Taste, under “Is it really "
-        "mine?”."
+        f"A blind test of {', '.join(f'“{arm}”' for arm in test.arms)} {waits} for {person.name}: at most "
+        f"{len(test.trials)} questions, {again} of them asked twice. Press Answer the test, or answer it in the tab "
+        "Taste, under “Is it really mine?”."
     )
 
 

@@ -11,9 +11,9 @@ const SIDES = [["first", "left"], ["second", "right"]];
 const LONGEST = 120; // seconds that count of an answer
 
 const STYLE = `
-.ppd-blind .answers { justify-content: center; }
+.ppd-blind .answers:has(.over) { flex: 1; align-content: center; justify-content: center; overflow: auto; }
 .ppd-blind .header .row { justify-content: space-between; }
-.ppd-blind .over { margin: auto; max-width: 44em; display: flex; flex-direction: column; gap: 14px; font-size: 15px; overflow: auto; }
+.ppd-blind .over { max-width: 44em; display: flex; flex-direction: column; gap: 14px; font-size: 15px; line-height: 1.5; }
 .ppd-blind .over .row { gap: 10px; }
 .ppd-blind .shares { display: flex; height: 26px; border-radius: 6px; overflow: hidden; margin-top: 6px; }
 .ppd-blind .shares span { display: grid; place-items: center; min-width: 20px; color: #fff; font-size: 12px; background: #8c6a5a; }
@@ -155,8 +155,9 @@ export class BlindPage {
 
     result() {
         const { pairs, consistency, folder, answers, seconds_per_pick: seconds, minutes } = this.state.result;
-        const lines = [consistency.of ? t("blind_again", { ...consistency, ceiling: percent(consistency.ceiling) }) : t("blind_not_again"),
-            t("blind_time", { answers, seconds, minutes: minutes.toFixed(1) }), t("blind_where", { folder })];
+        const again = [t(consistency.of ? "blind_again" : "blind_not_again", consistency)];
+        if (consistency.ceiling < 1 && consistency.of) again.push(t("blind_ceiling", { ceiling: percent(consistency.ceiling) }));
+        const lines = [again.join(" "), t("blind_time", { answers, seconds, minutes: minutes.toFixed(1) }), t("blind_where", { folder })];
         const link = (file, textContent) =>
             element("a", { href: api.apiURL(`/ppd/tests/${this.test}/report/${file}`), target: "_blank", textContent });
         return element("div", { className: "over" }, ...pairs.map(compared), ...lines.map((textContent) => element("p", { textContent })),

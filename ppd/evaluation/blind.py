@@ -31,6 +31,8 @@ LATER = (4, 6)
 """How many questions after the first time it does: late enough to be forgotten, early enough for a test that stops."""
 LEAST_APART = 0.5
 """Steps of a look by which two pictures must differ for an answer to say something of the look."""
+LEAST_TOLD = 4
+"""Answers below which nothing is said of a look."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,7 @@ def by_look(
             for amount, trial in zip(column, trials, strict=True)
             if abs(amount) >= LEAST_APART and trial.winner() is not None
         ]
-        if told:
+        if len(told) >= LEAST_TOLD:
             wins = sum(map(bool, told))
             found.append({"look": name, "low": low, "high": high, "high_won": wins, "of": len(told)})
             found[-1] |= {"interval": list(binomial_interval(wins, len(told))), "p": binomial_p(wins, len(told))}

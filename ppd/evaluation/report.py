@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -82,10 +83,9 @@ def sentences(figures: dict[str, Any]) -> list[str]:
     told = [_of_pair(pair, figures["alpha"]) for pair in figures["pairs"]]
     again = figures["consistency"]
     if again["of"]:
-        told.append(
-            f"Asked the same again, the answer was the same {again['same']} of {again['of']} times: whatever paints, "
-            f"it cannot be expected to win more than about {_percent(again['ceiling'])} of the answers."
-        )
+        told.append(f"Asked the same again, the answer was the same {again['same']} of {again['of']} times.")
+        if again["ceiling"] < 1:
+            told[-1] += f" So no way to paint can be expected to win more than about {_percent(again['ceiling'])}."
     else:
         told.append("Nothing was asked twice before the test ended, so how steady the answers are is not known.")
     told.append(
@@ -148,7 +148,7 @@ def _of_pair(pair: dict[str, Any], alpha: float) -> str:
     low, high = pair["interval"]
     if losses > wins:
         first, second, wins, losses, low, high = second, first, losses, wins, 1 - high, 1 - low
-    tied = f" ({ties} times neither)" if ties else ""
+    tied = f" (neither: {ties})" if ties else ""
     if not wins + losses:
         return f"“{first}” or “{second}”: no answer yet{tied}."
     counts = f"{wins} of {wins + losses} times{tied}"
@@ -166,13 +166,14 @@ def _of_pair(pair: dict[str, Any], alpha: float) -> str:
 
 
 def _bar(pair: dict[str, Any]) -> str:
-    total = max(1, pair["wins"] + pair["ties"] + pair["losses"])
+    (first, won), (second, lost) = sorted(
+        zip(map(_text, pair["arms"]), (pair["wins"], pair["losses"]), strict=True), key=lambda one: -one[1]
+    )
     spans = [
-        f"<span class='{kind}' style='flex:{pair[key] / total:.4f}'>{pair[key]}</span>"
-        for kind, key in (("won", "wins"), ("tied", "ties"), ("lost", "losses"))
-        if pair[key]
+        f"<span class='{kind}' style='flex:{count}'>{count}</span>"
+        for kind, count in (("won", won), ("tied", pair["ties"]), ("lost", lost))
+        if count
     ]
-    first, second = map(_text, pair["arms"])
     return f"<div class='bar'>{''.join(spans)}</div><div class='names'><span>{first}</span><span>{second}</span></div>"
 
 
@@ -215,9 +216,9 @@ def _asked(test: BlindTest, one: Trial, picture: Callable[[str], Picture]) -> st
 
 def _row_title(test: BlindTest, row: dict[int, str]) -> str:
     of_row = [one for one in test.trials if one.repeats is None and set(one.pictures) <= set(row.values())]
-    best = [test.arms[winner] for winner in (one.winner() for one in of_row) if winner is not None]
-    said = f"  ✓ {', '.join(dict.fromkeys(best))}" if best else ""
-    return f"{of_row[0].prompt[:60]}{said}"
+    won = Counter(test.arms[winner] for winner in (one.winner() for one in of_row) if winner is not None)
+    told = ", ".join(arm if len(test.arms) == 2 else f"{arm} {count}" for arm, count in won.most_common())
+    return f"{of_row[0].prompt[:60]}{f': preferred {told}' if told else ''}"
 
 
 def _taught(notes: dict[str, Any]) -> str:
