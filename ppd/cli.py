@@ -1,4 +1,4 @@
-"""The command line: `python -m ppd demo | encode | sample | lora | studies | make-encoder | train | evaluate`, `pilot`."""
+"""The command line: `python -m ppd demo | encode | sample | lora | studies | make-encoder | train | evaluate | ...`."""
 
 from __future__ import annotations
 

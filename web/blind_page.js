@@ -28,7 +28,7 @@ document.head.append(element("style", { textContent: STYLE }));
 
 export class BlindPage {
     constructor(test, onClose) {
-        Object.assign(this, { test, onClose, requests: new Requests(), isBusy: true });
+        Object.assign(this, { test, onClose, requests: new Requests() });
         const named = (name, ...children) => (this[name] = element("div", { className: name }, ...children));
         this.stage = element("div", { className: "pair" });
         this.zoom = new Zoom(this.stage, ({ dataset: { side } }) => this.pick(side), { turns: true });
@@ -64,7 +64,7 @@ export class BlindPage {
 
     // A press while another is on its way is about what is not seen any more
     async run(work) {
-        this.isBusy = true;
+        this.root.ariaBusy = "true";
         try {
             await this.show(await work());
             this.requests.clear();
@@ -72,11 +72,11 @@ export class BlindPage {
         } catch (error) {
             this.notice.textContent = t("failed", { error: error.message });
         }
-        this.isBusy = false;
+        this.root.ariaBusy = "false";
     }
 
     press(path, body) {
-        if (!this.isBusy) this.run(() => ask(`tests/${this.test}/${path}`, body, "POST", this.requests.of(path, body)));
+        if (this.root.ariaBusy !== "true") this.run(() => ask(`tests/${this.test}/${path}`, body, "POST", this.requests.of(path, body)));
     }
 
     pick(verdict) {
