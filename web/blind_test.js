@@ -61,12 +61,12 @@ api.addEventListener(NEWS, ({ detail }) => list?.root.isConnected && list.person
 
 SECTIONS.push({ name: "blind", title: () => t("blind_title"), make: tests });
 
-// The test that the node has filed, or else the newest of the tab's person that waits
+// The test that the node has filed, or else the newest of the tab's person that waits, or else the newest
 async function openFrom(node) {
     const filed = app.nodeOutputs?.[node.id]?.ppd_blind_test?.[0];
     const person = filed?.person ?? localStorage.getItem(LAST_PERSON);
     const tests = person ? await ask(`people/${person}/tests`).catch(() => []) : [];
-    const test = tests.find(({ id }) => id === filed?.id) ?? tests.find(({ result }) => !result);
+    const test = tests.find(({ id }) => id === filed?.id) ?? tests.find(({ result }) => !result) ?? tests[0];
     if (test) open(test.id);
     else app.extensionManager.toast.add({ severity: "info", summary: t("blind_title"), detail: t("blind_none"), life: 6000 });
 }
