@@ -149,8 +149,8 @@ def held_out(pairs: Sequence[PreferencePair]) -> tuple[list[PreferencePair], lis
 
 def _differences(encoder: PosteriorEncoder, questions: Sequence[Asked]) -> Tensor:
     """phi(first) - phi(second) over the noise, [n, d]."""
-    sides = [encoder.features.picture_features([one[side] for one in questions]) for side in (1, 2)]
-    return encoder.prior.differences(*sides)
+    sides = [[one.first for one in questions], [one.second for one in questions]]
+    return encoder.prior.differences(*map(encoder.features.picture_features, sides))
 
 
 def _verdict(odds: float) -> Judged:

@@ -182,12 +182,13 @@ def play_until_killed(play, folder, kill_at, acknowledge):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
-@pytest.mark.parametrize("version", [0, 1, 2])
+@pytest.mark.parametrize("version", [0, 1, 2, 3])
 def test_a_migration_killed_at_every_write_loses_nothing(tmp_path, version):
     """Version 0 is a store that is only just made."""
     for kill_at in range(1, 100):
         place = tmp_path / f"killed at {kill_at}"
         folder, said = released_store(place, version) if version else (place / "taste", {})
+        said.pop("more", None)  # what version 3 alone has said
         child = os.fork()
         if child == 0:
             try:
@@ -199,7 +200,7 @@ def test_a_migration_killed_at_every_write_loses_nothing(tmp_path, version):
         _, status = os.waitpid(child, 0)
         if version:
             with sqlite3.connect(f"{(folder / 'taste.sqlite3').as_uri()}?mode=ro", uri=True) as database:
-                assert database.execute("PRAGMA user_version").fetchone()[0] in (version, 3)
+                assert database.execute("PRAGMA user_version").fetchone()[0] in (version, 4)
         store = TasteStore(folder)
         assert told(store) == said
         assert store.database.read("PRAGMA integrity_check") == [("ok",)]
