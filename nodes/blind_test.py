@@ -78,7 +78,7 @@ class PPD_BlindTest(io.ComfyNode):  # noqa: N801
                 io.String.Input("name_c", default=NAMES[2], optional=True, tooltip="What the report calls the third."),
                 io.Int.Input(
                     "questions",
-                    default=30,
+                    default=40,
                     min=4,
                     max=MOST,
                     optional=True,
@@ -104,7 +104,7 @@ class PPD_BlindTest(io.ComfyNode):  # noqa: N801
         name_a: Sequence[str] = NAMES[:1],
         name_b: Sequence[str] = NAMES[1:2],
         name_c: Sequence[str] = NAMES[2:],
-        questions: Sequence[int] = (30,),
+        questions: Sequence[int] = (40,),
         images_c: list[torch.Tensor] | None = None,
     ) -> io.NodeOutput:
         arms = [(name_a[0].strip(), images_a), (name_b[0].strip(), images_b)]

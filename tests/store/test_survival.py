@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import sqlite3
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from ppd.evaluation.blind import Scene
 from ppd.pictures import Picture
 from ppd.store import TasteStore
 
@@ -75,6 +77,15 @@ def the_scenario(store):
     yield
     store.undo(aki, "u2")
     yield
+    scene = Scene("a test", (picture(50), picture(51)))
+    test, _ = store.add_test(aki, ["base", "mine"], [scene], 4, draw=random.Random(0))
+    yield
+    store.answer_trial(test, store.test(test).trials[0].id, "first", 1.0, "t1")
+    yield
+    store.undo_trial(test, "t2")
+    yield
+    store.delete_test(test)
+    yield
     store.duplicate(aki, "Aki 2")
     yield
     with store.database.writing() as database:
@@ -104,6 +115,7 @@ def content(store):
                 len(store.digests(person.id)),
                 list(Counter(store.choices(person.id).values()).values()),
                 [(one.prompt, one.digest, one.rating) for one in kept],
+                [(one.arms, one.spent, [trial.verdict for trial in one.trials]) for one in store.tests(person.id)],
             )
         )
     return told
