@@ -156,7 +156,7 @@ export class BlindPage {
     result() {
         const { pairs, consistency, folder, answers, seconds_per_pick: seconds, minutes } = this.state.result;
         const again = [t(consistency.of ? "blind_again" : "blind_not_again", consistency)];
-        if (consistency.ceiling < 1 && consistency.of) again.push(t("blind_ceiling", { ceiling: percent(consistency.ceiling) }));
+        if (consistency.of && consistency.most < 1) again.push(t("blind_ceiling", { most: percent(consistency.most) }));
         const lines = [again.join(" "), t("blind_time", { answers, seconds, minutes: minutes.toFixed(1) }), t("blind_where", { folder })];
         const link = (file, textContent) =>
             element("a", { href: api.apiURL(`/ppd/tests/${this.test}/report/${file}`), target: "_blank", textContent });

@@ -153,21 +153,24 @@ def score(arms: Sequence[str], trials: Sequence[Trial], spent: float) -> dict[st
 
 
 def consistency(trials: Sequence[Trial]) -> dict[str, Any]:
-    """How often the person said the same of a question that came again, and the `ceiling` that this puts on any win
-    rate: who agrees with themselves in a share c of answers follows one preference in q of them, c = q^2 + (1 - q)^2.
-    """
+    """How often the person said the same of a question that came again, as `steadiness` tells it."""
     by_place = {one.place: one for one in trials}
     again = [(by_place[one.repeats], one) for one in trials if one.repeats is not None]
     again = [(one, two) for one, two in again if not {one.verdict, two.verdict} & {None, "skip"}]
-    same = sum(one.winner() == two.winner() for one, two in again)
-    share = same / len(again) if again else None
-    return {
-        "same": same,
-        "of": len(again),
-        "share": share,
-        "interval": list(binomial_interval(same, len(again))) if again else None,
-        "ceiling": None if share is None else (1 + sqrt(max(0.0, 2 * share - 1))) / 2,
-    }
+    return steadiness(sum(one.winner() == two.winner() for one, two in again), len(again))
+
+
+def steadiness(same: int, of: int) -> dict[str, Any]:
+    """The share of answers that were the same again, its exact interval, and the ceiling that it puts on any win rate:
+    who agrees with themselves in a share c of answers follows one preference in q of them, c = q^2 + (1 - q)^2.
+
+    `ceiling` is q at the share itself, `most` at the interval's upper end, which is what few repeats can tell.
+    """
+    if not of:
+        return {"same": 0, "of": 0, "share": None, "interval": None, "ceiling": None, "most": None}
+    share, interval = same / of, binomial_interval(same, of)
+    ceiling, most = ((1 + sqrt(max(0.0, 2 * c - 1))) / 2 for c in (share, interval[1]))
+    return {"same": same, "of": of, "share": share, "interval": list(interval), "ceiling": ceiling, "most": most}
 
 
 def by_look(

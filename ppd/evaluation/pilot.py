@@ -6,7 +6,6 @@ import html
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,10 @@ import numpy as np
 from ..files import write_file
 from ..limits import line, number, parsed, whole
 from ..messages import quoted
+from .blind import steadiness
 from .figures import bootstrap
 from .report import FORMAT, JSON_FILE, STYLE, VERSION
-from .sequential import anytime_interval, binomial_interval
+from .sequential import anytime_interval
 
 PILOT_JSON, PILOT_PAGE = "pilot.json", "pilot.html"
 MOST = 100_000
@@ -100,19 +100,13 @@ def pilot(reports: Sequence[Report]) -> dict[str, Any]:
         rows = [row for row in rows if row["wins"] + row["losses"]]
         if rows:
             pairs.append(_pooled(arms, rows))
-    same, again = sum(one.same for one in reports), sum(one.again for one in reports)
     return {
         "format": "ppd-pilot",
         "version": 1,
         "people": len(people),
         "tests": len(reports),
         "pairs": pairs,
-        "consistency": {
-            "same": same,
-            "of": again,
-            "interval": list(binomial_interval(same, again)) if again else None,
-            "ceiling": (1 + sqrt(max(0.0, 2 * same / again - 1))) / 2 if again else None,
-        },
+        "consistency": steadiness(sum(one.same for one in reports), sum(one.again for one in reports)),
         "minutes_of_tests": round(sum(one.minutes for one in reports), 2),
     }
 
@@ -133,9 +127,10 @@ def sentences(figures: dict[str, Any]) -> list[str]:
             )
     again = figures["consistency"]
     if again["of"]:
+        ceiling, most = (f"{100 * again[name]:.0f}" for name in ("ceiling", "most"))
         told.append(
             f"Asked the same again, people said the same {again['same']} of {again['of']} times: no way to paint can "
-            f"be expected to win more than about {100 * again['ceiling']:.0f} times in 100."
+            f"be expected to win more than about {ceiling} times in 100 (at most {most})."
         )
     tests, minutes = figures["tests"], figures["minutes_of_tests"]
     told.append(f"{figures['people']} people, {tests} blind tests, {minutes:.1f} minutes in all.")

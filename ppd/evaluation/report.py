@@ -84,8 +84,8 @@ def sentences(figures: dict[str, Any]) -> list[str]:
     again = figures["consistency"]
     if again["of"]:
         told.append(f"Asked the same again, the answer was the same {again['same']} of {again['of']} times.")
-        if again["ceiling"] < 1:
-            told[-1] += f" So no way to paint can be expected to win more than about {_percent(again['ceiling'])}."
+        if again["most"] < 1:
+            told[-1] += f" So no way to paint can be expected to win more than {_percent(again['most'])}."
     else:
         told.append("Nothing was asked twice before the test ended, so how steady the answers are is not known.")
     told.append(

@@ -148,7 +148,8 @@ def test_repeats_bound_what_can_be_won(share, ceiling):
     found = consistency([*asked, *again])
     assert (found["same"], found["of"]) == (4 * share, 4)
     assert found["ceiling"] == pytest.approx(ceiling, abs=1e-4)
-    assert consistency(asked)["ceiling"] is None
+    assert found["most"] == pytest.approx((1 + max(0.0, 2 * found["interval"][1] - 1) ** 0.5) / 2)
+    assert found["most"] >= found["ceiling"] and consistency(asked)["ceiling"] is None
 
 
 def test_looks_tell_what_was_preferred():
