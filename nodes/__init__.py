@@ -6,8 +6,9 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 from server import PromptServer
 
-from . import library, routes, tastes, training_routes, why
+from . import blind_routes, library, routes, tastes, training_routes, why
 from .adapter import PPD_ApplyUserEmbedding, PPD_UserAdapterLoader
+from .blind_test import PPD_BlindTest, PPD_TestPrompts
 from .brand import PPD_BindToGuide, PPD_BrandCheck
 from .collect import PreferenceCollector
 from .embedding import (
@@ -43,6 +44,7 @@ class PersonalizationExtension(ComfyExtension):
             tastes.register(server.routes)
             why.register(server.routes)
             training_routes.register(server.routes)
+            blind_routes.register(server.routes)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
@@ -77,4 +79,6 @@ class PersonalizationExtension(ComfyExtension):
             PPD_CheckStereotypes,
             PPD_BrandCheck,
             PPD_BindToGuide,
+            PPD_TestPrompts,
+            PPD_BlindTest,
         ]

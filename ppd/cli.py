@@ -1,4 +1,4 @@
-"""The command line: `python -m ppd demo | encode | sample | lora | studies | make-encoder | train | evaluate`."""
+"""The command line: `python -m ppd demo | encode | sample | lora | studies | make-encoder | train | evaluate | ...`."""
 
 from __future__ import annotations
 
@@ -106,7 +106,11 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--work", type=Path, help="folder for data and checkpoints, as of train")
     evaluate.add_argument("--weights", type=Path, help="folder of the weights to measure (default: the tracked ones)")
 
-    for command in (demo, encode, sample, lora, studies, make, evaluate):
+    pilot = commands.add_parser("pilot", help="several people's blind tests as one report")
+    pilot.add_argument("folders", nargs="+", type=Path, help="folders with blind tests, as ComfyUI's output has them")
+    pilot.add_argument("--out", type=Path, default=Path("pilot"), help="folder for pilot.html (default: pilot)")
+
+    for command in (demo, encode, sample, lora, studies, make, evaluate, pilot):
         command.add_argument("--json", type=Path, help="write the figures there, for machines")
     return parser
 
@@ -319,6 +323,17 @@ def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     return report
 
 
+def _pilot(arguments: argparse.Namespace) -> dict[str, Any]:
+    from .evaluation.pilot import PILOT_PAGE, pilot, read_reports, sentences, write_pilot
+
+    figures = pilot(read_reports(arguments.folders))
+    write_pilot(arguments.out, figures)
+    for sentence in sentences(figures):
+        print(sentence)
+    print(arguments.out / PILOT_PAGE)
+    return figures
+
+
 COMMANDS = {
     "demo": _demo,
     "encode": _encode,
@@ -328,6 +343,7 @@ COMMANDS = {
     "studies": _studies,
     "train": _train,
     "evaluate": _evaluate,
+    "pilot": _pilot,
 }
 
 

@@ -17,6 +17,7 @@ from ppd.encoders.encoder import TasteEncoder
 from ppd.encoders.looks import Looks
 from ppd.encoders.population import PopulationPrior
 from ppd.encoders.vlm import ProfileWhitening
+from ppd.evaluation.pilot import Report, pilot, sentences
 from ppd.guard.brand import check_brand, report_of
 from ppd.guard.guide import read_guide, written
 from ppd.guard.marks import marked
@@ -99,6 +100,20 @@ def user_embedding(folder: Path) -> Kind:
         found = UserEmbedding.load(path)
         finite(found.u, *([] if found.covariance_factor is None else [found.draw(0).u]))
         assert len(TasteCard.of_file(path).name) <= 80
+
+    return Kind(path, use)
+
+
+def blind_test(folder: Path) -> Kind:
+    path = folder / "report.json"
+    pair = {"arms": ["base", "mine"], "wins": 2, "losses": 9, "ties": 1}
+    values = {"format": "ppd-blind-test", "version": 1, "test": "t", "person": "p", "pairs": [pair], "minutes": 1.5}
+    values |= {"consistency": {"same": 1, "of": 2}, "seconds_per_pick": 2.5, "notes": {"picks": 8}}
+    path.write_text(json.dumps(values))
+
+    def use() -> None:
+        found = pilot([Report.load(path)])
+        assert all(0 <= pair["rate"] <= 1 for pair in found["pairs"]) and sentences(found)
 
     return Kind(path, use)
 
@@ -290,6 +305,7 @@ KINDS: dict[str, Callable[[Path], Kind]] = {
             encoder_json,
             encoder_tensors,
             profile_whitening,
+            blind_test,
             tower,
         ),
         *(study_latent, studies_json, studies_rows, preference_set, brand_guide, pocket_base),

@@ -50,6 +50,8 @@ NODE_IDS = {
     "PPD_BindToGuide",
     "PPD_PaintStudies",
     "PPD_AddStudies",
+    "PPD_TestPrompts",
+    "PPD_BlindTest",
 }
 LOADER = """
 import asyncio, json, sys
