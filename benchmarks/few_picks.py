@@ -4,7 +4,8 @@ Reporting people pick in a pool that a pocket's base painted. A painter who goes
 pictures' statistics by their covariance with the whitened features, times u; wins are the share of people who like that
 direction, own against another's as in the model card. So what is told here is what the taste encoder leaves to be
 had, whatever an adapter makes of it. Arms: the shipped prior; a scale of pick noise for each person; types of people (a
-mixture of Gaussians, by EM over the training people); and questions that tell most, in place of random ones.
+mixture of Gaussians, by EM over the training people); and questions that tell most, in place of random ones. With
+`--pictures` also what the shipped adapter paints after four answers, asked either way.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch.nn import functional as F
 
 from ppd.encoders.population import PopulationPrior
 from ppd.encoders.posterior import fit_with_noise, laplace, root_of
-from ppd.evaluation import bootstrap
+from ppd.evaluation import bootstrap, wins
 from ppd.pocket.evaluate import Evaluation, ceilings
 from ppd.pocket.recipe import Recipe
 from ppd.pocket.taste import Support, draw_support
@@ -32,7 +33,7 @@ from .interview import draw_questions, interview
 from .pocket_step import ROOT
 
 TYPES, ROUNDS, TRAINING_PICKS = 8, 6, 32
-COUNTS = (2, 4, 8, 16)
+COUNTS, FEW = (2, 4, 8, 16), 4
 AT_ONCE = 250
 
 
@@ -87,10 +88,9 @@ def mixture_of(x: Tensor, prior: PopulationPrior, seed: int = 0) -> Mixture:
     return found
 
 
-def measure(recipe: Recipe, people: int) -> dict[str, Any]:
-    """Figures by arm and by picks."""
+def measure(recipe: Recipe, people: int, pictures: int) -> dict[str, Any]:
+    """Figures by arm and by picks; with `pictures` of each person what is painted at FEW."""
     pool, prior, run = recipe.pool, recipe.prior, Evaluation(recipe, people)
-    run.progress.close()
     phi, statistics = prior.whiten(pool.features).double(), pool.statistics.double()
     moves = (statistics - statistics.mean(0)).T @ (phi - phi.mean(0)) / len(phi)
     truth = run.people.weights.double()
@@ -111,11 +111,14 @@ def measure(recipe: Recipe, people: int) -> dict[str, Any]:
     types = mixture_of(differences(drawn, TRAINING_PICKS), prior)
     alone = Mixture(prior.mean.double()[None], prior.covariance.double(), torch.ones(1, dtype=torch.float64))
     mean, covariance = prior.mean.double(), prior.covariance.double()
+    few: dict[str, Tensor] = {}
     report: dict[str, Any] = {name: {} for name in ("shipped", "noise of each person", "types")}
     for count in COUNTS:
         x = differences(run.support, count)
         ones = torch.ones(count, dtype=torch.float64)
         report["shipped"][count] = told(alone.embed(x))
+        if count == FEW:
+            few["shipped"] = alone.embed(x)
         noisy = torch.stack([fit_with_noise(row, ones, mean, covariance)[0] for row in x])
         report["noise of each person"][count] = told(noisy)
         report["types"][count] = told(types.embed(x))
@@ -124,6 +127,15 @@ def measure(recipe: Recipe, people: int) -> dict[str, Any]:
     for name, ask in asks.items():
         means, _ = interview(questions, prior, ask, max(COUNTS), recipe.looks)
         report[name] = {count: told(means[count]) for count in COUNTS}
+        few[name] = means[FEW]
+    if pictures:
+        base, adapter = run.paint(pictures=pictures), recipe.adapter(recipe.world.name)
+        for name in ("shipped", *asks):
+            own, other = (run.paint(adapter, u.float(), pictures=pictures) for u in (few[name], few[name][run.other]))
+            report[name]["painted"] = {
+                "wins_vs_base": bootstrap(wins(own.rewards, base.rewards)),
+                "own_vs_other": bootstrap(wins(own.rewards, other.rewards)),
+            }
     limits = ceilings(recipe, run)
     report["idealised reader at 4"] = {"wins_vs_base": limits["base"], "own_vs_other": limits["other"]}
     return report
@@ -133,13 +145,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.few_picks")
     parser.add_argument("--world", choices=tuple(WORLDS), default="pocket")
     parser.add_argument("--people", type=int, default=200, help="reporting people (default and most: 200)")
+    parser.add_argument("--pictures", type=int, default=0, help="of each person, painted after four picks (default: 0)")
     parser.add_argument("--work", type=Path, help="folder of the world's recipe (default: .work, .work-flow)")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     work = arguments.work or Path(f".work{arguments.world.removeprefix('pocket')}")
     recipe = Recipe(work, ROOT / "weights", WORLDS[arguments.world])
     recipe.make("pool")
-    report = {"settings": {"people": arguments.people}, **measure(recipe, arguments.people)}
+    report = {
+        "settings": {"people": arguments.people, "pictures": arguments.pictures},
+        **measure(recipe, arguments.people, arguments.pictures),
+    }
     print(json.dumps(report, indent=1))
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n")
