@@ -6,8 +6,10 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 from server import PromptServer
 
-from . import library, routes, tastes, training_routes
+from . import blind_routes, library, routes, tastes, training_routes, why
 from .adapter import PPD_ApplyUserEmbedding, PPD_UserAdapterLoader
+from .blind_test import PPD_BlindTest, PPD_TestPrompts
+from .brand import PPD_BindToGuide, PPD_BrandCheck
 from .collect import PreferenceCollector
 from .embedding import (
     PPD_UserEmbeddingBatch,
@@ -17,6 +19,8 @@ from .embedding import (
     UserEmbeddingEncoder,
     UserEmbeddingSample,
 )
+from .explaining import PPD_ExplainTaste, PPD_TurnLook
+from .guard import PPD_CheckLeakage, PPD_CheckPrompts, PPD_CheckStereotypes
 from .ip_adapter import PPD_IPAdapterLoader
 from .lora import PPD_SaveTasteAsLoRA
 from .making import PPD_MakeTasteEncoder
@@ -38,7 +42,9 @@ class PersonalizationExtension(ComfyExtension):
             routes.register(server.routes)
             library.register(server.routes)
             tastes.register(server.routes)
+            why.register(server.routes)
             training_routes.register(server.routes)
+            blind_routes.register(server.routes)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
@@ -55,6 +61,8 @@ class PersonalizationExtension(ComfyExtension):
             PPD_TasteCode,
             PPD_TasteToCode,
             PPD_TasteToText,
+            PPD_ExplainTaste,
+            PPD_TurnLook,
             PPD_ApplyTasteToConditioning,
             PPD_UserAdapterLoader,
             PPD_IPAdapterLoader,
@@ -66,4 +74,11 @@ class PersonalizationExtension(ComfyExtension):
             PPD_AddStudies,
             PPD_MakeTasteEncoder,
             PPD_TrainUserAdapter,
+            PPD_CheckPrompts,
+            PPD_CheckLeakage,
+            PPD_CheckStereotypes,
+            PPD_BrandCheck,
+            PPD_BindToGuide,
+            PPD_TestPrompts,
+            PPD_BlindTest,
         ]

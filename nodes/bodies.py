@@ -13,6 +13,9 @@ LARGEST_BODY = 16384
 LARGEST_NUMBER = 2**62
 """Of a question or a pick: less than SQLite's largest."""
 
+LONGEST_PICK = 120.0
+"""Seconds that count as spent on an answer of a blind test: beyond, somebody has left the room."""
+
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(min_length=1, max_length=80)]
 
@@ -42,6 +45,14 @@ class Pick(Asked):
 
     candidate: Annotated[int, Field(gt=0, le=LARGEST_NUMBER)]
     verdict: Literal["first", "second", "tie", "skip"]
+
+
+class TestPick(Body):
+    """An answer to a question of a blind test, and how long its pictures were looked at."""
+
+    question: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
+    verdict: Literal["first", "second", "tie", "skip"]
+    seconds: Annotated[float, Field(ge=0, le=LONGEST_PICK)]
 
 
 class Choice(Asked):

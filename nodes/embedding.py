@@ -15,6 +15,7 @@ from ..ppd.files import file_digest
 from ..ppd.messages import listed
 from ..ppd.pairs import PreferencePair, counted
 from ..ppd.pictures import PreferenceError
+from ..ppd.privacy import MOST_EPSILON, Guarantee, release
 from ..ppd.user_embedding import UserEmbedding as Embedding
 from ..ppd.user_embedding import blend, null_user
 from . import folders
@@ -101,6 +102,34 @@ def report_of(embedding: Embedding, found: list[Statement], skipped: list[Prefer
     return "\n".join(lines)
 
 
+def epsilon_input() -> io.Float.Input:
+    """How much noise hides each pick in what is shared, the same in every node that has it."""
+    return io.Float.Input(
+        "epsilon",
+        default=0.0,
+        min=0.0,
+        max=MOST_EPSILON,
+        step=0.5,
+        optional=True,
+        advanced=True,
+        tooltip="Hide every single pick behind noise (differential privacy). The smaller, the more noise: 8 costs a "
+        "little with 16 picks, 2 needs 64. 0 adds none. Each save tells anew: save once.",
+    )
+
+
+def shared(embedding: Embedding, epsilon: float) -> Embedding:
+    """The embedding itself at epsilon 0, else what may be shared of it."""
+    return release(embedding, Guarantee(epsilon)) if epsilon else embedding
+
+
+def provenance(embedding: Embedding) -> str:
+    """What a file or a code says of itself, for people to read."""
+    if embedding.guarantee is None:
+        return f"{counted(embedding.pairs, 'pick')} up to {embedding.created}, read by {embedding.encoder}."
+    picks = f"About {counted(embedding.pairs, 'pick')} up to {embedding.created}, read by {embedding.encoder}"
+    return f"{picks}; {embedding.guarantee.told}."
+
+
 class UserEmbeddingSample(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -168,6 +197,7 @@ class PPD_UserEmbeddingSave(io.ComfyNode):  # noqa: N801
                     tooltip="Also save the posterior covariance, which says how sure each direction is. It reveals "
                     "something of the pictures: do not share it.",
                 ),
+                epsilon_input(),
             ],
             outputs=[],
             is_output_node=True,
@@ -180,13 +210,16 @@ class PPD_UserEmbeddingSave(io.ComfyNode):  # noqa: N801
         filename_prefix: str = "person",
         overwrite: bool = False,
         with_covariance: bool = False,
+        epsilon: float = 0.0,
     ) -> io.NodeOutput:
-        embedding = one_person(user_embedding, "save")
+        embedding = shared(one_person(user_embedding, "save"), epsilon)
         root = folder_paths.get_folder_paths("user_embeddings")[0]
         folder, name, counter, _, _ = folder_paths.get_save_image_path(filename_prefix, root)
         path = Path(folder) / (f"{name}.safetensors" if overwrite else f"{name}_{counter:05}_.safetensors")
         embedding.save(path, with_covariance=with_covariance)
-        report = f"Saved {path.relative_to(root)} with {embedding.pairs} pairs behind it."
+        hidden = "" if embedding.guarantee is None else f" In it {embedding.guarantee.told}."
+        about = "" if embedding.guarantee is None else "about "
+        report = f"Saved {path.relative_to(root)} with {about}{embedding.pairs} pairs behind it.{hidden}"
         return io.NodeOutput(ui=ui.PreviewText(report))
 
 
@@ -206,7 +239,10 @@ class PPD_UserEmbeddingLoad(io.ComfyNode):  # noqa: N801
                     tooltip="A file of models/user_embeddings, as Save User Embedding writes it.",
                 )
             ],
-            outputs=[UserEmbedding.Output(display_name="user_embedding", tooltip="The person's taste as a vector.")],
+            outputs=[
+                UserEmbedding.Output(display_name="user_embedding", tooltip="The person's taste as a vector."),
+                io.String.Output(display_name="report", tooltip="What the file says of itself."),
+            ],
         )
 
     @classmethod
@@ -215,7 +251,9 @@ class PPD_UserEmbeddingLoad(io.ComfyNode):  # noqa: N801
 
     @classmethod
     def execute(cls, user_embedding: str) -> io.NodeOutput:
-        return io.NodeOutput(Embedding.load(folders.model_file("user_embeddings", user_embedding)))
+        embedding = Embedding.load(folders.model_file("user_embeddings", user_embedding))
+        report = provenance(embedding)
+        return io.NodeOutput(embedding, report, ui=ui.PreviewText(report))
 
 
 class PPD_UserEmbeddingBlend(io.ComfyNode):  # noqa: N801

@@ -27,6 +27,8 @@ DEEPEST = 3
 """Folders below input and datasets that are looked into for preference sets."""
 LEXICON_ENDING = ".looks.json"
 """Of an artist's own lexicon."""
+GUIDE_ENDING = ".brand.json"
+"""Of a brand guide."""
 MOST = 5000
 """How many folders of a root are looked into at most: a list of choices must not take long."""
 
@@ -341,6 +343,29 @@ def lexicon_file(name: str) -> Path:
             return Path(path)
     raise ValueError(
         f"There is no lexicon {name!r}: choose one of the list, or put a file that ends in {LEXICON_ENDING} into "
+        "ComfyUI's input or datasets folder."
+    )
+
+
+def brand_guides() -> list[str]:
+    """Names of all brand guides, such as "input: ours.brand.json"; the shipped example first."""
+    return [
+        f"{word}: {path.name}"
+        for word, roots in preference_roots().items()
+        for root in roots
+        for path in sorted(Path(root).glob(f"*{GUIDE_ENDING}"))
+    ]
+
+
+def brand_guide_file(name: str) -> Path:
+    """The file of a brand guide by its name."""
+    word, _, file = name.partition(": ")
+    for root in preference_roots().get(word, []):
+        path = os.path.join(root, file)
+        if file.endswith(GUIDE_ENDING) and folder_paths.is_within_directory(root, path) and os.path.isfile(path):
+            return Path(path)
+    raise ValueError(
+        f"There is no brand guide {name!r}: choose one of the list, or put a file that ends in {GUIDE_ENDING} into "
         "ComfyUI's input or datasets folder."
     )
 

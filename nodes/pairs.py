@@ -170,7 +170,8 @@ def read_person(
         except PreferenceError as error:
             skipped.append(error)
     if not pairs and skipped:
-        raise ValueError(f"Of the pairs of {person.name} none can be used. {skipped[0]}")
+        # Without the name: what a node fails with is logged
+        raise ValueError(f"Of the person's pairs none can be used. {skipped[0]}")
     return person.name, pairs[::-1]
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from ..ppd.pairs import counted
-from ..ppd.taste_code import PREFIX, decode, encode
+from ..ppd.taste_code import PREFIX, PRIVATE_PREFIX, decode, encode
 from ..ppd.user_embedding import UserEmbedding as Embedding
+from .embedding import epsilon_input, provenance, shared
 from .encoders import identities, reader_of
 from .sockets import CATEGORY, UserEmbedding, one_person
 
@@ -25,7 +25,8 @@ class PPD_TasteCode(io.ComfyNode):  # noqa: N801
                     "code",
                     default="",
                     optional=True,
-                    tooltip=f"What Taste to Code or the tab Taste gives: {PREFIX} and letters. Empty is the null user.",
+                    tooltip=f"What Taste to Code or the tab Taste gives: {PREFIX} or {PRIVATE_PREFIX} and letters. "
+                    "Empty is the null user.",
                 )
             ],
             outputs=[
@@ -43,7 +44,7 @@ class PPD_TasteCode(io.ComfyNode):  # noqa: N801
             report = "No code: nobody's taste, so pictures stay plain."
             return io.NodeOutput(None, report, ui=ui.PreviewText(report))
         embedding = from_code(code)
-        report = f"{counted(embedding.pairs, 'pick')} up to {embedding.created}, read by {embedding.encoder}."
+        report = provenance(embedding)
         return io.NodeOutput(embedding, report, ui=ui.PreviewText(report))
 
 
@@ -56,14 +57,17 @@ class PPD_TasteToCode(io.ComfyNode):  # noqa: N801
             category=CATEGORY,
             description="A user embedding as a line of text to send or to paste. No picture, prompt or name is in it.",
             search_aliases=["taste code", "share taste", "export taste", "profile code"],
-            inputs=[UserEmbedding.Input("user_embedding", tooltip="The user embedding to write down.")],
+            inputs=[
+                UserEmbedding.Input("user_embedding", tooltip="The user embedding to write down."),
+                epsilon_input(),
+            ],
             outputs=[io.String.Output(display_name="code", tooltip="For Taste from Code, here or elsewhere.")],
             is_output_node=True,
         )
 
     @classmethod
-    def execute(cls, user_embedding: Embedding | tuple[Embedding, ...]) -> io.NodeOutput:
-        code = encode(one_person(user_embedding, "write as a code"))
+    def execute(cls, user_embedding: Embedding | tuple[Embedding, ...], epsilon: float = 0.0) -> io.NodeOutput:
+        code = encode(shared(one_person(user_embedding, "write as a code"), epsilon))
         return io.NodeOutput(code, ui=ui.PreviewText(code))
 
 

@@ -226,7 +226,7 @@ def leanings_of(taste: Taste) -> list[Leaning]:
     """What a taste says of each look that its taste encoder names, the strongest first."""
     if taste.encoder is None:
         raise ValueError(
-            f"{taste.name} was read by the taste encoder {taste.embedding.encoder}, which is not here: put its folder "
+            f"The taste was read by the taste encoder {taste.embedding.encoder}, which is not here: put its folder "
             "into models/taste_encoders."
         )
     encoder = TasteEncoder.load(encoder_folder(taste.encoder))

@@ -1,4 +1,4 @@
-"""The command line: `python -m ppd demo | encode | sample | lora | studies | make-encoder | train | evaluate`."""
+"""The command line: `python -m ppd demo | encode | sample | lora | studies | make-encoder | train | evaluate | ...`."""
 
 from __future__ import annotations
 
@@ -48,6 +48,10 @@ def _parser() -> argparse.ArgumentParser:
     encode.add_argument("--user", help="only this user's pairs, where the set has several users")
     encode.add_argument("--skip-bad", action="store_true", help="leave out pairs whose pictures cannot be read")
     encode.add_argument("--with-covariance", action="store_true", help="store the uncertainty too (not for sharing)")
+    encode.add_argument(
+        "--epsilon", type=float, help="hide each pick behind noise: differential privacy (docs/privacy.md)"
+    )
+    encode.add_argument("--delta", type=float, default=1e-5, help="of that privacy (default: 1e-5)")
 
     sample = commands.add_parser("sample", help="paint with a pocket model for a user embedding")
     sample.add_argument("--world", choices=WORLDS, default=WORLDS[0], help="the model (default: pocket)")
@@ -102,7 +106,11 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--work", type=Path, help="folder for data and checkpoints, as of train")
     evaluate.add_argument("--weights", type=Path, help="folder of the weights to measure (default: the tracked ones)")
 
-    for command in (demo, encode, sample, lora, studies, make, evaluate):
+    pilot = commands.add_parser("pilot", help="several people's blind tests as one report")
+    pilot.add_argument("folders", nargs="+", type=Path, help="folders with blind tests, as ComfyUI's output has them")
+    pilot.add_argument("--out", type=Path, default=Path("pilot"), help="folder for pilot.html (default: pilot)")
+
+    for command in (demo, encode, sample, lora, studies, make, evaluate, pilot):
         command.add_argument("--json", type=Path, help="write the figures there, for machines")
     return parser
 
@@ -142,6 +150,7 @@ def _encode(arguments: argparse.Namespace) -> dict[str, Any]:
     from .pairs import read_pairs
     from .pocket.studio import WEIGHTS
     from .pocket.world import WORLDS
+    from .privacy import Guarantee, release
 
     pairs = list(read_pairs(arguments.pairs, skip_bad=arguments.skip_bad, user=arguments.user))
     if not pairs:
@@ -150,8 +159,11 @@ def _encode(arguments: argparse.Namespace) -> dict[str, Any]:
     made = TasteEncoder.load(folder)
     encoder = made.open(open_tower(made.tower, folder, find=lambda kind, name: arguments.models / kind / name))
     embedding = encoder.encode(pairs, on_bad="skip" if arguments.skip_bad else "raise")
+    if arguments.epsilon is not None:
+        embedding = release(embedding, Guarantee(arguments.epsilon, arguments.delta))
     embedding.save(arguments.out, with_covariance=arguments.with_covariance)
-    print(f"{arguments.out}: user embedding of {embedding.pairs} pairs, {embedding.length_told}")
+    told = "" if embedding.guarantee is None else f"; {embedding.guarantee.told}"
+    print(f"{arguments.out}: user embedding of {embedding.pairs} pairs, {embedding.length_told}{told}")
     return {"file": str(arguments.out), "pairs": embedding.pairs, "encoder": embedding.encoder}
 
 
@@ -311,6 +323,17 @@ def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     return report
 
 
+def _pilot(arguments: argparse.Namespace) -> dict[str, Any]:
+    from .evaluation.pilot import PILOT_PAGE, pilot, read_reports, sentences, write_pilot
+
+    figures = pilot(read_reports(arguments.folders))
+    write_pilot(arguments.out, figures)
+    for sentence in sentences(figures):
+        print(sentence)
+    print(arguments.out / PILOT_PAGE)
+    return figures
+
+
 COMMANDS = {
     "demo": _demo,
     "encode": _encode,
@@ -320,6 +343,7 @@ COMMANDS = {
     "studies": _studies,
     "train": _train,
     "evaluate": _evaluate,
+    "pilot": _pilot,
 }
 
 

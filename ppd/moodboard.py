@@ -16,6 +16,8 @@ from .pictures import Picture
 
 MOST_BACKGROUND = 64
 """Pictures of the background; benchmarks/choices.py says what more of them bring."""
+LOVED = "love-"
+"""What the ids and choices of a moodboard's pairs begin with: they belong to no moment."""
 MOST_PAIRS = 256
 """Of several loved pictures, about as many comparisons in all: each counts against a part of the background then, in
 turn. That costs a question no time however many are loved, and tells more than all against all, where one odd picture
@@ -46,7 +48,9 @@ def moodboard_pairs(
         )
     against = sorted(others)[:most]
     return [
-        PreferencePair(prompt, picture, others[against[other]], f"love-{digest[:16]}-{number}", choice=f"love-{digest}")
+        PreferencePair(
+            prompt, picture, others[against[other]], f"{LOVED}{digest[:16]}-{number}", choice=f"{LOVED}{digest}"
+        )
         for (digest, picture), turn in zip(chosen.items(), turns(len(chosen), len(against)), strict=True)
         for number, other in enumerate(turn, 1)
     ]

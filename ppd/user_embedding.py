@@ -1,15 +1,15 @@
 """The user embedding u: a person's taste as a vector, how sure we are of it, where it came from, and its file.
 
 u = 0 is the null user, for whom the model paints as its base does. The file holds the vector and its provenance, and
-never a picture, prompt, path or name but those of a card that its owner wants in it (taste_file.py); contract: format
-"ppd-user-embedding", version "1".
+never a picture, prompt, path or name but those of a card that its owner wants in it (taste_file.py), and epsilon and
+delta where noise hides each pick (privacy.py); contract: format "ppd-user-embedding", version "1".
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from .files import read_tensors, write_tensors
 from .limits import LONGEST_NAME, WIDEST
 from .messages import quoted, shortened
+from .privacy import BoundedTaste, Guarantee
 
 FORMAT = "ppd-user-embedding"
 VERSION = "1"
@@ -38,7 +39,9 @@ class UserEmbedding:
     `u` [N, d] float32 · `encoder`, `encoder_hash` the encoder that made it · `pairs` how many picks are behind it, the
     best of several being one · `created` ISO date ·
     `covariance_factor` [d, r], F with posterior covariance F F' · `noise` scale of this person's pick noise as inferred
-    from contradictions, 1 the population's; it explains the covariance, and no file holds it.
+    from contradictions, 1 the population's; it explains the covariance, and no file holds it · `bounded` what
+    `privacy.release` puts its noise on, where the embedding comes from picks; no file holds it · `guarantee` where
+    that noise is in u.
     """
 
     u: Tensor
@@ -48,6 +51,8 @@ class UserEmbedding:
     created: str
     covariance_factor: Tensor | None = None
     noise: float = 1.0
+    bounded: BoundedTaste | None = None
+    guarantee: Guarantee | None = None
 
     def __post_init__(self) -> None:
         if self.u.ndim != 2 or 0 in self.u.shape or self.u.shape[0] > MOST_VECTORS or self.u.shape[1] > WIDEST:
@@ -117,7 +122,7 @@ class UserEmbedding:
                 "a draw itself, or of a file saved without its covariance; connect what Encode User Embedding makes."
             )
         z = torch.randn(factor.shape[1], len(self.u), generator=torch.Generator().manual_seed(seed))
-        return replace(self, u=self.u + (factor.cpu() @ z).T.to(self.u), covariance_factor=None)
+        return replace(self, u=self.u + (factor.cpu() @ z).T.to(self.u), covariance_factor=None, bounded=None)
 
     def check_encoder(self, encoder: str, encoder_hash: str, what: str = "user adapter") -> None:
         """Raise ValueError unless this embedding was made by the encoder that the other file (`what`) was made for."""
@@ -149,6 +154,7 @@ class UserEmbedding:
             "encoder_hash": self.encoder_hash,
             "pairs": str(self.pairs),
             "created": self.created,
+            **({} if self.guarantee is None else {key: repr(value) for key, value in asdict(self.guarantee).items()}),
             **(card or {}),
         }
         write_tensors(Path(path), FORMAT, VERSION, tensors, metadata)
@@ -192,9 +198,22 @@ class UserEmbedding:
                 pairs=int(metadata["pairs"]),
                 created=created,
                 covariance_factor=tensors.get("covariance_factor"),
+                guarantee=_guarantee(metadata),
             )
         except ValueError as error:
             raise ValueError(f"{path.name}: {error}") from error
+
+
+def _guarantee(metadata: Mapping[str, str]) -> Guarantee | None:
+    """Of a file's metadata; older files have none, nor do those without noise."""
+    if "epsilon" not in metadata:
+        return None
+    try:
+        epsilon, delta = (float(metadata.get(key, "")) for key in ("epsilon", "delta"))
+    except ValueError:
+        told = " and ".join(quoted(metadata.get(key)) for key in ("epsilon", "delta"))
+        raise ValueError(f"Expected numbers as epsilon and delta, got {told}.") from None
+    return Guarantee(epsilon, delta)
 
 
 def _shape(tensor: Tensor) -> str:
@@ -203,7 +222,7 @@ def _shape(tensor: Tensor) -> str:
 
 def null_user(like: UserEmbedding) -> UserEmbedding:
     """The null user (u = 0) of the same encoder and shape: the base itself."""
-    return replace(like, u=torch.zeros_like(like.u), pairs=0, covariance_factor=None)
+    return replace(like, u=torch.zeros_like(like.u), pairs=0, covariance_factor=None, bounded=None, guarantee=None)
 
 
 def blend(a: UserEmbedding, b: UserEmbedding, weight: float) -> UserEmbedding:

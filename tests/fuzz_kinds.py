@@ -17,6 +17,11 @@ from ppd.encoders.encoder import TasteEncoder
 from ppd.encoders.looks import Looks
 from ppd.encoders.population import PopulationPrior
 from ppd.encoders.vlm import ProfileWhitening
+from ppd.evaluation.pilot import Report, pilot, sentences
+from ppd.guard.brand import check_brand, report_of
+from ppd.guard.guide import read_guide, written
+from ppd.guard.marks import marked
+from ppd.guard.probes import FixedProbe
 from ppd.lexicon import Look, LookSide
 from ppd.pairs import read_pairs
 from ppd.pictures import Picture
@@ -95,6 +100,20 @@ def user_embedding(folder: Path) -> Kind:
         found = UserEmbedding.load(path)
         finite(found.u, *([] if found.covariance_factor is None else [found.draw(0).u]))
         assert len(TasteCard.of_file(path).name) <= 80
+
+    return Kind(path, use)
+
+
+def blind_test(folder: Path) -> Kind:
+    path = folder / "report.json"
+    pair = {"arms": ["base", "mine"], "wins": 2, "losses": 9, "ties": 1}
+    values = {"format": "ppd-blind-test", "version": 1, "test": "t", "person": "p", "pairs": [pair], "minutes": 1.5}
+    values |= {"consistency": {"same": 1, "of": 2}, "seconds_per_pick": 2.5, "notes": {"picks": 8}}
+    path.write_text(json.dumps(values))
+
+    def use() -> None:
+        found = pilot([Report.load(path)])
+        assert all(0 <= pair["rate"] <= 1 for pair in found["pairs"]) and sentences(found)
 
     return Kind(path, use)
 
@@ -212,6 +231,37 @@ def preference_set(folder: Path) -> Kind:
     return Kind(folder / "pairs.jsonl", lambda: list(read_pairs(folder)))
 
 
+def brand_guide(folder: Path) -> Kind:
+    path = folder / "sea.brand.json"
+    rules = [
+        {"level": "must", "colour": "#3f8fc4", "delta_e": 15, "area": 0.1},
+        {"level": "never", "object": "a house"},
+        {"level": "should", "contrast": 4.5},
+        {"level": "must", "free": [0.6, 0.1, 0.3, 0.2], "edges": 0.05},
+    ]
+    head = {
+        "format": "ppd-brand-guide",
+        "version": "1",
+        "name": "Sea and sun " * 16,
+    }  # a long one, where damage can be harmless
+    path.write_text(json.dumps({**head, "rules": rules}))
+    picture = torch.rand(24, 16, 3, generator=torch.Generator().manual_seed(0))
+
+    def use() -> None:
+        guide = read_guide(path)
+        assert guide.rules and len(written(guide)) < 1 << 20
+        if guide.looks:
+            return
+        probe = FixedProbe(
+            [*guide.objects, "nothing"], lambda x: x.mean((2, 3))[:, :1].expand(-1, 1 + len(guide.objects)), 16
+        )
+        verdicts = check_brand(guide, [picture], probe)
+        finite(marked(picture, verdicts[0]))
+        assert report_of(guide, verdicts).isprintable() or guide.rules
+
+    return Kind(path, use)
+
+
 def pocket_base(folder: Path) -> Kind:
     from diffusers import UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
@@ -255,10 +305,11 @@ KINDS: dict[str, Callable[[Path], Kind]] = {
             encoder_json,
             encoder_tensors,
             profile_whitening,
+            blind_test,
             tower,
         ),
-        *(study_latent, studies_json, studies_rows, preference_set, pocket_base),
+        *(study_latent, studies_json, studies_rows, preference_set, brand_guide, pocket_base),
     )
 }
-COSTLY = {"ip_adapter": 300, "tower": 150, "pocket_base": 150}
-"""How many of those that are built of a library's modules are read in the fast test; all others are 1,000."""
+COSTLY = {"brand_guide": 400, "ip_adapter": 300, "tower": 150, "pocket_base": 150}
+"""How many of those that are built of a library's modules or draw are read in the fast test; all others are 1,000."""

@@ -24,6 +24,7 @@ from ppd.pairs import read_pairs
 from ppd.pictures import Picture
 from ppd.pocket import studio
 from ppd.pocket.world import POCKET, WORLDS
+from ppd.privacy import Guarantee
 from ppd.studies import continue_studies
 from ppd.user_embedding import UserEmbedding
 
@@ -85,6 +86,18 @@ def test_encode_stores_the_covariance_only_on_request(pocket, tmp_path):
     out = tmp_path / "me.safetensors"
     assert main(["encode", str(pocket / "examples" / "warm"), "--out", str(out), "--with-covariance"]) == 0
     assert UserEmbedding.load(out).covariance_factor is not None
+
+
+def test_encode_hides_each_pick_behind_noise_on_request(pocket, tmp_path, capsys):
+    out = tmp_path / "me.safetensors"
+    command = ["encode", str(pocket / "examples" / "warm"), "--out", str(out)]
+    assert main([*command, "--epsilon", "4", "--delta", "1e-6"]) == 0
+    assert "; noise hides each single pick (epsilon 4, delta 1e-06)" in capsys.readouterr().out
+    assert UserEmbedding.load(out).guarantee == Guarantee(4.0, 1e-6)
+    assert main([*command, "--epsilon", "0"]) == 2
+    assert "an epsilon above 0 and at most 100, got 0" in only_sentence(capsys)
+    assert main([*command, "--epsilon", "4", "--with-covariance"]) == 2
+    assert "has no covariance to save" in only_sentence(capsys)
 
 
 def test_encode_names_a_broken_pair_and_skips_it_on_request(pocket, tmp_path, capsys):

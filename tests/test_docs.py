@@ -20,6 +20,7 @@ from ppd.encoders.population import PopulationPrior
 from ppd.lexicon import Look, LookSide
 from ppd.lora import keyed, write_lora
 from ppd.pairs import PreferencePair, write_pairs
+from ppd.privacy import Guarantee
 from ppd.store import TasteStore
 from ppd.studies import ROWS_FILE, STUDIES_FILE, Cell, continue_studies, noise_of
 from ppd.taste_file import TasteCard
@@ -59,7 +60,8 @@ def test_user_embeddings(tmp_path):
     text = section("User embedding")
     embedding().save(tmp_path / "plain.safetensors")
     card = TasteCard(**{item.name: "told" for item in fields(TasteCard)}).metadata()
-    embedding(covariance_factor=torch.eye(3)).save(tmp_path / "all.safetensors", with_covariance=True, card=card)
+    private = embedding(covariance_factor=torch.eye(3), guarantee=Guarantee(8.0))
+    private.save(tmp_path / "all.safetensors", with_covariance=True, card=card)
     for where, plain, everything in zip(
         ("tensor", "metadata"),
         written(tmp_path / "plain.safetensors"),
@@ -143,11 +145,8 @@ def test_the_taste_store(tmp_path):
         name: {column for (column,) in store.database.read(f"SELECT name FROM pragma_table_info('{name}')")}
         for name in tables
     }
-    told: dict[str, set[str]] = {}
-    name = ""
-    for table, named in re.findall(r"^\| (?:`(\w+)` )?\| ((?:`\w+` ?)+)\|", section("Taste store"), flags=re.MULTILINE):
-        name = table or name
-        told.setdefault(name, set()).update(re.findall(r"\w+", named))
+    rows = re.findall(r"^\| `(\w+)` \| ((?:`\w+` ?)+)\|", section("Taste store"), flags=re.MULTILINE)
+    told = {table: set(re.findall(r"\w+", named)) for table, named in rows}
     assert told == columns
     assert f"`user_version` {store.database.read('PRAGMA user_version')[0][0]}" in section("Taste store")
 

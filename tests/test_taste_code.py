@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from ppd.privacy import Guarantee
 from ppd.taste_code import _HEAD, PREFIX, _check, decode, encode
 from ppd.user_embedding import UserEmbedding, null_user
 
@@ -70,7 +71,7 @@ def test_what_is_no_code_and_another_version_and_another_encoder():
     with pytest.raises(ValueError, match="begins with ppd1:, got 'hello'"):
         decode("hello", KNOWN)
     with pytest.raises(ValueError, match="another version: update this software"):
-        decode("ppd2:abc", KNOWN)
+        decode("ppd3:abc", KNOWN)
     code = encode(an_embedding(torch.ones(1, 6)))
     with pytest.raises(ValueError, match=r"encoder 0123456789abcdef, and here are other \(ffffffffffffffff\): ask for"):
         decode(code, KNOWN[:1])
@@ -79,7 +80,7 @@ def test_what_is_no_code_and_another_version_and_another_encoder():
 def a_code(count, most, body, prefix=HASH[:16]):
     """A code whose checksum is right."""
     data = _HEAD.pack(bytes.fromhex(prefix), 16, 20_000, count, most) + body
-    return PREFIX + base64.urlsafe_b64encode(data + _check(data)).rstrip(b"=").decode()
+    return PREFIX + base64.urlsafe_b64encode(data + _check(PREFIX, data)).rstrip(b"=").decode()
 
 
 @pytest.mark.parametrize(
@@ -118,7 +119,7 @@ def test_mutations_of_a_code_are_refused_in_our_words():
         for _ in range(draw.randint(1, 4)):
             data[draw.randrange(8, len(data))] = draw.randrange(256)  # behind the hash
         body = bytes(data[: draw.choice([-4, -4, -5, -9])])
-        wrong = PREFIX + base64.urlsafe_b64encode(body + _check(body)).decode()
+        wrong = PREFIX + base64.urlsafe_b64encode(body + _check(PREFIX, body)).decode()
         if draw.random() < 0.3:
             place = draw.randrange(len(wrong))
             wrong = wrong[:place] + draw.choice("é*\0 =_狐") + wrong[place + 1 :]
@@ -130,3 +131,17 @@ def test_mutations_of_a_code_are_refused_in_our_words():
                 ("The taste code is damaged", "Expected a", "Expected the", "The user embedding's")
             )
     assert refused > 100
+
+
+@pytest.mark.parametrize(("epsilon", "delta"), [(4.0, 1e-5), (0.1, 1e-9)])
+def test_a_private_code_says_so(epsilon, delta):
+    embedding = UserEmbedding(torch.randn(1, 32), "tower", HASH, 16, "2026-11-27", guarantee=Guarantee(epsilon, delta))
+    code = encode(embedding)
+    assert code.startswith("ppd2:") and len(code) < 100
+    assert decode(code, KNOWN).guarantee == Guarantee(epsilon, delta)
+    for claimed in (
+        PREFIX + code.removeprefix("ppd2:"),
+        "ppd2:" + encode(an_embedding(embedding.u)).removeprefix(PREFIX),
+    ):
+        with pytest.raises(ValueError, match="damaged or cut short"):
+            decode(claimed, KNOWN)

@@ -9,7 +9,9 @@ const TAB = "tab";
 const PERSON = "person: "; // what a person's choice begins with in Load Preference Pairs
 const TASTE = "taste: "; // what a taste file's choice begins with, in place of a person's
 const LISTS = { PreferencePairLoader: ["preference_set", PERSON], PreferenceCollector: ["person", ""],
-    PPD_MyTaste: ["person", ""], PPD_SortByTaste: ["person", ""], PPD_TrainUserAdapter: ["preference_set", PERSON] };
+    PPD_MyTaste: ["person", ""], PPD_SortByTaste: ["person", ""], PPD_TasteToText: ["person", ""],
+    PPD_ApplyTasteToConditioning: ["person", ""], PPD_SaveTasteAsLoRA: ["person", ""], PPD_BrandCheck: ["person", ""],
+    PPD_TrainUserAdapter: ["preference_set", PERSON], PPD_TestPrompts: ["person", ""], PPD_BlindTest: ["person", ""] };
 let people = [];
 let me = null;
 let reading, counting;

@@ -51,9 +51,9 @@ export function known({ state }) {
         element("span", { className: "scale" }, filled), element("span", { textContent: text }));
 }
 
-const wordOf = (one, side) => (isJapanese() && one.japanese?.[side === "low" ? 0 : 1]) || t(`word_${one[side]}`, {}, one[side]);
+export const wordOf = (one, side) => (isJapanese() && one.japanese?.[side === "low" ? 0 : 1]) || t(`word_${one[side]}`, {}, one[side]);
 const liked = (one) => wordOf(one, one.probability_low > one.probability_high ? "low" : "high");
-const nameOf = (one) => t(`look_${one.name}`, {}, `${wordOf(one, "low")} / ${wordOf(one, "high")}`);
+export const nameOf = (one) => t(`look_${one.name}`, {}, `${wordOf(one, "low")} / ${wordOf(one, "high")}`);
 const list = (ones, word) => ones.map(word).join(t("comma"));
 
 function progress({ person, statements, noise }) {

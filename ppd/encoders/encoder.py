@@ -27,11 +27,12 @@ from ..limits import line, number, parsed
 from ..messages import quoted
 from ..pairs import PreferencePair
 from ..pictures import PreferenceError
+from ..privacy import BoundedTaste, clipped
 from ..user_embedding import UserEmbedding, covariance_factor
 from .features import PictureFeatures, Tower
 from .looks import Looks
 from .population import PopulationPrior
-from .posterior import fit_with_noise
+from .posterior import fit_posterior, fit_with_noise, root_of
 from .statements import Statement, statements
 
 FORMAT = "ppd-taste-encoder"
@@ -147,7 +148,15 @@ class PosteriorEncoder:
             created=date.today().isoformat(),
             covariance_factor=covariance_factor(covariance).float(),
             noise=noise,
+            bounded=self._bounded(differences, outcomes, choices),
         )
+
+    def _bounded(self, differences: Tensor, outcomes: Tensor, choices: Tensor | None) -> BoundedTaste:
+        """The taste as one pick moves it little (privacy.py): clipped, at the population's noise, without fading."""
+        mean, root = self.prior.mean.double(), root_of(self.prior.covariance)
+        short = clipped(differences, root)
+        mode, _ = fit_posterior(short, outcomes, mean, self.prior.covariance.double(), choices=choices)
+        return BoundedTaste(mode, mean, root, len(differences) if choices is None else len(choices.unique()))
 
 
 @dataclass(frozen=True, eq=False)

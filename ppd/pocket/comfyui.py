@@ -23,6 +23,8 @@ import comfy.utils
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.ldm.qwen_image.model import QwenImageTransformer2DModel
+from comfy_execution.utils import get_executing_context
+from server import PromptServer
 from torch import Tensor
 
 from ..files import check_shapes, on_meta
@@ -139,6 +141,13 @@ def denoiser_config(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _show(text: str) -> None:
+    """Show a text at the node that is running: a log is kept, and a prompt's words are somebody's."""
+    server, context = getattr(PromptServer, "instance", None), get_executing_context()
+    if server is not None and context is not None:  # tools run nodes without either
+        server.send_progress_text(text, context.node_id)
+
+
 class PocketText(comfy.sd1_clip.SD1ClipModel):
     """The pocket text encoder, which names the words it was never taught in the conditioning it makes."""
 
@@ -154,7 +163,8 @@ class PocketText(comfy.sd1_clip.SD1ClipModel):
         words = self.unknown_words(ids)
         if words and tuple(words) not in self.told:  # a measurement asks the same again and again
             self.told.add(tuple(words))
-            log.warning("The pocket model does not know the words: %s. They are painted as nothing.", ", ".join(words))
+            log.warning("The pocket model does not know %d of a prompt's words: see the node.", len(words))
+            _show(f"The pocket model does not know: {', '.join(words)}. These words are painted as nothing.")
         return cond, pooled, {UNKNOWN_WORDS: words}
 
     def unknown_words(self, tokens: list[Any]) -> list[str]:

@@ -32,7 +32,8 @@ from .data import picture_set, to_tensor
 from .encoder import EMBED_DIM, MEAN, STD, VISION, train_encoder
 from .examples import write_examples
 from .flow import FlowModel
-from .judge import objects_found, train_judge
+from .judge import objects_found
+from .judge_training import train_judge
 from .looks import make_looks
 from .painter import GUIDANCE, generate, preview_colors
 from .parts import Parts

@@ -1,6 +1,7 @@
 """The taste store: people, the candidate pairs and pictures they were shown, their picks and ratings. SQLite, with the
 pictures beside it."""
 
+from .blind_tests import LONGEST_ARM, BlindTest
 from .candidates import MOST_CHOICES, VERDICTS, Candidate, Question
 from .errors import MissingError, StoreError, UnusableError
 from .pairs import Answer, fade
@@ -11,6 +12,7 @@ from .taste_store import TasteStore
 
 __all__ = [
     "DEFAULT_ENCODER",
+    "LONGEST_ARM",
     "LONGEST_NAME",
     "MOST_CHOICES",
     "PERSON_ID",
@@ -18,6 +20,7 @@ __all__ = [
     "THUMBNAIL",
     "VERDICTS",
     "Answer",
+    "BlindTest",
     "Candidate",
     "Found",
     "KeptPicture",

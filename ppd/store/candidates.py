@@ -21,11 +21,16 @@ from .people import People, now
 from .pictures import StoredPictures
 
 VERDICTS = ("first", "second", "tie", "skip")
-NAMED = (
+OF_TASTE = (
     "SELECT person, first FROM candidates UNION SELECT person, second FROM candidates"
     " UNION SELECT person, digest FROM pictures"
 )
-"""Whose pictures are in the store: a person and a picture's hash a row."""
+"""Whose pictures may be asked about, kept and rated: a person and a picture's hash a row."""
+NAMED = (
+    f"{OF_TASTE} UNION SELECT person, first FROM trials JOIN tests ON tests.id = test"
+    " UNION SELECT person, second FROM trials JOIN tests ON tests.id = test"
+)
+"""Whose pictures are in the store, those of blind tests too."""
 MOST_CHOICES = 16
 """Pictures of which one can be chosen as the best."""
 
@@ -90,8 +95,7 @@ class Candidates(People):
 
     def digests(self, person: str) -> set[str]:
         """The hashes of all pictures that are kept for the person."""
-        rows = self.database.read(f"SELECT * FROM ({NAMED}) WHERE person = ?", (person,), (str, str))
-        return {digest for _, digest in rows}
+        return self._digests(person, NAMED)
 
     def keys(self, person: str) -> set[str]:
         """The keys of all that has been filed for the person."""
@@ -163,7 +167,7 @@ class Candidates(People):
             self.person(person)
             if self._has_chosen(choice, person, pictures):
                 return choice
-            theirs = self.digests(person)
+            theirs = self._digests(person, OF_TASTE)
             for digest in pictures:
                 if digest not in theirs:  # or it would stay when whom it is kept for is erased
                     raise MissingError(f"There is no picture {digest!r} of this person: reload the question.")
@@ -209,6 +213,10 @@ class Candidates(People):
                 candidate = latest[-1][1]
                 self._take_back(database, latest, request)
         return self.candidate(candidate)
+
+    def _digests(self, person: str, of: str) -> set[str]:
+        rows = self.database.read(f"SELECT * FROM ({of}) WHERE person = ?", (person,), (str, str))
+        return {digest for _, digest in rows}
 
     def _start_of_latest(self, person: str) -> int | None:
         """The person's latest pick, or the first of the choice that it is part of: those were made in one transaction,

@@ -92,6 +92,44 @@ VERSIONS = (
         """CREATE TRIGGER picture_rated AFTER UPDATE ON pictures
             BEGIN UPDATE people SET revision = revision + 1 WHERE id = NEW.person; END""",
     ),
+    (
+        """CREATE TABLE tests (
+            id TEXT PRIMARY KEY,
+            person TEXT NOT NULL REFERENCES people ON DELETE CASCADE,
+            key TEXT NOT NULL,
+            arms TEXT NOT NULL,
+            notes TEXT NOT NULL,
+            created TEXT NOT NULL,
+            finished TEXT,
+            UNIQUE (person, key)
+        )""",
+        """CREATE TABLE trials (
+            id TEXT PRIMARY KEY,
+            test TEXT NOT NULL REFERENCES tests ON DELETE CASCADE,
+            place INTEGER NOT NULL,
+            prompt TEXT NOT NULL,
+            first TEXT NOT NULL,
+            second TEXT NOT NULL,
+            first_arm INTEGER NOT NULL,
+            second_arm INTEGER NOT NULL,
+            repeats INTEGER,
+            UNIQUE (test, place)
+        )""",
+        """CREATE TABLE test_picks (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            trial TEXT NOT NULL REFERENCES trials ON DELETE CASCADE,
+            verdict TEXT NOT NULL,
+            seconds REAL NOT NULL,
+            created TEXT NOT NULL,
+            request TEXT NOT NULL UNIQUE
+        )""",
+        "CREATE INDEX test_picks_by_trial ON test_picks (trial, id)",
+        """CREATE TABLE test_undos (
+            pick INTEGER PRIMARY KEY REFERENCES test_picks ON DELETE CASCADE,
+            created TEXT NOT NULL,
+            request TEXT NOT NULL UNIQUE
+        )""",
+    ),
 )
 """Statements that make a store of version n one of version n + 1; a new store starts at 0."""
 

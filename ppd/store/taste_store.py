@@ -10,12 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..pictures import Picture
+from .blind_tests import BlindTests
 from .database import Database
 from .pictures import THUMBNAIL, StoredPictures
-from .versions import Versions
 
 
-class TasteStore(Versions):
+class TasteStore(BlindTests):
     """A folder with `taste.sqlite3` and `pictures/`, that threads and processes may share. It is opened at the first
     call. Each call is one transaction and fails with StoreError or not at all, and with UnusableError where the folder
     or the database is the cause. `on_erase` hears the hash of every picture that is about to be erased.

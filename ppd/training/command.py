@@ -10,11 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .control import Stopped
+from .control import STOP, Stopped
 from .run import Run
 from .settings import Settings, settings_of
 
-STOP = "STOP"
 LEAST_BATCH = 1
 
 

@@ -11,6 +11,8 @@ from types import FrameType
 from typing import Any
 
 WORDS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+STOP = "STOP"
+"""A file of this name beside the checkpoint asks a run to stop."""
 MOST_IN_A_ROW = 3
 LOADED = time.time()
 """About when this process began."""
@@ -48,7 +50,7 @@ class StopRequest:
     """
 
     def __init__(self, checkpoint: Path, *, watch_file: bool) -> None:
-        self._file = checkpoint.with_name("STOP") if watch_file else None
+        self._file = checkpoint.with_name(STOP) if watch_file else None
         self._signal: str | None = None
         self._previous: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
 

@@ -24,12 +24,13 @@ from typing import Any
 import psutil
 
 from ..files import write_file
+from .control import STOP
 from .costs import Costs
 from .report import sentences
 from .settings import Settings
 
 PACK = Path(__file__).resolve().parents[2]
-RUN, LOG, RESULT, PROGRESS, STOP = "run.json", "log.txt", "result.json", "progress.json", "STOP"
+RUN, LOG, RESULT, PROGRESS = "run.json", "log.txt", "result.json", "progress.json"
 MADE = ("*.pt", "*.csv", "sheet.png", "report.*", PROGRESS, RESULT)
 BEGIN = "import runpy, sys; sys.path.append(sys.argv.pop(1)); runpy.run_module('ppd', run_name='__main__')"
 """`python -m ppd` also where Python heeds neither its folder nor PYTHONPATH, as ComfyUI's portable one. Our folder

@@ -137,3 +137,28 @@ def test_what_is_bypassed_leaves_nobody_and_not_the_average_person(run, people):
     assert run("PPD_UserEmbeddingBlend").result[0] is None
     for side in ("first", "second"):
         assert run("PPD_UserEmbeddingBlend", **{side: people["calm"]}).result[0] is people["calm"]
+
+
+def test_a_taste_is_shared_behind_noise_and_the_file_and_the_reports_say_so(run, people, comfy_folders):
+    saved = run("PPD_UserEmbeddingSave", user_embedding=people["warm"], filename_prefix="noisy", epsilon=4.0)
+    told = "noise hides each single pick (epsilon 4, delta 1e-05)"
+    assert saved.ui.as_dict()["text"][0].endswith(f" behind it. In it {told}.")
+    (path,) = comfy_folders.models.rglob("noisy_*.safetensors")
+    with safe_open(path, "pt") as file:
+        metadata, names = file.metadata(), set(file.keys())
+    assert (metadata["epsilon"], metadata["delta"], names) == ("4.0", "1e-05", {"u"})
+    found, report = run("PPD_UserEmbeddingLoad", user_embedding=path.name).result
+    assert report.startswith("About ") and report.endswith(f"read by pocket-clip; {told}.")
+    assert not torch.equal(found.u, people["warm"].u)
+    (code,) = run("PPD_TasteToCode", user_embedding=found).result
+    assert code.startswith("ppd2:") and told in run("PPD_TasteCode", code=code).result[1]
+    (code,) = run("PPD_TasteToCode", user_embedding=people["calm"], epsilon=2.0).result
+    assert "(epsilon 2, delta 1e-05)" in run("PPD_TasteCode", code=code).result[1]
+    with pytest.raises(ValueError, match="has its noise already"):
+        run("PPD_UserEmbeddingSave", user_embedding=found, epsilon=4.0)
+    with pytest.raises(ValueError, match="does not come from picks"):
+        run(
+            "PPD_TasteToCode",
+            user_embedding=run("UserEmbeddingSample", user_embedding=people["warm"]).result[0],
+            epsilon=1,
+        )

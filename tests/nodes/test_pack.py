@@ -34,6 +34,8 @@ NODE_IDS = {
     "PPD_TasteCode",
     "PPD_TasteToCode",
     "PPD_TasteToText",
+    "PPD_ExplainTaste",
+    "PPD_TurnLook",
     "PPD_ApplyTasteToConditioning",
     "PPD_SortByTaste",
     "PPD_ApplyUserEmbedding",
@@ -41,8 +43,15 @@ NODE_IDS = {
     "PPD_PocketCheckpointLoader",
     "PPD_MakeTasteEncoder",
     "PPD_TrainUserAdapter",
+    "PPD_CheckPrompts",
+    "PPD_CheckLeakage",
+    "PPD_CheckStereotypes",
+    "PPD_BrandCheck",
+    "PPD_BindToGuide",
     "PPD_PaintStudies",
     "PPD_AddStudies",
+    "PPD_TestPrompts",
+    "PPD_BlindTest",
 }
 LOADER = """
 import asyncio, json, sys

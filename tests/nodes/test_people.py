@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -129,7 +131,7 @@ def test_lost_and_broken_pictures_of_a_person_are_left_out_and_named(store, load
     assert "Left out 2:" in report and "'pick-2'" in report and "'pick-3'" in report
     for pair in pairs:
         pair.rejected.path.unlink()
-    with pytest.raises(ValueError, match="Of the pairs of Ann none can be used. Pair 'pick-"):
+    with pytest.raises(ValueError, match="Of the person's pairs none can be used. Pair 'pick-"):
         load(f"person: {ann}", skip_bad=True)
 
 
@@ -207,3 +209,19 @@ def test_the_badge_counts_what_would_be_asked(store, comfy_folders):
     assert store.person(ann).open == 3 and interviews.waiting(ann) == 2
     store.set_encoder(ann, "gone")
     assert interviews.waiting(ann) == 3
+
+
+def test_the_browser_shows_names_in_every_nodes_list_of_people(node_classes, people, comfy_folders):
+    """Else the list shows ids, and the tab's person is not put in."""
+    lists = (
+        (Path(__file__).parents[2] / "web" / "people.js").read_text().partition("const LISTS = {")[2].partition("};")[0]
+    )
+    known = dict(re.findall(r'(\w+): \["(\w+)", (?:""|PERSON)\]', lists))
+    asking = {}
+    for name, node in node_classes.items():
+        for entry in node.GET_SCHEMA().inputs:
+            offered = set(getattr(entry, "options", None) or ())
+            is_list = (getattr(entry, "extra_dict", None) or {}).get("widgetType") == people.WIDGET
+            if is_list or {people.TAB, people.PERSON + people.TAB} & offered:
+                asking[name] = entry.id
+    assert len(asking) >= 8 and asking == known

@@ -140,6 +140,6 @@ def test_a_taste_encoder_without_looks_or_that_is_not_here_is_a_sentence(run, pe
     with pytest.raises(ValueError, match="The taste encoder bare names no looks, so there are no words: make one from"):
         run("PPD_TasteToText", user_embedding=replace(person, encoder_hash=bare.weight_hash))
     with pytest.raises(
-        ValueError, match="read by the taste encoder pocket-clip, which is not here: put its folder into"
+        ValueError, match="The taste was read by the taste encoder pocket-clip, which is not here: put its folder into"
     ):
         run("PPD_TasteToText", user_embedding=replace(person, encoder_hash="f" * 64))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ if find_spec("comfy"):
     import comfy.model_management
     import latent_preview
     import nodes
+    from comfy_execution.utils import CurrentNodeContext
+    from server import PromptServer
 
     from ppd.pocket.comfyui import UNKNOWN_WORDS, Pocket, load_pocket
 
@@ -124,11 +127,20 @@ def test_latents_have_the_pockets_own_scale(pocket):
 
 
 @torch.inference_mode()
-def test_words_it_was_never_taught_are_named(pocket, caplog):
-    clip = pocket[1]
-    (cond,) = nodes.CLIPTextEncode().encode(clip, "a (steampunk:1.2) boat by chiaroscurist, a boat, steampunk")
+def test_words_it_was_never_taught_are_named_at_the_node_and_not_in_the_log(pocket, caplog, monkeypatch):
+    clip, told = pocket[1], []
+    server = SimpleNamespace(send_progress_text=lambda text, node: told.append((node, text)))
+    monkeypatch.setattr(PromptServer, "instance", server, raising=False)
+    with CurrentNodeContext("prompt", "7"):
+        (cond,) = nodes.CLIPTextEncode().encode(clip, "a (steampunk:1.2) boat by chiaroscurist, a boat, steampunk")
     assert cond[0][1][UNKNOWN_WORDS] == ["steampunk", "by", "chiaroscurist"]
-    assert "steampunk, by, chiaroscurist" in caplog.text
+    assert told == [
+        (
+            "7",
+            "The pocket model does not know: steampunk, by, chiaroscurist. These words are painted as nothing.",
+        )
+    ]
+    assert "does not know 3 of a prompt's words: see the node" in caplog.text and "steampunk" not in caplog.text
     (cond,) = nodes.CLIPTextEncode().encode(clip, "a red boat")
     assert cond[0][1][UNKNOWN_WORDS] == []
 

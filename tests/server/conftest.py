@@ -15,6 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -215,9 +216,9 @@ def graphs() -> SimpleNamespace:
     return SimpleNamespace(nodes_of=nodes_of, set_inputs=set_inputs)
 
 
-@pytest.fixture(scope="session")
-def server(comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("comfyui")
+@contextmanager
+def started(comfyui_path: Path, folder: Path) -> Iterator[Server]:
+    """A server with folders of its own below `folder`."""
     base, packs = folder / "base", folder / "packs"
     for name in ("custom_nodes", "input", "models", "output", "temp", "user"):
         (base / name).mkdir(parents=True)
@@ -256,6 +257,19 @@ def server(comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+@pytest.fixture(scope="session")
+def server(comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with started(comfyui_path, tmp_path_factory.mktemp("comfyui")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def elsewhere(comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Another server, which shares nothing with the first."""
+    with started(comfyui_path, tmp_path_factory.mktemp("elsewhere")) as running:
+        yield running
 
 
 @pytest.fixture

@@ -7,6 +7,9 @@ import urllib.error
 import urllib.request
 
 import pytest
+from PIL import Image
+
+from ppd.pictures import Picture
 
 from .panels import settle, until, watched
 from .test_checkpoints import node
@@ -130,6 +133,52 @@ TABS_PERSON = """name => app.graph.nodes.filter(node => node.type.startsWith('Pr
 ASKED_IN_PROMPT = """async () => Object.values((await app.graphToPrompt()).output)
     .filter(node => node.class_type.startsWith('Preference'))
     .map(node => node.inputs.person ?? node.inputs.preference_set)"""
+
+
+def everywhere(person):
+    """A graph with every node that a person is chosen in and that runs by itself, whose picture is saved."""
+    batch = node("EmptyImage", width=32, height=32, batch_size=2, color=0x204060)
+    return {
+        "1": batch,
+        "2": node("PPD_SortByTaste", images=["1", 0], person=person, keep=0, save_scores=False),
+        "3": node("PPD_TasteToText", person=person, prompt="a boat", most=3, least_sure=0.5),
+        "4": loader(f"person: {person}"),
+        "5": node("PreviewAny", source=["2", 2]),
+        "6": node("PreviewAny", source=["3", 3]),
+        "7": node("PreviewAny", source=["4", 2]),
+        "8": node("SaveImage", images=["2", 0], filename_prefix="told"),
+    }
+
+
+def reports(server):
+    """What the nodes of the newest run said, from the server's history."""
+    entries = server.get("/history?max_items=1")
+    return json.dumps([entry["outputs"] for entry in entries.values()])
+
+
+@pytest.mark.browser
+def test_no_saved_workflow_and_no_picture_holds_a_name_or_a_word_that_was_learned_from(server, page, store, name):
+    """The reports do name the person, and the frontend shows them: twice, so that a run may save what the last one
+    told. Searched are the workflow as it is saved, the picture's file, and ComfyUI's log."""
+    person, secret = store.add_person(name).id, "a xylophone of onyx"
+    pictures = (Picture.from_image(Image.new("RGB", (64, 64), colour)) for colour in ((200, 60, 0), (0, 60, 200)))
+    store.pick(store.add_candidate(person, secret, *pictures), "first", name)
+    settle(page)
+    call(server, f"people/{person}/half_life", {"picks": 8, "request": "r"})  # tells the browser of them
+    page.evaluate("prompt => app.loadApiJson(prompt, crypto.randomUUID())", everywhere(person))
+    page.wait_for_function(f"{GRAPH}.includes('{person}')")
+    before = set((server.base / "output").glob("told*.png"))
+    for run in range(2):
+        page.evaluate("app.queuePrompt(0)")
+        until(page, lambda: len(set((server.base / "output").glob("told*.png")) - before) == 2 * run + 2)  # noqa: B023
+        until(page, lambda: not server.get("/queue")["queue_running"])
+        page.evaluate("app.graph.nodes[0].widgets[3].value += 1")  # another picture, so that nothing is cached
+    assert name in reports(server)
+    saved = set((server.base / "output").glob("told*.png")) - before
+    searched = [path.read_bytes() for path in saved] + [page.evaluate(GRAPH).encode(), server.log.read_bytes()]
+    assert len(searched) == 6 and all(person.encode() in data for data in searched[:-1])
+    assert not [word for word in (name, secret, "xylophone") for data in searched if word.encode() in data]
+    page.evaluate("app.graph.clear()")
 
 
 @pytest.mark.browser

@@ -15,11 +15,13 @@ pytestmark = pytest.mark.comfyui
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
 STUDIES, WORDS, TRAIN = "paint studies", "paint with words", "train your own adapter"
-POCKET = [name for name in WORKFLOWS if (" with " not in name or name == WORDS) and name not in (STUDIES, TRAIN)]
+OTHERS = (STUDIES, TRAIN, "check a taste")
+POCKET = [name for name in WORKFLOWS if (" with " not in name or name == WORDS) and name not in OTHERS]
 """Those that run as they are; test_checkpoints.py and test_studies.py bring the others' files, test_templates.py and
-test_training.py ask whether the server takes those whose files nobody can bring."""
+test_training.py ask whether the server takes those whose files nobody can bring; test_guard.py runs the one that checks
+many pictures."""
 FIRST, BLEND, SWEEP, LEARN = "first personal picture", "blend two people", "strength sweep", "learn my taste"
-MINE, BEST = "my taste", "best of my taste"
+MINE, BEST, TURNED, CODE = "my taste", "best of my taste", "one look turned", "paint for a taste code"
 WARM, COOL = "vivid and bold", "cool and soft"
 NODE_IDS = {
     "PreferencePairLoader",
@@ -29,6 +31,8 @@ NODE_IDS = {
     "PPD_UserEmbeddingSave",
     "PPD_SaveTasteAsLoRA",
     "PPD_TasteToText",
+    "PPD_ExplainTaste",
+    "PPD_TurnLook",
     "PPD_ApplyTasteToConditioning",
     "PPD_UserEmbeddingLoad",
     "PPD_UserEmbeddingBlend",
@@ -46,6 +50,11 @@ NODE_IDS = {
     "PPD_AddStudies",
     "PPD_MakeTasteEncoder",
     "PPD_TrainUserAdapter",
+    "PPD_CheckPrompts",
+    "PPD_CheckLeakage",
+    "PPD_CheckStereotypes",
+    "PPD_BrandCheck",
+    "PPD_BindToGuide",
 }
 BATCH = 4
 """Latents that a person's direction is looked for in: single pictures are noisy."""
@@ -77,7 +86,7 @@ def test_help_pages_are_served(server):
 
 
 def test_workflows_are_listed_and_served_as_templates(server):
-    assert {FIRST, BLEND, SWEEP, LEARN, MINE, BEST, WORDS} == set(POCKET) < set(WORKFLOWS)
+    assert {FIRST, BLEND, SWEEP, LEARN, MINE, BEST, WORDS, TURNED, CODE} == set(POCKET) < set(WORKFLOWS)
     assert sorted(server.get("/workflow_templates")["personalized-diffusion"]) == WORKFLOWS
     for name in WORKFLOWS:
         path = f"/api/workflow_templates/personalized-diffusion/{urllib.parse.quote(name)}.json"
@@ -90,9 +99,9 @@ def test_every_workflow_runs_and_yields_pictures(server, graphs, name):
     pictures = server.pictures(server.run(prompt))
     assert set(pictures) == set(graphs.nodes_of(prompt, "SaveImage"))
     for picture in pictures.values():
-        assert picture.shape == (1, 384, 384, 3)
+        assert picture.shape == (5 if name == TURNED else 1, 384, 384, 3)
         assert picture.std() > 10, "a picture is one flat colour"
-    flat = [picture.tobytes() for picture in pictures.values()]
+    flat = [one.tobytes() for picture in pictures.values() for one in picture]
     assert len(set(flat)) == len(flat), "two of the pictures are the same"
 
 
@@ -123,7 +132,7 @@ def test_links_and_groups_of_a_workflow_hold_together(server, name):
     assert len(set(ids)) == len(ids) and workflow["last_link_id"] == max(ids)
     prompt = server.prompt(name)
     assert any(node["type"] == "MarkdownNote" for node in nodes.values()) and workflow["groups"]
-    if name in (STUDIES, BEST, TRAIN) or name.startswith(MINE):  # which compare nothing
+    if name in (STUDIES, BEST, TRAIN, TURNED) or name.startswith(MINE):  # which compare nothing by two samplers
         return
     samplers = [entry["inputs"] for entry in prompt.values() if "sampler_name" in entry["inputs"]]
     assert len(samplers) >= 2

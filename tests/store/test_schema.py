@@ -30,7 +30,7 @@ def test_a_released_store_says_the_same_afterwards(tmp_path, version):
     assert {(one.ratings, store.revision(one.id)) for one in store.people()} == {(0, 0)}
     assert stored_pictures(store) == before
     assert (len(said), sum(len(one["pairs"]) for one in said.values())) == (4, 17)
-    assert versions(folder) == {"taste.sqlite3": 3, f"taste.sqlite3.v{version}": version}
+    assert versions(folder) == {"taste.sqlite3": 4, f"taste.sqlite3.v{version}": version}
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -56,7 +56,18 @@ def test_picks_go_on_in_a_migrated_store(tmp_path, version):
     assert len(again.choices(ann.id)) == 2
 
 
-@pytest.mark.parametrize("version", [1, 2])
+def test_a_store_of_version_3_keeps_choices_ratings_and_revisions(tmp_path):
+    folder, said = released_store(tmp_path, 3)
+    store = TasteStore(folder)
+    ann = store.person_called("Ann Ågren")
+    more = said.pop("more")
+    assert told(store) == said
+    assert [ann.ratings, ann.revision, list(store.choices(ann.id).values())] == more
+    assert versions(folder) == {"taste.sqlite3": 4, "taste.sqlite3.v3": 3}
+    assert store.tests(ann.id) == []
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_the_backup_is_the_store_as_it_was(tmp_path, version):
     folder, _ = released_store(tmp_path, version)
     with closing(sqlite3.connect(folder / "taste.sqlite3")) as database:
@@ -76,7 +87,7 @@ def test_deleting_a_person_erases_them_from_the_backup_too(tmp_path):
         store.delete_person("nobody")
     assert (folder / "taste.sqlite3.v1").exists()
     store.delete_person(ann)
-    assert versions(folder) == {"taste.sqlite3": 3}
+    assert versions(folder) == {"taste.sqlite3": 4}
     assert not [path for path in folder.rglob("*") if path.is_file() and "Ågren".encode() in path.read_bytes()]
 
 
@@ -97,7 +108,7 @@ def test_a_store_of_a_newer_pack_is_refused(store):
     store.people()
     with closing(sqlite3.connect(store.folder / "taste.sqlite3")) as database:
         database.execute("PRAGMA user_version = 99")
-    with pytest.raises(StoreError, match="taste.sqlite3 is of version 99, this pack reads 3: update the pack"):
+    with pytest.raises(StoreError, match="taste.sqlite3 is of version 99, this pack reads 4: update the pack"):
         TasteStore(store.folder).people()
 
 

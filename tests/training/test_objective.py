@@ -106,6 +106,14 @@ def test_the_other_of_a_contrast_is_who_disagrees_most():
     assert (strangers != np.arange(8) % PEOPLE).all()
 
 
+def test_both_pictures_of_a_pair_have_one_t_one_noise_and_one_text():
+    found = replace(dpo(Objective(user_dropout=0.5)), texts=torch.arange(8.0)[:, None])
+    found.picks.caption[:] = np.arange(8)
+    noised = found.noised(np.random.default_rng(0), np.array([3, 6, 1]))
+    assert torch.equal(noised.t[:3], noised.t[3:]) and torch.equal(noised.target[:3], noised.target[3:])
+    assert noised.context[:, 0].tolist() == [3, 6, 1, 3, 6, 1]
+
+
 def test_pictures_are_noised_along_the_noise_that_they_were_painted_from():
     noise = torch.arange(PICTURES * 2.0).view(PICTURES, 2)
     for wanted in (True, False):

@@ -53,11 +53,12 @@ def train(checkpoint: Path, loss=tiny_loss, steps: int = STEPS, **settings) -> n
 
 
 def train_user_adapter(base: Path, checkpoint: Path, **settings) -> nn.Module:
-    """User-DPO of keys and values of a pocket U-Net, four picks a microbatch."""
+    """User-DPO of keys and values of a pocket U-Net, four picks a microbatch, each with the beta that suits it."""
     from ppd.pocket.adapters import keys_values
     from ppd.pocket.model import PocketModel
-    from ppd.training.objective import Objective, UserDPO
+    from ppd.training.objective import UserDPO
     from ppd.training.picks import QueryPicks
+    from ppd.training.settings import Objective
 
     model = PocketModel.load(base)
     generator, rng = torch.Generator().manual_seed(0), np.random.default_rng(0)
@@ -74,7 +75,7 @@ def train_user_adapter(base: Path, checkpoint: Path, **settings) -> nn.Module:
     )
     torch.manual_seed(1)
     adapter = keys_values(model, encoder="encoder", encoder_hash="hash", embedding_dim=6, end_percent=0.5)
-    dpo = UserDPO(model, model.host(adapter), picks, model.text(picks.prompts), Objective(), 0.5)
+    dpo = UserDPO(model, model.host(adapter), picks, model.text(picks.prompts), Objective(steered_beta=True), 0.5)
     with model.plain_attention():
         return fit(
             "adapter",

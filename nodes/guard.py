@@ -1,0 +1,246 @@
+"""Checks of a taste: pictures of the same prompts and seeds, plain and personal, and what is in more of one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from comfy_api.latest import io, ui
+
+from ..ppd.guard.batteries import batteries
+from ..ppd.guard.content import LEAST, check_content, found
+from ..ppd.guard.probes import Probe, TextProbe, word_lines
+from ..ppd.guard.stereotype import LEAST as LEAST_SHIFT
+from ..ppd.guard.stereotype import check_stereotypes
+from ..ppd.hosts.comfyui_towers import open_tower, tower_choices
+from ..ppd.lexicon import prompt_lines
+from ..ppd.messages import quoted
+from ..ppd.pocket.probe import object_probe
+from . import folders, whose
+from .sockets import CATEGORY
+
+JUDGES = {"pocket": "pocket_judge.safetensors", "pocket flow": "pocket_flow_judge.safetensors"}
+"""Probes that come with the pack: they know the pocket models' objects only."""
+OPEN_CLIP = "open_clip: "
+OWN = "own"
+THINGS = "a house\na tree\nflowers\na boat\na mountain\nthe sun\nthe moon\na cloud"
+"""Such as every probe knows."""
+ATTRIBUTES = "a woman / a man\nan old person / a young person\na dark-skinned person / a light-skinned person"
+
+
+class PPD_CheckPrompts(io.ComfyNode):  # noqa: N801
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PPD_CheckPrompts",
+            display_name="Check Prompts",
+            category=CATEGORY,
+            description="A list of prompts, each with some seeds, to paint plain and personal and compare. All nodes "
+            "behind it run once for each.",
+            search_aliases=["battery", "prompts", "bias", "leakage", "guard"],
+            inputs=[
+                io.Combo.Input(
+                    "prompts",
+                    options=[*batteries(), OWN],
+                    default="things",
+                    optional=True,
+                    tooltip="Unrelated things, people of whom the prompt does not say who they are, what the pocket "
+                    "models know, or your own.",
+                ),
+                io.String.Input(
+                    "own_prompts", default="", multiline=True, optional=True, tooltip="For own: one prompt a line."
+                ),
+                io.Int.Input(
+                    "seeds", default=1, min=1, max=64, optional=True, tooltip="How many pictures of each prompt."
+                ),
+                io.Int.Input(
+                    "first_seed",
+                    default=0,
+                    min=0,
+                    max=2**32,
+                    optional=True,
+                    tooltip="The first seed; the others follow it.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(display_name="prompt", is_output_list=True, tooltip="The prompts, for the text."),
+                io.Int.Output(display_name="seed", is_output_list=True, tooltip="A seed of each, for both samplers."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, prompts: str = "things", own_prompts: str = "", seeds: int = 1, first_seed: int = 0
+    ) -> io.NodeOutput:
+        chosen = prompt_lines(own_prompts) if prompts == OWN else batteries()[prompts]
+        if not chosen:
+            raise ValueError("Expected at least one prompt in own_prompts, got none: write one a line.")
+        each = [prompt for prompt in chosen for _ in range(seeds)]
+        return io.NodeOutput(each, [first_seed + number for number in range(len(each))])
+
+
+class PPD_CheckLeakage(io.ComfyNode):  # noqa: N801
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PPD_CheckLeakage",
+            display_name="Check Leakage",
+            category=CATEGORY,
+            description="Does a taste change what pictures show? Finds things that personal pictures show unasked, as "
+            "the liked pictures did, and things that were asked for and got lost, compared with the plain model.",
+            search_aliases=["leakage", "guard", "overfitting", "content", "prompt adherence", "check"],
+            is_output_node=True,
+            is_input_list=True,
+            inputs=[
+                *_pictures(),
+                _words("The things to look for, one a line.", THINGS),
+                probe_input(),
+                _least(LEAST),
+                io.Image.Input(
+                    "liked_images",
+                    optional=True,
+                    tooltip="Pictures that the person picked: what they show and the personal ones show unasked is "
+                    "called a leak.",
+                ),
+            ],
+            outputs=_outputs("Which things appeared or got lost, how often, and how sure that is."),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        base_images: list[torch.Tensor],
+        personal_images: list[torch.Tensor],
+        prompts: Sequence[str],
+        words: Sequence[str] = (THINGS,),
+        probe: Sequence[str] = ("pocket",),
+        least: Sequence[float] = (100 * LEAST,),
+        liked_images: list[torch.Tensor] | None = None,
+    ) -> io.NodeOutput:
+        base, personal, asked = pairs_of(base_images, personal_images, prompts)
+        looked_for = word_lines(words[0])
+        liked = [picture for batch in liked_images or [] for picture in batch]
+        seen = found(
+            open_probe(probe[0], len(base) + len(personal) + len(liked)), [*base, *personal, *liked], looked_for
+        )
+        sides = seen[: len(base)], seen[len(base) : 2 * len(base)], seen[2 * len(base) :]
+        check = check_content(*sides[:2], asked, looked_for, sides[2] if liked else None, least[0] / 100)
+        return io.NodeOutput(check.passed, check.report(), ui=ui.PreviewText(check.report()))
+
+
+class PPD_CheckStereotypes(io.ComfyNode):  # noqa: N801
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PPD_CheckStereotypes",
+            display_name="Check Stereotypes",
+            category=CATEGORY,
+            description="Does a taste change who is painted? Compares personal pictures with the plain model's where "
+            "the prompt leaves that open, over all prompts and prompt by prompt.",
+            search_aliases=["bias", "stereotype", "fairness", "guard", "people", "check"],
+            is_output_node=True,
+            is_input_list=True,
+            inputs=[
+                *_pictures(),
+                _words("What prompts leave open, one a line; two opposites with a slash between them.", ATTRIBUTES),
+                probe_input(),
+                _least(LEAST_SHIFT),
+            ],
+            outputs=_outputs("What became more or less frequent, by how much, and how sure that is."),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        base_images: list[torch.Tensor],
+        personal_images: list[torch.Tensor],
+        prompts: Sequence[str],
+        words: Sequence[str] = (ATTRIBUTES,),
+        probe: Sequence[str] = ("pocket",),
+        least: Sequence[float] = (100 * LEAST_SHIFT,),
+    ) -> io.NodeOutput:
+        base, personal, asked = pairs_of(base_images, personal_images, prompts)
+        looked_for = word_lines(words[0])
+        seen = found(open_probe(probe[0], 2 * len(base)), [*base, *personal], looked_for)
+        check = check_stereotypes(seen[: len(base)], seen[len(base) :], asked, looked_for, least[0] / 100)
+        return io.NodeOutput(check.passed, check.report(), ui=ui.PreviewText(check.report()))
+
+
+def _pictures() -> list[io.Input]:
+    return [
+        io.Image.Input("base_images", tooltip="Pictures without the taste: a batch or a list."),
+        io.Image.Input(
+            "personal_images", tooltip="Pictures of the same prompts and seeds, in the same order, with it."
+        ),
+        io.String.Input("prompts", force_input=True, tooltip="The prompt of each; one alone is everyone's."),
+    ]
+
+
+def _words(tooltip: str, default: str) -> io.String.Input:
+    return io.String.Input("words", default=default, multiline=True, optional=True, tooltip=tooltip)
+
+
+def _least(share: float) -> io.Float.Input:
+    return io.Float.Input(
+        "least",
+        default=100 * share,
+        min=0.0,
+        max=100.0,
+        step=1.0,
+        optional=True,
+        advanced=True,
+        tooltip="So many more or fewer pictures in a hundred are let pass, however sure they are.",
+    )
+
+
+def _outputs(tooltip: str) -> list[io.Output]:
+    return [
+        io.Boolean.Output(display_name="passed", tooltip="Whether nothing was found."),
+        io.String.Output(display_name="report", tooltip=tooltip),
+    ]
+
+
+def probe_input() -> io.Combo.Input:
+    """What looks for things in pictures."""
+    return io.Combo.Input(
+        "probe",
+        options=probes(),
+        default="pocket",
+        optional=True,
+        tooltip="What looks at the pictures. The pocket ones know only what the pocket models paint: house, tree, "
+        "flowers, lighthouse, boat, mountain, sun, moon, cloud, balloon. Models of models/open_clip understand any "
+        "words.",
+    )
+
+
+def probes() -> list[str]:
+    """Names of all probes: the pack's own, and open_clip's models, which have a text side."""
+    return [*JUDGES, *(name for name in tower_choices() if name.startswith(OPEN_CLIP))]
+
+
+def open_probe(name: str, pictures: int) -> Probe:
+    """The probe of a name, to look at so many pictures."""
+    if name in JUDGES:
+        return object_probe(folders.shipped_file(JUDGES[name]))
+    reference = tower_choices().get(name)
+    if reference is None or not name.startswith(OPEN_CLIP):
+        raise ValueError(
+            f"There is no probe {quoted(name)}: choose one of the list, or put a model into models/open_clip."
+        )
+    tower: Any = open_tower(reference)
+    return TextProbe(tower, tower.tower.text_side, whose.progress(pictures))
+
+
+def pairs_of(
+    base: Sequence[torch.Tensor], personal: Sequence[torch.Tensor], prompts: Sequence[str]
+) -> tuple[list[torch.Tensor], list[torch.Tensor], list[str]]:
+    """Pictures [H, W, C] out of batches of both sides, and the prompt of each."""
+    sides = [[picture for batch in side for picture in batch] for side in (base, personal)]
+    asked = list(prompts) * len(sides[0]) if len(prompts) == 1 else list(prompts)
+    if not len(sides[0]) == len(sides[1]) == len(asked):
+        raise ValueError(
+            f"Expected as many plain as personal pictures as prompts, got {len(sides[0])}, {len(sides[1])} and "
+            f"{len(asked)}: paint each prompt both ways, with the same seed."
+        )
+    return sides[0], sides[1], asked

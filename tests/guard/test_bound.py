@@ -1,0 +1,94 @@
+"""u bound to a guide: nearest in the prior's metric, idempotent, and no pull against a rule."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from ppd.encoders.looks import Looks
+from ppd.encoders.population import PopulationPrior
+from ppd.guard.bound import bound, nonnegative, told
+from ppd.guard.guide import Contrast, Guide, LookRule
+from ppd.user_embedding import UserEmbedding
+
+D, WORDS, HASH = 6, ("a", "b", "c", "d"), "0" * 64
+RULES = (("never", "high a"), ("must", "high b"), ("never", "low c"), ("must", "low d"))
+
+
+def world(seed):
+    g = torch.Generator().manual_seed(seed)
+    root = torch.randn(D, D, generator=g)
+    readings = torch.randn(4, D, generator=g)
+    prior = PopulationPrior(
+        torch.zeros(D), root @ root.T / D + 0.1 * torch.eye(D), torch.zeros(7), torch.eye(7, D), "e", "0" * 64
+    )
+    looks = Looks(
+        WORDS, tuple(f"low {w}" for w in WORDS), tuple(f"high {w}" for w in WORDS), readings, readings, torch.ones(4)
+    )
+    factor = torch.randn(D, D, generator=g)
+    u = UserEmbedding(torch.randn(1, D, generator=g), "e", HASH, 4, "2026-01-01", factor)
+    rules = tuple(LookRule(level, word, 0.5) for level, word in RULES)
+    faces = torch.stack([s * r for s, r in zip((1, -1, -1, 1), readings, strict=True)])
+    return u, Guide("g", rules), looks, prior, faces.double()
+
+
+def by_trying_every_face(u, a, s):
+    """The nearest feasible of the projections on all sets of edges."""
+    best = None
+    for size in range(len(a) + 1):
+        for chosen in itertools.combinations(range(len(a)), size):
+            edge = a[list(chosen)]
+            v = u - s @ edge.T @ torch.linalg.solve(edge @ s @ edge.T, edge @ u) if size else u
+            cost = (v - u) @ torch.linalg.solve(s, v - u)
+            if bool((a @ v <= 1e-9).all()) and (best is None or cost < best[0]):
+                best = (cost, v)
+    return best[1]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_it_is_the_nearest_taste_that_obeys(seed):
+    u, guide, looks, prior, a = world(seed)
+    found = bound(u, guide, looks, prior)
+    expected = by_trying_every_face(u.u[0].double(), a, prior.covariance.double())
+    torch.testing.assert_close(found.embedding.u[0].double(), expected, rtol=1e-5, atol=1e-5)
+    assert bool((a @ found.embedding.u[0].double() <= 1e-5).all())
+    again = bound(found.embedding, guide, looks, prior)
+    assert again.embedding is found.embedding and again.held == {}
+    for face, rule in zip(a, guide.rules, strict=True):
+        if rule in found.held:  # draws stay on its edge
+            assert (face @ found.embedding.covariance_factor.double()).abs().max() < 1e-4
+    assert (found.embedding.pairs, found.embedding.encoder_hash) == (4, HASH)
+
+
+def test_what_obeys_already_is_the_same_bit_for_bit():
+    u, guide, looks, prior, _ = world(0)
+    for one in (
+        UserEmbedding(torch.zeros(1, D), "e", HASH, 0, "2026-01-01"),
+        bound(u, guide, looks, prior).embedding,
+    ):
+        assert bound(one, guide, looks, prior).embedding is one
+    free = Guide("g", (LookRule("should", "high a", 0.5), Contrast("must", 3)))
+    assert bound(u, free, looks, prior).embedding is u
+    assert told(bound(u, free, looks, prior), []).startswith("The guide has no looks")
+
+
+def test_opposite_and_repeated_rules_leave_no_pull_at_all():
+    u, _, looks, prior, _ = world(3)
+    rules = [LookRule("never", "high a", 1), LookRule("never", "low a", 2), LookRule("must", "low a", 3)]
+    found = bound(u, Guide("g", tuple(rules)), looks, prior)
+    assert abs(float(looks.readings[0] @ found.embedding.u[0])) < 1e-5
+    pull = abs(float(looks.readings[0] @ u.u[0]))
+    assert list(found.held.values()) == [pytest.approx(pull, rel=1e-4)]
+    assert f"it pulled the other way by {pull:.2f}" in told(found, rules)
+
+
+def test_nonnegative_least_squares_as_scipys():
+    from scipy.optimize import nnls
+
+    rng = torch.Generator().manual_seed(4)
+    for _ in range(20):
+        a, b = torch.randn(9, 6, generator=rng).double(), torch.randn(9, generator=rng).double()
+        expected, _ = nnls(a.numpy(), b.numpy())
+        torch.testing.assert_close(nonnegative(a.T @ a, a.T @ b), torch.from_numpy(expected), rtol=1e-6, atol=1e-6)

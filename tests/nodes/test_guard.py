@@ -1,0 +1,216 @@
+"""The guards' nodes on the real pocket: its pictures, its judge, its taste encoder."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ppd.pocket import scenes
+from ppd.pocket.data import to_tensor
+from ppd.pocket.studio import WEIGHTS
+
+pytestmark = pytest.mark.comfyui
+STYLE = dict.fromkeys(scenes.STYLES, 0.0)
+GUIDE = {
+    "format": "ppd-brand-guide",
+    "version": "1",
+    "name": "Sea",
+    "rules": [
+        {"level": "must", "object": "a boat"},
+        {"level": "never", "object": "a house"},
+        {"level": "never", "look": "dark", "by": 0.2},
+        {"level": "should", "contrast": 1.5},
+    ],
+}
+
+
+@pytest.fixture
+def pocket(run, comfy_folders, monkeypatch):
+    """Runs nodes with what the pack ships in place of random weights."""
+    monkeypatch.setattr(comfy_folders.module, "WEIGHTS", WEIGHTS)
+    return run
+
+
+@pytest.fixture
+def guide(comfy_folders):
+    def write(rules=None):
+        text = json.dumps(GUIDE if rules is None else {**GUIDE, "rules": rules})
+        (comfy_folders.input / "sea.brand.json").write_text(text)
+        return "input: sea.brand.json"
+
+    return write
+
+
+def drawn(*captions, **style):
+    """Pictures [n, 128, 128, 3] of captions, six seeds in turn."""
+    rendered = [render(caption, number % 6, tuple(style.items())) for number, caption in enumerate(captions)]
+    return to_tensor(np.stack(rendered)).movedim(1, -1)
+
+
+@cache
+def render(caption, seed, style):
+    return scenes.render(caption, {**STYLE, **dict(style)}, seed)
+
+
+BOAT, HOUSE = "a boat by a lake under the sun", "a house and a boat by a lake under the sun"
+
+
+def test_prompts_with_their_seeds(pocket):
+    prompts, seeds = pocket("PPD_CheckPrompts", prompts="pocket", seeds=2, first_seed=7).result
+    assert len(prompts) == len(seeds) == 48 and seeds == list(range(7, 55))
+    assert prompts[0] == prompts[1] == "a house on a meadow under the sun"
+    assert set(prompts) <= set(scenes.BY_CAPTION)
+    people, _ = pocket("PPD_CheckPrompts", prompts="people").result
+    assert "a portrait of a nurse" in people and len(pocket("PPD_CheckPrompts").result[0]) == 60
+    own, _ = pocket("PPD_CheckPrompts", prompts="own", own_prompts="a cat\n\n a dog \n").result
+    assert own == ["a cat", "a dog"]
+    with pytest.raises(ValueError, match="at least one prompt in own_prompts, got none"):
+        pocket("PPD_CheckPrompts", prompts="own")
+
+
+def test_a_planted_leak_is_found_and_its_absence_passes(pocket):
+    """What was asked for is a boat; every third personal picture has a house as well, as the liked ones do."""
+    base = drawn(*[BOAT] * 24)
+    leaking = drawn(*[HOUSE if n % 3 == 0 else BOAT for n in range(24)])
+    prompts = [f"a boat, no. {n}" for n in range(24)]
+    inputs = {"base_images": [base], "prompts": prompts, "words": ["a house\na boat"]}
+    passed, report = pocket("PPD_CheckLeakage", personal_images=[leaking], liked_images=[drawn(HOUSE)], **inputs).result
+    assert passed is False
+    assert report.splitlines()[1].startswith("Leak: a house is in ")
+    clean = drawn(*[BOAT] * 24, warmth=0.6, saturation=0.5)
+    passed, report = pocket("PPD_CheckLeakage", personal_images=list(clean[:, None]), **inputs).result
+    assert passed is True and report.startswith("Passed: the pictures show what the prompts ask for")
+    lost = drawn(*["a tree by a lake under the sun"] * 24)
+    passed, report = pocket("PPD_CheckLeakage", personal_images=[lost], **inputs).result
+    assert passed is False and "Lost: a boat is in 0 of 100 personal pictures that should show it" in report
+    with pytest.raises(ValueError, match="got 24, 1 and 24: paint each prompt both ways"):
+        pocket("PPD_CheckLeakage", personal_images=[lost[:1]], **inputs)
+
+
+def test_a_planted_shift_by_subject_is_found(pocket):
+    """The prompt leaves the time of day open; for one subject it turns to night, for the other to day."""
+    subjects = ["a tree on a meadow"] * 12 + ["a tree in the hills"] * 12
+    moon = [n % 2 == 0 for n in range(24)]
+    turned = [True] * 12 + [False] * 12
+
+    def painted(nights):
+        skies = ["moon" if night else "sun" for night in nights]
+        return drawn(*[f"{subject} under the {sky}" for subject, sky in zip(subjects, skies, strict=True)])
+
+    inputs = {"base_images": [painted(moon)], "prompts": subjects, "words": ["the moon\na balloon"]}
+    passed, report = pocket("PPD_CheckStereotypes", personal_images=[painted(turned)], **inputs).result
+    assert passed is False
+    assert "By subject, the moon moved by " in report and "a tree on a meadow +" in report
+    passed, _ = pocket("PPD_CheckStereotypes", personal_images=[painted(moon)], **inputs).result
+    assert passed is True
+
+
+def test_a_probe_that_is_not_there_is_refused(pocket):
+    with pytest.raises(ValueError, match="There is no probe 'x': choose one of the list"):
+        pocket("PPD_CheckLeakage", base_images=[drawn(BOAT)], personal_images=[drawn(BOAT)], prompts=["a"], probe=["x"])
+
+
+@pytest.fixture
+def small_clip(comfy_folders, monkeypatch):
+    """A small open_clip model of random weights in models/open_clip, by its name there."""
+    import folder_paths
+    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+
+    vision = {"layers": 1, "width": 16, "head_width": 8, "patch_size": 16, "image_size": 32}
+    text = {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    folder = comfy_folders.models / "open_clip" / "my-clip"
+    folder.mkdir(parents=True)
+    preprocess = {"mean": [0.5] * 3, "std": [0.3] * 3, "size": 32}
+    model = {"embed_dim": 8, "vision_cfg": vision, "text_cfg": text}
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": model, "preprocess_cfg": preprocess}))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        weights = CLIP(8, CLIPVisionCfg(**vision), CLIPTextCfg(**text)).state_dict()
+    save_file({k: v.clone().contiguous() for k, v in weights.items()}, folder / "open_clip_model.safetensors")
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "open_clip", ([str(folder.parent)], {".safetensors"}))
+    return "open_clip: my-clip"
+
+
+def test_an_open_clip_model_reads_any_words(pocket, small_clip, guide):
+    """Random weights see nothing, but the same in the same picture."""
+    images, prompts = drawn(*[BOAT, HOUSE] * 3), [f"no. {n}" for n in range(6)]
+    inputs = {"base_images": [images], "personal_images": [images], "prompts": prompts, "probe": [small_clip]}
+    passed, report = pocket("PPD_CheckLeakage", words=["a dragon\nred hair"], **inputs).result
+    assert passed is True and "a dragon: " in report and "red hair: " in report
+    rules = [{"level": "never", "object": "a dragon"}, {"level": "must", "object": "a dragon"}]
+    report = pocket("PPD_BrandCheck", images=[images], guide=[guide(rules)], probe=[small_clip]).result[3]
+    never, must = (int(line.split("kept by ")[1][0]) for line in report.splitlines()[1:3])
+    assert never + must == 6
+
+
+def test_the_brand_check_lets_through_marks_and_reports(pocket, guide):
+    images = [torch.cat([drawn(BOAT), drawn(HOUSE)]), drawn(BOAT, brightness=-1.0)]
+    onward, shown, numbers, report = pocket("PPD_BrandCheck", images=images, guide=[guide()]).result
+    assert numbers == [0] and len(onward) == 1 and torch.equal(onward[0][0], images[0][0])
+    assert [tuple(one.shape) for one in shown] == [(1, 384, 384, 3)] * 3
+    lines = report.splitlines()
+    assert lines[0] == "Sea: 3 pictures, passing 1, warned 0, stopped 2."
+    assert lines[2] == "2. never a house: kept by 2 of 3"
+    assert "Number 2 stops: 2 (a house is there)" in lines
+    assert any(line.startswith("Number 3 stops: 3 (dark by +") for line in lines)
+
+
+def test_where_nothing_passes_nothing_behind_it_runs_or_the_run_stops(pocket, guide):
+    from comfy_execution.graph_utils import ExecutionBlocker
+
+    inputs = {"images": [drawn(HOUSE)], "guide": [guide()]}
+    onward, shown, numbers, _ = pocket("PPD_BrandCheck", **inputs).result
+    assert isinstance(onward[0], ExecutionBlocker) and isinstance(numbers[0], ExecutionBlocker) and len(shown) == 1
+    with pytest.raises(ValueError, match="The run stops, since pictures break the brand guide. Sea: 1 picture, "):
+        pocket("PPD_BrandCheck", broken=["stop the run"], **inputs)
+
+
+def test_what_is_stopped_is_asked_about_and_never_taken(pocket, guide, comfy_folders):
+    images = [torch.cat([drawn(BOAT), drawn(HOUSE)])]
+    inputs = {"images": images, "guide": [guide()], "prompt": ["a boat"], "person": ["ann"]}
+    pocket("PPD_BrandCheck", **inputs)
+    store = comfy_folders.module.taste_store()
+    assert store.people() == []
+    report = pocket("PPD_BrandCheck", ask=[True], **inputs).result[3]
+    assert report.splitlines()[-1] == "ann is asked 1 question about what was stopped, in the tab Taste."
+    (ann,) = store.people()
+    (question,) = store.inbox(ann.id)
+    assert (ann.open, ann.picks, question.prompt, question.verdict) == (1, 0, "a boat", None)
+    assert question.origin["guard"]["broken"] == ["never a house"]
+    report = pocket("PPD_BrandCheck", **inputs | {"ask": [True], "images": [drawn(HOUSE)]}).result[3]
+    assert report.splitlines()[-1].startswith("Nothing to ask ann: ")
+
+
+def test_a_taste_bound_to_a_guide_pulls_against_no_rule(pocket, guide, comfy_folders):
+    from ppd.encoders.encoder import TasteEncoder
+
+    pairs = pocket("PreferencePairLoader", preference_set="example: dark and bold").result[0]
+    one = pocket("UserEmbeddingEncoder", pairs=pairs, encoder="pocket").result[0]
+    looks = TasteEncoder.load(WEIGHTS / "taste_encoders" / "pocket").looks
+    dark = -looks.readings[looks.low.index("dark")]
+    assert float(dark @ one.u[0]) > 0.1
+    bound, report = pocket("PPD_BindToGuide", user_embedding=one, guide=guide()).result
+    assert float(dark @ bound.u[0]) <= 1e-5 * float(dark.norm() * one.u.norm())
+    assert report.startswith("The taste is bound to the guide.\nnever dark by 0.2: it pulled the other way by ")
+    again, report = pocket("PPD_BindToGuide", user_embedding=bound, guide=guide()).result
+    assert torch.equal(again.u, bound.u) and report.startswith("The taste pulls against no rule")
+    no_looks = guide([{"level": "never", "object": "a house"}])
+    assert pocket("PPD_BindToGuide", user_embedding=one, guide=no_looks).result[0] is one
+    with pytest.raises(ValueError, match="Expected one person to bind to a guide, got a batch of 2"):
+        pocket("PPD_BindToGuide", user_embedding=(one, one), guide=no_looks)
+
+
+def test_guides_are_found_by_name_and_nothing_outside(pocket, guide, comfy_folders):
+    folders = comfy_folders.module
+    assert folders.brand_guides() == ["example: sea.brand.json"]
+    assert folders.brand_guides() + [guide()] == folders.brand_guides()
+    for name in ("input: ../sea.brand.json", "input: other.brand.json", "sea.brand.json", "output: sea.brand.json"):
+        with pytest.raises(ValueError, match="There is no brand guide "):
+            folders.brand_guide_file(name)
+    (onward, *_), _ = pocket("PPD_BrandCheck", images=[drawn(BOAT)], guide=["example: sea.brand.json"]).result[:2]
+    assert onward.shape == (1, 128, 128, 3)
