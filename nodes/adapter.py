@@ -40,8 +40,8 @@ def strength_input() -> io.Float.Input:
         min=0.0,
         max=3.0,
         step=0.05,
-        tooltip="How far the picture goes the person's way. 0 is exactly the model itself; with cfg the effect grows. "
-        "An IP-Adapter goes at most to 2.",
+        tooltip="Scale of the user branch: how far the picture goes towards this taste. 0 is exactly the model "
+        "itself, 1 as tuned; the effective push is strength x cfg. IP-Adapters are clamped to 2.",
     )
 
 
@@ -49,8 +49,8 @@ def scope_inputs() -> list[io.Input]:
     """Where the user branch acts, the same in every node that has it."""
     return [
         layers_input(),
-        percent_input("start_percent", 0.0, "begins; never before the adapter's own."),
-        percent_input("end_percent", 1.0, "ends; never after the adapter's own."),
+        percent_input("start_percent", 0.0, "begins to act; never before the adapter's own."),
+        percent_input("end_percent", 1.0, "stops acting; never after the adapter's own."),
     ]
 
 
@@ -62,14 +62,14 @@ def layers_input() -> io.Combo.Input:
         default=PARTS[0],
         optional=True,
         advanced=True,
-        tooltip="Which of the model's layers the person reaches: the adapter's own choice, all, those that carry style "
-        "(colour, material, mood), or those that carry layout. A choice exists for SD1.5, SD2 and SDXL.",
+        tooltip="Layers of the model that the user branch acts in: the adapter's own choice, all, those that carry "
+        "style (colour, material, mood), or those that carry layout. A choice exists for SD1.5, SD2 and SDXL.",
     )
 
 
 def percent_input(name: str, default: float, what: str) -> io.Float.Input:
     """An end of the part of the noise schedule that something acts in."""
-    tooltip = f"Where in the noise schedule the person's part {what}"
+    tooltip = f"Window in the noise schedule: where the taste {what}"
     return io.Float.Input(
         name, default=default, min=0.0, max=1.0, step=0.01, optional=True, advanced=True, tooltip=tooltip
     )
@@ -103,7 +103,8 @@ class PPD_UserAdapterLoader(io.ComfyNode):  # noqa: N801
             node_id="PPD_UserAdapterLoader",
             display_name="Load User Adapter",
             category=CATEGORY,
-            description="Loads what lets a diffusion model read user embeddings. One adapter serves everybody.",
+            description="Loads a user adapter, which lets a diffusion model read user embeddings. One serves "
+            "everybody.",
             search_aliases=["preference adapter", "taste adapter"],
             inputs=[
                 io.Combo.Input(
@@ -132,7 +133,8 @@ class PPD_ApplyUserEmbedding(io.ComfyNode):  # noqa: N801
             node_id="PPD_ApplyUserEmbedding",
             display_name="Apply User Embedding",
             category=CATEGORY,
-            description="Makes a MODEL paint for a person, in any sampler. Two in a row act together.",
+            description="Conditions a MODEL on a user embedding, so that any sampler paints in that taste. Two in a "
+            "row act together.",
             search_aliases=["personalize model", "ipadapter", "preference", "taste"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to make personal. It is not changed."),
@@ -140,7 +142,8 @@ class PPD_ApplyUserEmbedding(io.ComfyNode):  # noqa: N801
                 UserEmbedding.Input(
                     "user_embedding",
                     optional=True,
-                    tooltip="The person, or a batch of people for a batch of latents.",
+                    tooltip="Whose taste, or a batch of user embeddings: number i for latent i, the last one for the "
+                    "rest.",
                 ),
                 strength_input(),
                 *scope_inputs(),

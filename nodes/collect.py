@@ -36,7 +36,8 @@ class PreferenceCollector(io.ComfyNode):
             node_id="PreferenceCollector",
             display_name="Collect Preferences",
             category=CATEGORY,
-            description="Files pairs of pictures as questions for a person and shows the newest. The queue goes on.",
+            description="Asks which of two pictures is better: files pairs as questions for a person and shows the "
+            "newest. The queue goes on.",
             search_aliases=["preference", "taste", "pick", "compare", "duel", "choose", "rate"],
             is_output_node=True,
             is_input_list=True,  # a list of pictures is asked about like a batch, not picture by picture
@@ -57,7 +58,7 @@ class PreferenceCollector(io.ComfyNode):
                     extra_dict={"widgetType": people.WIDGET},
                 ),
                 io.String.Input(
-                    "prompt", default="", optional=True, tooltip="What the pictures show, as it was asked for."
+                    "prompt", default="", optional=True, tooltip="The prompt that the pictures were painted from."
                 ),
                 io.Int.Input(
                     "wait_seconds",
@@ -75,10 +76,16 @@ class PreferenceCollector(io.ComfyNode):
                     tooltip="Where connected: picture i of images against picture i of these.",
                 ),
                 UserEmbedding.Input(
-                    "user_embedding", optional=True, tooltip="Whom the first pictures were painted for, to be noted."
+                    "user_embedding",
+                    optional=True,
+                    tooltip="User embedding that images were painted for. Stored with the question; not used for "
+                    "learning.",
                 ),
                 UserEmbedding.Input(
-                    "other_embedding", optional=True, tooltip="Whom the others were painted for, to be noted."
+                    "other_embedding",
+                    optional=True,
+                    tooltip="User embedding that the others were painted for. Stored with the question; not used for "
+                    "learning.",
                 ),
             ],
             outputs=[io.String.Output(display_name="report", tooltip="How many questions wait for an answer.")],

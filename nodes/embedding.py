@@ -30,8 +30,8 @@ class UserEmbeddingEncoder(io.ComfyNode):
             node_id="UserEmbeddingEncoder",
             display_name="Encode User Embedding",
             category=CATEGORY,
-            description="Reads a person's taste from their preference pairs: a Bayesian fit, on a population's prior, "
-            "of which differences between pictures made them choose.",
+            description="Turns preference pairs into a user embedding, the posterior of a Bayesian Bradley-Terry "
+            "model: which differences between pictures made the person choose, starting from what people are like.",
             search_aliases=["preference", "taste", "profile", "user embedding", "fabric", "personalize"],
             inputs=[
                 PreferencePairs.Input(
@@ -40,7 +40,8 @@ class UserEmbeddingEncoder(io.ComfyNode):
                 io.Combo.Input(
                     "encoder",
                     options=taste_encoders(),
-                    tooltip="What looks at the pictures. Embeddings and adapters fit if made for one encoder.",
+                    tooltip="Taste encoder that reads the pictures. Embeddings and adapters fit if made for the same "
+                    "one.",
                 ),
                 io.Boolean.Input(
                     "skip_bad",
@@ -53,7 +54,7 @@ class UserEmbeddingEncoder(io.ComfyNode):
             ],
             outputs=[
                 UserEmbedding.Output(display_name="user_embedding", tooltip="The person's taste as a vector."),
-                io.String.Output(display_name="report", tooltip="What was learned, and how sure it is."),
+                io.String.Output(display_name="report", tooltip="What is known of the person, and how surely."),
             ],
         )
 
@@ -91,7 +92,7 @@ def report_of(embedding: Embedding, found: list[Statement], skipped: list[Prefer
     known = embedding.pairs or skipped
     lines = [f"Known from {counted(embedding.pairs, 'pick')}." if known else "No picks: this is the average person."]
     lines += in_words(found)
-    facts = f"read by {embedding.encoder}, {embedding.reach}"
+    facts = f"read by {embedding.encoder}, {embedding.length_told}"
     if embedding.noise > 1:
         lines.append("Some picks contradict each other, so each tells less.")
         facts += f", picks {embedding.noise:g} times as noisy as most people's"
@@ -136,10 +137,13 @@ class UserEmbeddingSample(io.ComfyNode):
             node_id="UserEmbeddingSample",
             display_name="Sample User Embedding",
             category=CATEGORY,
-            description="A taste that may be the person's: one draw from what their picks leave open.",
+            description="One random draw from the posterior over the user embedding (Thompson sampling): a taste that "
+            "may be the person's.",
             search_aliases=["thompson", "explore", "variation", "preference", "taste"],
             inputs=[
-                UserEmbedding.Input("user_embedding", optional=True, tooltip="The person, by Encode User Embedding."),
+                UserEmbedding.Input(
+                    "user_embedding", optional=True, tooltip="The posterior, from Encode User Embedding."
+                ),
                 io.Int.Input(
                     "seed",
                     default=0,
@@ -150,7 +154,11 @@ class UserEmbeddingSample(io.ComfyNode):
                     tooltip="Another seed, another draw. After many picks all draws are much alike.",
                 ),
             ],
-            outputs=[UserEmbedding.Output(display_name="user_embedding", tooltip="The draw.")],
+            outputs=[
+                UserEmbedding.Output(
+                    display_name="user_embedding", tooltip="The draw, a user embedding without covariance."
+                )
+            ],
         )
 
     @classmethod
@@ -186,7 +194,8 @@ class PPD_UserEmbeddingSave(io.ComfyNode):  # noqa: N801
                     default=False,
                     optional=True,
                     advanced=True,
-                    tooltip="Also save how sure each direction is. It tells of the pictures: do not share it.",
+                    tooltip="Also save the posterior covariance, which says how sure each direction is. It reveals "
+                    "something of the pictures: do not share it.",
                 ),
                 epsilon_input(),
             ],
@@ -254,11 +263,11 @@ class PPD_UserEmbeddingBlend(io.ComfyNode):  # noqa: N801
             node_id="PPD_UserEmbeddingBlend",
             display_name="Blend User Embeddings",
             category=CATEGORY,
-            description="The taste between two people.",
+            description="Linear blend of two user embeddings: the taste between two people.",
             search_aliases=["mix taste", "average users", "interpolate"],
             inputs=[
-                UserEmbedding.Input("first", optional=True, tooltip="The person at weight 0."),
-                UserEmbedding.Input("second", optional=True, tooltip="The person at weight 1."),
+                UserEmbedding.Input("first", optional=True, tooltip="User embedding at weight 0."),
+                UserEmbedding.Input("second", optional=True, tooltip="User embedding at weight 1."),
                 io.Float.Input(
                     "weight",
                     default=0.5,
@@ -266,10 +275,10 @@ class PPD_UserEmbeddingBlend(io.ComfyNode):  # noqa: N801
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="0 is the first person, 1 the second, 0.5 the middle.",
+                    tooltip="0 is the first, 1 the second, 0.5 the middle.",
                 ),
             ],
-            outputs=[UserEmbedding.Output(display_name="user_embedding", tooltip="The person in between.")],
+            outputs=[UserEmbedding.Output(display_name="user_embedding", tooltip="The user embedding in between.")],
         )
 
     @classmethod
@@ -284,21 +293,22 @@ class PPD_UserEmbeddingBlend(io.ComfyNode):  # noqa: N801
 class PPD_UserEmbeddingBatch(io.ComfyNode):  # noqa: N801
     @classmethod
     def define_schema(cls) -> io.Schema:
-        person = UserEmbedding.Input("person", tooltip="A person, or a batch of them.")
+        person = UserEmbedding.Input("person", tooltip="A user embedding, or a batch of them.")
         return io.Schema(
             node_id="PPD_UserEmbeddingBatch",
             display_name="Batch User Embeddings",
             category=CATEGORY,
-            description="Several people for one batch of latents: person i for latent i, the last one for the rest.",
+            description="Several user embeddings for one batch of latents: number i for latent i, the last one for "
+            "the rest.",
             search_aliases=["several users", "user list", "compare people"],
             inputs=[
                 io.Autogrow.Input(
                     "people",
                     template=io.Autogrow.TemplatePrefix(person, prefix="person_", min=1, max=64),
-                    tooltip="The people in the order of the latents.",
+                    tooltip="User embeddings in the order of the latents.",
                 )
             ],
-            outputs=[UserEmbedding.Output(display_name="user_embedding", tooltip="The people, for one batch.")],
+            outputs=[UserEmbedding.Output(display_name="user_embedding", tooltip="The user embeddings, as one batch.")],
         )
 
     @classmethod

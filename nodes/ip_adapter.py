@@ -35,8 +35,8 @@ class PPD_IPAdapterLoader(io.ComfyNode):  # noqa: N801
             node_id="PPD_IPAdapterLoader",
             display_name="Load IP-Adapter for Taste",
             category=CATEGORY,
-            description="Lets SD1.5 and SDXL paint for user embeddings, untrained: a published IP-Adapter is shown the "
-            "mean of your pictures, moved the way the taste encoder's user embeddings point.",
+            description="Makes a published IP-Adapter a user adapter for SD1.5 and SDXL, without training: its image "
+            "prompt is the mean of your pictures, moved the way the user embedding points (exponential tilting).",
             search_aliases=["ipadapter", "load user adapter", "image prompt", "preference adapter", "taste adapter"],
             inputs=[
                 io.Combo.Input(
@@ -47,19 +47,19 @@ class PPD_IPAdapterLoader(io.ComfyNode):  # noqa: N801
                 io.Combo.Input(
                     "taste_encoder",
                     options=taste_encoders(),
-                    tooltip="Whose user embeddings it takes: the encoder that is chosen in Encode User Embedding.",
+                    tooltip="Taste encoder whose user embeddings it takes: the one chosen in Encode User Embedding.",
                 ),
                 io.Combo.Input(
                     "pictures",
                     options=folders.picture_folders(),
                     tooltip="Pictures like those that you paint: your studies, or ComfyUI's output folder. 32 at "
                     "least, hundreds are better. "
-                    f"What varies in them is what taste can change. Of more than {MOST} as many are taken, evenly.",
+                    f"What varies in them is what taste can change. Of more than {MOST}, so many are taken, evenly.",
                 ),
                 io.ClipVision.Input(
                     "clip_vision",
                     optional=True,
-                    tooltip="The IP-Adapter's eyes, CLIP-ViT-H-14-laion2B-s32B-b79K, by the node Load CLIP Vision.",
+                    tooltip="The IP-Adapter's image encoder, CLIP-ViT-H-14-laion2B-s32B-b79K, by Load CLIP Vision.",
                 ),
                 PreferencePairs.Input(
                     "own_pictures",

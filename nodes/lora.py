@@ -30,7 +30,7 @@ class PPD_SaveTasteAsLoRA(io.ComfyNode):  # noqa: N801
             inputs=[
                 UserAdapter.Input("user_adapter", tooltip="The adapter for the model that the LoRA is for."),
                 UserEmbedding.Input(
-                    "user_embedding", optional=True, tooltip="Whose taste, instead of the person chosen below."
+                    "user_embedding", optional=True, tooltip="Where connected, this taste instead of the person's."
                 ),
                 io.Model.Input(
                     "model",
@@ -50,7 +50,7 @@ class PPD_SaveTasteAsLoRA(io.ComfyNode):  # noqa: N801
                     default="float16",
                     optional=True,
                     advanced=True,
-                    tooltip="How exact the numbers in the file are. Every loader reads both; float16 is the finer.",
+                    tooltip="Number format of the file. Every loader reads both; float16 is the finer.",
                 ),
             ],
             outputs=[

@@ -39,7 +39,8 @@ class PPD_MakeTasteEncoder(io.ComfyNode):  # noqa: N801
             display_name="Make Taste Encoder",
             category=CATEGORY,
             description="Makes a taste encoder in models/taste_encoders out of studies, any folder of pictures, or "
-            "pairs of many people: what the pictures differ in, what people are like, and looks that can be named.",
+            "pairs of many people: whitening (what the pictures differ in), population prior (what people are like) "
+            "and looks (what can be named).",
             search_aliases=["taste encoder", "train encoder", "whitening", "population", "studies", "looks"],
             is_output_node=True,
             inputs=[
@@ -54,8 +55,9 @@ class PPD_MakeTasteEncoder(io.ComfyNode):  # noqa: N801
                     options=list(towers()),
                     default=SHIPPED,
                     optional=True,
-                    tooltip="What looks at the pictures: files of models/clip_vision, models/open_clip, text encoders "
-                    "that see, vision-language models, or the shipped tower. Larger ones see more.",
+                    tooltip="Frozen network that looks at the pictures: files of models/clip_vision, "
+                    "models/open_clip, text encoders that see, vision-language models, or the shipped tower. Larger "
+                    "ones see more.",
                 ),
                 io.Combo.Input(
                     "studies",
@@ -77,7 +79,7 @@ class PPD_MakeTasteEncoder(io.ComfyNode):  # noqa: N801
                     options=[NONE, *folders.preference_sets()],
                     default=NONE,
                     optional=True,
-                    tooltip="Pairs of many people, if you have any: what people are like is then learned from them.",
+                    tooltip="Pairs of many people, if you have any: the population prior is then fitted to them.",
                 ),
                 io.Int.Input(
                     "most_dimensions",
@@ -85,14 +87,14 @@ class PPD_MakeTasteEncoder(io.ComfyNode):  # noqa: N801
                     optional=True,
                     min=1,
                     max=MOST_DIMS,
-                    tooltip="The most numbers that a taste has. Fewer are taken where held-out pictures say so.",
+                    tooltip="Most dimensions of the user embedding. Fewer are taken where held-out pictures say so.",
                 ),
                 io.Boolean.Input(
                     "overwrite",
                     default=False,
                     optional=True,
-                    tooltip="Make it anew where the name is taken. What was learned with the old one has to be read "
-                    "again.",
+                    tooltip="Make it anew where the name is taken. User embeddings of the old one do not fit the new "
+                    "one.",
                 ),
                 Studies.Input(
                     "painted", optional=True, tooltip="What Paint Studies has just painted, in place of a choice."

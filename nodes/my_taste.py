@@ -177,7 +177,9 @@ def _find_ip_adapter(model: ModelPatcher, family: str, taste: Taste) -> tuple[Mo
         [] if eyes else [f"{EYES} in models/clip_vision"]
     )
     if missing:
-        return None, f"for {FAMILIES[family].title} an IP-Adapter and its eyes are needed. Put {' and '.join(missing)}."
+        return None, (
+            f"for {FAMILIES[family].title} an IP-Adapter and its image encoder are needed. Put {' and '.join(missing)}."
+        )
     if taste.encoder is None:
         return None, (
             f"{taste.name} was read by the taste encoder {taste.embedding.encoder}, which is not here: put its folder "

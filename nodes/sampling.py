@@ -64,7 +64,8 @@ class PersonalizedDenoiser(io.ComfyNode):
             node_id="PersonalizedDenoiser",
             display_name="Personalized Denoiser",
             category=CATEGORY,
-            description="A KSampler that paints for a person. With nothing of ours connected it is the KSampler.",
+            description="A KSampler conditioned on a user embedding: it paints in that taste. With nothing of ours "
+            "connected it is the KSampler.",
             search_aliases=["ksampler", "sampler", "personalize", "preference", "taste", "denoise", "txt2img"],
             inputs=[
                 io.Model.Input("model", tooltip="The model used for denoising the input latent."),
@@ -77,7 +78,9 @@ class PersonalizedDenoiser(io.ComfyNode):
                     control_after_generate=True,
                     tooltip="The random seed used for creating the noise.",
                 ),
-                *sampler_inputs(8.0, "The classifier-free guidance scale. The person's effect grows with it."),
+                *sampler_inputs(
+                    8.0, "The classifier-free guidance scale. The effective push of a taste is strength x cfg."
+                ),
                 io.Conditioning.Input("positive", tooltip="What to include in the image."),
                 io.Conditioning.Input("negative", tooltip="What to exclude from the image."),
                 io.Latent.Input("latent_image", tooltip="The latent image to denoise."),
@@ -94,7 +97,8 @@ class PersonalizedDenoiser(io.ComfyNode):
                 UserEmbedding.Input(
                     "user_embedding",
                     optional=True,
-                    tooltip="The person, or a batch of people: person i for latent i, the last one for the rest.",
+                    tooltip="Whose taste, or a batch of user embeddings: number i for latent i, the last one for the "
+                    "rest.",
                 ),
                 strength_input(),
                 *scope_inputs(),

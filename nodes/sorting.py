@@ -49,7 +49,7 @@ class PPD_SortByTaste(io.ComfyNode):  # noqa: N801
                     f"one save, beside the workflow, as {NOTE}. No name is written.",
                 ),
                 UserEmbedding.Input(
-                    "user_embedding", optional=True, tooltip="Where connected: this person, and not the one chosen."
+                    "user_embedding", optional=True, tooltip="Where connected, this taste instead of the person's."
                 ),
             ],
             outputs=[
@@ -61,7 +61,7 @@ class PPD_SortByTaste(io.ComfyNode):  # noqa: N801
                 io.Float.Output(
                     display_name="scores",
                     is_output_list=True,
-                    tooltip="Of each picture that goes on: above 0 it pleases more than the middle of all pictures.",
+                    tooltip="Log-odds of each picture that goes on: above 0 it pleases more than the average picture.",
                 ),
                 io.String.Output(display_name="report", tooltip="The order, and how sure it is."),
             ],

@@ -86,7 +86,7 @@ class PPD_PaintStudies(io.ComfyNode):  # noqa: N801
             search_aliases=["studies", "dataset", "taste encoder", "generate dataset", "looks", "style grid"],
             is_output_node=True,
             inputs=[
-                io.Model.Input("model", tooltip="The checkpoint whose pictures a taste is to be learned on."),
+                io.Model.Input("model", tooltip="The checkpoint that paints the studies."),
                 io.Clip.Input("clip", tooltip="Its text encoder."),
                 io.Vae.Input("vae", tooltip="Its VAE."),
                 _set_input(),
@@ -243,7 +243,10 @@ class PPD_AddStudies(io.ComfyNode):  # noqa: N801
                     "high_name", default="", optional=True, tooltip="With own names: what the other side is called."
                 ),
                 io.String.Input(
-                    "prompt", default="", optional=True, tooltip="What the pictures show, as it was asked for."
+                    "prompt",
+                    default="",
+                    optional=True,
+                    tooltip="The prompt that the pictures were painted from, without words of the look.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -251,7 +254,7 @@ class PPD_AddStudies(io.ComfyNode):  # noqa: N801
                     max=0xFFFFFFFFFFFFFFFF,
                     optional=True,
                     force_input=True,
-                    tooltip="The seed that both were painted from, to be noted.",
+                    tooltip="The seed that both were painted from. Stored with them; not used otherwise.",
                 ),
             ],
             outputs=_outputs(),

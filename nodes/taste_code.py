@@ -18,7 +18,7 @@ class PPD_TasteCode(io.ComfyNode):  # noqa: N801
             node_id="PPD_TasteCode",
             display_name="Taste from Code",
             category=CATEGORY,
-            description="Somebody's taste from the code that they sent.",
+            description="A user embedding from a taste code, a line of text that somebody sent.",
             search_aliases=["taste code", "personalize code", "profile code", "import taste", "midjourney"],
             inputs=[
                 io.String.Input(
@@ -26,12 +26,13 @@ class PPD_TasteCode(io.ComfyNode):  # noqa: N801
                     default="",
                     optional=True,
                     tooltip=f"What Taste to Code or the tab Taste gives: {PREFIX} or {PRIVATE_PREFIX} and letters. "
-                    "Empty is nobody.",
+                    "Empty is the null user.",
                 )
             ],
             outputs=[
                 UserEmbedding.Output(
-                    display_name="user_embedding", tooltip="The taste; how sure it is a code forgets."
+                    display_name="user_embedding",
+                    tooltip="The user embedding, without its covariance: how sure it is no code holds.",
                 ),
                 io.String.Output(display_name="report", tooltip="What the code holds."),
             ],
@@ -54,9 +55,12 @@ class PPD_TasteToCode(io.ComfyNode):  # noqa: N801
             node_id="PPD_TasteToCode",
             display_name="Taste to Code",
             category=CATEGORY,
-            description="A taste as a line of text to send or to paste. No picture, prompt or name is in it.",
+            description="A user embedding as a line of text to send or to paste. No picture, prompt or name is in it.",
             search_aliases=["taste code", "share taste", "export taste", "profile code"],
-            inputs=[UserEmbedding.Input("user_embedding", tooltip="The taste to write down."), epsilon_input()],
+            inputs=[
+                UserEmbedding.Input("user_embedding", tooltip="The user embedding to write down."),
+                epsilon_input(),
+            ],
             outputs=[io.String.Output(display_name="code", tooltip="For Taste from Code, here or elsewhere.")],
             is_output_node=True,
         )

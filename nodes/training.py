@@ -47,8 +47,9 @@ class PPD_TrainUserAdapter(io.ComfyNode):  # noqa: N801
             node_id="PPD_TrainUserAdapter",
             display_name="Train User Adapter",
             category=CATEGORY,
-            description="Teaches your checkpoint to paint for anybody's taste: makes a user adapter for it out of the "
-            "studies that it painted. The training goes on beside ComfyUI, may be stopped, and goes on where it was.",
+            description="Trains a user adapter for your checkpoint out of the studies that it painted "
+            "(self-distillation, then Diffusion-DPO), so that it paints for anybody's taste. The training runs beside "
+            "ComfyUI, may be stopped, and goes on where it was.",
             search_aliases=["training", "train adapter", "train lora", "dpo", "finetune", "own model"],
             is_output_node=True,
             inputs=[
@@ -94,7 +95,7 @@ class PPD_TrainUserAdapter(io.ComfyNode):  # noqa: N801
                     optional=True,
                     min=0,
                     max=100_000,
-                    tooltip="Steps of the second part, in which it learns from picks.",
+                    tooltip="Steps of Diffusion-DPO, the second part, in which it learns from picks.",
                 ),
                 io.Int.Input(
                     "distillation_steps",
@@ -102,7 +103,7 @@ class PPD_TrainUserAdapter(io.ComfyNode):  # noqa: N801
                     optional=True,
                     min=0,
                     max=100_000,
-                    tooltip="Steps of the first part, in which it learns from the model's own pictures how to move.",
+                    tooltip="Steps of self-distillation, the first part: how to move the model's own pictures.",
                 ),
                 io.Combo.Input(
                     "preference_set",
@@ -217,14 +218,15 @@ def advanced_inputs() -> list[io.Input]:
             default=DEFAULTS.rank,
             min=1,
             max=256,
-            tooltip="How much the adapter can hold, as of a LoRA.",
+            tooltip="Rank, as of a LoRA: how much the adapter can hold.",
             **more,
         ),
         io.Combo.Input(
             "kind",
             options=[FAMILYS_OWN, *KINDS],
             default=FAMILYS_OWN,
-            tooltip="Where the adapter acts: in what reads the prompt (cross_attention), or in all layers (low_rank).",
+            tooltip="Where the adapter acts: beside what reads the prompt (cross_attention), or on Linear layers "
+            "(low_rank).",
             **more,
         ),
         io.Boolean.Input("gradient_checkpointing", default=False, tooltip="Far less memory, a third slower.", **more),
@@ -232,7 +234,12 @@ def advanced_inputs() -> list[io.Input]:
             "solo", default=False, tooltip="For the one person of the preference set alone; takes minutes.", **more
         ),
         io.Int.Input(
-            "base_seed", default=DEFAULTS.seed, min=0, max=2**31 - 1, tooltip="Another one draws other people.", **more
+            "base_seed",
+            default=DEFAULTS.seed,
+            min=0,
+            max=2**31 - 1,
+            tooltip="Another one simulates other people.",
+            **more,
         ),
         io.Combo.Input(
             "text_encoder",

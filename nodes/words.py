@@ -78,10 +78,10 @@ class PPD_TasteToText(io.ComfyNode):  # noqa: N801
                     step=0.05,
                     optional=True,
                     advanced=True,
-                    tooltip="Only phrases that are right with at least this probability: 0.5 names all.",
+                    tooltip="Certainty: only phrases that are right with at least this probability. 0.5 names all.",
                 ),
                 UserEmbedding.Input(
-                    "user_embedding", optional=True, tooltip="Where connected: this person, and not the one chosen."
+                    "user_embedding", optional=True, tooltip="Where connected, this taste instead of the person's."
                 ),
             ],
             outputs=[
@@ -126,21 +126,21 @@ class PPD_ApplyTasteToConditioning(io.ComfyNode):  # noqa: N801
             node_id="PPD_ApplyTasteToConditioning",
             display_name="Apply Taste to Conditioning",
             category=CATEGORY,
-            description="Makes every prompt lean to what somebody likes, by the model's own words for it: in any "
-            "sampler, without an adapter, and no step takes longer.",
+            description="Steers every prompt towards what somebody likes: its tokens are shifted along the model's own "
+            "words for it. Works in any sampler, needs no adapter, and no step takes longer.",
             search_aliases=["taste", "words", "prompt", "slider", "style", "conditioning", "steer", "personalize"],
             inputs=[
                 io.Model.Input("model", tooltip="The model whose prompts are to lean. It is not changed."),
                 io.Clip.Input("clip", tooltip="The CLIP that the prompts are encoded with."),
                 whose.person_input("Whose taste, as answered in the tab Taste, or a taste file."),
                 words_strength_input("strength"),
-                percent_input("start_percent", 0.0, "begins."),
-                percent_input("end_percent", 1.0, "ends."),
+                percent_input("start_percent", 0.0, "begins to act."),
+                percent_input("end_percent", 1.0, "stops acting."),
                 UserEmbedding.Input(
                     "user_embedding",
                     optional=True,
-                    tooltip="Where connected: this person, and not the one chosen; or a batch of people for a batch of "
-                    "latents.",
+                    tooltip="Where connected, this taste instead of the person's; or a batch of them, number i for "
+                    "latent i.",
                 ),
             ],
             outputs=[
@@ -190,8 +190,8 @@ def words_strength_input(name: str) -> io.Float.Input:
         max=3.0,
         step=0.05,
         optional=True,
-        tooltip="How far the prompt leans to what the person likes. 0 is exactly the prompt itself, below 0 what the "
-        "person dislikes; far above 1 the prompt is lost.",
+        tooltip="Scale of the shift: how far the prompt leans to what the person likes. 0 is exactly the prompt "
+        "itself, below 0 it leans to what they dislike; far above 1 the prompt is lost.",
     )
 
 

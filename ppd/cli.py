@@ -163,7 +163,7 @@ def _encode(arguments: argparse.Namespace) -> dict[str, Any]:
         embedding = release(embedding, Guarantee(arguments.epsilon, arguments.delta))
     embedding.save(arguments.out, with_covariance=arguments.with_covariance)
     told = "" if embedding.guarantee is None else f"; {embedding.guarantee.told}"
-    print(f"{arguments.out}: user embedding of {embedding.pairs} pairs, {embedding.reach}{told}")
+    print(f"{arguments.out}: user embedding of {embedding.pairs} pairs, {embedding.length_told}{told}")
     return {"file": str(arguments.out), "pairs": embedding.pairs, "encoder": embedding.encoder}
 
 

@@ -94,8 +94,8 @@ class UserEmbedding:
         return self.u.shape[1]
 
     @property
-    def reach(self) -> str:
-        """How far it moves pictures, for people to read."""
+    def length_told(self) -> str:
+        """Its norm, which says how far it moves pictures, for people to read."""
         return f"embedding length {self.u.norm():.2f}"
 
     @property

@@ -1,8 +1,8 @@
 """Published IP-Adapter weights (arXiv 2308.06721) as adapters of the user embedding: taste without any training.
 
 Exponential tilting p(x|u) ~ p(x) exp(u . phi(x)) moves the mean of any picture features y by Cov(y, phi) u, to first
-order. An IP-Adapter paints what it is shown, so it is shown the mean picture moved by that, and the mean picture itself
-is subtracted: its projectors have biases and end in a norm, and what they make of no taste is not nothing.
+order. So an IP-Adapter's image prompt is the mean picture moved by that. These projectors have biases and end in a
+norm, so they are not zero at u = 0: what they make of the mean picture itself is subtracted.
 """
 
 from __future__ import annotations
@@ -249,7 +249,7 @@ def _other_kind(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
     if any(_FACE_ID_NAME.match(name) for name in shapes):
         return _FACE_ID
     if (shapes.get("image_proj.proj.weight", ())[1:], shapes.get("image_proj.proj_in.weight", ())[1:]) in VIT_G:
-        return f"an IP-Adapter for pictures seen by ViT-bigG, and the taste's eyes are ViT-H: {_USE}"
+        return f"an IP-Adapter for pictures seen by ViT-bigG, and this version's image encoder is ViT-H: {_USE}"
     return None
 
 

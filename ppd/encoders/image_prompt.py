@@ -22,7 +22,7 @@ FEWEST = 32
 variance is then met with a cosine of about (1 + 1 / (32 s)) ** -.5: more are better."""
 MOST = 512
 
-Look = Callable[[Tensor], tuple[Tensor, Tensor]]
+See = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Pictures [n, 3, 224, 224] in 0..1 to image_embeds [n, 1024] and the last but one layer's states [n, 257, 1280]."""
 
 
@@ -34,7 +34,7 @@ class ImagePromptTower:
 
     batch = 16
 
-    def __init__(self, visual: nn.Module, look: Look, fit: Callable[[Tensor], Tensor], adapter: IPAdapter) -> None:
+    def __init__(self, visual: nn.Module, look: See, fit: Callable[[Tensor], Tensor], adapter: IPAdapter) -> None:
         self.visual, self.look, self.fit, self.adapter = visual, look, fit, adapter
         self.name = f"ViT-H-14 {'tokens' if adapter.is_plus else 'image_embeds'}"
 

@@ -14,7 +14,7 @@ from .posterior import PEOPLE_PER_BATCH, checked, laplace, root_of
 Said = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]
 """What somebody picked: differences [n, d], outcomes [n] and, where there are choices among several, their numbers [n]
 (`choices.numbered`)."""
-FARTHEST = 100.0
+LONGEST = 100.0
 """How many times as long as the average person's a taste may be."""
 PRIOR_SCALES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 
@@ -59,7 +59,7 @@ class PopulationPrior:
 
     def check_embedding(self, u: Tensor) -> None:
         """Raise ValueError unless u [N, d] can be the taste of one of these people: one vector of no absurd length."""
-        longest = FARTHEST * float((self.mean.double().square().sum() + self.covariance.double().trace()).sqrt())
+        longest = LONGEST * float((self.mean.double().square().sum() + self.covariance.double().trace()).sqrt())
         if u.shape != (1, self.dim) or u.norm() > longest:
             raise ValueError(
                 f"The taste encoder {self.encoder} makes tastes of shape {[1, self.dim]} and of a length of at most "

@@ -133,7 +133,7 @@ class UserBranch:
     places: tuple[int, ...]
     window: tuple[float, float]
     key: str
-    """Under it a call's options hold the branch's Call: the same in each run, since compiled graphs keep the name."""
+    """Key of this branch in transformer_options; constant across runs, because compiled graphs bake it in."""
     on_outcome: Callable[[Outcome], None] | None = None
 
     def sample(self, executor: Any, *args: Any, **kwargs: Any) -> Any:

@@ -296,7 +296,7 @@ class TextEncoderTower:
             if any(isinstance(token, dict) for token in said) and hasattr(self.clip.cond_stage_model, key):
                 return key, said
         raise ValueError(
-            f"{self.name} is a text encoder without eyes: expected one that reads pictures, such as Qwen2.5-VL, "
+            f"{self.name} is a text encoder that reads no pictures: expected one that does, such as Qwen2.5-VL, "
             "Qwen3-VL, Qwen3.5 or Gemma."
         )
 

@@ -1,8 +1,8 @@
 """What people are asked, and what they said: candidate pairs, picks, and picks that were taken back.
 
-Picks are only ever added: revising one adds another, undoing adds a record that takes the latest back. What a candidate
-stands at is its last pick that was not undone. The best of several pictures is a pick of each pair that it wins; they
-share the id of the choice, and are made and taken back together.
+Picks are only ever added: revising one adds another, undoing adds a record that takes the latest back. A candidate's
+current verdict is its newest pick that is not undone. The best of several pictures is a pick of each pair that it wins;
+they share the id of the choice, and are made and taken back together.
 """
 
 from __future__ import annotations

@@ -233,7 +233,7 @@ def test_a_text_encoder_without_eyes_with_loras_or_without_that_layer_is_refused
     small = {"model_config": {}, "clip_l_model_config": {"num_hidden_layers": 1}}
     clip_l = comfy.sd.CLIP(blind, model_options=small, disable_dynamic=True)
     draw(clip_l.cond_stage_model, 0)
-    with pytest.raises(ValueError, match="text encoder without eyes"):
+    with pytest.raises(ValueError, match="text encoder that reads no pictures"):
         TextEncoderTower(clip_l)
 
 

@@ -248,8 +248,8 @@ def test_what_an_sd15_model_lacks_is_told_with_where_to_put_it(run, sd15, comfy_
 
     ours = run("PPD_MyTaste", model=sd15).result
     assert ours[0] is sd15 and ours[1].splitlines()[0] == (
-        "The plain picture: for SD1.5 an IP-Adapter and its eyes are needed. Put ip-adapter_sd15.safetensors in "
-        "models/ipadapter and CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors in models/clip_vision."
+        "The plain picture: for SD1.5 an IP-Adapter and its image encoder are needed. Put ip-adapter_sd15.safetensors "
+        "in models/ipadapter and CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors in models/clip_vision."
     )
     for name in ("ipadapter", "clip_vision"):
         (comfy_folders.models / name).mkdir()

@@ -294,7 +294,7 @@ def test_before_a_run_the_node_tells_what_waits(server, frontend, opened, store,
     for waiting in (1, 2):
         server.run(graph(f"not {name}"))
         server.run(graph(name))
-        widget.get_by_text(f"Waiting for {name} from before, in the tab Taste (the heart): {waiting}.").wait_for()
+        widget.get_by_text(f"Earlier questions for {name} wait in the tab Taste (the heart): {waiting}.").wait_for()
 
 
 @pytest.mark.browser

@@ -58,7 +58,7 @@ class LocalVLM:
                 "again."
             ) from error
         if not hasattr(processor, "image_processor"):
-            raise ValueError(f"The model in {folder.name!r} has no eyes: expected one that reads pictures.")
+            raise ValueError(f"The model in {folder.name!r} reads no pictures: expected one that does.")
         return cls(model.to(device), processor, name=folder.name)
 
     @cached_property
