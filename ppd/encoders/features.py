@@ -6,7 +6,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from ..files import replacing
 from ..pairs import PreferencePair
 from ..pictures import SEEN_SIDE, Picture, PreferenceError
 from .choices import numbered
+
+if TYPE_CHECKING:
+    from .towers.open_clip import TextSide
 
 log = logging.getLogger(__name__)
 
@@ -220,3 +223,8 @@ class PictureFeatures:
         self._memory[digest] = row
         while len(self._memory) > self.cache_size:
             self._memory.popitem(last=False)
+
+
+def text_side_of(features: PictureFeatures) -> TextSide | None:
+    """What turns texts into the space of the tower's features; None where it sees pictures alone."""
+    return getattr(getattr(features.tower, "tower", features.tower), "text_side", None)

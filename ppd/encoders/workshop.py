@@ -23,7 +23,7 @@ from ..pictures import Picture, PreferenceError
 from ..studies import StudyPair, StudySet
 from .choices import numbered
 from .encoder import TasteEncoder
-from .features import PictureFeatures
+from .features import PictureFeatures, text_side_of
 from .looks import FOLDS, Looks
 from .making import LEAST_PEOPLE, MOST_DIMS, Picks, choose_dims, prior_of_looks, prior_of_people
 from .population import PopulationPrior, fit_whitening
@@ -107,7 +107,7 @@ def make_encoder(
         "painted_by": None if materials.studies is None else materials.studies.model,
         "dropped_looks": list(dropped),
     }
-    text_side = getattr(getattr(features.tower, "tower", features.tower), "text_side", None)
+    text_side = text_side_of(features)
     if text_side is not None and looks is not None and materials.studies is not None:
         made["words_agree"] = _agreement(looks, materials.studies, text_side, basis)
     tower = complete(reference, features.tower)

@@ -30,7 +30,7 @@ from .encoder import TEXT, VISION
 from .flow import FlowModel
 from .judge import ObjectJudge
 from .painter import Painter
-from .people import TEMPERATURE, People, pick, population
+from .people import People, pick, population
 from .statistics import Whitening, reward_statistics
 from .taste import SUPPORT_COUNTS, Pool, draw_support, embed_people
 from .turbo import with_turbo
@@ -252,7 +252,6 @@ class Parts:
             embeddings=torch.stack(embeddings),
             population=self.prior.mean,
             prompts=tuple(scene.caption for scene in scenes.SCENES),
-            scores=rewards / TEMPERATURE,
         )
 
     def adapter(self, name: str) -> UserAdapter:

@@ -100,7 +100,7 @@ class Recipe(Parts):
             personal=personal,
             seed=seed,
             learning_rate=self.world.learning_rate,
-            objective=Objective(beta=self.world.beta),
+            objective=Objective(beta=self.world.beta, contrast=0.0, soft_labels=False),
             name=name,
         )
         self.tuned(trained, personal).save(path, torch.float16)

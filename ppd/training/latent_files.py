@@ -7,7 +7,6 @@ a kill at any moment loses the batch under way alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,35 +16,11 @@ from tqdm import tqdm
 
 from ..pictures import Picture
 from .distributed import processes
+from .rows import Stacked
 
 BATCH = 32
 DIGEST = 64
 """Letters of a SHA-256."""
-
-
-@dataclass(frozen=True)
-class Stacked:
-    """Rows [n, ...] of several tensors, one after the other; of tensors on disk only the rows asked for are read."""
-
-    parts: tuple[Tensor, ...]
-
-    def __len__(self) -> int:
-        return sum(map(len, self.parts))
-
-    @property
-    def shape(self) -> torch.Size:
-        """[n, ...]."""
-        return torch.Size((len(self), *self.parts[0].shape[1:]))
-
-    def __getitem__(self, index: Tensor) -> Tensor:
-        """Rows [b, ...] of the numbers `index` [b]."""
-        ends = torch.tensor([len(part) for part in self.parts]).cumsum(0)
-        of = torch.bucketize(index, ends, right=True)
-        rows = torch.empty(len(index), *self.shape[1:], dtype=self.parts[0].dtype)
-        for number in of.unique().tolist():
-            part, here = self.parts[number], of == number
-            rows[here] = part[index[here] - (ends[number] - len(part))].to(rows)
-        return rows
 
 
 def encoded(

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .latent_files import Stacked
+from .rows import Stacked
 
 MOST_REAL = 0.5
 """Share of real people's picks in a batch, of ENOUGH_PEOPLE and more; of fewer it is smaller in proportion."""

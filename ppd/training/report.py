@@ -66,6 +66,12 @@ def sentences(figures: dict[str, Any]) -> list[str]:
                 f"{told['permutation_p']:.2g}). For the null user the largest difference from the base is "
                 f"{told['null_user_difference']:g}."
             )
+    if (kept := figures["prompt_loss"]) is not None:
+        lost = kept["lost"]
+        lines.append(
+            f"Personal pictures are as near to their prompts as the plain ones, but for {lost['mean']:+.3f} "
+            f"({lost['low']:+.3f} to {lost['high']:+.3f}) of a cosine of {kept['plain']:.3f}."
+        )
     if figures["held_out"]["simulated"] is None:
         lines.append("There were too few prompts to hold some out for measuring: paint studies of more.")
     if real["people"]:

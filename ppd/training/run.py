@@ -23,6 +23,7 @@ import torch
 from .. import __version__
 from ..adapters import UserAdapter
 from ..encoders.encoder import PosteriorEncoder
+from ..encoders.features import text_side_of
 from ..files import replacing, write_file
 from ..pairs import PreferencePair
 from ..studies import StudySet, model_name
@@ -33,6 +34,7 @@ from .distributed import processes
 from .materials import Materials, gather
 from .measure import measure
 from .picks import MOST_REAL
+from .prompt_loss import PROMPTS, prompt_loss
 from .real_picks import LEAST_PAIRS, real_picks
 from .report import page, people_sheet
 from .settings import Settings
@@ -75,6 +77,7 @@ class Run:
         figures = self._figures(materials, adapter)
         if not processes().is_main_process:
             return figures
+        figures["prompt_loss"] = self._prompt_loss(materials, adapter)
         figures["hours"] = round((time.monotonic() - started) / 3600, 3)
         adapter.config = replace(adapter.config, training={**adapter.config.training, "report": figures})
         adapter.save(out, torch.float16)
@@ -199,6 +202,17 @@ class Run:
             patience=settings.patience,
             **options,
         )
+
+    def _prompt_loss(self, materials: Materials, adapter: UserAdapter) -> dict[str, Any] | None:
+        """On prompts that training never saw; None where the tower reads no text, or there are no such prompts."""
+        text_side, judged = text_side_of(self.encoder.features), materials.held_out
+        if text_side is None or judged is None:
+            return None
+        prompts = judged.prompts[:PROMPTS]
+        people = [judged.embeddings[-1, number % judged.people][None] for number in range(len(prompts))]
+        plain = [self.base.paint(prompt, seed) for seed, prompt in enumerate(prompts)]
+        personal = [self.base.paint(prompt, seed, adapter, people[seed]) for seed, prompt in enumerate(prompts)]
+        return prompt_loss(plain, personal, prompts, self.encoder.features, text_side)
 
     def _figures(self, materials: Materials, adapter: UserAdapter) -> dict[str, Any]:
         """What is known of the adapter: simulated people apart from real ones."""

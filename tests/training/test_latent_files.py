@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from ppd.pictures import Picture
-from ppd.training.latent_files import DIGEST, Stacked, encoded
+from ppd.training.latent_files import DIGEST, encoded
+from ppd.training.rows import Stacked
 
 from .study_sets import latent_of, scene
 

@@ -90,7 +90,13 @@ def figures(**changed):
         "null_user_difference": 0.0,
     }
     real = {"people": 0, "picks": 0}
-    return {"held_out": {"simulated": told, "real": None}, "real_people": real, "licence": "", **changed}
+    return {
+        "held_out": {"simulated": told, "real": None},
+        "real_people": real,
+        "licence": "",
+        "prompt_loss": None,
+        **changed,
+    }
 
 
 def test_the_page_says_what_was_measured_and_on_whom():
@@ -106,5 +112,10 @@ def test_the_page_says_what_was_measured_and_on_whom():
     licensed = sentences(figures(real_people={"people": 3, "picks": 40}, licence="CC0"))
     assert licensed[1].endswith("on 40 picks of 3 real people, licence: CC0.")
     assert sentences(figures(held_out={"simulated": None, "real": None}))[0].startswith("There were too few prompts")
+    kept = {"plain": 0.3, "lost": {"mean": 0.01, "low": -0.005, "high": 0.02, "n": 12}}
+    assert sentences(figures(prompt_loss=kept))[1] == (
+        "Personal pictures are as near to their prompts as the plain ones, but for +0.010 (-0.005 to +0.020) of a "
+        "cosine of 0.300."
+    )
     text = page("<mine>", figures(), "sheet.png")
     assert "<h1>User adapter &lt;mine&gt;</h1>" in text and "src='sheet.png'" in text and "80% of pairs" in text
