@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -27,6 +29,18 @@ LARGEST_PICTURE, WIDEST, DEEPEST, MOST_PATCHES = 1024, 8192, 200, 64
 """Of a tower in a file: pixels a side of its pictures, its width and blocks, and patches a side."""
 PREPROCESS = ("size", "mean", "std", "resize_mode", "interpolation", "normalize")
 TextSide = Callable[[Sequence[str]], Tensor]
+
+
+def import_open_clip() -> ModuleType:
+    """The package; ValueError with the command that installs it where it is missing."""
+    try:
+        import open_clip
+    except ImportError as error:
+        raise ValueError(
+            f"This taste encoder needs the package open_clip_torch, which does not load here ({reason_of(error)}): run "
+            f'"{sys.executable}" -m pip install open_clip_torch, then start ComfyUI again.'
+        ) from error
+    return open_clip
 
 
 class OpenClipTower:
@@ -84,8 +98,7 @@ class OpenClipTower:
         """Any open_clip model: a built-in `name` with `pretrained` = a tag (downloaded if need be) or a .safetensors
         file, or a name with open_clip's scheme 'local-dir:' or 'hf-hub:'.
         """
-        import open_clip
-
+        open_clip = import_open_clip()
         scheme = name.split(":", 1)[0] if ":" in name else None
         if scheme is None:
             if name.replace("/", "-") not in open_clip.list_models():
@@ -131,6 +144,7 @@ class OpenClipTower:
         """An encoder file as `save_encoder` writes it: an open_clip model's tensors, of which `visual.*` are read, and
         metadata `open_clip_config`, `preprocess` (features have length 1 unless it says otherwise) and `name`.
         """
+        import_open_clip()  # before anything is said of the file
         path = Path(path)
         tensors, metadata = read_tensors(
             path,
