@@ -1,7 +1,8 @@
 """How much longer ComfyUI takes to start with this pack than with a pack that does nothing.
 
-Each start is a process of its own: ComfyUI's modules, its own extra nodes, then one pack by ComfyUI's loader. Starts with
-one and the other pack alternate, and the processor's time counts, which other programs disturb less than the clock's.
+Each start is a process of its own: ComfyUI's modules, its own extra nodes, then one pack by ComfyUI's loader. Starts
+with one and the other pack alternate, and the processor's time counts, which other programs disturb less than the
+clock's.
 `python -m benchmarks.startup --starts 10 --json FILE`; needs a ComfyUI (COMFYUI_PATH, or the one around this folder).
 """
 
@@ -38,7 +39,10 @@ NOTHING = "NODE_CLASS_MAPPINGS = {}\n"
 def start(comfyui: Path, pack: Path, base: Path) -> dict[str, float]:
     """Seconds of the processor that one start took, `start`, and the `pack` in it."""
     command = [sys.executable, "-c", START, str(comfyui), str(pack)]
-    result = subprocess.run(command, cwd=base, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    # Byte code is kept, as ComfyUI does
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    environment["OMP_NUM_THREADS"] = "1"
+    result = subprocess.run(command, cwd=base, capture_output=True, text=True, env=environment)
     figures = json.loads(result.stdout.splitlines()[-1]) if result.returncode == 0 else {}
     if not figures.get("loaded"):
         raise RuntimeError(f"ComfyUI could not load {pack}:\n{result.stderr}")

@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -20,6 +18,7 @@ from torch.nn import functional as F
 from ...files import FLOATS, check_shapes, on_meta, read_tensors, write_tensors
 from ...limits import line, parsed, whole
 from ...messages import quoted, reason_of
+from ...packages import needed_package
 from .pixels import to_tensor
 
 FORMAT = "ppd-clip-encoder"
@@ -31,16 +30,9 @@ PREPROCESS = ("size", "mean", "std", "resize_mode", "interpolation", "normalize"
 TextSide = Callable[[Sequence[str]], Tensor]
 
 
-def import_open_clip() -> ModuleType:
-    """The package; ValueError with the command that installs it where it is missing."""
-    try:
-        import open_clip
-    except ImportError as error:
-        raise ValueError(
-            f"This taste encoder needs the package open_clip_torch, which does not load here ({reason_of(error)}): run "
-            f'"{sys.executable}" -m pip install open_clip_torch, then start ComfyUI again.'
-        ) from error
-    return open_clip
+def import_open_clip() -> Any:
+    """The package, which ComfyUI has only where this pack's requirements were installed."""
+    return needed_package("open_clip", "open_clip_torch", "This taste encoder")
 
 
 class OpenClipTower:
