@@ -116,7 +116,7 @@ def test_a_read_only_models_folder(run, comfy_folders, read_only, monkeypatch):
     pairs = run("PreferencePairLoader", preference_set="example: warm")[0]
     person = run("UserEmbeddingEncoder", encoder="pocket", pairs=pairs)[0]
     folder_paths.folder_names_and_paths["user_embeddings"] = ([str(read_only)], {".safetensors"})
-    sentence = r"person.*safetensors cannot be written into .*saved \(.+\): give yourself the right to write there"
+    sentence = r"person.*safetensors cannot be written into .+ \(.+\): give yourself the right to write there"
     with pytest.raises(ValueError, match=sentence):
         run("PPD_UserEmbeddingSave", user_embedding=person)
 
