@@ -32,8 +32,8 @@ for name in ("input", "output", "temp", "user"):
 import execution, nodes, server, torch
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_TRUNC
-CHANGING = {"os.mkdir": 0, "os.remove": 0, "os.rmdir": 0, "os.rename": 1, "os.link": 1, "os.symlink": 1, "os.truncate": 0,
-            "os.chmod": 0, "shutil.rmtree": 0}
+CHANGING = {"os.mkdir": 0, "os.remove": 0, "os.rmdir": 0, "os.rename": 1, "os.link": 1, "os.symlink": 1,
+            "os.truncate": 0, "os.chmod": 0, "shutil.rmtree": 0}
 phase, events = "", []
 
 def hook(event, arguments):
@@ -41,8 +41,8 @@ def hook(event, arguments):
                          "http.", "urllib.")):
         events.append((phase, event, str(arguments[:2])))
     elif event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITING:
-        events.append((phase, "write", os.path.abspath(os.fsdecode(arguments[0])) if isinstance(arguments[0], (str, bytes))
-                       else "descriptor"))
+        is_path = isinstance(arguments[0], (str, bytes))  # else a descriptor that was opened before
+        events.append((phase, "write", os.path.abspath(os.fsdecode(arguments[0])) if is_path else "descriptor"))
     elif event in CHANGING:
         events.append((phase, "write", os.path.abspath(os.fsdecode(arguments[CHANGING[event]]))))
     elif event == "sqlite3.connect":
@@ -70,13 +70,14 @@ def changed(before):
 
 def settings():
     return {name: repr(getattr(torch, name)()) for name in ("get_default_dtype", "get_num_threads",
-            "are_deterministic_algorithms_enabled", "is_grad_enabled")} | {"path": sys.path[:], "environment": dict(os.environ)}
+            "are_deterministic_algorithms_enabled", "is_grad_enabled")} | {"path": sys.path[:]} | dict(os.environ)
 
 torch.rand(2).sum()  # its own first times
 before, set_before = code(), settings()
+loop = asyncio.new_event_loop()  # which has a socket of its own
 sys.addaudithook(hook)
 phase = "load"
-assert asyncio.run(nodes.load_custom_node(pack))
+assert loop.run_until_complete(nodes.load_custom_node(pack))
 after_load = changed(before)
 
 phase = "run"
@@ -87,12 +88,13 @@ with torch.inference_mode():
                  pairs=run("PreferencePairLoader", preference_set="example: vivid and bold")[0])[0]
     adapter = run("PPD_UserAdapterLoader", user_adapter="pocket")[0]
     words = [nodes.CLIPTextEncode().encode(clip, text)[0] for text in ("a boat by a lake", "")]
+    latent = {"samples": torch.zeros(1, 4, 16, 16)}
+    nodes.common_ksampler(model, 1, 2, 4.0, "euler", "normal", *words, latent)  # what ComfyUI leaves by itself
     network = model.model.diffusion_model
     own = {name: (set(vars(part)), len(part._forward_hooks), len(part._forward_pre_hooks))
            for name, part in network.named_modules()}
     options = repr(model.model_options)
     state = {name: value.clone() for name, value in network.state_dict().items()}
-    latent = {"samples": torch.zeros(1, 4, 16, 16)}
     sampled = {}
     for strength in (1.0, 0.0):
         sampled[strength] = run("PersonalizedDenoiser", model=model, seed=1, steps=2, cfg=4.0, sampler_name="euler",
@@ -106,7 +108,7 @@ left += [name for name, value in network.state_dict().items() if not torch.equal
 now = settings()
 print(json.dumps({"events": events, "after load": after_load, "after run": changed(before), "left": left,
                   "moved": float((sampled[1.0] - sampled[0.0]).abs().max()), "watched": len(before),
-                  "settings": [name for name in now if now[name] != set_before[name]]}))
+                  "settings": [name for name in now if now[name] != set_before.get(name)]}))
 """
 
 
@@ -138,7 +140,8 @@ def test_a_personal_picture_opens_no_socket_and_writes_into_its_folders_alone(wa
 def test_nobodys_code_is_patched_and_nothing_is_left(watched):
     """Some ten thousand functions, methods and classes are the same objects as before, so are model and settings."""
     assert watched["watched"] > 10_000 and watched["moved"] > 0.01
-    assert watched["after load"] == watched["after run"] == watched["left"] == watched["settings"] == []
+    assert watched["after load"] == watched["after run"] == watched["left"] == []
+    assert set(watched["settings"]) <= {"TOKENIZERS_PARALLELISM"}  # by open_clip, as soon as it is imported
 
 
 def imports_of(path: Path) -> set[str]:
@@ -173,7 +176,7 @@ def test_nothing_that_is_read_is_run():
         assert not called(path) & {"eval", "exec", "compile", "os.system", "pickle.load", "__import__"}, path
         text = path.read_text(encoding="utf-8")
         assert text.count("torch.load(") == text.count("weights_only=True"), path
-        assert text.count("np.load(") == text.count("allow_pickle=False)") - text.count("np.save("), path
+        assert "allow_pickle=True" not in text, path
 
 
 @pytest.mark.comfyui
