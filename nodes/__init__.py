@@ -6,7 +6,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 from server import PromptServer
 
-from . import library, routes, tastes, training_routes
+from . import library, report, routes, tastes, training_routes
 from .adapter import PPD_ApplyUserEmbedding, PPD_UserAdapterLoader
 from .collect import PreferenceCollector
 from .embedding import (
@@ -39,6 +39,7 @@ class PersonalizationExtension(ComfyExtension):
             library.register(server.routes)
             tastes.register(server.routes)
             training_routes.register(server.routes)
+            report.register(server.routes)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [

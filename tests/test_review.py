@@ -187,7 +187,7 @@ def test_routes_are_below_one_name(pack):
     from aiohttp import web
 
     routes = web.RouteTableDef()
-    for name in ("routes", "library", "tastes", "training_routes"):
+    for name in ("routes", "library", "tastes", "training_routes", "report"):
         importlib.import_module(f"ppd_pack.nodes.{name}").register(routes)
     heads = {"/".join(route.path.split("/")[:3]) for route in routes}
     assert len(routes) > 30 and all(head.startswith("/ppd/") for head in heads)
