@@ -6,7 +6,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 from server import PromptServer
 
-from . import blind_routes, library, routes, tastes, training_routes, why
+from . import blind_routes, library, report, routes, tastes, training_routes, why
 from .adapter import PPD_ApplyUserEmbedding, PPD_UserAdapterLoader
 from .blind_test import PPD_BlindTest, PPD_TestPrompts
 from .brand import PPD_BindToGuide, PPD_BrandCheck
@@ -45,6 +45,7 @@ class PersonalizationExtension(ComfyExtension):
             why.register(server.routes)
             training_routes.register(server.routes)
             blind_routes.register(server.routes)
+            report.register(server.routes)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [

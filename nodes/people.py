@@ -24,6 +24,8 @@ def choices() -> list[str]:
     """Who can be chosen: the tab's person, "me", and the ids of the others. None of these where the store cannot be
     read, which running the node tells: a list of choices must not take the nodes away."""
     store = folders.taste_store()
+    if not store.database.path.exists():  # it is not made before somebody is in it
+        return [TAB, ME]
     try:
         with store.database.hurried():
             me = store.person_called(ME)

@@ -284,6 +284,9 @@ def _studies(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _train(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.what == "adapter":
+        from .packages import needed_package
+
+        needed_package("accelerate", "accelerate", "Training")
         from .training.command import command
 
         return command(arguments)

@@ -89,10 +89,20 @@ def file_digest(path: Path) -> str:
 
 
 def write_tensors(path: Path, kind: str, version: str, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file of format `kind` in one step: a reader sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a safetensors file of format `kind` in one step: a reader sees the old file or the new one.
+
+    ValueError where the folder or the drive does not take it.
+    """
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_file(path, save(ready, metadata={"format": kind, "version": version, **metadata}))
+    data = save(ready, metadata={"format": kind, "version": version, **metadata})
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, data)
+    except OSError as error:
+        raise ValueError(
+            f"{path.name} cannot be written into {path.parent} ({reason_of(error)}): give yourself the right to write "
+            "there, or free some space, and try again."
+        ) from error
 
 
 def read_shapes(path: Path, what: str) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:

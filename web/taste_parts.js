@@ -148,7 +148,21 @@ export function settings(panel) {
         element("label", { className: "row" }, t("encoder"), encoders),
         element("div", { className: "row" }, studies),
         element("div", { className: "row" }, sets),
+        reporting(panel),
         element("p", { textContent: t(panel.shared ? "where_shared" : "where") }))];
+}
+
+// What a report of a fault should have, to be pasted; shown as well, since browsers copy nothing over plain HTTP
+function reporting(panel) {
+    const text = element("textarea", { className: "report", readOnly: true, hidden: true, rows: 8, ariaLabel: t("fault_report") });
+    const copy = () => panel.run(async () => {
+        text.value = (await ask("report")).report;
+        text.hidden = false;
+        text.select();
+        await navigator.clipboard?.writeText(text.value).catch(() => {});
+        panel.notify(t("fault_report_copied"));
+    });
+    return element("div", {}, button(t("fault_report"), copy), text);
 }
 
 // A list that is fetched when it is opened, and does something with what is chosen instead of keeping it

@@ -68,6 +68,7 @@ class PictureFeatures:
     def __init__(self, tower: Tower, *, cache_dir: Path | str | None = None, cache_size: int = 16384) -> None:
         self.tower = tower
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
+        self._takes_files = True
         self.cache_size = cache_size
         self._memory: OrderedDict[str, Tensor] = OrderedDict()
 
@@ -208,10 +209,15 @@ class PictureFeatures:
     def _remember(self, digest: str, row: Tensor) -> None:
         self._keep(digest, row)
         file = self._cache_file(digest)
-        if file is not None:
+        if file is None or not self._takes_files:
+            return
+        try:
             file.parent.mkdir(parents=True, exist_ok=True)
             with replacing(file) as temporary, temporary.open("wb") as stream:
                 np.save(stream, row.numpy(), allow_pickle=False)
+        except OSError as error:  # a full drive, or a folder that may not be written: what was seen is known here
+            log.warning("Features are not kept in %s, and are computed again next time (%s)", self.cache_dir, error)
+            self._takes_files = False
 
     def _forget(self, digest: str) -> None:
         self._memory.pop(digest, None)

@@ -16,7 +16,7 @@ from typing import Any
 
 from .errors import damaged, lost
 from .errors import explained as meaning_of
-from .schema import migrate, version_of
+from .schema import is_foreign, migrate, version_of
 
 log = logging.getLogger(__name__)
 
@@ -176,6 +176,8 @@ class Database:
             if version_of(database) == 0:
                 if is_bereft:
                     raise lost(self.path)
+                if is_foreign(database):
+                    raise damaged(self.path)
                 if self._has_shared_memory:  # a new store's journal stays what it turns out to be
                     database.execute("PRAGMA journal_mode = WAL")
                     version_of(database)

@@ -139,6 +139,13 @@ def version_of(database: sqlite3.Connection) -> int:
     return int(database.execute("PRAGMA user_version").fetchone()[0])
 
 
+def is_foreign(database: sqlite3.Connection) -> bool:
+    """Whether the file has tables without a version: somebody else's. One statement, since another process may just be
+    making ours."""
+    ask = "SELECT user_version = 0 AND EXISTS (SELECT 1 FROM sqlite_master) FROM pragma_user_version"
+    return bool(database.execute(ask).fetchone()[0])
+
+
 def migrate(database: sqlite3.Connection, path: Path) -> None:
     """Make the store one of this pack, in one transaction that leaves all as it was where it fails.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -13,8 +13,10 @@ from torch import Tensor
 from ..adapters import UserAdapter
 from ..encoders.encoder import PosteriorEncoder
 from ..sheet import contact_sheet
-from .base import Base
-from .materials import Materials
+
+if TYPE_CHECKING:  # the nodes tell of trainings by `sentences`, and do not train: accelerate may be missing there
+    from .base import Base
+    from .materials import Materials
 
 SHOWN_PEOPLE = 3
 SHOWN_PROMPTS = 2

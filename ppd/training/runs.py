@@ -24,6 +24,7 @@ from typing import Any
 import psutil
 
 from ..files import write_file
+from ..packages import needed_package
 from .control import STOP
 from .costs import Costs
 from .report import sentences
@@ -105,6 +106,7 @@ class Training:
         """
         if self.state().is_active:
             raise ValueError(f"The training {self.folder.name!r} is running already: stop it first.")
+        needed_package("accelerate", "accelerate", "Training")  # here, since its own process could only log it
         self._check_arguments(arguments)
         self.folder.mkdir(parents=True, exist_ok=True)
         for name in (RESULT, STOP):

@@ -157,3 +157,18 @@ def test_what_was_seen_in_a_picture_that_is_erased_meanwhile_goes_too(tmp_path):
     features.tower.features = lambda prepared: (path.unlink(), looked(prepared))[1]
     assert features.picture_features([Picture(path)]).any()
     assert not list((tmp_path / "seen").rglob("*.npy")) and not features._memory
+
+
+def test_a_folder_that_takes_no_files_costs_only_time(tmp_path, caplog):
+    """What was seen is known, what was kept before stays readable, and one warning is enough."""
+    before, new, newest = (Picture.from_image(picture(seed)) for seed in range(3))
+    first = features_of(tiny_model(), cache_dir=tmp_path).picture_features([before])
+    features = features_of(tiny_model(), cache_dir=tmp_path)
+    blocked = next(tmp_path.iterdir()) / new.digest[:2]
+    assert not blocked.exists()
+    blocked.write_text("no folder")
+    seen = features.picture_features([new, newest, before])
+    assert torch.equal(seen[2:], first) and bool(seen.isfinite().all())
+    assert [record.message[:26] for record in caplog.records] == ["Features are not kept in " + str(tmp_path)[:1]]
+    assert len(list(tmp_path.rglob("*.npy"))) == 1
+    assert torch.equal(features.picture_features([new]), seen[:1])

@@ -157,10 +157,11 @@ def _by_open_clip(reference: Mapping[str, Any], find: Find, device: str | torch.
 @contextmanager
 def _only_what_is_here(model: str, tag: str) -> Iterator[None]:
     """Nothing comes over the network meanwhile; ValueError unless the tag's weights were fetched before."""
-    import open_clip
     from huggingface_hub import constants, try_to_load_from_cache
 
-    repository = open_clip.get_pretrained_cfg(model, tag).get("hf_hub", "").rpartition("/")[0]
+    from .open_clip import import_open_clip
+
+    repository = import_open_clip().get_pretrained_cfg(model, tag).get("hf_hub", "").rpartition("/")[0]
     if not repository or not isinstance(try_to_load_from_cache(repository, "open_clip_model.safetensors"), str):
         raise ValueError(
             f"The weights {tag} of {model} are not on this computer, and nothing is fetched unasked: allow the "

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from ...files import FLOATS, check_shapes, on_meta, read_tensors, write_tensors
 from ...limits import line, parsed, whole
 from ...messages import quoted, reason_of
+from ...packages import needed_package
 from .pixels import to_tensor
 
 FORMAT = "ppd-clip-encoder"
@@ -27,6 +28,11 @@ LARGEST_PICTURE, WIDEST, DEEPEST, MOST_PATCHES = 1024, 8192, 200, 64
 """Of a tower in a file: pixels a side of its pictures, its width and blocks, and patches a side."""
 PREPROCESS = ("size", "mean", "std", "resize_mode", "interpolation", "normalize")
 TextSide = Callable[[Sequence[str]], Tensor]
+
+
+def import_open_clip() -> Any:
+    """The package, which ComfyUI has only where this pack's requirements were installed."""
+    return needed_package("open_clip", "open_clip_torch", "This taste encoder")
 
 
 class OpenClipTower:
@@ -84,8 +90,7 @@ class OpenClipTower:
         """Any open_clip model: a built-in `name` with `pretrained` = a tag (downloaded if need be) or a .safetensors
         file, or a name with open_clip's scheme 'local-dir:' or 'hf-hub:'.
         """
-        import open_clip
-
+        open_clip = import_open_clip()
         scheme = name.split(":", 1)[0] if ":" in name else None
         if scheme is None:
             if name.replace("/", "-") not in open_clip.list_models():
@@ -131,6 +136,7 @@ class OpenClipTower:
         """An encoder file as `save_encoder` writes it: an open_clip model's tensors, of which `visual.*` are read, and
         metadata `open_clip_config`, `preprocess` (features have length 1 unless it says otherwise) and `name`.
         """
+        import_open_clip()  # before anything is said of the file
         path = Path(path)
         tensors, metadata = read_tensors(
             path,
