@@ -18,6 +18,8 @@ MOST_BACKGROUND = 64
 """Pictures of the background; benchmarks/choices.py says what more of them bring."""
 LOVED = "love-"
 """What the ids and choices of a moodboard's pairs begin with: they belong to no moment."""
+KEPT = "keep-"
+"""What the choices of rated pictures begin with: one that was kept, among those of its prompt that were not."""
 MOST_PAIRS = 256
 """Of several loved pictures, about as many comparisons in all: each counts against a part of the background then, in
 turn. That costs a question no time however many are loved, and tells more than all against all, where one odd picture

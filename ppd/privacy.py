@@ -44,8 +44,9 @@ COUNT = 0.25
 """What one pick is in the coordinate of their number, in units of C: it makes the noise 3 % larger, and that on the
 number of picks 4 times the multiplier."""
 DELTA = 1e-5
+LEAST_EPSILON, LEAST_DELTA = 0.01, 1e-12
 MOST_EPSILON = 100.0
-"""Where noise is a twentieth of what one pick moves: more is no protection to speak of."""
+"""Where noise is a tenth of what one pick moves: more is no protection to speak of."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,14 @@ class Guarantee:
     delta: float = DELTA
 
     def __post_init__(self) -> None:
-        if not 0 < self.epsilon <= MOST_EPSILON:
-            raise ValueError(f"Expected an epsilon above 0 and at most {MOST_EPSILON:g}, got {self.epsilon:g}.")
-        if not 0 < self.delta < 0.1:
-            raise ValueError(f"Expected a delta above 0 and below 0.1, got {self.delta:g}: {DELTA:g} is usual.")
+        if not LEAST_EPSILON <= self.epsilon <= MOST_EPSILON:
+            raise ValueError(
+                f"Expected an epsilon of {LEAST_EPSILON:g} to {MOST_EPSILON:g}, got {self.epsilon:g}: 4 is usual."
+            )
+        if not LEAST_DELTA <= self.delta < 0.1:
+            raise ValueError(
+                f"Expected a delta of {LEAST_DELTA:g} to below 0.1, got {self.delta:g}: {DELTA:g} is usual."
+            )
 
     @property
     def told(self) -> str:
@@ -87,7 +92,7 @@ def clipped(differences: Tensor, root: Tensor, most: float = CLIP) -> Tensor:
 @cache
 def noise_multiplier(guarantee: Guarantee) -> float:
     """sigma over what one pick moves at most: the least that gives the guarantee, by bisection (theorem 8)."""
-    low, high = 1e-3, 1e6
+    low, high = 1e-3, 1e6  # more than the least epsilon and delta take
     while high / low > 1 + 1e-9:
         middle = math.sqrt(low * high)
         low, high = (middle, high) if _delta(middle, guarantee.epsilon) > guarantee.delta else (low, middle)
@@ -118,8 +123,9 @@ def release(embedding: UserEmbedding, guarantee: Guarantee, noise: random.Random
         )
     if embedding.bounded is None:
         raise ValueError(
-            "This user embedding does not come from picks, so nothing is known of what one pick moves in it: connect "
-            "what Encode User Embedding makes, or use epsilon 0 for no noise."
+            "This user embedding does not come from picks alone, so nothing is known of what one pick moves in it: "
+            "connect what Encode User Embedding makes of picks, without rated or loved pictures, and bind or turn it "
+            "afterwards; or use epsilon 0 for no noise."
         )
     u, picks = noised(embedding.bounded, guarantee, noise or random.SystemRandom())
     return replace(

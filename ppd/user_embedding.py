@@ -122,7 +122,12 @@ class UserEmbedding:
                 "a draw itself, or of a file saved without its covariance; connect what Encode User Embedding makes."
             )
         z = torch.randn(factor.shape[1], len(self.u), generator=torch.Generator().manual_seed(seed))
-        return replace(self, u=self.u + (factor.cpu() @ z).T.to(self.u), covariance_factor=None, bounded=None)
+        return self.moved(self.u + (factor.cpu() @ z).T.to(self.u))
+
+    def moved(self, u: Tensor, covariance_factor: Tensor | None = None) -> UserEmbedding:
+        """The same person with another u, such as a draw or a turned look: no longer what their picks say, so that
+        nothing is known of what one pick moves in it."""
+        return replace(self, u=u, covariance_factor=covariance_factor, bounded=None)
 
     def check_encoder(self, encoder: str, encoder_hash: str, what: str = "user adapter") -> None:
         """Raise ValueError unless this embedding was made by the encoder that the other file (`what`) was made for."""

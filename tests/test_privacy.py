@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from ppd.encoders.posterior import fit_posterior, fit_posteriors, root_of
+from ppd.explain.turning import turned as turned_looks
 from ppd.pairs import PreferencePair, read_pairs, write_pairs
 from ppd.pictures import Picture
 from ppd.pocket.people import population
@@ -158,11 +159,16 @@ def test_with_little_noise_the_order_of_tastes_is_kept(picks):
 def test_what_comes_from_no_picks_is_refused(picks):
     exact = load_encoder().encode_differences(picks[0].float())
     private = release(exact, Guarantee(4.0))
-    for other in (null_user(exact), exact.draw(0), blend(exact, exact, 0.5)):
-        with pytest.raises(ValueError, match="does not come from picks"):
+    inner = load_encoder()
+    (turned,) = turned_looks(exact, inner.prior, inner.looks, inner.looks.names[0], [1.0])
+    for other in (null_user(exact), exact.draw(0), blend(exact, exact, 0.5), turned, exact.moved(2 * exact.u)):
+        with pytest.raises(ValueError, match="does not come from picks alone"):
             release(other, Guarantee(4.0))
     with pytest.raises(ValueError, match=r"has its noise already \(noise hides each single pick \(epsilon 4"):
         release(private, Guarantee(4.0))
+    pairs = [replace(pair, choice="love-1") for pair in read_pairs(WEIGHTS / "examples" / "vivid and bold")]
+    with pytest.raises(ValueError, match="without rated or loved pictures"):
+        release(inner.encode(pairs), Guarantee(4.0))
     assert null_user(private).guarantee is None
     assert replace(private, u=private.u).guarantee == private.guarantee
 
@@ -170,10 +176,10 @@ def test_what_comes_from_no_picks_is_refused(picks):
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ((0.0,), "an epsilon above 0 and at most 100, got 0"),
+        ((0.0,), "an epsilon of 0.01 to 100, got 0"),
         ((math.nan,), "got nan"),
         ((1e6,), r"got 1e\+06"),
-        ((4.0, 0.0), "a delta above 0 and below 0.1, got 0: 1e-05 is usual"),
+        ((4.0, 0.0), "a delta of 1e-12 to below 0.1, got 0: 1e-05 is usual"),
         ((4.0, math.nan), "got nan"),
     ],
 )

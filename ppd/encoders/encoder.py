@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import cached_property
 from hashlib import sha256
@@ -25,6 +25,7 @@ from torch import Tensor
 from ..files import file_digest, read_tensors, write_file, write_tensors
 from ..limits import line, number, parsed
 from ..messages import quoted
+from ..moodboard import KEPT, LOVED
 from ..pairs import PreferencePair
 from ..pictures import PreferenceError
 from ..privacy import BoundedTaste, clipped
@@ -99,9 +100,12 @@ class PosteriorEncoder:
         """The user embedding [1, d] behind `pairs`, covariance kept; with no pairs the population user.
 
         A picture that cannot be read raises PreferenceError naming its pair, or with `on_bad="skip"` is logged, put in
-        `skipped`, and its pair left out. `progress(pictures done, of)` may raise to cancel.
+        `skipped`, and its pair left out. `progress(pictures done, of)` may raise to cancel. Pictures that were rated or
+        loved count in several comparisons each: with any of them nothing is known of what one moves (privacy.py).
         """
-        return self.encode_differences(*self.read(pairs, on_bad=on_bad, skipped=skipped, progress=progress))
+        found = self.encode_differences(*self.read(pairs, on_bad=on_bad, skipped=skipped, progress=progress))
+        rated = any(mark in (pair.choice or "") for pair in pairs for mark in (KEPT, LOVED))
+        return replace(found, bounded=None) if rated else found
 
     def read(
         self,

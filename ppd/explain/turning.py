@@ -10,7 +10,6 @@ as no look tells it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -45,9 +44,7 @@ def turned(
         )
     step = directions(prior, looks)[looks.names.index(look)]
     return [
-        replace(embedding, u=(embedding.u.cpu().double() + amount * step).float(), covariance_factor=None)
-        if amount
-        else embedding
+        embedding.moved((embedding.u.cpu().double() + amount * step).float()) if amount else embedding
         for amount in amounts
     ]
 

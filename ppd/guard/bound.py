@@ -8,7 +8,7 @@ where u pulls, not how pictures come out: that is the brand check's.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -59,7 +59,7 @@ def bound(embedding: UserEmbedding, guide: Guide, looks: Looks, prior: Populatio
         onto = torch.linalg.pinv(gram[active][:, active]) @ edge @ factor.double()
         factor = (factor.double() - s @ edge.T @ onto).float()
     held = {rules[i]: float(abs(pulls[i])) for i in active}
-    return Bound(replace(embedding, u=moved[None].float(), covariance_factor=factor), held)
+    return Bound(embedding.moved(moved[None].float(), factor), held)
 
 
 def nonnegative(gram: Tensor, target: Tensor) -> Tensor:

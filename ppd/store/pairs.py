@@ -12,6 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 from ..messages import quoted
+from ..moodboard import KEPT
 from ..pairs import PreferencePair, read_pairs, write_pairs
 from ..pictures import Picture, PreferenceError
 from .erasing import Erasing
@@ -170,8 +171,8 @@ class Pairs(Erasing):
         answers = []
         for keep, prompt, digest, rating, created in rows:
             if rating == "keep" and nots[prompt]:
-                rejected = tuple((f"keep-{keep}-{other}", rejected) for other, rejected in nots[prompt])
-                answers.append(Answer(prompt, digest, rejected, created, choice=f"keep-{keep}"))
+                rejected = tuple((f"{KEPT}{keep}-{other}", rejected) for other, rejected in nots[prompt])
+                answers.append(Answer(prompt, digest, rejected, created, choice=f"{KEPT}{keep}"))
         return answers
 
     def _copied(self, pair: PreferencePair) -> Answer:

@@ -146,7 +146,7 @@ def test_real_people_are_trained_on_beside_simulated_ones(home, tmp_path, capsys
     assert adapter.config.kind == "low_rank" and adapter.config.rank == 4
     assert adapter.config.training["report"]["real_people"]["people"] == 1
     assert "of 1 real people, licence: mine." in (tmp_path / "solo.training" / "report.html").read_text()
-    assert len((tmp_path / "solo.training" / "latents" / "0.txt").read_text().split()) >= 6
+    assert len((tmp_path / "solo.training" / "latents" / "4x8x8-0.txt").read_text().split()) >= 6
 
 
 def test_a_rehearsal_says_what_it_costs_and_trains_nothing(home, tmp_path, capsys):

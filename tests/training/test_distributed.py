@@ -98,7 +98,7 @@ def test_each_process_encodes_its_share_of_the_pictures_and_reads_all(together):
     expected = torch.cat([latent_of(picture) for picture in tiny.PICTURES]).half()
     for rank in (0, 1):
         assert torch.equal(torch.load(together / f"latents{rank}.pt", weights_only=True), expected)
-    shares = [len((together / "latents" / f"{rank}.txt").read_text().split()) for rank in (0, 1)]
+    shares = [len((together / "latents" / f"4x8x8-{rank}.txt").read_text().split()) for rank in (0, 1)]
     assert sum(shares) == 20 and min(shares) > 3
 
 

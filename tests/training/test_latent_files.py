@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 
 from ppd.pictures import Picture
@@ -36,21 +35,35 @@ def test_rows_are_those_of_the_pictures_and_are_encoded_once(tmp_path):
 
     again = Encoder()
     latents, rows = encoded(PICTURES[::-1], again, tmp_path)  # five more, in another order
-    assert sorted(set(again.seen[:5])) == sorted(picture.digest for picture in PICTURES[35:])
+    assert sorted(again.seen[1:]) == sorted(picture.digest for picture in PICTURES[35:])
     assert len(again.seen) == 6
     assert torch.equal(latents[torch.from_numpy(rows[:1])], latent_of(PICTURES[-1]).half())
 
 
 def test_a_kill_loses_the_batch_under_way(tmp_path):
+    """In the files of a process that is no longer there, too."""
     whole, _ = encoded(PICTURES, Encoder(), tmp_path / "whole")
-    encoded(PICTURES[:20], Encoder(), tmp_path / "cut")
-    with (tmp_path / "cut" / "0.f16").open("ab") as rows, (tmp_path / "cut" / "0.txt").open("a") as names:
+    cut = tmp_path / "cut"
+    encoded(PICTURES[:20], Encoder(), cut)
+    for ending in ("f16", "txt"):
+        (cut / f"4x8x8-0.{ending}").rename(cut / f"4x8x8-3.{ending}")
+    with (cut / "4x8x8-3.f16").open("ab") as rows, (cut / "4x8x8-3.txt").open("a") as names:
         rows.write(b"\0" * 1000)  # rows whose digests were not written, the last one cut; and a cut digest
         names.write("a" * (DIGEST - 1))
     encode = Encoder()
-    latents, rows = encoded(PICTURES, encode, tmp_path / "cut")
+    latents, rows = encoded(PICTURES, encode, cut)
     assert len(encode.seen) == 20 + 1
     assert torch.equal(latents[torch.from_numpy(rows)], whole[torch.arange(40)])
+
+
+def test_digests_whose_rows_are_gone_are_encoded_again(tmp_path):
+    encoded(PICTURES[:4], Encoder(), tmp_path)
+    with (tmp_path / "4x8x8-0.f16").open("rb+") as rows:
+        rows.truncate(2 * 2 * 4 * 8 * 8)  # two rows of half precision
+    encode = Encoder()
+    latents, rows = encoded(PICTURES[:4], encode, tmp_path)
+    assert len(encode.seen) == 2 + 1
+    assert torch.equal(latents[torch.from_numpy(rows)], torch.cat([latent_of(one) for one in PICTURES[:4]]).half())
 
 
 def test_one_picture_twice_is_one_row(tmp_path):
@@ -58,10 +71,12 @@ def test_one_picture_twice_is_one_row(tmp_path):
     assert len(latents) == 2 and rows.tolist() == [0, 1, 0]
 
 
-def test_latents_of_another_size_are_refused(tmp_path):
+def test_latents_of_another_size_lie_apart(tmp_path):
     encoded(PICTURES[:3], Encoder(), tmp_path)
-    with pytest.raises(ValueError, match=r"0.f16 holds latents of another size than \[4, 4, 4\]: delete that folder"):
-        encoded(PICTURES[:3], lambda pictures: torch.zeros(len(pictures), 4, 4, 4), tmp_path)
+    small, rows = encoded(PICTURES[:3], lambda pictures: torch.zeros(len(pictures), 4, 4, 4), tmp_path)
+    assert small.shape == (3, 4, 4, 4) and rows.tolist() == [0, 1, 2]
+    again = Encoder()
+    assert encoded(PICTURES[:3], again, tmp_path)[0].shape == (3, 4, 8, 8) and len(again.seen) == 1
 
 
 def test_rows_of_several_tensors_are_numbered_through():
