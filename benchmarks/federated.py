@@ -1,10 +1,10 @@
 """`python -m benchmarks.federated`: what a population prior of several studios costs when it hides each person.
 
 The training people of the world pocket flow, in STUDIOS studios, PICKS picks each among pictures rendered in random
-styles. By their number and by epsilon (delta 1e-5, for each person over all rounds): the accuracy of the federated prior
-on 200 reporting people, that is the share of FRESH pairs, never shown, of which u prefers what they do, u being read
-by that prior from 0 picks (its mean) and from READ; the distance of its mean from that of all 1,000 training people
-pooled, as a share of their typical distance from it; and the largest error of the sums by SecAgg+'s quantisation.
+styles. By their number and by epsilon (delta 1e-5, for each person over all rounds): the accuracy of the federated
+prior on 200 reporting people, that is the share of FRESH pairs, never shown, of which u prefers what they do, u being
+read by that prior from 0 picks (its mean) and from READ; and the distance of its mean from that of all 1,000 training
+people pooled, as a share of their typical distance from it.
 
 `public` is the prior that rounds with noise start at, which nobody's picks made; `exact` is EM without noise. Means
 over SEEDS draws of noise, with 95 % bootstrap intervals over people.
@@ -76,9 +76,7 @@ class Studios:
         ones = torch.ones(self.shown.shape[:2]).double()
         read = fit_posteriors(self.shown, ones, ones, *prior)[0]
         tastes = (prior[0].expand(len(read), -1), read)
-        without, after = (
-            (torch.einsum("pnd,pd->pn", self.fresh, u) > 0).double().mean(1).numpy() for u in tastes
-        )
+        without, after = ((torch.einsum("pnd,pd->pn", self.fresh, u) > 0).double().mean(1).numpy() for u in tastes)
         return without, after
 
     def hidden(self, people: int, hiding: Hiding, seed: int) -> Prior:

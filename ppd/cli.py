@@ -1,4 +1,4 @@
-"""The command line: `python -m ppd demo | encode | sample | lora | studies | make-encoder | train | evaluate`."""
+"""The command line: `python -m ppd demo | encode | sample | lora | studies | make-encoder | train | evaluate | ...`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .families import PARTS
+from .federated.command import add_federated_arguments
 from .training.settings import add_training_arguments
 
 WORLDS = ("pocket", "pocket-flow")
@@ -85,6 +86,8 @@ def _parser() -> argparse.ArgumentParser:
     make.add_argument("--dims", type=int, default=48, help="most dimensions (default and most: 48)")
     make.add_argument("--cache", type=Path, help="folder that keeps what the tower saw")
     make.add_argument("--skip-bad", action="store_true", help="leave out pairs that cannot be read")
+    federated = commands.add_parser("federated-prior", help="a population prior of several studios' people, by sums")
+    add_federated_arguments(federated)
     studies = commands.add_parser("studies", help="say what a set of studies holds")
     studies.add_argument("folder", type=Path, help="folder with studies.json, as Paint Studies writes it")
 
@@ -106,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--work", type=Path, help="folder for data and checkpoints, as of train")
     evaluate.add_argument("--weights", type=Path, help="folder of the weights to measure (default: the tracked ones)")
 
-    for command in (demo, encode, sample, lora, studies, make, evaluate):
+    for command in (demo, encode, sample, lora, studies, make, federated, evaluate):
         command.add_argument("--json", type=Path, help="write the figures there, for machines")
     return parser
 
@@ -269,6 +272,12 @@ def _tower(name: str, weights: str | None, download: bool) -> tuple[Any, dict[st
     return open_tower(given, download=download), reference, None
 
 
+def _federated(arguments: argparse.Namespace) -> dict[str, Any]:
+    from .federated.command import command
+
+    return command(arguments)
+
+
 def _studies(arguments: argparse.Namespace) -> dict[str, Any]:
     from .studies import open_studies
 
@@ -325,6 +334,7 @@ COMMANDS = {
     "sample": _sample,
     "lora": _lora,
     "make-encoder": _make_encoder,
+    "federated-prior": _federated,
     "studies": _studies,
     "train": _train,
     "evaluate": _evaluate,

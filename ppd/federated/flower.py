@@ -1,9 +1,9 @@
-"""The federated prior over Flower, with secure aggregation: the server learns what studios' sums add up to, and no sum.
+"""The federated prior over Flower, with secure aggregation: the server learns the sum over studios, and no studio's.
 
-SecAgg+ (Bell et al. 2020) as Flower's modifier and workflow. A studio's numbers are masked by keys that pairs of studios
-agree on; the masks cancel in the sum, also when studios drop out, as long as `least` of them answer. Masks are integers, so
-numbers are rounded, at random and without bias, to STEPS steps of a range that the server announces: of K studios the
-sum is off by a step times sqrt(K) / 2 (tests/federated/test_flower.py). With hiding.py's noise the rounding comes after it.
+SecAgg+ (Bell et al. 2020) as Flower's modifier and workflow. A studio's numbers are masked by keys that pairs of
+studios agree on; the masks cancel in the sum, also when studios drop out, as long as `least` of them answer. Masks are
+integers, so numbers are rounded, at random and without bias, to `steps` of a range that the server announces: the sum
+over K studios is off by a step times sqrt(K) / 2 or less. With hiding.py's noise the rounding comes after it.
 
 Needs requirements-federated.txt, in an environment of its own. Flower's telemetry is switched off.
 """
@@ -16,11 +16,10 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ..encoders.population import PRIOR_SCALES, Said
+from ..encoders.population import Said
 from .hiding import Hiding
 from .sums import Prior, evidence, rows, start, updated
 
@@ -29,24 +28,35 @@ log = logging.getLogger(__name__)
 EVIDENCE, SUMS = 400.0, 16.0
 """The most that one person's part of each number may be, in size; a studio whose sums are larger refuses to answer."""
 MODULUS = 2**32
-Reader = Callable[[Any], Sequence[Said]]
-"""A studio's people, from Flower's context of its node."""
+ANSWERED = "ppd.answered"
 
 
-def client_app(people_of: Reader, hiding: Hiding | None = None, noise: random.Random | None = None) -> Any:
-    """A studio: a ClientApp that answers with masked sums over `people_of(context)`; `noise` draws hiding's part, by
-    default the operating system's."""
+def client_app(
+    people_of: Callable[[Any], Sequence[Said]],
+    hiding_of: Callable[[Any], Hiding | None],
+    noise: random.Random | None = None,
+) -> Any:
+    """A studio: a ClientApp that answers with masked sums over its people, whom it finds by Flower's context.
+
+    What hides them is the studio's to say, and it answers as often as that is made for, in one run. `noise` draws its
+    part of the noise, by default the operating system's.
+    """
     _require()
+    from flwr.app import ConfigRecord
     from flwr.client import NumPyClient
     from flwr.client.mod import secaggplus_mod
     from flwr.clientapp import ClientApp
 
     class Studio(NumPyClient):  # type: ignore[misc]
-        def __init__(self, people: Sequence[Said]) -> None:
-            self.people = people
+        def __init__(self, context: Any) -> None:
+            self.people, self.hiding = people_of(context), hiding_of(context)
+            self.answered = context.state.config_records.setdefault(ANSWERED, ConfigRecord({"rounds": 0}))
 
         def fit(self, parameters: list[Any], config: dict[str, Any]) -> tuple[list[Any], int, dict[str, Any]]:
-            answer = _answer(self.people, [torch.from_numpy(part) for part in parameters], hiding, noise)
+            self.answered["rounds"] += 1
+            if self.hiding is not None and self.answered["rounds"] > self.hiding.rounds:
+                raise ValueError(f"This studio answers {self.hiding.rounds} times, as its noise is made for.")
+            answer = _answer(self.people, [torch.from_numpy(part) for part in parameters], self.hiding, noise)
             most = float(answer.abs().max()) / config["range"]
             if not most <= 1:
                 raise ValueError(
@@ -55,7 +65,7 @@ def client_app(people_of: Reader, hiding: Hiding | None = None, noise: random.Ra
                 )
             return [(answer / config["range"]).numpy()], 1, {}  # not how many people: that is in the sums
 
-    return ClientApp(lambda context: Studio(people_of(context)).to_client(), mods=[secaggplus_mod])
+    return ClientApp(lambda context: Studio(context).to_client(), mods=[secaggplus_mod])
 
 
 def _answer(
@@ -63,6 +73,8 @@ def _answer(
 ) -> Tensor:
     """By what the server sent: nothing asks for the evidence of each start, a prior for the sums."""
     if not parameters:
+        if hiding is not None:
+            raise ValueError("This studio hides its people, and is asked for sums without noise: start at a prior.")
         return evidence(people)
     prior = parameters[0], parameters[1]
     return rows(people, prior).sum(0) if hiding is None else hiding.answer(people, prior, noise)
@@ -116,7 +128,9 @@ def server_app(
     from flwr.serverapp import ServerApp
 
     if not 2 <= least <= studios:
-        raise ValueError(f"Expected 2 to {studios} studios that must answer, got {least}: a sum over one hides nothing.")
+        raise ValueError(
+            f"Expected 2 to {studios} studios that must answer, got {least}: a sum over one hides nothing."
+        )
     if task.hiding is not None and task.hiding.studios != least:
         raise ValueError(f"Noise is shared by {task.hiding.studios} studios, and {least} must answer: give one number.")
 
@@ -161,8 +175,8 @@ def server_app(
         DefaultWorkflow(fit_workflow=masks)(grid, LegacyContext(context, config, SumsOfStudios()))
         if task.left or task.prior is None:
             raise RuntimeError(
-                f"{task.left} of the rounds came to nothing, since fewer than {least} of {studios} studios answered: see "
-                "what they say, and start again."
+                f"{task.left} of the rounds came to nothing, since fewer than {least} of {studios} studios answered: "
+                "see what they say, and start again."
             )
         done(task.prior)
 
@@ -199,7 +213,7 @@ def rehearse(
     noise = None if seed is None else random.Random(seed)
     run_simulation(
         server_app(task, len(people), least, done=found.append),
-        client_app(people_of, task.hiding, noise),
+        client_app(people_of, lambda context: task.hiding, noise),
         num_supernodes=len(people),
         backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}, "init_args": {"num_cpus": 1}},
     )

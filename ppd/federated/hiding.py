@@ -8,9 +8,9 @@ delta) is for the addition or removal of one person with all their picks (Dwork 
 before it sends: so no one sees sums without noise (distributed noise: Kairouz et al. 2021). A studio that does not
 answer takes its part along; `studios` is therefore how many *must* answer.
 
-**All rounds together.** R adaptive Gaussian releases of multiplier z are exactly as private as one of z / sqrt(R) (Dong,
-Roth and Su 2022, corollary 3.3), for which the least z has a closed form (privacy.noise_multiplier). Renyi accountants
-bound the same quantity from above: Opacus' is 4 to 13 % larger (tests/federated/test_flower.py).
+**All rounds together.** R adaptive Gaussian releases of multiplier z are exactly as private as one of z / sqrt(R)
+(Dong, Roth and Su 2022, corollary 3.3), for which the least z has a closed form (privacy.noise_multiplier). Renyi
+accountants bound the same from above: tests/federated/test_flower.py asks Opacus'.
 
 **What is done afterwards** costs no privacy. In what the noise hides the prior stays where it was: the mean is shrunk
 (James and Stein 1961), and eigenvalues of the change of the covariance lose what noise alone reaches (the edge of
@@ -32,7 +32,7 @@ from ..encoders.posterior import root_of
 from ..privacy import COUNT, Guarantee, noise_multiplier
 from .sums import Prior, averages, rows
 
-CLIP, WEIGHT, ROUNDS = 2.0, 0.3, 3
+CLIP, WEIGHT, ROUNDS = 2.0, 0.3, 12
 """Chosen on the pocket's people (benchmarks/federated.py): more of each costs noise, less of each costs people."""
 LEAST_VARIANCE = 0.05
 """Of that before the round, which noise may leave to a direction."""

@@ -95,7 +95,7 @@ def added(answers: Sequence[Tensor]) -> Tensor:
         if answer.shape != answers[0].shape or not bool(answer.isfinite().all()):
             raise ValueError(
                 f"What studio {number} of {len(answers)} sent is no sum over people: expected "
-                f"{answers[0].numel()} finite numbers. Let it check its pairs and its taste encoder, or go on without it."
+                f"{answers[0].numel()} finite numbers. Let it check its pairs and taste encoder, or go on without it."
             )
     return torch.stack(list(answers)).sum(0)
 

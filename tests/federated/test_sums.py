@@ -85,7 +85,9 @@ def test_a_person_without_picks_moves_nothing_but_the_count(studios):
 def test_a_direction_without_variance_stays_without(studios):
     """The covariance has no inverse then."""
     flat = torch.diag(torch.tensor([1.0, 1, 1, 1, 1, 0])).double()
-    mean, covariance = updated(rows(studios[3], (torch.zeros(D).double(), flat)).sum(0), (torch.zeros(D).double(), flat))
+    mean, covariance = updated(
+        rows(studios[3], (torch.zeros(D).double(), flat)).sum(0), (torch.zeros(D).double(), flat)
+    )
     assert mean[-1] == 0 and float(covariance[-1].abs().max()) == 0
     assert float(mean.norm()) > 0.01
 
