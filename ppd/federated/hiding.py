@@ -14,7 +14,7 @@ accountants bound the same from above: tests/federated/test_flower.py asks Opacu
 
 **What is done afterwards** costs no privacy. In what the noise hides the prior stays where it was: the mean is shrunk
 (James and Stein 1961), and eigenvalues of the change of the covariance lose what noise alone reaches (the edge of
-Wigner's semicircle).
+Wigner's semicircle). And nobody's row is longer than `clip`, so no mean of rows is.
 """
 
 from __future__ import annotations
@@ -73,12 +73,20 @@ class Hiding:
         total[-1] = total[-1].clamp_min(1.0)
         error = self.sigma / float(total[-1])
         a, moments = averages(total, d)
-        a = a * max(0.0, 1 - d * error**2 / float(a.square().sum()))
+        a = _shrunk(a, error, self.clip)
         values, vectors = torch.linalg.eigh(moments - torch.outer(a, a))
         edge = math.sqrt(2 * d) * error / self.weight
-        kept = (1 + values.sign() * (values.abs() - edge).clamp_min(0)).clamp_min(LEAST_VARIANCE)
+        change = values.sign() * (values.abs() - edge).clamp_min(0)
+        kept = 1 + change.clamp(LEAST_VARIANCE - 1, self.clip / self.weight)
         root = root_of(prior[1])
         return prior[0] + root @ a, root @ (vectors * kept @ vectors.T) @ root.T
+
+
+def _shrunk(a: Tensor, error: float, longest: float) -> Tensor:
+    """A mean [d] with noise of `error`: nothing of what is no longer than noise is in 97 of 100 cases."""
+    square, d = max(float(a.square().sum()), 1e-300), len(a)
+    noise = (d + 2 * math.sqrt(2 * d)) * error**2
+    return a * min(max(0.0, 1 - noise / square), longest / math.sqrt(square))
 
 
 def clipped(found: Tensor, d: int, clip: float = CLIP, weight: float = WEIGHT) -> Tensor:

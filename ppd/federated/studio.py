@@ -57,8 +57,8 @@ def price(hiding: Hiding, people: int, d: int) -> str:
     error = hiding.sigma * d**0.5 / people
     told = (
         f"{people} people at epsilon {hiding.guarantee.epsilon:g}, delta {hiding.guarantee.delta:g}, for each person "
-        f"over {hiding.rounds} rounds: each round's noise on the mean taste is {error:.2f} long, where one person's own "
-        f"counts {hiding.clip:g} at most"
+        f"over {hiding.rounds} rounds: each round's noise on the mean taste is {error:.2f} long, where one person's "
+        f"own counts {hiding.clip:g} at most"
     )
     if error > 1:
         needed = -(-int(hiding.sigma * d**0.5 + 1) // 10) * 10

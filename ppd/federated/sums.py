@@ -37,10 +37,9 @@ def rows(people: Sequence[Said], prior: Prior) -> Tensor:
     """People's rows [P, width], in any order; ValueError where somebody's picks are no picks of this prior."""
     mean, root = prior[0], root_of(prior[1])
     identity, upper = torch.eye(len(mean), dtype=torch.float64), _upper(len(mean))
-    parts = []
+    back, parts = torch.linalg.pinv(root), []
     for some in _by_size(people):
         theta, covariance, _ = _fit(some, mean, root)
-        back = torch.linalg.pinv(root)
         a = (theta - mean) @ back.T
         moments = back @ covariance @ back.T + a[:, :, None] * a[:, None, :] - identity
         entries = moments[:, upper[0], upper[1]] * _lengths(upper)
