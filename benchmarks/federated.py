@@ -41,7 +41,7 @@ PICTURES, STUDIOS, PICKS, FRESH = 2500, 10, 16, 64
 COUNTS = (50, 200, 1000)
 EPSILONS = (1.0, 2.0, 4.0, 8.0, 16.0)
 READ = 4
-SEEDS = 5
+SEEDS = 3
 EM_ROUNDS = 30
 PUBLIC_VARIANCE = 0.1
 """Of each whitened direction in the prior that nobody's picks made."""
@@ -76,7 +76,8 @@ class Studios:
         ones = torch.ones(self.shown.shape[:2]).double()
         read = fit_posteriors(self.shown, ones, ones, *prior)[0]
         tastes = (prior[0].expand(len(read), -1), read)
-        without, after = ((torch.einsum("pnd,pd->pn", self.fresh, u) > 0).double().mean(1).numpy() for u in tastes)
+        margins = (torch.einsum("pnd,pd->pn", self.fresh, u) for u in tastes)
+        without, after = ((0.5 + 0.5 * margin.sign()).mean(1).numpy() for margin in margins)
         return without, after
 
     def hidden(self, people: int, hiding: Hiding, seed: int) -> Prior:

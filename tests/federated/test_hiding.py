@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from ppd.federated.hiding import CLIP, LEAST_VARIANCE, WEIGHT, Hiding, clipped
-from ppd.federated.studio import price
 from ppd.federated.sums import added, fit_federated, rows, width
 from ppd.privacy import COUNT, Guarantee, noise_multiplier
 
