@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import date
+from math import ceil
 from pathlib import Path
 
 from ..encoders.encoder import TasteEncoder
@@ -13,6 +14,9 @@ from ..files import write_file
 from ..pairs import PreferencePair, read_pairs
 from .hiding import Hiding
 from .sums import Prior
+
+NOTHING_LEFT = 0.3
+"""Noise on the mean taste, beyond which held-out accuracy is that of the public prior (benchmarks/federated.py)."""
 
 
 def people_of(pairs: Path, encoder: Path, models: Path) -> list[Said]:
@@ -60,7 +64,7 @@ def price(hiding: Hiding, people: int, d: int) -> str:
         f"over {hiding.rounds} rounds: each round's noise on the mean taste is {error:.2f} long, where one person's "
         f"own counts {hiding.clip:g} at most"
     )
-    if error > 1:
-        needed = -(-int(hiding.sigma * d**0.5 + 1) // 10) * 10
+    if error > NOTHING_LEFT:
+        needed = 10 * ceil(hiding.sigma * d**0.5 / NOTHING_LEFT / 10)
         return f"{told}. That leaves next to nothing of what they agree on: bring {needed} people, or a larger epsilon."
     return f"{told}."
