@@ -47,7 +47,7 @@ def client_app(
     from flwr.client.mod import secaggplus_mod
     from flwr.clientapp import ClientApp
 
-    class Studio(NumPyClient):  # type: ignore[misc]
+    class Studio(NumPyClient):
         def __init__(self, context: Any) -> None:
             self.people, self.hiding = people_of(context), hiding_of(context)
             self.answered = context.state.config_records.setdefault(ANSWERED, ConfigRecord({"rounds": 0}))
@@ -134,7 +134,7 @@ def server_app(
     if task.hiding is not None and task.hiding.studios != least:
         raise ValueError(f"Noise is shared by {task.hiding.studios} studios, and {least} must answer: give one number.")
 
-    class SumsOfStudios(Strategy):  # type: ignore[misc]
+    class SumsOfStudios(Strategy):
         def initialize_parameters(self, client_manager: Any) -> Any:
             return ndarrays_to_parameters([])
 
@@ -160,7 +160,7 @@ def server_app(
 
     app = ServerApp()
 
-    @app.main()  # type: ignore[untyped-decorator]
+    @app.main()
     def main(grid: Any, context: Any) -> None:
         masks = SecAggPlusWorkflow(
             num_shares=1.0,
