@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..encoders.population import PRIOR_SCALES, Said, _by_size, pad_people
+from ..encoders.population import PRIOR_SCALES, Said, by_size, pad_people
 from ..encoders.posterior import laplace, root_of
 
 Prior = tuple[Tensor, Tensor]
@@ -38,7 +38,7 @@ def rows(people: Sequence[Said], prior: Prior) -> Tensor:
     mean, root = prior[0], root_of(prior[1])
     identity, upper = torch.eye(len(mean), dtype=torch.float64), _upper(len(mean))
     back, parts = torch.linalg.pinv(root), []
-    for some in _by_size(people):
+    for some in by_size(people):
         theta, covariance, _ = _fit(some, mean, root)
         a = (theta - mean) @ back.T
         moments = back @ covariance @ back.T + a[:, :, None] * a[:, None, :] - identity
@@ -71,7 +71,7 @@ def evidence(people: Sequence[Said]) -> Tensor:
     zero, identity = torch.zeros(d, dtype=torch.float64), torch.eye(d, dtype=torch.float64)
     guessed = -math.log(2) * sum(len(outcomes) for _, outcomes, *_ in people)
     found = [
-        sum(float(_fit(some, zero, identity * scale**0.5)[2].sum()) for some in _by_size(people))
+        sum(float(_fit(some, zero, identity * scale**0.5)[2].sum()) for some in by_size(people))
         for scale in PRIOR_SCALES
     ]
     return torch.tensor(found, dtype=torch.float64) - guessed
