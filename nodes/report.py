@@ -61,7 +61,7 @@ def _version(name: str) -> str:
 
 
 def _last_error(history: Mapping[str, Any]) -> list[str]:
-    for run in reversed(history.values()):
+    for run in reversed(list(history.values())):
         for kind, told in (run.get("status") or {}).get("messages", []):
             if kind == "execution_error":
                 places = PLACE.findall("".join(told["traceback"]))[-MOST_PLACES:]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .families import PARTS
+from .federated.command import add_federated_arguments
 from .training.settings import add_training_arguments
 
 WORLDS = ("pocket", "pocket-flow")
@@ -85,6 +86,8 @@ def _parser() -> argparse.ArgumentParser:
     make.add_argument("--dims", type=int, default=48, help="most dimensions (default and most: 48)")
     make.add_argument("--cache", type=Path, help="folder that keeps what the tower saw")
     make.add_argument("--skip-bad", action="store_true", help="leave out pairs that cannot be read")
+    federated = commands.add_parser("federated-prior", help="a population prior of several studios' people, by sums")
+    add_federated_arguments(federated)
     studies = commands.add_parser("studies", help="say what a set of studies holds")
     studies.add_argument("folder", type=Path, help="folder with studies.json, as Paint Studies writes it")
 
@@ -110,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     pilot.add_argument("folders", nargs="+", type=Path, help="folders with blind tests, as ComfyUI's output has them")
     pilot.add_argument("--out", type=Path, default=Path("pilot"), help="folder for pilot.html (default: pilot)")
 
-    for command in (demo, encode, sample, lora, studies, make, evaluate, pilot):
+    for command in (demo, encode, sample, lora, studies, make, federated, evaluate, pilot):
         command.add_argument("--json", type=Path, help="write the figures there, for machines")
     return parser
 
@@ -273,6 +276,12 @@ def _tower(name: str, weights: str | None, download: bool) -> tuple[Any, dict[st
     return open_tower(given, download=download), reference, None
 
 
+def _federated(arguments: argparse.Namespace) -> dict[str, Any]:
+    from .federated.command import command
+
+    return command(arguments)
+
+
 def _studies(arguments: argparse.Namespace) -> dict[str, Any]:
     from .studies import open_studies
 
@@ -343,6 +352,7 @@ COMMANDS = {
     "sample": _sample,
     "lora": _lora,
     "make-encoder": _make_encoder,
+    "federated-prior": _federated,
     "studies": _studies,
     "train": _train,
     "evaluate": _evaluate,

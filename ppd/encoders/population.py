@@ -85,7 +85,7 @@ def fit_population(people: Sequence[Said], rounds: int = 50) -> tuple[Tensor, Te
     if not people:
         raise ValueError("Expected at least one person to fit a population prior, got none.")
     d = people[0][0].shape[-1]
-    batches = [pad_people(part) for part in _by_size(people)]
+    batches = [pad_people(part) for part in by_size(people)]
     mean = torch.zeros(d, dtype=torch.float64)
     identity = torch.eye(d, dtype=torch.float64)
 
@@ -123,7 +123,7 @@ def fit_whitening(features: Tensor, dims: int = 48) -> tuple[Tensor, Tensor]:
     return center.to(features), (basis * largest.sign()).to(features)
 
 
-def _by_size(people: Sequence[Said]) -> list[list[Said]]:
+def by_size(people: Sequence[Said]) -> list[list[Said]]:
     """People in batches of similar numbers of pairs, so that one with many pairs does not pad the others."""
     ordered = sorted(people, key=lambda person: len(person[0]))
     return [ordered[start : start + PEOPLE_PER_BATCH] for start in range(0, len(ordered), PEOPLE_PER_BATCH)]
