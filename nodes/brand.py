@@ -24,7 +24,7 @@ from . import folders, people, whose
 from .announce import announce
 from .collect import at
 from .encoders import encoder_folder, load_encoder, reader_of, taste_encoders
-from .guard import open_probe, probe_input
+from .guard import open_probe, pictures_of, probe_input
 from .sockets import CATEGORY, UserEmbedding, one_person
 
 LEAVE_OUT, STOP = "leave it out", "stop the run"
@@ -127,7 +127,7 @@ class PPD_BrandCheck(io.ComfyNode):  # noqa: N801
         prompt: Sequence[str] = ("",),
     ) -> io.NodeOutput:
         rules = read_guide(folders.brand_guide_file(guide[0]))
-        pictures = [image for batch in images for image in batch]
+        pictures = pictures_of(images, "images")
         by_batch = [at(prompt, index) for index, batch in enumerate(images) for _ in batch]
         prompts = prompt if len(prompt) == len(pictures) else by_batch
         verdicts = _verdicts(rules, pictures, probe[0], taste_encoder[0])

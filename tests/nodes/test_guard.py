@@ -110,9 +110,34 @@ def test_a_planted_shift_by_subject_is_found(pocket):
     assert passed is True
 
 
+@pytest.mark.parametrize(
+    ("odd", "sentence"),
+    [
+        (torch.zeros(0, 64, 64, 3), "Expected at least one picture in {}, got an empty batch: "),
+        (torch.zeros(2, 64, 64, 1), r"\[height, width, 3 or 4\] in {}, got \[64, 64, 1\] as number 1: convert them"),
+        (torch.full((2, 64, 64, 3), torch.nan), "a picture holds values that are no numbers .* paint it again"),
+    ],
+)
+def test_pictures_that_tell_nothing_pass_no_check(pocket, guide, odd, sentence):
+    """What is no number is neither above nor below a rule's measure."""
+    rules = guide([{"level": "never", "colour": "#000000"}])
+    with pytest.raises(ValueError, match=sentence.format("images")):
+        pocket("PPD_BrandCheck", images=[odd], guide=[rules])
+    fine, prompts = [drawn(*[BOAT] * 2)], ["a", "b"]
+    for node in ("PPD_CheckLeakage", "PPD_CheckStereotypes"):
+        for side, other in (("base_images", "personal_images"), ("personal_images", "base_images")):
+            with pytest.raises(ValueError, match=sentence.format(side)):
+                pocket(node, **{side: [odd], other: fine}, prompts=prompts)
+    with pytest.raises(ValueError, match=sentence.format("liked_images")):
+        pocket("PPD_CheckLeakage", base_images=fine, personal_images=fine, prompts=prompts, liked_images=[odd])
+    see_through = torch.cat([fine[0], torch.ones(2, 128, 128, 1)], -1)
+    assert pocket("PPD_BrandCheck", images=[see_through], guide=[rules]).result[2] == [0, 1]
+
+
 def test_a_probe_that_is_not_there_is_refused(pocket):
+    inputs = {"base_images": [drawn(BOAT, BOAT)], "personal_images": [drawn(BOAT, BOAT)], "prompts": ["a"]}
     with pytest.raises(ValueError, match="There is no probe 'x': choose one of the list"):
-        pocket("PPD_CheckLeakage", base_images=[drawn(BOAT)], personal_images=[drawn(BOAT)], prompts=["a"], probe=["x"])
+        pocket("PPD_CheckLeakage", probe=["x"], **inputs)
 
 
 @pytest.fixture
