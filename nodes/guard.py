@@ -13,13 +13,14 @@ from ..ppd.guard.content import LEAST, check_content, found
 from ..ppd.guard.paired import check_pairs
 from ..ppd.guard.probes import Probe, TextProbe, word_lines
 from ..ppd.guard.stereotype import LEAST as LEAST_SHIFT
-from ..ppd.guard.stereotype import check_stereotypes
+from ..ppd.guard.stereotype import SubjectError, check_stereotypes
 from ..ppd.hosts.comfyui_towers import open_tower, tower_choices
 from ..ppd.lexicon import prompt_lines
 from ..ppd.messages import quoted
 from ..ppd.pictures import check_numbers
 from ..ppd.pocket.probe import object_probe
 from . import folders, whose
+from .announce import say
 from .sockets import CATEGORY
 
 JUDGES = {"pocket": "pocket_judge.safetensors", "pocket flow": "pocket_flow_judge.safetensors"}
@@ -165,7 +166,11 @@ class PPD_CheckStereotypes(io.ComfyNode):  # noqa: N801
         base, personal, asked = pairs_of(base_images, personal_images, prompts)
         looked_for = word_lines(words[0])
         seen = found(open_probe(probe[0], 2 * len(base)), [*base, *personal], looked_for)
-        check = check_stereotypes(seen[: len(base)], seen[len(base) :], asked, looked_for, least[0] / 100)
+        try:
+            check = check_stereotypes(seen[: len(base)], seen[len(base) :], asked, looked_for, least[0] / 100)
+        except SubjectError as error:
+            say(f"Prompt {error.number}: {asked[error.number - 1]}")
+            raise
         return io.NodeOutput(check.passed, check.report(), ui=ui.PreviewText(check.report()))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -108,6 +109,41 @@ def test_a_planted_shift_by_subject_is_found(pocket):
     assert "By subject, the moon moved by " in report and "a tree on a meadow +" in report
     passed, _ = pocket("PPD_CheckStereotypes", personal_images=[painted(moon)], **inputs).result
     assert passed is True
+
+
+@pytest.fixture
+def at_the_node(monkeypatch):
+    """What nodes show while node 7 runs."""
+    from comfy_execution.utils import CurrentNodeContext
+    from server import PromptServer
+
+    told = []
+    server = SimpleNamespace(
+        send_progress_text=lambda text, node: told.append((node, text)), send_sync=lambda *_: None, client_id=None
+    )
+    monkeypatch.setattr(PromptServer, "instance", server, raising=False)
+    with CurrentNodeContext("prompt", "7"):
+        yield told
+
+
+def test_a_prompt_that_cannot_be_checked_is_shown_at_the_node_and_not_in_the_log(pocket, at_the_node):
+    """ComfyUI writes what a node raises into its log."""
+    images = drawn(*[BOAT] * 8)
+    inputs = {"base_images": [images], "personal_images": [images], "words": ["the moon\na balloon"]}
+    prompts = ["a boat"] * 4 + ["a chiaroscuro balloon"] * 4
+    with pytest.raises(ValueError, match="^Prompt 5 names word 2, which it must leave open: take one of the two out.$"):
+        pocket("PPD_CheckStereotypes", prompts=prompts, **inputs)
+    with pytest.raises(ValueError, match="^Expected at least 4 pictures of each prompt, got 1 of prompt 8: paint more"):
+        pocket("PPD_CheckStereotypes", prompts=["a boat"] * 7 + ["onyx"], **inputs)
+    assert at_the_node == [("7", "Prompt 5: a chiaroscuro balloon"), ("7", "Prompt 8: onyx")]
+
+
+def test_who_is_asked_is_shown_at_the_node_and_not_in_the_log_where_the_run_stops(pocket, guide, at_the_node):
+    inputs = {"images": [torch.cat([drawn(BOAT), drawn(HOUSE)])], "guide": [guide()], "prompt": ["a boat"]}
+    with pytest.raises(ValueError, match="The run stops, since pictures break the brand guide. Sea: ") as error:
+        pocket("PPD_BrandCheck", ask=[True], broken=["stop the run"], person=["Quirina"], **inputs)
+    assert "Quirina" not in str(error.value)
+    assert at_the_node == [("7", "Quirina is asked 1 question about what was stopped, in the tab Taste.")]
 
 
 @pytest.mark.parametrize(
