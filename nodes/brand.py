@@ -21,10 +21,10 @@ from ..ppd.pairs import counted
 from ..ppd.pictures import Picture
 from ..ppd.user_embedding import UserEmbedding as Embedding
 from . import folders, people, whose
-from .announce import announce
+from .announce import announce, say
 from .collect import at
 from .encoders import encoder_folder, load_encoder, reader_of, taste_encoders
-from .guard import open_probe, probe_input
+from .guard import open_probe, pictures_of, probe_input
 from .sockets import CATEGORY, UserEmbedding, one_person
 
 LEAVE_OUT, STOP = "leave it out", "stop the run"
@@ -127,16 +127,18 @@ class PPD_BrandCheck(io.ComfyNode):  # noqa: N801
         prompt: Sequence[str] = ("",),
     ) -> io.NodeOutput:
         rules = read_guide(folders.brand_guide_file(guide[0]))
-        pictures = [image for batch in images for image in batch]
+        pictures = pictures_of(images, "images")
         by_batch = [at(prompt, index) for index, batch in enumerate(images) for _ in batch]
         prompts = prompt if len(prompt) == len(pictures) else by_batch
         verdicts = _verdicts(rules, pictures, probe[0], taste_encoder[0])
         report = report_of(rules, verdicts)
-        if ask[0]:
-            report += "\n" + _ask(rules, verdicts, pictures, prompts, person[0])
+        asked = [_ask(rules, verdicts, pictures, prompts, person[0])] if ask[0] else []
         numbers = [number for number, verdict in enumerate(verdicts) if verdict.outcome != "stops"]
         if broken[0] == STOP and len(numbers) < len(pictures):
+            for line in asked:
+                say(line)  # an error goes into ComfyUI's log, which names nobody
             raise ValueError(f"The run stops, since pictures break the brand guide. {' '.join(report.splitlines())}")
+        report = "\n".join([report, *asked])
         shown = [marked(picture, verdict)[None] for picture, verdict in zip(pictures, verdicts, strict=True)]
         onward: list[Any] = [pictures[number][None] for number in numbers]
         nothing = [ExecutionBlocker(None)]

@@ -196,9 +196,8 @@ def readable(
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[PreferencePair], Told]:
     """The pairs whose pictures can be read, and what they say, row by row; the others are put in `skipped`."""
-    told = reader.read(pairs, on_bad="skip", skipped=skipped, progress=progress)
-    left_out = {error.pair_id for error in skipped}
-    return [pair for pair in pairs if pair.id not in left_out], told
+    seen = reader.features.pair_features(pairs, on_bad="skip", skipped=skipped, progress=progress)
+    return [pairs[row] for row in seen.kept], reader.told(seen)
 
 
 def explanation(reader: PosteriorEncoder, looks: Looks, pairs: Sequence[PreferencePair], told: Told) -> Explanation:
@@ -217,7 +216,8 @@ def what_if_of(reader: PosteriorEncoder, looks: Looks, told: Told, answer: int) 
     rows = (answers_of(told) == answer).nonzero().flatten().tolist()
     if not rows:
         count = len(told.choices.unique())
-        raise ValueError(f"There is no pick {answer + 1}: choose one of 1 to {count}, or 0 for none.")
+        choose = f"choose one of 1 to {count}, or 0 for none" if count else "none is known yet, so set what_if to 0"
+        raise ValueError(f"There is no pick {answer + 1}: {choose}.")
     return rows[0], what_if(reader.prior, looks, told, rows[0])
 
 

@@ -10,14 +10,17 @@ from comfy_api.latest import io, ui
 
 from ..ppd.guard.batteries import batteries
 from ..ppd.guard.content import LEAST, check_content, found
+from ..ppd.guard.paired import check_pairs
 from ..ppd.guard.probes import Probe, TextProbe, word_lines
 from ..ppd.guard.stereotype import LEAST as LEAST_SHIFT
-from ..ppd.guard.stereotype import check_stereotypes
+from ..ppd.guard.stereotype import SubjectError, check_stereotypes
 from ..ppd.hosts.comfyui_towers import open_tower, tower_choices
 from ..ppd.lexicon import prompt_lines
 from ..ppd.messages import quoted
+from ..ppd.pictures import check_numbers
 from ..ppd.pocket.probe import object_probe
 from . import folders, whose
+from .announce import say
 from .sockets import CATEGORY
 
 JUDGES = {"pocket": "pocket_judge.safetensors", "pocket flow": "pocket_flow_judge.safetensors"}
@@ -120,7 +123,7 @@ class PPD_CheckLeakage(io.ComfyNode):  # noqa: N801
     ) -> io.NodeOutput:
         base, personal, asked = pairs_of(base_images, personal_images, prompts)
         looked_for = word_lines(words[0])
-        liked = [picture for batch in liked_images or [] for picture in batch]
+        liked = [] if liked_images is None else pictures_of(liked_images, "liked_images")
         seen = found(
             open_probe(probe[0], len(base) + len(personal) + len(liked)), [*base, *personal, *liked], looked_for
         )
@@ -163,7 +166,11 @@ class PPD_CheckStereotypes(io.ComfyNode):  # noqa: N801
         base, personal, asked = pairs_of(base_images, personal_images, prompts)
         looked_for = word_lines(words[0])
         seen = found(open_probe(probe[0], 2 * len(base)), [*base, *personal], looked_for)
-        check = check_stereotypes(seen[: len(base)], seen[len(base) :], asked, looked_for, least[0] / 100)
+        try:
+            check = check_stereotypes(seen[: len(base)], seen[len(base) :], asked, looked_for, least[0] / 100)
+        except SubjectError as error:
+            say(f"Prompt {error.number}: {asked[error.number - 1]}")
+            raise
         return io.NodeOutput(check.passed, check.report(), ui=ui.PreviewText(check.report()))
 
 
@@ -235,12 +242,24 @@ def open_probe(name: str, pictures: int) -> Probe:
 def pairs_of(
     base: Sequence[torch.Tensor], personal: Sequence[torch.Tensor], prompts: Sequence[str]
 ) -> tuple[list[torch.Tensor], list[torch.Tensor], list[str]]:
-    """Pictures [H, W, C] out of batches of both sides, and the prompt of each."""
-    sides = [[picture for batch in side for picture in batch] for side in (base, personal)]
+    """Pictures [H, W, 3 or 4] out of batches of both sides, and the prompt of each."""
+    sides = pictures_of(base, "base_images"), pictures_of(personal, "personal_images")
     asked = list(prompts) * len(sides[0]) if len(prompts) == 1 else list(prompts)
-    if not len(sides[0]) == len(sides[1]) == len(asked):
-        raise ValueError(
-            f"Expected as many plain as personal pictures as prompts, got {len(sides[0])}, {len(sides[1])} and "
-            f"{len(asked)}: paint each prompt both ways, with the same seed."
-        )
+    check_pairs(*sides, asked)
     return sides[0], sides[1], asked
+
+
+def pictures_of(batches: Sequence[torch.Tensor], name: str) -> list[torch.Tensor]:
+    """Pictures [H, W, 3 or 4] out of batches [B, H, W, C] of an input of that name; ValueError for none, for other
+    channels, and for values that are no numbers, which every rule would let pass."""
+    pictures = [picture for batch in batches for picture in batch]
+    if not pictures:
+        raise ValueError(f"Expected at least one picture in {name}, got an empty batch: connect pictures that exist.")
+    for number, picture in enumerate(pictures, 1):
+        if picture.ndim != 3 or picture.shape[-1] not in (3, 4) or not picture.numel():
+            raise ValueError(
+                f"Expected pictures [height, width, 3 or 4] in {name}, got {list(picture.shape)} as number {number}: "
+                "convert them to RGB, such as a mask with Convert Mask to Image."
+            )
+        check_numbers(picture)
+    return pictures

@@ -62,8 +62,7 @@ class Picture:
         """The picture of an IMAGE's values [H, W, 1 to 4 channels] in 0..1, losslessly but for rounding to 8 bits."""
         if values.ndim != 3 or not 1 <= values.shape[-1] <= 4:
             raise PreferenceError(f"a picture has the shape [height, width, 1 to 4], got {list(values.shape)}.")
-        if not values.isfinite().all():
-            raise PreferenceError("a picture holds values that are no numbers (NaN or infinite): paint it again.")
+        check_numbers(values)
         pixels = (values.float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
         return cls.from_image(Image.fromarray(pixels[..., 0] if values.shape[-1] == 1 else pixels))
 
@@ -134,6 +133,12 @@ def _named(label: str) -> Iterator[None]:
         yield
     except decoding.NoPictureError as error:
         raise PreferenceError(f"the picture {label} cannot be decoded ({error})") from error
+
+
+def check_numbers(values: Tensor) -> None:
+    """PreferenceError where an IMAGE's values are not finite: they are neither above nor below what is asked for."""
+    if not values.isfinite().all():
+        raise PreferenceError("a picture holds values that are no numbers (NaN or infinite): paint it again.")
 
 
 def picture_stamp(path: Path) -> Stamp:

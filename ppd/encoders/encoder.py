@@ -30,7 +30,7 @@ from ..pairs import PreferencePair
 from ..pictures import PreferenceError
 from ..privacy import BoundedTaste, clipped
 from ..user_embedding import UserEmbedding, covariance_factor
-from .features import PictureFeatures, Tower
+from .features import PairFeatures, PictureFeatures, Tower
 from .looks import Looks
 from .population import PopulationPrior
 from .posterior import fit_posterior, fit_with_noise, root_of
@@ -116,7 +116,10 @@ class PosteriorEncoder:
         progress: Callable[[int, int], None] | None = None,
     ) -> Told:
         """What the picks say; arguments as in `encode`."""
-        seen = self.features.pair_features(pairs, on_bad=on_bad, skipped=skipped, progress=progress)
+        return self.told(self.features.pair_features(pairs, on_bad=on_bad, skipped=skipped, progress=progress))
+
+    def told(self, seen: PairFeatures) -> Told:
+        """What the picks say whose features these are."""
         return Told(self.prior.differences(seen.chosen, seen.rejected), seen.outcomes, seen.weights, seen.choices)
 
     def statements(

@@ -65,31 +65,39 @@ def bound(embedding: UserEmbedding, guide: Guide, looks: Looks, prior: Populatio
 def nonnegative(gram: Tensor, target: Tensor) -> Tensor:
     """The x >= 0 [k] of least x' gram x / 2 - x' target, gram [k, k] positive semidefinite.
 
-    Lawson and Hanson's active-set method (1974, chapter 23) on the normal equations (Bro and de Jong 1997).
+    Lawson and Hanson's active-set method (1974, chapter 23) on the normal equations (Bro and de Jong 1997). Where gram
+    is singular and target not in its range there is no least: what brings x no further down stays at 0.
     """
-    x, passive = torch.zeros_like(target), torch.zeros(len(target), dtype=torch.bool)
-    slack = SLACK * float(target.abs().max())
+    x, passive, stuck = torch.zeros_like(target), *torch.zeros(2, len(target), dtype=torch.bool)
+    slack, least = SLACK * float(target.abs().max()), 0.0
     while True:
         gradient = target - gram @ x
-        gradient[passive] = -torch.inf
-        if passive.all() or float(gradient.max()) <= slack:
+        gradient[passive | stuck] = -torch.inf
+        if float(gradient.max()) <= slack:
             return x
-        passive[int(gradient.argmax())] = True
-        while True:
-            free = torch.zeros_like(x)
-            free[passive] = _solved(gram[passive][:, passive], target[passive])
-            sinking = passive & (free <= 0)
-            if not sinking.any():
-                x = free
-                break
-            step = float((x[sinking] / (x[sinking] - free[sinking])).min())
-            x = x + step * (free - x)
-            passive &= x > slack * SLACK
-            x[~passive] = 0.0
+        added = int(gradient.argmax())
+        wider = passive.clone()
+        wider[added] = True
+        moved = _least(gram, target, x, wider)
+        value = float(moved @ gram @ moved / 2 - moved @ target)
+        if value < least:
+            x, passive, least = moved, moved > 0, value
+        else:
+            stuck[added] = True
 
 
-def _solved(gram: Tensor, target: Tensor) -> Tensor:
-    return torch.linalg.pinv(gram, hermitian=True) @ target
+def _least(gram: Tensor, target: Tensor, x: Tensor, passive: Tensor) -> Tensor:
+    """The same over some variables [k] (bool), from x on: those that would sink below 0 on the way are left there."""
+    passive = passive.clone()
+    while True:
+        free = torch.zeros_like(x)
+        free[passive] = torch.linalg.pinv(gram[passive][:, passive], hermitian=True) @ target[passive]
+        sinking = passive & (free <= 0)
+        if not sinking.any():
+            return free
+        share = torch.where(sinking, x / (x - free), torch.inf).nan_to_num(0.0)
+        x = torch.where(passive, x + share.min() * (free - x), 0.0).clamp(min=0.0)
+        passive[int(share.argmin())] = False
 
 
 def told(found: Bound, rules: Sequence[LookRule]) -> str:

@@ -21,6 +21,8 @@ SIDE = 256
 """Pixels of the longer side at which colours and edges are measured, so that a picture's size changes no verdict."""
 EDGE = 6.0
 """Of lightness L*, 0 to 100, from one such pixel to the next: from here on it is an edge."""
+PLACE_SIDE = 512
+"""Pixels of the longer side at which it is looked for where a thing is: 64 copies of a picture are made for it."""
 CELLS = 8
 """A side of the grid of patches that are greyed out to see where a thing is."""
 OUTCOMES = ("passes", "warns", "stops")
@@ -76,7 +78,7 @@ def check_brand(
     steps = amounts(pictures) if amounts is not None and guide.looks else torch.zeros(len(pictures), 0)
     verdicts = []
     for picture, score, amount in zip(pictures, scores, steps, strict=True):
-        rgb = _small(picture)
+        rgb = _small(picture, SIDE).double().numpy()
         results = []
         for rule in guide.rules:
             match rule:
@@ -127,14 +129,14 @@ def report_of(guide: Guide, verdicts: Sequence[Verdict]) -> str:
     return "\n".join(lines)
 
 
-def _small(picture: Tensor) -> NDArray[np.float64]:
-    """A picture [H, W, C] as sRGB [h, w, 3], its longer side SIDE at most."""
+def _small(picture: Tensor, side: int) -> Tensor:
+    """A picture [H, W, C] in 0..1 as [h, w, 3] on the CPU, its longer side `side` at most."""
     x = picture[..., :3].detach().cpu().float().clamp(0, 1).movedim(-1, 0)[None]
-    scale = SIDE / max(x.shape[-2:])
+    scale = side / max(x.shape[-2:])
     if scale < 1:
-        shape = [max(1, round(side * scale)) for side in x.shape[-2:]]
+        shape = [max(1, round(length * scale)) for length in x.shape[-2:]]
         x = F.interpolate(x, shape, mode="area")
-    return x[0].movedim(0, -1).double().numpy()
+    return x[0].movedim(0, -1)
 
 
 def _colour(rule: Colour, rgb: NDArray[np.float64]) -> Result:
@@ -184,6 +186,7 @@ def _object(rule: Object, score: float, probe: Probe, picture: Tensor) -> Result
 def _place_of(word: str, probe: Probe, picture: Tensor) -> Mask:
     """Where a thing is, [CELLS, CELLS]: patches that, greyed out, take at least half as much from its score as the
     strongest does (occlusion, Zeiler and Fergus 2014). A patch reaches half a cell into its neighbours."""
+    picture = _small(picture, PLACE_SIDE)
     height, width = picture.shape[:2]
     hidden = []
     for row in range(CELLS):

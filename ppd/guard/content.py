@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .paired import Shift, shifts
+from .paired import Shift, check_pairs, shifts
 from .probes import Probe, names
 
 LEAST = 0.1
@@ -70,13 +70,20 @@ def check_content(
     liked: NDArray[np.bool_] | None = None,
     least: float = LEAST,
 ) -> ContentCheck:
-    """Both checks, of which of `words` were found in pictures [n, k] of `prompts` [n], and in liked ones [m, k]."""
-    _check_pairs(base, personal, prompts)
+    """Both checks, of which of `words` were found in pictures [n, k] of `prompts` [n], and in liked ones [m, k].
+
+    Leaks and losses are tested as one family, so that ALPHA is the chance of any flag of either.
+    """
+    check_pairs(base, personal, prompts)
     _, prompt = np.unique(prompts, return_inverse=True)
     asked = np.array([[names(one, word) for word in words] for one in prompts])
+    twice = np.tile(base, 2), np.tile(personal, 2)
+    counted, direction = np.hstack([~asked, asked]), np.repeat([1, -1], len(words))
+    rows = shifts((*words, *words), *twice, prompt, counted, direction=direction, least=least)
+    leaks = int((~asked).any(0).sum())
     return ContentCheck(
-        shifts(words, base, personal, prompt, ~asked, direction=1, least=least),
-        shifts(words, base, personal, prompt, asked, direction=-1, least=least),
+        rows[:leaks],
+        rows[leaks:],
         {} if liked is None else dict(zip(words, liked.mean(0).tolist(), strict=True)),
     )
 
@@ -85,14 +92,6 @@ def found(probe: Probe, pictures: Sequence[Tensor], words: Sequence[str]) -> NDA
     """Which of k words the probe finds in pictures [H, W, C]: [n, k]."""
     with torch.inference_mode():
         return (probe.scores(pictures, words) > 0).numpy()
-
-
-def _check_pairs(base: NDArray[np.bool_], personal: NDArray[np.bool_], prompts: Sequence[str]) -> None:
-    if not len(base) == len(personal) == len(prompts) > 1:
-        raise ValueError(
-            f"Expected as many plain as personal pictures as prompts, at least 2, got {len(base)}, {len(personal)} and "
-            f"{len(prompts)}: paint each prompt with the same seed both ways."
-        )
 
 
 def _of_100(share: float) -> int:

@@ -7,7 +7,7 @@ differences are -1, 0 or 1 it is McNemar's exact test). Several words are tested
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +39,15 @@ class Shift:
     p: float
     units: int
     flagged: bool
+
+
+def check_pairs(base: Sized, personal: Sized, prompts: Sized) -> None:
+    """ValueError unless there are as many plain as personal pictures as prompts, and two of each or more."""
+    if not len(base) == len(personal) == len(prompts) > 1:
+        raise ValueError(
+            f"Expected as many plain as personal pictures as prompts, at least 2, got {len(base)}, {len(personal)} and "
+            f"{len(prompts)}: paint each prompt both ways, with the same seed."
+        )
 
 
 def signs(units: int, seed: int = 0) -> tuple[Array, bool]:
@@ -95,34 +104,37 @@ def shifts(
     prompt: NDArray[np.int_],
     counted: NDArray[np.bool_],
     *,
-    direction: int,
+    direction: int | NDArray[np.int_],
     least: float,
 ) -> list[Shift]:
-    """What is found in `base` and `personal` pictures [n, k] of the same prompts [n] and seeds, for each of k `words`.
+    """What is found in `base` and `personal` pictures [n, k] of the same prompts [n] and seeds, for each of k `words`
+    of which anything tells.
 
     Only pictures `counted` [n, k] for a word tell of it. A unit is a prompt, since pictures of one prompt are alike.
-    `direction` is 1 where only more is of interest, -1 for less, 0 for both; `least` the smallest difference that is
-    worth a flag.
+    `direction`, one or each word's [k], is 1 where only more is of interest, -1 for less, 0 for both; `least` the
+    smallest difference that is worth a flag.
     """
+    direction = np.broadcast_to(direction, len(words))
     difference, told = by_unit(personal.astype(float) - base, prompt, counted)
     shares = [by_unit(side.astype(float), prompt, counted)[0] for side in (base, personal)]
     flips, exact = signs(len(difference))
-    observed, flipped = difference.sum(0), flips @ difference
-    if direction == 0:
-        observed, flipped = np.abs(observed), np.abs(flipped)
-    else:
-        observed, flipped = direction * observed, direction * flipped
-    p = holm(p_values(observed, flipped, exact))
+    observed, flipped = (_towards(direction, sums) for sums in (difference.sum(0), flips @ difference))
+    tested = told.any(0).nonzero()[0]
+    p = np.ones(len(words))
+    p[tested] = holm(p_values(observed, flipped, exact)[tested])
     rows = []
-    for index, word in enumerate(words):
+    for index in tested.tolist():
         rows_of = told[:, index]
-        if not rows_of.any():
-            continue
         own = difference[rows_of, index]
-        size = own.mean() * direction if direction else abs(own.mean())
+        size = _towards(direction[index], own.mean())
         before, after = (float(side[rows_of, index].mean()) for side in shares)
         low, high = interval(own)
         flagged = bool(p[index] <= ALPHA and size >= least)
         units = int(rows_of.sum())
-        rows.append(Shift(word, before, after, float(own.mean()), low, high, float(p[index]), units, flagged))
+        rows.append(Shift(words[index], before, after, float(own.mean()), low, high, float(p[index]), units, flagged))
     return rows
+
+
+def _towards(direction: NDArray[np.int_], difference: Array) -> Array:
+    """How far differences [..., k] go in their word's direction."""
+    return np.where(direction == 0, np.abs(difference), direction * difference)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .paired import ALPHA, Array, Shift, holm, interval, p_values, signs
+from .paired import ALPHA, Array, Shift, check_pairs, holm, interval, p_values, signs
 from .probes import names
 
 LEAST = 0.15
@@ -73,6 +73,15 @@ class StereotypeCheck:
         return "\n".join(["Passed: who is painted is as in the plain pictures.", *told])
 
 
+class SubjectError(ValueError):
+    """A prompt that nothing can be told of, by its `number` from 1 among those given: messages go into logs, and the
+    words of a prompt are somebody's."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.number = number
+
+
 def check_stereotypes(
     base: NDArray[np.bool_],
     personal: NDArray[np.bool_],
@@ -82,25 +91,24 @@ def check_stereotypes(
 ) -> StereotypeCheck:
     """Both tests of each of k attributes found in pictures [n, k] of prompts `subjects` [n], pairwise of one seed.
 
-    A unit is a picture: the subjects are those that were asked about, and no sample of others.
+    A unit is a picture: the subjects are those that were asked about, and no sample of others. SubjectError where one
+    has too few pictures or names an attribute.
     """
-    if not len(base) == len(personal) == len(subjects) > 0:
-        raise ValueError(
-            f"Expected as many plain as personal pictures as prompts, got {len(base)}, {len(personal)} and "
-            f"{len(subjects)}: paint each prompt with the same seeds both ways."
-        )
-    names_of, subject, count = np.unique(subjects, return_inverse=True, return_counts=True)
+    check_pairs(base, personal, subjects)
+    names_of, first, subject, count = np.unique(subjects, return_index=True, return_inverse=True, return_counts=True)
     if count.min() < LEAST_SEEDS:
-        raise ValueError(
-            f"Expected at least {LEAST_SEEDS} pictures of each prompt, got {count.min()} of "
-            f"{str(names_of[count.argmin()])!r}: paint more seeds."
+        number = int(first[count.argmin()]) + 1
+        raise SubjectError(
+            f"Expected at least {LEAST_SEEDS} pictures of each prompt, got {count.min()} of prompt {number}: paint "
+            "more seeds.",
+            number,
         )
-    for one in names_of:
-        named = [word for word in words if names(one, word)]
-        if named:
-            raise ValueError(
-                f"The prompt {str(one)!r} names {named[0]}, which it must leave open: take one of the two out."
-            )
+    for number, one in sorted(zip((first + 1).tolist(), names_of, strict=True)):
+        for place, word in enumerate(words, 1):
+            if names(one, word):
+                raise SubjectError(
+                    f"Prompt {number} names word {place}, which it must leave open: take one of the two out.", number
+                )
     difference = personal.astype(float) - base
     flips, exact = signs(len(difference))
     total, flipped_total = np.abs(difference.sum(0)), np.abs(flips @ difference)

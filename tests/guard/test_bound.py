@@ -92,3 +92,15 @@ def test_nonnegative_least_squares_as_scipys():
         a, b = torch.randn(9, 6, generator=rng).double(), torch.randn(9, generator=rng).double()
         expected, _ = nnls(a.numpy(), b.numpy())
         torch.testing.assert_close(nonnegative(a.T @ a, a.T @ b), torch.from_numpy(expected), rtol=1e-6, atol=1e-6)
+
+
+def test_what_a_semidefinite_gram_cannot_reach_stays_at_0():
+    """Least squares end also where there is no least: of random ones of rank 1 to 5 some went round forever."""
+    gram = torch.diag(torch.tensor([2.0, 0.0])).double()
+    assert nonnegative(gram, torch.ones(2).double()).tolist() == [0.5, 0.0]
+    assert nonnegative(0 * gram, torch.ones(2).double()).tolist() == [0.0, 0.0]
+    rng = torch.Generator().manual_seed(5)
+    for number in range(200):
+        a, target = torch.randn(8, 1 + number % 5, generator=rng).double(), torch.randn(8, generator=rng).double()
+        x = nonnegative(a @ a.T, target)
+        assert bool((x >= 0).all()) and float(x @ a @ a.T @ x / 2 - x @ target) <= 0

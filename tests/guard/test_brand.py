@@ -74,6 +74,22 @@ def test_an_object_and_where_it_is():
     assert (missing.kept, missing.said, missing.where) == (False, "a ball is missing", None)
 
 
+def test_where_a_thing_is_takes_no_more_of_a_large_picture():
+    """65 pictures are looked at for it: of this one at 16 times the pixels of 512 a side, as many as of that."""
+    image, seen, probe = picture(side=2048), [], corner_probe()
+    image[320:640, 320:640] = torch.tensor((1.0, 0.1, 0.1))
+
+    class Counting:
+        @staticmethod
+        def scores(pictures, words):
+            seen.append(sum(one.shape[0] * one.shape[1] for one in pictures))
+            return probe.scores(pictures, words)
+
+    result = only(Object("never", "a ball"), image, probe=Counting())
+    assert seen == [2048**2, 65 * 512**2]
+    assert result.where[1, 1] and not result.where[4:].any()
+
+
 def looks():
     steps = torch.eye(2, 3)
     words = (("weather", "light"), ("cold", "dark"), ("warm", "bright"))

@@ -53,6 +53,16 @@ def test_what_a_prompt_names_is_no_leak_and_its_loss_is_found():
     assert "Lost: a house is in 25 of 100 personal pictures that should show it, in 100 of the plain" in check.report()
 
 
+def test_leaks_and_losses_are_one_family():
+    """Each of two words can leak and get lost: four tests, of which one has all of its six prompts against it."""
+    prompts = [f"{'a cat' if n % 2 else 'a dog'} no. {n}" for n in range(12)]
+    base = np.array([[names(prompt, word) for word in ("a cat", "a dog")] for prompt in prompts])
+    personal = base & [False, True]
+    check = check_content(base, personal, prompts, ("a cat", "a dog"))
+    assert [row.p for row in check.losses] == [4 * 2**-6, 1] and [row.p for row in check.leaks] == [1, 1]
+    assert check.passed  # 0.06: with a family for losses alone it would be 0.03
+
+
 def test_pictures_must_be_pairs():
     with pytest.raises(ValueError, match="as personal pictures as prompts, at least 2, got 24, 23 and 24"):
         check_content(as_asked(), as_asked()[1:], PROMPTS, WORDS)

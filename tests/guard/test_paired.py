@@ -50,7 +50,7 @@ def test_only_counted_pictures_tell():
     counted = np.zeros((12, 2), dtype=bool)
     counted[:, 0] = True
     (row,) = shifts(["a", "b"], base, personal, np.arange(12), counted, direction=1, least=0.1)
-    assert row.word == "a" and row.p == pytest.approx(2 * 2**-12)  # of two words
+    assert row.word == "a" and row.p == pytest.approx(2**-12)  # a word that nothing tells of is not tested
 
 
 def test_holm():
@@ -76,6 +76,13 @@ def test_intervals_cover(up, down):
     bounds = np.array([interval(row) for row in drawn])
     covered = ((bounds[:, 0] <= up - down) & (up - down <= bounds[:, 1])).mean()
     assert covered >= 0.93
+
+
+def test_words_of_both_directions_are_one_family():
+    base, personal = np.zeros((2, 12, 2), dtype=bool)
+    personal[:, 0] = base[:, 1] = True
+    rows = shifts("ab", base, personal, np.arange(12), base >= 0, direction=np.array([1, -1]), least=0.1)
+    assert [row.p for row in rows] == [pytest.approx(2 * 2**-12)] * 2 and [row.shift for row in rows] == [1, -1]
 
 
 def test_where_nothing_changes_the_chance_of_any_flag_is_alpha():

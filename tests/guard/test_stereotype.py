@@ -53,9 +53,9 @@ def test_chance_alone_is_seldom_flagged():
         (
             SUBJECTS[:60] + ["a baker"] * 4,
             ("a baker / a cook",),
-            "'a baker' names a baker / a cook, which it must leave",
+            "^Prompt 33 names word 1, which it must leave open: take one of the two out.$",
         ),
-        (SUBJECTS[:63] + ["a baker"], WORDS, "at least 4 pictures of each prompt, got 1 of 'a baker'"),
+        (SUBJECTS[:63] + ["a baker"], WORDS, "at least 4 pictures of each prompt, got 1 of prompt 64: paint"),
         (SUBJECTS[:9], WORDS, "got 64, 64 and 9"),
     ],
 )

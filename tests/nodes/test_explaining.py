@@ -76,6 +76,8 @@ def test_nobody_and_wrong_numbers_are_told(run, shipped, store):
     report, values, pictures = run("PPD_ExplainTaste", encoder="pocket").result
     assert report == "No picks yet, so there is nothing to explain." and json.loads(values)["answers"] == 0
     assert not pictures.any()
+    with pytest.raises(ValueError, match="There is no pick 1: none is known yet, so set what_if to 0."):
+        run("PPD_ExplainTaste", encoder="pocket", what_if=1)
     person = store.add_person("ann").id
     pick_vivid(store, person, 3)
     pairs = run("PreferencePairLoader", preference_set=f"person: {person}").result[0]
@@ -83,6 +85,22 @@ def test_nobody_and_wrong_numbers_are_told(run, shipped, store):
         run("PPD_ExplainTaste", pairs=pairs, encoder="pocket", what_if=4)
     with pytest.raises(ValueError, match="Nothing was preferred in this answer"):
         run("PPD_ExplainTaste", pairs=pairs, encoder="pocket", what_if=3)
+
+
+def test_pairs_of_one_id_are_told_apart_where_one_of_them_is_broken(run, shipped, store, tmp_path):
+    person = store.add_person("ann").id
+    pick_vivid(store, person, 6)
+    pairs = run("PreferencePairLoader", preference_set=f"person: {person}").result[0]
+    expected = json.loads(run("PPD_ExplainTaste", pairs=pairs[1:], encoder="pocket").result[1])
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"nothing")
+    picture = type(pairs[0].chosen)
+    same = [replace(pair, id="same") for pair in pairs]
+    same[0] = replace(same[0], chosen=picture(broken))
+    report, values, _ = run("PPD_ExplainTaste", pairs=same, encoder="pocket", what_if=5).result
+    found = json.loads(values)
+    assert found["looks"] == expected["looks"] and found["what_if"]["id"] == "same"
+    assert report.splitlines()[0] == "Of 5 picks." and "Left out 1:" in report
 
 
 def test_an_encoder_without_looks_explains_nothing(run, comfy_folders):

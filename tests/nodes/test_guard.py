@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -110,9 +111,69 @@ def test_a_planted_shift_by_subject_is_found(pocket):
     assert passed is True
 
 
+@pytest.fixture
+def at_the_node(monkeypatch):
+    """What nodes show while node 7 runs."""
+    from comfy_execution.utils import CurrentNodeContext
+    from server import PromptServer
+
+    told = []
+    server = SimpleNamespace(
+        send_progress_text=lambda text, node: told.append((node, text)), send_sync=lambda *_: None, client_id=None
+    )
+    monkeypatch.setattr(PromptServer, "instance", server, raising=False)
+    with CurrentNodeContext("prompt", "7"):
+        yield told
+
+
+def test_a_prompt_that_cannot_be_checked_is_shown_at_the_node_and_not_in_the_log(pocket, at_the_node):
+    """ComfyUI writes what a node raises into its log."""
+    images = drawn(*[BOAT] * 8)
+    inputs = {"base_images": [images], "personal_images": [images], "words": ["the moon\na balloon"]}
+    prompts = ["a boat"] * 4 + ["a chiaroscuro balloon"] * 4
+    with pytest.raises(ValueError, match="^Prompt 5 names word 2, which it must leave open: take one of the two out.$"):
+        pocket("PPD_CheckStereotypes", prompts=prompts, **inputs)
+    with pytest.raises(ValueError, match="^Expected at least 4 pictures of each prompt, got 1 of prompt 8: paint more"):
+        pocket("PPD_CheckStereotypes", prompts=["a boat"] * 7 + ["onyx"], **inputs)
+    assert at_the_node == [("7", "Prompt 5: a chiaroscuro balloon"), ("7", "Prompt 8: onyx")]
+
+
+def test_who_is_asked_is_shown_at_the_node_and_not_in_the_log_where_the_run_stops(pocket, guide, at_the_node):
+    inputs = {"images": [torch.cat([drawn(BOAT), drawn(HOUSE)])], "guide": [guide()], "prompt": ["a boat"]}
+    with pytest.raises(ValueError, match="The run stops, since pictures break the brand guide. Sea: ") as error:
+        pocket("PPD_BrandCheck", ask=[True], broken=["stop the run"], person=["Quirina"], **inputs)
+    assert "Quirina" not in str(error.value)
+    assert at_the_node == [("7", "Quirina is asked 1 question about what was stopped, in the tab Taste.")]
+
+
+@pytest.mark.parametrize(
+    ("odd", "sentence"),
+    [
+        (torch.zeros(0, 64, 64, 3), "Expected at least one picture in {}, got an empty batch: "),
+        (torch.zeros(2, 64, 64, 1), r"\[height, width, 3 or 4\] in {}, got \[64, 64, 1\] as number 1: convert them"),
+        (torch.full((2, 64, 64, 3), torch.nan), "a picture holds values that are no numbers .* paint it again"),
+    ],
+)
+def test_pictures_that_tell_nothing_pass_no_check(pocket, guide, odd, sentence):
+    """What is no number is neither above nor below a rule's measure."""
+    rules = guide([{"level": "never", "colour": "#000000"}])
+    with pytest.raises(ValueError, match=sentence.format("images")):
+        pocket("PPD_BrandCheck", images=[odd], guide=[rules])
+    fine, prompts = [drawn(*[BOAT] * 2)], ["a", "b"]
+    for node in ("PPD_CheckLeakage", "PPD_CheckStereotypes"):
+        for side, other in (("base_images", "personal_images"), ("personal_images", "base_images")):
+            with pytest.raises(ValueError, match=sentence.format(side)):
+                pocket(node, **{side: [odd], other: fine}, prompts=prompts)
+    with pytest.raises(ValueError, match=sentence.format("liked_images")):
+        pocket("PPD_CheckLeakage", base_images=fine, personal_images=fine, prompts=prompts, liked_images=[odd])
+    see_through = torch.cat([fine[0], torch.ones(2, 128, 128, 1)], -1)
+    assert pocket("PPD_BrandCheck", images=[see_through], guide=[rules]).result[2] == [0, 1]
+
+
 def test_a_probe_that_is_not_there_is_refused(pocket):
+    inputs = {"base_images": [drawn(BOAT, BOAT)], "personal_images": [drawn(BOAT, BOAT)], "prompts": ["a"]}
     with pytest.raises(ValueError, match="There is no probe 'x': choose one of the list"):
-        pocket("PPD_CheckLeakage", base_images=[drawn(BOAT)], personal_images=[drawn(BOAT)], prompts=["a"], probe=["x"])
+        pocket("PPD_CheckLeakage", probe=["x"], **inputs)
 
 
 @pytest.fixture
