@@ -122,7 +122,7 @@ def report_of(guide: Guide, verdicts: Sequence[Verdict]) -> str:
     ]
     for at, rule in enumerate(guide.rules):
         kept = sum(verdict.results[at].kept for verdict in verdicts)
-        lines.append(f"{at + 1}. {rule}: kept by {kept} of {len(verdicts)}")
+        lines.append(f"{at + 1}. {rule}; kept by {kept} of {len(verdicts)}")
     for number, verdict in enumerate(verdicts, 1):
         broken = [f"{at} ({one.said})" for at, one in enumerate(verdict.results, 1) if not one.kept]
         lines += [f"Number {number} {verdict.outcome}: {', '.join(broken)}"] if broken else []
@@ -142,7 +142,7 @@ def _small(picture: Tensor, side: int) -> Tensor:
 def _colour(rule: Colour, rgb: NDArray[np.float64]) -> Result:
     near = delta_e(lab(rgb), lab(rgb_of("colour", rule.colour))) <= rule.delta_e
     share = float(near.mean())
-    said = f"{rule.colour} in {100 * share:.1f} of 100 parts"
+    said = f"{rule.colour} in {100 * share:.1f} % of the picture"
     if rule.level == "never":
         return Result(rule, share <= rule.area, said, near)
     return Result(rule, share >= rule.area, said)
@@ -167,7 +167,7 @@ def _free(rule: Free, rgb: NDArray[np.float64]) -> Result:
     share = float((part >= EDGE).mean()) if part.size else 0.0
     where = np.zeros((height, width), dtype=bool)
     where[y0:y1, x0:x1] = True
-    return Result(rule, share <= rule.edges, f"edges in {100 * share:.1f} of 100 parts of the free place", where)
+    return Result(rule, share <= rule.edges, f"edges in {100 * share:.1f} % of the free place", where)
 
 
 def _look(rule: LookRule, amount: float) -> Result:

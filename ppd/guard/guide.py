@@ -39,7 +39,7 @@ class Colour:
 
     def __str__(self) -> str:
         wanted = "more than" if self.level == "never" else "at least"
-        return f"{self.level} {wanted} {100 * self.area:g} of 100 parts in {self.colour} (delta E {self.delta_e:g})"
+        return f"{self.level}: {wanted} {100 * self.area:g} % of the picture in {self.colour} (delta E {self.delta_e:g})"
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Object:
     word: str
 
     def __str__(self) -> str:
-        return f"{self.level} {self.word}"
+        return f"{self.level}: {self.word}"
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class LookRule:
     by: float
 
     def __str__(self) -> str:
-        return f"{self.level} {self.word} by {self.by:g}"
+        return f"{self.level}: {self.word}, by {self.by:g} of the look's steps"
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Contrast:
     ratio: float
 
     def __str__(self) -> str:
-        return f"{self.level} have a contrast of {self.ratio:g}"
+        return f"{self.level}: a contrast of {self.ratio:g} or more"
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Free:
 
     def __str__(self) -> str:
         left, top, width, height = (f"{100 * one:g}" for one in self.box)
-        return f"{self.level} be free at {left}, {top}, {width} wide and {height} high, in hundredths"
+        return f"{self.level}: free of detail {left} % from the left, {top} % from the top, {width} % wide, {height} % high"
 
 
 Rule = Colour | Object | LookRule | Contrast | Free

@@ -34,7 +34,7 @@ def corner_probe():
 def test_colour_by_share_of_area():
     for share in (0.0, 0.25, 1.0):
         result = only(Colour("must", "#3f8fc4", 5, 0.2), picture(share))
-        assert result.kept is (share > 0.2) and result.said == f"#3f8fc4 in {100 * share:.1f} of 100 parts"
+        assert result.kept is (share > 0.2) and result.said == f"#3f8fc4 in {100 * share:.1f} % of the picture"
         assert only(Colour("never", "#3f8fc4", 5, 0.2), picture(share)).kept is (share <= 0.2)
     near = only(Colour("must", "#4593c8", 5, 0.2), picture(0.25))  # a delta E of 1.6 away
     assert near.kept and not only(Colour("must", "#4593c8", 1, 0.2), picture(0.25)).kept
@@ -128,11 +128,11 @@ def test_outcomes_and_report():
     assert [verdict.outcome for verdict in verdicts] == ["passes", "warns", "stops"]
     assert report_of(GUIDE, verdicts).splitlines() == [
         "Sea: 3 pictures, passing 1, warned 1, stopped 1.",
-        "1. must at least 20 of 100 parts in #3f8fc4 (delta E 5): kept by 3 of 3",
-        "2. should have a contrast of 1.05: kept by 2 of 3",
-        "3. never more than 1 of 100 parts in #ff0000 (delta E 5): kept by 2 of 3",
+        "1. must: at least 20 % of the picture in #3f8fc4 (delta E 5); kept by 3 of 3",
+        "2. should: a contrast of 1.05 or more; kept by 2 of 3",
+        "3. never: more than 1 % of the picture in #ff0000 (delta E 5); kept by 2 of 3",
         "Number 2 warns: 2 (contrast 1.0)",
-        "Number 3 stops: 3 (#ff0000 in 8.5 of 100 parts)",
+        "Number 3 stops: 3 (#ff0000 in 8.5 % of the picture)",
     ]
 
 

@@ -216,7 +216,7 @@ def test_the_brand_check_lets_through_marks_and_reports(pocket, guide):
     assert [tuple(one.shape) for one in shown] == [(1, 384, 384, 3)] * 3
     lines = report.splitlines()
     assert lines[0] == "Sea: 3 pictures, passing 1, warned 0, stopped 2."
-    assert lines[2] == "2. never a house: kept by 2 of 3"
+    assert lines[2] == "2. never: a house; kept by 2 of 3"
     assert "Number 2 stops: 2 (a house is there)" in lines
     assert any(line.startswith("Number 3 stops: 3 (dark by +") for line in lines)
 
@@ -242,7 +242,7 @@ def test_what_is_stopped_is_asked_about_and_never_taken(pocket, guide, comfy_fol
     (ann,) = store.people()
     (question,) = store.inbox(ann.id)
     assert (ann.open, ann.picks, question.prompt, question.verdict) == (1, 0, "a boat", None)
-    assert question.origin["guard"]["broken"] == ["never a house"]
+    assert question.origin["guard"]["broken"] == ["never: a house"]
     report = pocket("PPD_BrandCheck", **inputs | {"ask": [True], "images": [drawn(HOUSE)]}).result[3]
     assert report.splitlines()[-1].startswith("Nothing to ask ann: ")
 
@@ -257,7 +257,7 @@ def test_a_taste_bound_to_a_guide_pulls_against_no_rule(pocket, guide, comfy_fol
     assert float(dark @ one.u[0]) > 0.1
     bound, report = pocket("PPD_BindToGuide", user_embedding=one, guide=guide()).result
     assert float(dark @ bound.u[0]) <= 1e-5 * float(dark.norm() * one.u.norm())
-    assert report.startswith("The taste is bound to the guide.\nnever dark by 0.2: it pulled the other way by ")
+    assert report.startswith("The taste is bound to the guide.\nnever: dark, by 0.2 of the look's steps: it pulled the other way by ")
     again, report = pocket("PPD_BindToGuide", user_embedding=bound, guide=guide()).result
     assert torch.equal(again.u, bound.u) and report.startswith("The taste pulls against no rule")
     no_looks = guide([{"level": "never", "object": "a house"}])

@@ -21,7 +21,7 @@ def test_what_keeps_the_guide_goes_on_and_all_are_marked(server, graphs, few):
     entry = server.run(few)
     (check,), (leak,) = (graphs.nodes_of(few, kind) for kind in ("PPD_BrandCheck", "PPD_CheckLeakage"))
     report = entry["outputs"][check]["text"][0].splitlines()
-    assert report[0].startswith("Sea and sun: 3 pictures, ") and "1. never a house: kept by 2 of 3" in report
+    assert report[0].startswith("Sea and sun: 3 pictures, ") and "1. never: a house; kept by 2 of 3" in report
     stopped = sum(" stops: " in line for line in report)
     ((saved, pictures),) = server.pictures(entry).items()
     assert saved in graphs.nodes_of(few, "SaveImage") and pictures.shape == (3 - stopped, 128, 128, 3) and stopped >= 1
