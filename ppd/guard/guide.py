@@ -39,7 +39,8 @@ class Colour:
 
     def __str__(self) -> str:
         wanted = "more than" if self.level == "never" else "at least"
-        return f"{self.level}: {wanted} {100 * self.area:g} % of the picture in {self.colour} (delta E {self.delta_e:g})"
+        share = f"{100 * self.area:g} % of the picture"
+        return f"{self.level}: {wanted} {share} in {self.colour} (delta E {self.delta_e:g})"
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ class Free:
 
     def __str__(self) -> str:
         left, top, width, height = (f"{100 * one:g}" for one in self.box)
-        return f"{self.level}: free of detail {left} % from the left, {top} % from the top, {width} % wide, {height} % high"
+        place = f"{left} % from the left, {top} % from the top, {width} % wide, {height} % high"
+        return f"{self.level}: free of detail {place}"
 
 
 Rule = Colour | Object | LookRule | Contrast | Free

@@ -257,7 +257,8 @@ def test_a_taste_bound_to_a_guide_pulls_against_no_rule(pocket, guide, comfy_fol
     assert float(dark @ one.u[0]) > 0.1
     bound, report = pocket("PPD_BindToGuide", user_embedding=one, guide=guide()).result
     assert float(dark @ bound.u[0]) <= 1e-5 * float(dark.norm() * one.u.norm())
-    assert report.startswith("The taste is bound to the guide.\nnever: dark, by 0.2 of the look's steps: it pulled the other way by ")
+    held = "never: dark, by 0.2 of the look's steps: it pulled the other way by "
+    assert report.startswith(f"The taste is bound to the guide.\n{held}")
     again, report = pocket("PPD_BindToGuide", user_embedding=bound, guide=guide()).result
     assert torch.equal(again.u, bound.u) and report.startswith("The taste pulls against no rule")
     no_looks = guide([{"level": "never", "object": "a house"}])
