@@ -153,24 +153,31 @@ def score(arms: Sequence[str], trials: Sequence[Trial], spent: float) -> dict[st
 
 
 def consistency(trials: Sequence[Trial]) -> dict[str, Any]:
-    """How often the person said the same of a question that came again, as `steadiness` tells it."""
+    """How often the person preferred the same of a question that came again, as `steadiness` tells it.
+
+    Win rates leave ties out, so a bound on them does as well: `ties` counts repeats where "neither" was said at least
+    once.
+    """
     by_place = {one.place: one for one in trials}
     again = [(by_place[one.repeats], one) for one in trials if one.repeats is not None]
     again = [(one, two) for one, two in again if not {one.verdict, two.verdict} & {None, "skip"}]
-    return steadiness(sum(one.winner() == two.winner() for one, two in again), len(again))
+    winners = [(one.winner(), two.winner()) for one, two in again if "tie" not in (one.verdict, two.verdict)]
+    return steadiness(sum(one == two for one, two in winners), len(winners), len(again) - len(winners))
 
 
-def steadiness(same: int, of: int) -> dict[str, Any]:
-    """The share of answers that were the same again, its exact interval, and the ceiling that it puts on any win rate:
-    who agrees with themselves in a share c of answers follows one preference in q of them, c = q^2 + (1 - q)^2.
+def steadiness(same: int, of: int, ties: int) -> dict[str, Any]:
+    """The share of preferences that were the same again, its exact interval, and the ceiling that it puts on any win
+    rate: who agrees with themselves in a share c of them follows one preference in q, c = q^2 + (1 - q)^2.
 
-    `ceiling` is q at the share itself, `most` at the interval's upper end, which is what few repeats can tell.
+    `ceiling` is q at the share itself, `most` at the interval's upper end, which is what few repeats can tell. `ties`
+    are repeats that name no winner and count in neither.
     """
+    counts = {"same": same, "of": of, "ties": ties}
     if not of:
-        return {"same": 0, "of": 0, "share": None, "interval": None, "ceiling": None, "most": None}
+        return counts | {"share": None, "interval": None, "ceiling": None, "most": None}
     share, interval = same / of, binomial_interval(same, of)
     ceiling, most = ((1 + sqrt(max(0.0, 2 * c - 1))) / 2 for c in (share, interval[1]))
-    return {"same": same, "of": of, "share": share, "interval": list(interval), "ceiling": ceiling, "most": most}
+    return counts | {"share": share, "interval": list(interval), "ceiling": ceiling, "most": most}
 
 
 def by_look(

@@ -83,16 +83,26 @@ def sentences(figures: dict[str, Any]) -> list[str]:
     told = [_of_pair(pair, figures["alpha"]) for pair in figures["pairs"]]
     again = figures["consistency"]
     if again["of"]:
-        told.append(f"Asked the same again, the answer was the same {again['same']} of {again['of']} times.")
+        told.append(
+            f"Asked the same again, the same was preferred {again['same']} of {again['of']} times{tied_again(again)}."
+        )
         if again["most"] < 1:
             told[-1] += f" So no way to paint can be expected to win more than {_percent(again['most'])}."
     else:
-        told.append("Nothing was asked twice before the test ended, so how steady the answers are is not known.")
+        told.append(
+            f"Nothing was preferred twice before the test ended{tied_again(again)}, so how steady the answers are is "
+            "not known."
+        )
     told.append(
         f"{figures['answers']} answers, {figures['seconds_per_pick']:g} seconds each (median), "
         f"{figures['minutes']:.1f} minutes in all."
     )
     return told
+
+
+def tied_again(consistency: dict[str, Any]) -> str:
+    """The ties among questions that came again, in brackets; nothing where there are none."""
+    return f" (neither at least once: {consistency['ties']})" if consistency["ties"] else ""
 
 
 def write_report(folder: Path, test: BlindTest, figures: dict[str, Any], picture: Callable[[str], Picture]) -> None:

@@ -152,6 +152,29 @@ def test_repeats_bound_what_can_be_won(share, ceiling):
     assert found["most"] >= found["ceiling"] and consistency(asked)["ceiling"] is None
 
 
+def test_neither_is_no_disagreement_since_win_rates_leave_it_out():
+    """Who always prefers one way, and says "neither" at random, wins with it always: the ceiling must be 1."""
+    said = [
+        ("first", "second"),
+        ("first", "second"),
+        ("tie", "second"),
+        ("first", "tie"),
+        ("tie", "tie"),
+        ("skip", "tie"),
+    ]
+    trials = [
+        Trial(
+            f"{n} {again}", n + 6 * again, "p", ("x", "y"), (1, 0) if again else (0, 1), n if again else None, verdict
+        )
+        for n, verdicts in enumerate(said)
+        for again, verdict in enumerate(verdicts)
+    ]
+    found = consistency(trials)
+    assert (found["same"], found["of"], found["ties"], found["ceiling"]) == (2, 2, 3, 1.0)
+    only_ties = consistency([one for one in trials if one.place % 6 in (2, 3, 4)])
+    assert (only_ties["of"], only_ties["ties"], only_ties["ceiling"]) == (0, 3, None)
+
+
 def test_looks_tell_what_was_preferred():
     trials = [
         Trial(str(n), n, "p", ("x", "y"), (0, 1), None, "first" if n % 2 else "second", 1.0, n + 1) for n in range(12)
