@@ -16,7 +16,7 @@ from ..files import write_file
 from ..pictures import Picture
 from ..sheet import contact_sheet
 from ..store import BlindTest
-from .blind import Trial, score
+from .blind import Trial, over_prompts, pairs_of, score
 
 FORMAT = "ppd-blind-test"
 VERSION = 1
@@ -47,10 +47,14 @@ figure { margin: 0; font-size: .85rem; text-align: center; } img { display: bloc
 
 
 def figures_of(test: BlindTest, looks: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
-    """All of a test as JSON: what `score` says, `looks` as `blind.by_look` tells them, and every answer.
+    """All of a test as JSON: what `score` says, each pair's rate `over_prompts`, `looks` as `blind.by_look` tells them,
+    and every answer.
 
     The person is in it by id, which says nothing outside of this ComfyUI; a name never.
     """
+    scored = score(test.arms, test.trials, test.spent)
+    for pair, found in zip(pairs_of(test.trials), scored["pairs"], strict=True):
+        found["over_prompts"] = over_prompts(test.trials, pair)
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -61,7 +65,7 @@ def figures_of(test: BlindTest, looks: Sequence[dict[str, Any]] = ()) -> dict[st
         "notes": test.notes,
         "created": test.created,
         "finished": test.finished,
-        **score(test.arms, test.trials, test.spent),
+        **scored,
         "looks": list(looks),
         "said": [
             {
