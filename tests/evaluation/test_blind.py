@@ -170,6 +170,7 @@ def test_the_figures_are_those_of_the_answers():
     assert pair["interval"][0] < pair["rate"] < pair["interval"][1]
     assert pair["fixed"]["interval"][0] > pair["interval"][0]  # who may stop any time knows less
     assert sum(one["pairs"][0]["ties"] for one in found["prompts"]) == ties
+    assert "over_prompts" not in pair  # two thousand rounds that a list of tests does not show
     over = over_prompts(trials, (0, 1))
     assert over["n"] == wins + losses + ties and over["mean"] == pytest.approx((wins + ties / 2) / over["n"])
     assert over["low"] < over["mean"] < over["high"] and over_prompts(filed([]), (0, 1)) is None
