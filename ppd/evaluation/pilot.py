@@ -208,6 +208,9 @@ def _pooled(arms: tuple[str, str], rows: list[dict[str, Any]]) -> dict[str, Any]
 
 
 def _pair(values: dict[str, Any]) -> tuple[tuple[str, str], tuple[int, int, int]]:
-    first, second = (line("an arm", arm) for arm in values["arms"])
+    arms = [line("an arm", arm) for arm in values["arms"]]
+    if len(arms) != 2:
+        raise ValueError(f"Expected two arms of a pair, got {len(arms)}.")
+    first, second = arms
     wins, losses, ties = (whole(name, values[name], 0, MOST) for name in ("wins", "losses", "ties"))
     return ((first, second), (wins, losses, ties)) if first < second else ((second, first), (losses, wins, ties))
