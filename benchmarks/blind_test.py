@@ -4,7 +4,9 @@ real tests of `ppd.evaluation.blind`, question by question.
     python -m benchmarks.blind_test [--tests 1000] [--questions 40] [--json FILE]
 
 Each answer is the better arm's with the true win rate; one in ten is "neither", whatever the arms. "left" takes the
-left picture nine times in ten, without looking.
+left picture nine times in ten, without looking. Of "by prompt" the ways are as good as each other, but the person's
+liking goes by the prompt, more than by chance (quality ~ N(0, 4^2) of each prompt and way, in logits); they are asked
+with one seed a prompt, and with four, as many prompts fewer.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from math import exp
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,7 +29,10 @@ from ppd.pictures import Picture
 
 NEITHER = 0.1
 RATES = (0.5, 0.6, 0.7, 0.8, 0.9)
+SPREAD = 4.0
 Person = Callable[[Trial, random.Random], Verdict]
+"""Of one test."""
+People = Callable[[], Person]
 
 
 def prefers(rate: float) -> Person:
@@ -46,6 +53,17 @@ def left(trial: Trial, draw: random.Random) -> Verdict:
     return "first" if draw.random() < 0.9 else "second"
 
 
+def by_prompt() -> Person:
+    """Somebody anew, whose liking goes by the prompt; no arm is the better one over prompts."""
+    qualities: dict[tuple[str, int], float] = {}
+
+    def answer(trial: Trial, draw: random.Random) -> Verdict:
+        first, second = (qualities.setdefault((trial.prompt, arm), draw.gauss(0, SPREAD)) for arm in trial.arms)
+        return "first" if draw.random() < 1 / (1 + exp(second - first)) else "second"
+
+    return answer
+
+
 def answered(scenes: Sequence[Scene], questions: int, person: Person, seed: int) -> list[Trial]:
     """A test from its first question to its end."""
     draw = random.Random(seed)
@@ -61,14 +79,17 @@ def answered(scenes: Sequence[Scene], questions: int, person: Person, seed: int)
     return trials
 
 
-def measure(arms: int, questions: int, tests: int, person: Person) -> dict[str, Any]:
+def measure(arms: int, questions: int, tests: int, people: People, seeds: int = 1) -> dict[str, Any]:
     """Of many tests, by pair of arms: the share decided for the first, for the second, and the median of answers."""
-    pictures = [Picture.from_image(Image.new("RGB", (1, 1), (number, 0, 0))) for number in range(arms)]
-    scenes = [Scene(f"prompt {number}", tuple(pictures)) for number in range(questions)]
+    colours = [[(number, arm, 0) for arm in range(arms)] for number in range(questions)]
+    scenes = [
+        Scene(f"prompt {number // seeds}", tuple(Picture.from_image(Image.new("RGB", (1, 1), one)) for one in row))
+        for number, row in enumerate(colours)
+    ]
     found: dict[str, list[tuple[bool, bool]]] = {}
     counts = []
     for seed in range(tests):
-        trials = answered(scenes, questions, person, seed)
+        trials = answered(scenes, questions, people(), seed)
         counts.append(sum(one.verdict is not None for one in trials))
         for pair in score([str(arm) for arm in range(arms)], trials, 0.0)["pairs"]:
             ahead = pair["wins"] > pair["losses"]
@@ -92,10 +113,11 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = {}
     for arms, questions in ((2, arguments.questions), (3, 3 * arguments.questions // 2)):
-        people = {f"{rate:.1f}": prefers(rate) for rate in RATES} | {"left": left}
-        for name, person in people.items():
+        people: dict[str, tuple[People, int]] = {f"{rate:.1f}": (partial(prefers, rate), 1) for rate in RATES}
+        people |= {"left": (lambda: left, 1), "by prompt": (by_prompt, 1), "by prompt, 4 seeds": (by_prompt, 4)}
+        for name, (made, seeds) in people.items():
             rows[f"{arms} arms, {questions} questions, {name}"] = found = measure(
-                arms, questions, arguments.tests, person
+                arms, questions, arguments.tests, made, seeds
             )
             told = ", ".join(f"{pair} {one['first']:.3f}/{one['second']:.3f}" for pair, one in found["pairs"].items())
             print(

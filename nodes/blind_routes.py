@@ -16,14 +16,14 @@ import torch
 from aiohttp import web
 
 from ..ppd.evaluation import report
-from ..ppd.evaluation.blind import Trial, by_look, decided, error_of, left_to_ask, outcomes, pairs_of
+from ..ppd.evaluation.blind import Trial, by_look, decided, error_of, left_to_ask, outcomes, pairs_of, score
 from ..ppd.pictures import Picture
 from ..ppd.store import BlindTest, MissingError
 from . import answers, folders, interviews
 from .announce import announce
 from .answers import answer, file
 from .bodies import Body, TestPick, read
-from .forgetting import forgets
+from .forgetting import erases, forgets
 
 SIDES = ("left", "right")
 FILES = {
@@ -100,8 +100,10 @@ async def delete(request: web.Request) -> web.Response:
 
     def work() -> Any:
         test = _test(request)
+        reports = f"*{test.person[:8]}-{test.id[:8]}"
+        _forget_reports(reports)  # before the rows: what cannot be deleted now is asked for again
         folders.taste_store().delete_test(test.id)
-        _forget_reports(f"*{test.person[:8]}-{test.id[:8]}")
+        _forget_reports(reports)  # and again, for one who looked at the result meanwhile
         announce(test.person)
         return {}
 
@@ -136,8 +138,9 @@ async def report_file(request: web.Request) -> web.StreamResponse:
 
 
 @forgets
+@erases
 def forget(person: str) -> None:
-    """Erase the reports of the person's tests."""
+    """Erase the reports of the person's tests; after the rows again, for one who looked at a result meanwhile."""
     _forget_reports(f"*{person[:8]}-*")
 
 
@@ -159,7 +162,7 @@ def _standing(test: BlindTest) -> dict[str, Any]:
         "result": None,
     }
     if test.finished:
-        figures = report.figures_of(test)
+        figures = score(test.arms, test.trials, test.spent)
         kept = ("pairs", "consistency", "answers", "seconds_per_pick", "minutes")
         found["result"] = {name: figures[name] for name in kept}
         found["result"]["folder"] = f"output/{FOLDER}/{_folder(test).name}"

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from comfy_api.latest import io
 
-from ..ppd.evaluation.blind import Scene
+from ..ppd.evaluation.blind import Scene, folded
 from ..ppd.messages import quoted
 from ..ppd.pictures import Picture
-from ..ppd.store import BlindTest, Person
+from ..ppd.store import BlindTest, LearnedError, Person
 from . import folders, people
-from .announce import announce
+from .announce import announce, say
 from .collect import at
 from .sockets import CATEGORY
 
@@ -50,7 +51,8 @@ class PPD_TestPrompts(io.ComfyNode):  # noqa: N801
             raise ValueError("There is no prompt to test by: write some, one a line.")
         somebody = people.find(person)
         if somebody is not None:
-            folders.taste_store().check_apart(somebody.id, [(prompt, ()) for prompt in found])
+            with _learned_shown():
+                folders.taste_store().check_apart(somebody.id, [(prompt, ()) for prompt in found])
         return io.NodeOutput(found)
 
 
@@ -113,9 +115,10 @@ class PPD_BlindTest(io.ComfyNode):  # noqa: N801
         somebody = people.find(person[0], make=True)
         assert somebody is not None
         store, notes = folders.taste_store(), {"picks": somebody.picks, "taste_encoder": somebody.encoder}
-        test, is_new = store.add_test(somebody.id, [name for name, _ in arms], scenes, questions[0], notes)
+        with _learned_shown():
+            test, is_new = store.add_test(somebody.id, [name for name, _ in arms], scenes, questions[0], notes)
         announce(somebody.id)
-        report = report_of(store.test(test), somebody, is_new)
+        report = report_of(store.test(test), somebody, is_new) + _on_seeds(scenes)
         return io.NodeOutput(report, ui={"ppd_blind_test": [{"id": test, "person": somebody.id}], "text": (report,)})
 
 
@@ -153,6 +156,32 @@ def report_of(test: BlindTest, person: Person, is_new: bool) -> str:
         f"{len(test.trials)} questions, {again} of them asked twice. Press Answer the test, or answer it in the tab "
         "Taste, under “Is it really mine?”."
     )
+
+
+def _on_seeds(scenes: Sequence[Scene]) -> str:
+    """How many questions count where prompts come by several seeds; nothing where none does."""
+    prompts = len({folded(scene.prompt) for scene in scenes})
+    if prompts == len(scenes):
+        return ""
+    return (
+        f" There are {len(scenes)} pictures of each way for {_count(prompts, 'prompt')}: answers to one prompt go "
+        f"together, so each asks by one of its seeds, and at most {_count(prompts, 'question')} of each two ways can "
+        "count."
+    )
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'s' * (number != 1)}"
+
+
+@contextmanager
+def _learned_shown() -> Iterator[None]:
+    """Shows the words of a prompt that is refused at the node: ComfyUI logs the exception, which has its place only."""
+    try:
+        yield
+    except LearnedError as error:
+        say(f"Answered when this taste was learned: {error.prompt}")
+        raise
 
 
 def _person_input(tooltip: str) -> io.String.Input:

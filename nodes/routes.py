@@ -103,12 +103,15 @@ async def delete_person(request: web.Request) -> web.Response:
     def work() -> Any:
         store = folders.taste_store()
         digests = store.digests(person)
+        forgetting.erase(person)
         finished = store.delete_person(person)
-        forgetting.forget(person)
-        for digest in digests:  # again, for one who was still looking when the pictures went
-            if not store.has_picture(digest):
-                folders.forget_features(digest)
-        announce(person, request.query.get("request"))
+        try:
+            forgetting.forget(person)
+        finally:
+            for digest in digests:  # again, for one who was still looking when the pictures went
+                if not store.has_picture(digest):
+                    folders.forget_features(digest)
+            announce(person, request.query.get("request"))
         return {"finished": finished} if finished else {"finished": finished, "note": UNFINISHED}
 
     return await answer(work)

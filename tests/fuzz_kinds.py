@@ -108,7 +108,7 @@ def blind_test(folder: Path) -> Kind:
     path = folder / "report.json"
     pair = {"arms": ["base", "mine"], "wins": 2, "losses": 9, "ties": 1}
     values = {"format": "ppd-blind-test", "version": 1, "test": "t", "person": "p", "pairs": [pair], "minutes": 1.5}
-    values |= {"consistency": {"same": 1, "of": 2}, "seconds_per_pick": 2.5, "notes": {"picks": 8}}
+    values |= {"consistency": {"same": 1, "of": 2, "ties": 1}, "seconds_per_pick": 2.5, "notes": {"picks": 8}}
     path.write_text(json.dumps(values))
 
     def use() -> None:

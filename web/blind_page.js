@@ -156,6 +156,7 @@ export class BlindPage {
     result() {
         const { pairs, consistency, folder, answers, seconds_per_pick: seconds, minutes } = this.state.result;
         const again = [t(consistency.of ? "blind_again" : "blind_not_again", consistency)];
+        if (consistency.ties) again.push(t("blind_ties", consistency));
         if (consistency.of && consistency.most < 1) again.push(t("blind_ceiling", { most: percent(consistency.most) }));
         const lines = [again.join(" "), t("blind_time", { answers, seconds, minutes: minutes.toFixed(1) }), t("blind_where", { folder })];
         const link = (file, textContent) =>

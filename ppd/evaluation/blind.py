@@ -3,8 +3,9 @@
 Two or three arms (ways to paint, such as the base and the person's own taste) have painted the same prompts by the same
 seeds. Each question shows one prompt by two of them. Which stands on the left is an independent fair coin, so that a
 person who cannot tell the arms apart, or always takes the left one, answers like a fair coin question by question,
-which is what the sequential test assumes. Some questions come again, sides exchanged: how often a person agrees with
-themselves bounds what any model can win.
+which is what the sequential test assumes. It assumes as well that answers do not go together, which those to one prompt
+do: a prompt asks one question of each two arms, whatever the number of its seeds. Some questions come again, sides
+exchanged: how often a person agrees with themselves bounds what any model can win.
 """
 
 from __future__ import annotations
@@ -76,14 +77,19 @@ class Trial:
 
 def design(scenes: Sequence[Scene], most: int, draw: random.Random) -> list[Question]:
     """At most `most` different questions of the scenes, each two arms equally often, in random order, and one in ten of
-    them again. A scene where two arms have painted the same picture asks nothing of those two."""
+    them again.
+
+    Of a prompt's seeds one is drawn, since answers to one prompt go together. A scene where two arms have painted the
+    same picture asks nothing of those two, and neither do two pictures that stand for another prompt already.
+    """
     arms = len(scenes[0].pictures) if scenes else 0
     if arms < 2 or any(len(scene.pictures) != arms for scene in scenes):
         raise ValueError("A blind test needs prompts that were painted by the same two or three arms.")
-    by_pair = [
-        [(scene, pair) for scene in draw.sample(scenes, len(scenes)) if _differ(scene, pair)]
-        for pair in combinations(range(arms), 2)
-    ]
+    drawn = draw.sample(scenes, len(scenes))
+    by_pair = []
+    for pair in combinations(range(arms), 2):
+        asking = _one_of_each_prompt(drawn, pair)
+        by_pair.append([(scene, pair) for scene in draw.sample(asking, len(asking))])
     chosen = [
         row for turn in zip(*(_padded(rows, len(scenes)) for rows in by_pair), strict=True) for row in turn if row
     ]
@@ -95,6 +101,11 @@ def design(scenes: Sequence[Scene], most: int, draw: random.Random) -> list[Ques
         pictures = scene.pictures[one], scene.pictures[other]
         questions.append(Question(scene.prompt, pictures, (one, other)))
     return _with_repeats(questions, draw)
+
+
+def folded(text: str) -> str:
+    """What tells prompts and names apart: neither case nor spaces."""
+    return " ".join(text.split()).casefold()
 
 
 def pairs_of(trials: Sequence[Trial]) -> list[tuple[int, int]]:
@@ -130,8 +141,7 @@ def score(arms: Sequence[str], trials: Sequence[Trial], spent: float) -> dict[st
     """All that a test says, as JSON: `pairs` (who won how often), `prompts`, `consistency`, and the time it took.
 
     `spent` is in seconds, answers that were taken back included. A pair's `interval` and `p` hold whenever one stops;
-    `fixed` is what a test of a number fixed beforehand would say; `over_prompts` is the bootstrap over prompts, ties as
-    half a win.
+    `fixed` is what a test of a number fixed beforehand would say.
     """
     alpha = error_of(trials)
     answered = [one for one in trials if one.verdict not in (None, "skip")]
@@ -152,25 +162,40 @@ def score(arms: Sequence[str], trials: Sequence[Trial], spent: float) -> dict[st
     }
 
 
+def over_prompts(trials: Sequence[Trial], pair: tuple[int, int]) -> dict[str, float] | None:
+    """The bootstrap over prompts of the first arm's rate, a tie as half a win; None without an answer."""
+    told = {pair[0]: 1.0, pair[1]: 0.0, None: 0.5}
+    asked = [one for one in trials if one.repeats is None and _pair(one) == pair]
+    rates = [told[one.winner()] for one in asked if one.verdict not in (None, "skip")]
+    return bootstrap(np.array(rates)) if rates else None
+
+
 def consistency(trials: Sequence[Trial]) -> dict[str, Any]:
-    """How often the person said the same of a question that came again, as `steadiness` tells it."""
+    """How often the person preferred the same of a question that came again, as `steadiness` tells it.
+
+    Win rates leave ties out, so a bound on them does as well: `ties` counts repeats where "neither" was said at least
+    once.
+    """
     by_place = {one.place: one for one in trials}
     again = [(by_place[one.repeats], one) for one in trials if one.repeats is not None]
     again = [(one, two) for one, two in again if not {one.verdict, two.verdict} & {None, "skip"}]
-    return steadiness(sum(one.winner() == two.winner() for one, two in again), len(again))
+    winners = [(one.winner(), two.winner()) for one, two in again if "tie" not in (one.verdict, two.verdict)]
+    return steadiness(sum(one == two for one, two in winners), len(winners), len(again) - len(winners))
 
 
-def steadiness(same: int, of: int) -> dict[str, Any]:
-    """The share of answers that were the same again, its exact interval, and the ceiling that it puts on any win rate:
-    who agrees with themselves in a share c of answers follows one preference in q of them, c = q^2 + (1 - q)^2.
+def steadiness(same: int, of: int, ties: int) -> dict[str, Any]:
+    """The share of preferences that were the same again, its exact interval, and the ceiling that it puts on any win
+    rate: who agrees with themselves in a share c of them follows one preference in q, c = q^2 + (1 - q)^2.
 
-    `ceiling` is q at the share itself, `most` at the interval's upper end, which is what few repeats can tell.
+    `ceiling` is q at the share itself, `most` at the interval's upper end, which is what few repeats can tell. `ties`
+    are repeats that name no winner and count in neither.
     """
+    counts = {"same": same, "of": of, "ties": ties}
     if not of:
-        return {"same": 0, "of": 0, "share": None, "interval": None, "ceiling": None, "most": None}
+        return counts | {"share": None, "interval": None, "ceiling": None, "most": None}
     share, interval = same / of, binomial_interval(same, of)
     ceiling, most = ((1 + sqrt(max(0.0, 2 * c - 1))) / 2 for c in (share, interval[1]))
-    return {"same": same, "of": of, "share": share, "interval": list(interval), "ceiling": ceiling, "most": most}
+    return counts | {"share": share, "interval": list(interval), "ceiling": ceiling, "most": most}
 
 
 def by_look(
@@ -198,14 +223,7 @@ def by_look(
 def _compared(arms: Sequence[str], trials: Sequence[Trial], pair: tuple[int, int], alpha: float) -> dict[str, Any]:
     told = outcomes(trials, pair)
     wins, losses = sum(told), len(told) - sum(told)
-    counts = _counts(arms, trials, pair)
-    of_prompts: dict[str, list[float]] = {}
-    for one in trials:
-        if _pair(one) == pair:
-            of_prompts.setdefault(one.prompt, []).append({pair[0]: 1.0, pair[1]: 0.0, None: 0.5}[one.winner()])
-    rows = np.array([[sum(values), len(values)] for values in of_prompts.values()])
-    over = bootstrap(rows, lambda sample: float(sample[:, 0].sum() / sample[:, 1].sum())) if len(rows) else None
-    return counts | {
+    return _counts(arms, trials, pair) | {
         "rate": wins / len(told) if told else None,
         "interval": list(anytime_interval(wins, losses, alpha)),
         "p": min(1.0, anytime_p(told) * ALPHA / alpha),
@@ -214,7 +232,6 @@ def _compared(arms: Sequence[str], trials: Sequence[Trial], pair: tuple[int, int
             "interval": list(binomial_interval(wins, len(told))) if told else None,
             "p": binomial_p(wins, len(told)),
         },
-        "over_prompts": over,
     }
 
 
@@ -245,8 +262,16 @@ def _with_repeats(questions: list[Question], draw: random.Random) -> list[Questi
     return made
 
 
-def _differ(scene: Scene, pair: tuple[int, int]) -> bool:
-    return scene.pictures[pair[0]].digest != scene.pictures[pair[1]].digest
+def _one_of_each_prompt(scenes: Sequence[Scene], pair: tuple[int, int]) -> list[Scene]:
+    """The first scene of each prompt that has two pictures to compare which no other has."""
+    found: dict[str, Scene] = {}
+    compared: set[frozenset[str]] = set()
+    for scene in scenes:
+        prompt, two = folded(scene.prompt), frozenset(scene.pictures[arm].digest for arm in pair)
+        if len(two) == 2 and prompt not in found and two not in compared:
+            found[prompt] = scene
+            compared.add(two)
+    return list(found.values())
 
 
 def _padded(rows: list[Any], length: int) -> list[Any]:

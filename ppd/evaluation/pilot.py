@@ -16,7 +16,7 @@ from ..limits import line, number, parsed, whole
 from ..messages import quoted
 from .blind import steadiness
 from .figures import bootstrap
-from .report import FORMAT, JSON_FILE, STYLE, VERSION
+from .report import FORMAT, JSON_FILE, STYLE, VERSION, tied_again
 from .sequential import anytime_interval
 
 PILOT_JSON, PILOT_PAGE = "pilot.json", "pilot.html"
@@ -26,14 +26,16 @@ MOST = 100_000
 
 @dataclass(frozen=True)
 class Report:
-    """What a pilot reads of one blind test: by two arms' names wins, losses and ties; questions that came again and how
-    many were answered the same; minutes in all, seconds per answer, and how many picks had made the taste."""
+    """What a pilot reads of one blind test: by two arms' names wins, losses and ties; questions that came again with a
+    winner both times, how many with the same one, and those where a tie was said; minutes in all, seconds per answer,
+    and how many picks had made the taste."""
 
     test: str
     person: str
     pairs: dict[tuple[str, str], tuple[int, int, int]]
     same: int
     again: int
+    ties_again: int
     minutes: float
     seconds: float
     picks: int
@@ -58,6 +60,7 @@ class Report:
                 dict(_pair(one) for one in values["pairs"]),
                 whole("the same answers", again["same"], 0, of),
                 of,
+                whole("ties of questions asked again", again.get("ties", 0), 0, MOST),
                 number("minutes", values["minutes"], 0, MOST),
                 number("seconds per pick", values["seconds_per_pick"], 0, MOST),
                 whole("picks", notes.get("picks", 0), 0, MOST),
@@ -106,7 +109,9 @@ def pilot(reports: Sequence[Report]) -> dict[str, Any]:
         "people": len(people),
         "tests": len(reports),
         "pairs": pairs,
-        "consistency": steadiness(sum(one.same for one in reports), sum(one.again for one in reports)),
+        "consistency": steadiness(
+            *(sum(getattr(one, count) for one in reports) for count in ("same", "again", "ties_again"))
+        ),
         "minutes_of_tests": round(sum(one.minutes for one in reports), 2),
     }
 
@@ -129,8 +134,9 @@ def sentences(figures: dict[str, Any]) -> list[str]:
     if again["of"]:
         ceiling, most = (f"{100 * again[name]:.0f}" for name in ("ceiling", "most"))
         told.append(
-            f"Asked the same again, people said the same {again['same']} of {again['of']} times: no way to paint can "
-            f"be expected to win more than about {ceiling} times in 100 (at most {most})."
+            f"Asked the same again, people preferred the same {again['same']} of {again['of']} times"
+            f"{tied_again(again)}: no way to paint can be expected to win more than about {ceiling} times in 100 "
+            f"(at most {most})."
         )
     tests, minutes = figures["tests"], figures["minutes_of_tests"]
     told.append(f"{figures['people']} people, {tests} blind tests, {minutes:.1f} minutes in all.")
@@ -202,6 +208,9 @@ def _pooled(arms: tuple[str, str], rows: list[dict[str, Any]]) -> dict[str, Any]
 
 
 def _pair(values: dict[str, Any]) -> tuple[tuple[str, str], tuple[int, int, int]]:
-    first, second = (line("an arm", arm) for arm in values["arms"])
+    arms = [line("an arm", arm) for arm in values["arms"]]
+    if len(arms) != 2:
+        raise ValueError(f"Expected two arms of a pair, got {len(arms)}.")
+    first, second = arms
     wins, losses, ties = (whole(name, values[name], 0, MOST) for name in ("wins", "losses", "ties"))
     return ((first, second), (wins, losses, ties)) if first < second else ((second, first), (losses, wins, ties))

@@ -16,7 +16,7 @@ from ..files import write_file
 from ..pictures import Picture
 from ..sheet import contact_sheet
 from ..store import BlindTest
-from .blind import Trial, score
+from .blind import Trial, over_prompts, pairs_of, score
 
 FORMAT = "ppd-blind-test"
 VERSION = 1
@@ -47,10 +47,14 @@ figure { margin: 0; font-size: .85rem; text-align: center; } img { display: bloc
 
 
 def figures_of(test: BlindTest, looks: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
-    """All of a test as JSON: what `score` says, `looks` as `blind.by_look` tells them, and every answer.
+    """All of a test as JSON: what `score` says, each pair's rate `over_prompts`, `looks` as `blind.by_look` tells them,
+    and every answer.
 
     The person is in it by id, which says nothing outside of this ComfyUI; a name never.
     """
+    scored = score(test.arms, test.trials, test.spent)
+    for pair, found in zip(pairs_of(test.trials), scored["pairs"], strict=True):
+        found["over_prompts"] = over_prompts(test.trials, pair)
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -61,7 +65,7 @@ def figures_of(test: BlindTest, looks: Sequence[dict[str, Any]] = ()) -> dict[st
         "notes": test.notes,
         "created": test.created,
         "finished": test.finished,
-        **score(test.arms, test.trials, test.spent),
+        **scored,
         "looks": list(looks),
         "said": [
             {
@@ -83,16 +87,26 @@ def sentences(figures: dict[str, Any]) -> list[str]:
     told = [_of_pair(pair, figures["alpha"]) for pair in figures["pairs"]]
     again = figures["consistency"]
     if again["of"]:
-        told.append(f"Asked the same again, the answer was the same {again['same']} of {again['of']} times.")
+        told.append(
+            f"Asked the same again, the same was preferred {again['same']} of {again['of']} times{tied_again(again)}."
+        )
         if again["most"] < 1:
             told[-1] += f" So no way to paint can be expected to win more than {_percent(again['most'])}."
     else:
-        told.append("Nothing was asked twice before the test ended, so how steady the answers are is not known.")
+        told.append(
+            f"Nothing was preferred twice before the test ended{tied_again(again)}, so how steady the answers are is "
+            "not known."
+        )
     told.append(
         f"{figures['answers']} answers, {figures['seconds_per_pick']:g} seconds each (median), "
         f"{figures['minutes']:.1f} minutes in all."
     )
     return told
+
+
+def tied_again(consistency: dict[str, Any]) -> str:
+    """The ties among questions that came again, in brackets; nothing where there are none."""
+    return f" (neither at least once: {consistency['ties']})" if consistency["ties"] else ""
 
 
 def write_report(folder: Path, test: BlindTest, figures: dict[str, Any], picture: Callable[[str], Picture]) -> None:

@@ -16,7 +16,11 @@ won, so the martingale stays one; counted as half a win each, answers would be n
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from math import comb, exp, lgamma, log
+from functools import lru_cache
+from math import exp, lgamma, log, log1p
+
+import numpy as np
+from numpy.typing import NDArray
 
 ALPHA = 0.05
 """The error that a test states: how often arms that nobody can tell apart are called different."""
@@ -81,8 +85,16 @@ def _path(outcomes: Iterable[bool]) -> Iterable[float]:
 
 
 def _tail(wins: int, answers: int, p: float) -> float:
-    """P(X >= wins) of a binomial."""
-    return sum(comb(answers, k) * p**k * (1 - p) ** (answers - k) for k in range(wins, answers + 1))
+    """P(X >= wins) of a binomial, 0 < p < 1; in logs, since C(1100, 550) is no float."""
+    k = np.arange(wins, answers + 1)
+    return float(np.exp(_log_chooses(answers)[wins:] + k * log(p) + (answers - k) * log1p(-p)).sum())
+
+
+@lru_cache(maxsize=8)
+def _log_chooses(n: int) -> NDArray[np.float64]:
+    """log C(n, k) for k = 0 to n."""
+    factorials = np.array([lgamma(k + 1) for k in range(n + 1)])
+    return factorials[-1] - factorials - factorials[::-1]
 
 
 def _bisect(is_above: Callable[[float], bool], low: float, high: float) -> float:

@@ -3,7 +3,7 @@ pictures beside it."""
 
 from .blind_tests import LONGEST_ARM, BlindTest
 from .candidates import MOST_CHOICES, VERDICTS, Candidate, Question
-from .errors import MissingError, StoreError, UnusableError
+from .errors import LearnedError, MissingError, StoreError, UnusableError
 from .pairs import Answer, fade
 from .people import DEFAULT_ENCODER, LONGEST_NAME, PERSON_ID, Person
 from .pictures import THUMBNAIL
@@ -24,6 +24,7 @@ __all__ = [
     "Candidate",
     "Found",
     "KeptPicture",
+    "LearnedError",
     "MissingError",
     "Person",
     "Question",

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
-from ..evaluation.blind import Scene, Trial, design, left_to_ask
+from ..evaluation.blind import Question, Scene, Trial, design, folded, left_to_ask
 from ..messages import quoted
 from .candidates import VERDICTS
-from .errors import MissingError, StoreError, damaged
+from .errors import LearnedError, MissingError, StoreError, damaged
 from .people import now
 from .versions import Versions
 
@@ -64,7 +64,7 @@ class BlindTests(Versions):
         draw: random.Random | None = None,
     ) -> tuple[str, bool]:
         """File a test of at most `most` questions and their repeats; its id, and whether it is new: the same pictures
-        of the same arms are one test.
+        are one test, whatever the arms are called and whichever comes first.
 
         Refused where a picture or prompt of it has made the person's taste, since that would be asked of its own
         lesson.
@@ -79,20 +79,57 @@ class BlindTests(Versions):
                 f"{', '.join(map(quoted, arms))} have painted the same pictures, so there is nothing to ask: is the "
                 "strength 0, or has the person not picked yet?"
             )
-        key = hashlib.sha256(json.dumps([list(arms), painted]).encode()).hexdigest()
-        with self.database.writing() as database:
-            self.person(person)
+        shown = sorted(sorted(digests) for _, digests in painted)
+        key = hashlib.sha256(json.dumps(shown).encode()).hexdigest()
+        while True:
+            known = self._known_test(person, key)
+            if known is not None:
+                return known, False
             self.check_apart(person, painted)
-            known = self.database.read("SELECT id FROM tests WHERE person = ? AND key = ?", (person, key), (str,))
-            if known:
-                return str(known[0][0]), False
+            try:
+                # Hundreds of pictures are written with the lock free for others between them
+                for picture in {picture.digest: picture for one in questions for picture in one.pictures}.values():
+                    if not self.pictures.has(picture.digest):
+                        with self.database.writing():
+                            self.pictures.keep(picture)
+                filed = self._file_test(person, arms, key, questions, painted, notes or {})
+            except (ValueError, OSError):
+                self._erase_orphans()
+                raise
+            if filed is not None:
+                return filed
+
+    def _known_test(self, person: str, key: str) -> str | None:
+        """The id of the person's test of some pictures."""
+        self.person(person)
+        known = self.database.read("SELECT id FROM tests WHERE person = ? AND key = ?", (person, key), (str,))
+        return str(known[0][0]) if known else None
+
+    def _file_test(
+        self,
+        person: str,
+        arms: Sequence[str],
+        key: str,
+        questions: Sequence[Question],
+        painted: Sequence[tuple[str, Sequence[str]]],
+        notes: dict[str, Any],
+    ) -> tuple[str, bool] | None:
+        """Write the rows, whose pictures are kept, in one transaction. None where a picture was erased meanwhile, since
+        nothing named it."""
+        with self.database.writing() as database:
+            known = self._known_test(person, key)
+            if known is not None:  # filed by another program meanwhile
+                return known, False
+            self.check_apart(person, painted)
+            if not all(self.pictures.has(picture.digest) for one in questions for picture in one.pictures):
+                return None
             test = uuid4().hex
             database.execute(
                 "INSERT INTO tests (id, person, key, arms, notes, created) VALUES (?, ?, ?, ?, ?, ?)",
-                (test, person, key, json.dumps(list(arms)), json.dumps(notes or {}), now()),
+                (test, person, key, json.dumps(list(arms)), json.dumps(notes), now()),
             )
             for place, one in enumerate(questions):
-                digests = [self.pictures.keep(picture) for picture in one.pictures]
+                digests = [picture.digest for picture in one.pictures]
                 database.execute(
                     "INSERT INTO trials (id, test, place, prompt, first, second, first_arm, second_arm, repeats)"
                     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -101,7 +138,8 @@ class BlindTests(Versions):
         return test, True
 
     def check_apart(self, person: str, asked: Iterable[tuple[str, Sequence[str]]]) -> None:
-        """Refuse prompts, each with the sha256 of its pictures, that have made the person's taste."""
+        """Refuse prompts, each with the sha256 of its pictures, that have made the person's taste: LearnedError, by the
+        prompt's place, since a log keeps what is said."""
         rows = self.database.read(
             "SELECT prompt, digest FROM (SELECT person, prompt, first AS digest FROM candidates WHERE verdict != 'skip'"
             " UNION SELECT person, prompt, second FROM candidates WHERE verdict != 'skip'"
@@ -109,17 +147,21 @@ class BlindTests(Versions):
             (person,),
             (str, str),
         )
-        prompts, digests = {_folded(prompt) for prompt, _ in rows}, {digest for _, digest in rows}
+        prompts, digests = {folded(prompt) for prompt, _ in rows}, {digest for _, digest in rows}
+        places: dict[str, int] = {}
         for prompt, pictures in asked:
-            if _folded(prompt) in prompts:
-                raise StoreError(
-                    f"The prompt {quoted(prompt)} was answered when this taste was learned, so a test by it would say "
-                    "too much: test by other prompts."
+            place = places.setdefault(prompt, len(places) + 1)
+            if folded(prompt) in prompts:
+                raise LearnedError(
+                    f"Prompt {place} was answered when this taste was learned, so a test by it would say too much: "
+                    "test by other prompts.",
+                    prompt,
                 )
             if digests & set(pictures):
-                raise StoreError(
-                    f"A picture of the prompt {quoted(prompt)} was answered when this taste was learned, so a test by "
-                    "it would say too much: paint it by another seed."
+                raise LearnedError(
+                    f"A picture of prompt {place} was answered when this taste was learned, so a test by it would say "
+                    "too much: paint it by another seed.",
+                    prompt,
                 )
 
     def test(self, test: str) -> BlindTest:
@@ -235,13 +277,8 @@ class BlindTests(Versions):
 
 
 def _check_arms(arms: Sequence[str]) -> None:
-    if not 2 <= len(arms) <= 3 or len({_folded(arm) for arm in arms}) < len(arms):
+    if not 2 <= len(arms) <= 3 or len({folded(arm) for arm in arms}) < len(arms):
         raise StoreError(f"The test compares {', '.join(map(quoted, arms))}: give two or three different names.")
     for arm in arms:
         if not 0 < len(arm.strip()) <= LONGEST_ARM:
             raise StoreError(f"The name {quoted(arm)} has {len(arm)} characters: give 1 to {LONGEST_ARM}.")
-
-
-def _folded(text: str) -> str:
-    """What tells prompts and names apart: neither case nor spaces."""
-    return " ".join(text.split()).casefold()

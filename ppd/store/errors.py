@@ -16,6 +16,15 @@ class MissingError(StoreError):
     """Something that is not in the store, or not any more."""
 
 
+class LearnedError(StoreError):
+    """A prompt of a blind test that made the taste. Its words are somebody's, so they are in `prompt` and not in the
+    message, which a log keeps."""
+
+    def __init__(self, message: str, prompt: str) -> None:
+        super().__init__(message)
+        self.prompt = prompt
+
+
 class UnusableError(StoreError):
     """A store that cannot be opened, read or written: which file, and the way out."""
 

@@ -61,6 +61,7 @@ def test_a_report_is_a_page_figures_and_a_sheet_without_a_name(reports):
     figures = json.loads((reports / "Bo" / "report.json").read_text())
     assert figures["purpose"] == "test" and figures["arms"] == list(ARMS)
     (pair,) = figures["pairs"]
+    assert pair["over_prompts"]["n"] == pair["wins"] + pair["losses"] + pair["ties"]
     said = [one for one in figures["said"] if one["repeats"] is None]
     chosen = [one["arms"][("first", "second").index(one["verdict"])] for one in said]
     assert (pair["wins"], pair["losses"]) == (chosen.count("plain <model>"), chosen.count("mine"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import comb
+
 import numpy as np
 import pytest
 
@@ -23,6 +25,17 @@ def test_exact_figures_are_the_textbooks():
     assert binomial_p(8, 10) == pytest.approx(0.109375)
     assert binomial_p(2, 10) == binomial_p(8, 10)
     assert binomial_p(5, 10) == 1.0 and binomial_p(0, 0) == 1.0
+
+
+@pytest.mark.parametrize("answers", [1000, 1100, 5000])
+def test_a_pilots_thousands_of_answers_are_no_overflow(answers):
+    """There the interval is the normal one to a thousandth."""
+    low, high = binomial_interval(int(0.8 * answers), answers)
+    half = 1.96 * (0.8 * 0.2 / answers) ** 0.5
+    assert (low, high) == pytest.approx((0.8 - half, 0.8 + half), abs=1.5e-3) and low < 0.8 < high
+    wins = answers // 2 + round(answers**0.5)
+    exact = 2 * sum(comb(answers, k) for k in range(wins, answers + 1)) / 2**answers
+    assert binomial_p(wins, answers) == pytest.approx(exact, rel=1e-6)
 
 
 def test_evidence_is_the_integral():

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+from importlib.util import find_spec
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from ppd.pictures import Picture
+
 pytestmark = pytest.mark.comfyui
+if find_spec("comfy"):
+    from comfy_execution.utils import CurrentNodeContext
+    from server import PromptServer
 
 
 def images(count, seed=0):
@@ -40,20 +49,30 @@ def test_batches_of_a_list_have_a_prompt_each(blind, store):
     out = blind(images_a=[images(2, 1), images(2, 2)], images_b=[images(2, 3), images(2, 4)], prompts=prompts)
     test = only_test(store)
     new = [one for one in test.trials if one.repeats is None]
-    assert sorted(one.prompt for one in new) == ["a hill", "a hill", "a lake", "a lake"]
+    assert sorted(one.prompt for one in new) == ["a hill", "a lake"]
     assert test.arms == ("plain model", "my taste") and test.notes == {"picks": 0, "taste_encoder": "pocket"}
     assert out.ui["ppd_blind_test"] == [{"id": test.id, "person": test.person}]
-    assert "waits for me: at most 5 questions, 1 of them asked twice" in out.result[0]
+    assert "waits for me: at most 3 questions, 1 of them asked twice" in out.result[0]
+    assert "There are 4 pictures of each way for 2 prompts" in out.result[0]
+    assert out.result[0].endswith("at most 2 questions of each two ways can count.")
 
 
-@pytest.mark.parametrize("prompts", [["a lake"], ["a", "b", "c"]])
-def test_one_batch_has_one_prompt_or_one_a_picture(blind, store, prompts):
-    blind(images_a=images(3, 1), images_b=images(3, 2), prompts=prompts)
+@pytest.mark.parametrize(("prompts", "told"), [(["a lake"], "at most 1 question of each"), (["a", "b", "c"], None)])
+def test_one_batch_has_one_prompt_or_one_a_picture(blind, store, prompts, told):
+    out = blind(images_a=images(3, 1), images_b=images(3, 2), prompts=prompts)
+    assert told in out.result[0] if told else "can count" not in out.result[0]
     assert {one.prompt for one in only_test(store).trials} == set(prompts)
 
 
 def test_three_ways_are_compared_two_by_two(blind, store):
-    blind(images_a=images(4, 1), images_b=images(4, 2), images_c=images(4, 3), name_c="hers", questions=9)
+    blind(
+        images_a=images(4, 1),
+        images_b=images(4, 2),
+        images_c=images(4, 3),
+        name_c="hers",
+        questions=9,
+        prompts=list("abcd"),
+    )
     test = only_test(store)
     new = [tuple(sorted(one.arms)) for one in test.trials if one.repeats is None]
     assert test.arms[2] == "hers" and [new.count(pair) for pair in ((0, 1), (0, 2), (1, 2))] == [3, 3, 3]
@@ -95,15 +114,36 @@ def test_prompts_come_one_a_line_and_apart_from_the_taste(run, store):
     assert out.result[0] == ["a lake", "a hill"]
     with pytest.raises(ValueError, match="There is no prompt to test by"):
         run("PPD_TestPrompts", prompts=" \n", person="me")
-    from ppd.pictures import Picture
-
     me = store.add_person("me").id
     pictures = [Picture.from_tensor(one) for one in images(2)]
     candidate = store.add_candidate(me, "A hill", *pictures)
     assert run("PPD_TestPrompts", prompts="a hill", person="me").result[0] == ["a hill"]
     store.pick(candidate, "first", "r")
-    with pytest.raises(ValueError, match="The prompt 'a hill' was answered when this taste was learned"):
+    with pytest.raises(ValueError, match="Prompt 2 was answered when this taste was learned"):
         run("PPD_TestPrompts", prompts="a lake\na hill", person="me")
+
+
+def test_the_words_of_a_refused_prompt_are_at_the_node_and_in_no_log(run, blind, store, caplog, monkeypatch):
+    """ComfyUI logs what a node raises with its traceback, as is done here."""
+    me = store.add_person("me").id
+    store.pick(
+        store.add_candidate(me, "a steampunk boat", *(Picture.from_tensor(one) for one in images(2))), "first", "r"
+    )
+    told = []
+    server = SimpleNamespace(
+        send_progress_text=lambda text, node: told.append((node, text)), send_sync=lambda *given: None
+    )
+    monkeypatch.setattr(PromptServer, "instance", server, raising=False)
+    prompts = {"prompts": ["a lake", "a steampunk boat"]}
+    for node, works in (
+        ("7", lambda: run("PPD_TestPrompts", prompts="\n".join(prompts["prompts"]), person="me")),
+        ("8", lambda: blind(images_a=images(2, 1), images_b=images(2, 2), **prompts)),
+    ):
+        with CurrentNodeContext("prompt", node), pytest.raises(ValueError, match="^Prompt 2 was answered") as refused:
+            works()
+        logging.error("", exc_info=refused.value)
+        assert told.pop() == (node, "Answered when this taste was learned: a steampunk boat") and not told
+    assert "Prompt 2 was answered" in caplog.text and "steampunk boat" not in caplog.text
 
 
 def test_picks_make_the_nodes_look_again(node_classes, store):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 from types import SimpleNamespace
 
 import pytest
+from aiohttp import web
 from PIL import Image
 
 from ppd.pictures import Picture
@@ -71,6 +73,49 @@ def test_no_module_remembers_who_was_erased(comfy_folders, nodes):
     with pytest.raises(ValueError, match="There is no person"):
         nodes.interviews.pass_over(aki, ["a", "b"])
     assert not nodes.interviews._passed
+
+
+def test_all_is_tried_and_what_failed_is_raised(nodes, monkeypatch):
+    dropped = []
+
+    def fails(person):
+        raise OSError(f"no {person}")
+
+    monkeypatch.setattr(nodes.forgetting, "_all", [fails, dropped.append, fails])
+    with pytest.raises(OSError, match="no aki"):
+        nodes.forgetting.forget("aki")
+    assert dropped == ["aki"]
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_report_that_cannot_be_deleted_keeps_its_test_so_that_it_is_asked_again(
+    comfy_folders, nodes, monkeypatch, whole
+):
+    routes, blind_routes = (importlib.import_module(f"ppd_pack.nodes.{name}") for name in ("routes", "blind_routes"))
+    Scene = importlib.import_module("ppd_pack.ppd.evaluation.blind").Scene
+    store = comfy_folders.module.taste_store()
+    aki = store.add_person("Aki").id
+    painted = [Picture.from_image(Image.new("RGB", (16, 16), (50 * number, 0, 9))) for number in range(2)]
+    test, _ = store.add_test(aki, ["plain", "mine"], [Scene("a lake", tuple(painted))], 4)
+    store.answer_trial(test, store.test(test).trials[0].id, "first", 1.0, "r")
+    folder = blind_routes._report(store.finish_test(test))
+    assert (folder / "report.json").is_file()
+    asked = SimpleNamespace(match_info={"person": aki, "test": test}, query={})
+
+    def delete():
+        return asyncio.run((routes.delete_person if whole else blind_routes.delete)(asked))
+
+    def is_open(path):
+        raise PermissionError(13, "is open in another program")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(blind_routes.shutil, "rmtree", is_open)
+        with pytest.raises(web.HTTPServiceUnavailable):
+            delete()
+    assert store.test(test).finished and folder.is_dir()
+    assert delete().status == 200 and not folder.exists()
+    with pytest.raises(ValueError, match="not there any more"):
+        store.test(test)
 
 
 def test_no_adapter_fitted_on_somebodys_questions_stays(nodes, monkeypatch, tmp_path):

@@ -95,8 +95,56 @@ def test_once_the_result_is_shown_nothing_is_blind(store, aki, blind):
 def test_the_same_pictures_are_one_test(store, aki, blind):
     assert store.add_test(aki, ["base", "mine"], scenes(), 20) == (blind, False)
     assert store.add_test(aki, ["base", "mine"], scenes(), 3) == (blind, False)
-    other, is_new = store.add_test(aki, ["base", "yours"], scenes(), 20)
+    assert store.add_test(aki, ["renamed", "mine"], scenes(), 20) == (blind, False)
+    exchanged = [Scene(f"other words {one.prompt}", one.pictures[::-1]) for one in reversed(scenes())]
+    assert store.add_test(aki, ["mine", "base"], exchanged, 20) == (blind, False)
+    other, is_new = store.add_test(aki, ["base", "mine"], scenes(5), 20)
     assert is_new and [one.id for one in store.tests(aki)] == [other, blind]
+
+
+def test_after_the_result_no_other_name_asks_the_same_again(store, aki, blind):
+    store.answer_trial(blind, store.test(blind).trials[0].id, "first", 1.0, "r")
+    store.finish_test(blind)
+    assert store.add_test(aki, ["base", "yours"], scenes(), 20) == (blind, False)
+    assert [one.finished is not None for one in store.tests(aki)] == [True]
+
+
+def test_pictures_are_kept_with_the_lock_free_between_them(store, aki, monkeypatch):
+    """Another program files a pick while a test's pictures are kept, and one that was erased is kept again."""
+    keep, kept = store.pictures.keep, []
+    other = TasteStore(store.folder)
+
+    def kept_slowly(one):
+        kept.append(keep(one))
+        return kept[-1]
+
+    has, asked = store.pictures.has, []
+
+    def erased_once(digest):
+        if len(kept) == 3 and not asked:
+            asked.append(ask(other, aki, 1))  # would wait for the lock in vain
+            other._erase_orphans()
+        return has(digest)
+
+    monkeypatch.setattr(store.pictures, "keep", kept_slowly)
+    monkeypatch.setattr(store.pictures, "has", erased_once)
+    test, is_new = store.add_test(aki, ["base", "mine"], scenes(), 20)
+    assert is_new and asked and len(kept) == 11
+    assert {digest for one in store.test(test).trials for digest in one.pictures} <= stored_pictures(store)
+
+
+def test_a_test_that_cannot_be_filed_leaves_no_picture(store, aki, monkeypatch):
+    keep = store.pictures.keep
+
+    def fails_late(one):
+        if len(stored_pictures(store)) == 5:
+            raise OSError(28, "No space left on device")
+        return keep(one)
+
+    monkeypatch.setattr(store.pictures, "keep", fails_late)
+    with pytest.raises((StoreError, OSError), match="full|No space"):
+        store.add_test(aki, ["base", "mine"], scenes(), 20)
+    assert stored_pictures(store) == set() and store.tests(aki) == []
 
 
 @pytest.mark.parametrize("said", ["pick", "tie", "rating"])
@@ -106,12 +154,13 @@ def test_what_has_made_the_taste_is_not_tested(store, aki, said):
     else:
         candidate = store.add_candidate(aki, "A  lake", picture(40), picture(41))
         store.pick(candidate, "tie" if said == "tie" else "second", "r")
-    with pytest.raises(StoreError, match="The prompt 'a lake' was answered .* test by other prompts"):
+    with pytest.raises(StoreError, match="Prompt 1 was answered .* test by other prompts") as refused:
         store.add_test(aki, ["base", "mine"], scenes(prompt="a lake"), 20)
+    assert refused.value.prompt == "a lake"
     with pytest.raises(StoreError, match="paint it by another seed"):
         store.add_test(aki, ["base", "mine"], scenes(start=40), 20)
-    with pytest.raises(StoreError, match="test by other prompts"):
-        store.check_apart(aki, [("a lake", ())])
+    with pytest.raises(StoreError, match="Prompt 2 was .* test by other prompts"):
+        store.check_apart(aki, [("a hill", ()), ("a lake", ())])
     assert store.tests(aki) == [] and store.digests(aki) <= {picture(40).digest, picture(41).digest}
 
 
