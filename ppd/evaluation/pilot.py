@@ -14,6 +14,7 @@ import numpy as np
 from ..files import write_file
 from ..limits import line, number, parsed, whole
 from ..messages import quoted
+from ..pairs import counted
 from .blind import steadiness
 from .figures import bootstrap
 from .report import FORMAT, JSON_FILE, STYLE, VERSION, tied_again
@@ -91,10 +92,9 @@ def pilot(reports: Sequence[Report]) -> dict[str, Any]:
     """People x arms, as JSON.
 
     A person's `rate` is their share of wins, ties aside, over all their tests of these two arms, `interval` holds
-    whenever they stopped; `over_people` its mean
-    over people and 95 % interval by bootstrap over people (None for one person). `minutes_taught` is what making the
-    taste took each of them, their picks at the pace of their own test; `points_per_minute` is by how many wins in 100
-    above 50 each of these minutes was repaid.
+    whenever they stopped; `over_people` its mean over people and 95 % interval by bootstrap over people (None for one
+    person). `minutes_taught` is what making the taste took each of them, their picks at the pace of their own test;
+    `points_per_minute` is by how many wins in 100 above 50 each of these minutes was repaid (None below one minute).
     """
     people = {person: f"person {place}" for place, person in enumerate(sorted({one.person for one in reports}), 1)}
     pairs = []
@@ -121,26 +121,27 @@ def sentences(figures: dict[str, Any]) -> list[str]:
     told = []
     for pair in figures["pairs"]:
         first, second = pair["arms"]
-        over, count = pair["over_people"], len(pair["people"])
+        over = pair["over_people"]
         interval = f", between {100 * over['low']:.0f} and {100 * over['high']:.0f}" if over else ""
-        who = f"{count} people" if count > 1 else "1 person"
+        who = _people(len(pair["people"]))
         told.append(f"“{first}” was preferred to “{second}” {100 * pair['rate']:.0f} times in 100{interval} ({who}).")
-        if pair["minutes_taught"]:
-            told[-1] += (
-                f" Making a taste took {pair['minutes_taught']:.1f} minutes a person: each of these minutes gave "
-                f"{pair['points_per_minute']:.1f} more wins in 100 than chance."
-            )
     again = figures["consistency"]
     if again["of"]:
         ceiling, most = (f"{100 * again[name]:.0f}" for name in ("ceiling", "most"))
-        told.append(
-            f"Asked the same again, people preferred the same {again['same']} of {again['of']} times"
-            f"{tied_again(again)}: no way to paint can be expected to win more than about {ceiling} times in 100 "
-            f"(at most {most})."
-        )
-    tests, minutes = figures["tests"], figures["minutes_of_tests"]
-    told.append(f"{figures['people']} people, {tests} blind tests, {minutes:.1f} minutes in all.")
+        same = f"Asked the same again, people preferred the same {again['same']} of {again['of']} times"
+        limit = f": no way to paint can be expected to win more than about {ceiling} times in 100 (at most {most})"
+        told.append(f"{same}{tied_again(again)}{limit if ceiling != '100' else ''}.")
+    made = [row for pair in figures["pairs"] for row in pair["people"]]
+    if made:
+        picks, minutes = (float(np.mean([row[name] for row in made])) for name in ("picks", "minutes_taught"))
+        told.append(f"Their tastes were made by {picks:.0f} picks and {minutes:.1f} minutes a person.")
+    tests = counted(figures["tests"], "blind test")
+    told.append(f"{_people(figures['people'])}, {tests}, {figures['minutes_of_tests']:.1f} minutes in all.")
     return told
+
+
+def _people(count: int) -> str:
+    return "1 person" if count == 1 else f"{count} people"
 
 
 def write_pilot(folder: Path, figures: dict[str, Any]) -> None:
@@ -202,7 +203,7 @@ def _pooled(arms: tuple[str, str], rows: list[dict[str, Any]]) -> dict[str, Any]
         "rate": float(rates.mean()),
         "over_people": bootstrap(rates) if len(rates) > 1 else None,
         "minutes_taught": round(minutes, 2),
-        "points_per_minute": round(100 * (float(rates.mean()) - 0.5) / minutes, 2) if minutes else None,
+        "points_per_minute": round(100 * (float(rates.mean()) - 0.5) / minutes, 2) if minutes >= 1 else None,
         "people": rows,
     }
 

@@ -168,8 +168,8 @@ def _of_pair(pair: dict[str, Any], alpha: float) -> str:
     counts = f"{wins} of {wins + losses} times{tied}"
     if pair["decided"]:
         return (
-            f"“{first}” was preferred to “{second}” {counts}: {_percent(wins / (wins + losses))}, surely between "
-            f"{_percent(low)} and {_percent(high)}."
+            f"“{first}” was preferred to “{second}” {counts}: {_percent(wins / (wins + losses))}, with 95 % "
+            f"confidence between {_percent(low)} and {_percent(high)}."
         )
     if wins == losses:
         return f"“{first}” and “{second}” were preferred equally often, {counts}: not decided."

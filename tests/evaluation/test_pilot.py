@@ -95,14 +95,17 @@ def test_a_pilot_counts_people_and_what_it_cost(reports):
     assert pair["points_per_minute"] == pytest.approx(100 * (pair["rate"] - 0.5) / pair["minutes_taught"], abs=0.01)
     told = sentences(figures)
     assert told[0].startswith("“mine” was preferred to “plain <model>”") and "(3 people)" in told[0]
-    assert "Making a taste took 1.0 minutes a person" in told[0]
+    assert told[-2] == "Their tastes were made by 20 picks and 1.0 minutes a person."
+    assert told[-1].startswith("3 people, 3 blind tests, ")
 
 
 def test_the_same_test_twice_counts_once_and_one_person_has_no_interval(reports):
     once = read_reports([reports / "Ann", reports / "Ann"])
     (pair,) = pilot(once)["pairs"]
     assert len(once) == 1 and pair["over_people"] is None and pair["people"][0]["wins"] == 8
-    assert "(1 person)" in sentences(pilot(once))[0]
+    told = sentences(pilot(once))
+    assert "(1 person)" in told[0] and told[-1].startswith("1 person, 1 blind test, ")
+    assert pair["points_per_minute"] is None  # below a minute a ratio says nothing
 
 
 def test_the_command_writes_both_files(reports, tmp_path, capsys):
