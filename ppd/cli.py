@@ -318,7 +318,7 @@ def _work(arguments: argparse.Namespace) -> Path:
 
 
 def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
-    from .pocket.evaluate import evaluate
+    from .pocket.evaluate import check_people, evaluate
     from .pocket.recipe import Recipe
     from .pocket.studio import WEIGHTS
     from .pocket.world import WORLDS
@@ -329,6 +329,7 @@ def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
             f"There are no weights to measure in {weights}: train them with `python -m ppd train {world.name}`."
         )
     recipe = Recipe(_work(arguments), weights, world)
+    check_people(arguments.people)
     recipe.make("pool")
     report = evaluate(recipe, arguments.people, quick=arguments.quick)
     print(json.dumps({key: value for key, value in report.items() if key != "settings"}, indent=1))

@@ -95,7 +95,7 @@ def test_encode_hides_each_pick_behind_noise_on_request(pocket, tmp_path, capsys
     assert "; noise hides each single pick (epsilon 4, delta 1e-06)" in capsys.readouterr().out
     assert UserEmbedding.load(out).guarantee == Guarantee(4.0, 1e-6)
     assert main([*command, "--epsilon", "0"]) == 2
-    assert "an epsilon above 0 and at most 100, got 0" in only_sentence(capsys)
+    assert "an epsilon of 0.01 to 100, got 0" in only_sentence(capsys)
     assert main([*command, "--epsilon", "4", "--with-covariance"]) == 2
     assert "has no covariance to save" in only_sentence(capsys)
 

@@ -124,13 +124,18 @@ class Look:
         return float((self.counts[..., 1] - self.counts[..., 0]).mean())
 
 
+def check_people(people: int) -> None:
+    """Refuse too few to compare."""
+    if people < 2:
+        raise ValueError(f"Expected at least 2 people, since each is compared with another, got {people}.")
+
+
 def evaluate(recipe: Recipe, people: int = 200, adapter_name: str = "", *, quick: bool = False) -> dict[str, Any]:
     """All figures as plain data; `quick` leaves out the sweeps over pairs, strength, blend and the second seed.
 
     Without a name the adapter is the world's own.
     """
-    if people < 2:
-        raise ValueError(f"Expected at least 2 people, since each is compared with another, got {people}.")
+    check_people(people)
     run = Evaluation(recipe, people)
     limits = ceilings(recipe, run)
     base = run.paint()

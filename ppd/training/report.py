@@ -68,7 +68,7 @@ def sentences(figures: dict[str, Any]) -> list[str]:
                 f"{told['permutation_p']:.2g}). For the null user the largest difference from the base is "
                 f"{told['null_user_difference']:g}."
             )
-    if (kept := figures["prompt_loss"]) is not None:
+    if (kept := figures.get("prompt_loss")) is not None:
         lost = kept["lost"]
         lines.append(
             f"Personal pictures are as near to their prompts as the plain ones, but for {lost['mean']:+.3f} "
@@ -77,7 +77,7 @@ def sentences(figures: dict[str, Any]) -> list[str]:
     if figures["held_out"]["simulated"] is None:
         lines.append("There were too few prompts to hold some out for measuring: paint studies of more.")
     if real["people"]:
-        licence = f", licence: {figures['licence']}" if figures["licence"] else ""
+        licence = f", licence: {figures['licence']}" if figures.get("licence") else ""
         lines.append(f"It was also trained on {real['picks']} picks of {real['people']} real people{licence}.")
     if figures["held_out"]["real"] is None:
         lines.append("Measured on simulated people only: whether real people like it, a blind test has to tell.")

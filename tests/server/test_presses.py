@@ -157,7 +157,7 @@ def test_what_another_window_changed_is_read_once(server, store, somebody, open_
     server.post(f"/ppd/people/{person}/picks", body)
     wait_for_picks(page, 1, 2)
     settle(page)
-    assert sorted(set(sent)) == ["history", "people", "question", "waiting"]
+    assert sorted(set(sent)) == ["history", "people", "question", "tests", "waiting"]
     assert sent.count("people") == 1
 
 

@@ -125,6 +125,7 @@ def test_the_adapter_paints_for_a_person(home, trained):
     assert encoded.shape == (1, 4, 8, 8)
 
 
+@pytest.mark.slow  # the engine has its own: materials, latents, measure
 def test_real_people_are_trained_on_beside_simulated_ones(home, tmp_path, capsys):
     out = tmp_path / "solo.safetensors"
     assert (
