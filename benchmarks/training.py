@@ -228,6 +228,7 @@ def compare(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
             return run(theirs(arguments, work, steps), offline)
         return run(ours(arguments, work, steps, name), {})
 
+    run(ours(arguments, work, 1, "plain"), {})  # encodes the pictures, which all others find
     for _ in range(arguments.rounds):
         for name in names:
             few, many = took(name, short), took(name, long)
