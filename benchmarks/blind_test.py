@@ -1,5 +1,5 @@
 """How often a blind test is decided, how many answers that takes, and how often it is wrong: simulated people answer
-real tests of `ppd.evaluation.blind`, question by question.
+real tests of `ppd.blind_questions`, question by question.
 
     python -m benchmarks.blind_test [--tests 1000] [--questions 40] [--json FILE]
 
@@ -24,7 +24,8 @@ from typing import Any
 
 from PIL import Image
 
-from ppd.evaluation.blind import Scene, Trial, Verdict, design, left_to_ask, score
+from ppd.blind_questions import Scene, Trial, Verdict, design, left_to_ask
+from ppd.evaluation.blind import score
 from ppd.pictures import Picture
 
 NEITHER = 0.1

@@ -1,7 +1,7 @@
 """`python -m benchmarks.privacy`: what a user embedding gives away, and what hiding it costs, in the world pocket flow.
 
 Simulated people of hidden statistics pick among 10,000 pictures rendered in random styles, SUPPORT picks each, and are
-read by the shipped taste encoder as the nodes do. What is shared is `ppd.privacy.release`'s, with a delta of 1e-5.
+read by the shipped taste encoder as the nodes do. What is shared is what `release` makes, with a delta of 1e-5.
 
 `bound`: by how much leaving one pick out moves anybody's mode, over all 1,400 people, against the proven most.
 `accuracy`: the share of FRESH pairs, never shown, of which u prefers what the person does, by picks and epsilon; the

@@ -15,9 +15,11 @@ import folder_paths
 import torch
 from aiohttp import web
 
+from ..ppd.blind_questions import Trial, error_of, left_to_ask, outcomes, pairs_of
 from ..ppd.evaluation import report
-from ..ppd.evaluation.blind import Trial, by_look, decided, error_of, left_to_ask, outcomes, pairs_of, score
+from ..ppd.evaluation.blind import by_look, score
 from ..ppd.pictures import Picture
+from ..ppd.sequential import decided
 from ..ppd.store import BlindTest, MissingError
 from . import answers, folders, interviews
 from .announce import announce

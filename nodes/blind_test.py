@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..ppd.evaluation.blind import Scene, folded
+from ..ppd.blind_questions import Scene, folded
 from ..ppd.messages import quoted
 from ..ppd.pictures import Picture
 from ..ppd.store import BlindTest, LearnedError, Person

@@ -15,9 +15,9 @@ from ..ppd.files import file_digest
 from ..ppd.messages import listed
 from ..ppd.pairs import PreferencePair, counted
 from ..ppd.pictures import PreferenceError
-from ..ppd.privacy import MOST_EPSILON, Guarantee, release
+from ..ppd.privacy import MOST_EPSILON, Guarantee
 from ..ppd.user_embedding import UserEmbedding as Embedding
-from ..ppd.user_embedding import blend, null_user
+from ..ppd.user_embedding import blend, null_user, release
 from . import folders
 from .encoders import encoder_digest, load_encoder, taste_encoders
 from .sockets import CATEGORY, PreferencePairs, UserEmbedding, one_person, people_of

@@ -326,47 +326,42 @@ def study_sets() -> list[str]:
 
 def lexicons() -> list[str]:
     """Names of the artist's own lexicons, such as "input: mine.looks.json"."""
-    return [
-        f"{word}: {path.name}"
-        for word, roots in lexicon_roots().items()
-        for root in roots
-        for path in sorted(Path(root).glob(f"*{LEXICON_ENDING}"))
-    ]
+    return _named_files(lexicon_roots(), LEXICON_ENDING)
 
 
 def lexicon_file(name: str) -> Path:
     """The file of an own lexicon by its name."""
-    word, _, file = name.partition(": ")
-    for root in lexicon_roots().get(word, []):
-        path = os.path.join(root, file)
-        if file.endswith(LEXICON_ENDING) and folder_paths.is_within_directory(root, path) and os.path.isfile(path):
-            return Path(path)
-    raise ValueError(
-        f"There is no lexicon {name!r}: choose one of the list, or put a file that ends in {LEXICON_ENDING} into "
-        "ComfyUI's input or datasets folder."
-    )
+    return _named_file("lexicon", name, lexicon_roots(), LEXICON_ENDING)
 
 
 def brand_guides() -> list[str]:
     """Names of all brand guides, such as "input: ours.brand.json"; the shipped example first."""
-    return [
-        f"{word}: {path.name}"
-        for word, roots in preference_roots().items()
-        for root in roots
-        for path in sorted(Path(root).glob(f"*{GUIDE_ENDING}"))
-    ]
+    return _named_files(preference_roots(), GUIDE_ENDING)
 
 
 def brand_guide_file(name: str) -> Path:
     """The file of a brand guide by its name."""
+    return _named_file("brand guide", name, preference_roots(), GUIDE_ENDING)
+
+
+def _named_files(folders: dict[str, list[str]], ending: str) -> list[str]:
+    return [
+        f"{word}: {path.name}"
+        for word, roots in folders.items()
+        for root in roots
+        for path in sorted(Path(root).glob(f"*{ending}"))
+    ]
+
+
+def _named_file(what: str, name: str, folders: dict[str, list[str]], ending: str) -> Path:
     word, _, file = name.partition(": ")
-    for root in preference_roots().get(word, []):
+    for root in folders.get(word, []):
         path = os.path.join(root, file)
-        if file.endswith(GUIDE_ENDING) and folder_paths.is_within_directory(root, path) and os.path.isfile(path):
+        if file.endswith(ending) and folder_paths.is_within_directory(root, path) and os.path.isfile(path):
             return Path(path)
     raise ValueError(
-        f"There is no brand guide {name!r}: choose one of the list, or put a file that ends in {GUIDE_ENDING} into "
-        "ComfyUI's input or datasets folder."
+        f"There is no {what} {name!r}: choose one of the list, or put a file that ends in {ending} into ComfyUI's "
+        "input or datasets folder."
     )
 
 

@@ -153,7 +153,8 @@ def _encode(arguments: argparse.Namespace) -> dict[str, Any]:
     from .pairs import read_pairs
     from .pocket.studio import WEIGHTS
     from .pocket.world import WORLDS
-    from .privacy import Guarantee, release
+    from .privacy import Guarantee
+    from .user_embedding import release
 
     pairs = list(read_pairs(arguments.pairs, skip_bad=arguments.skip_bad, user=arguments.user))
     if not pairs:

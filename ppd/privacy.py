@@ -27,15 +27,11 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from .user_embedding import UserEmbedding
 
 CLIP = 0.3
 """C, in the prior's metric, where a pick's length is 2 on the pockets: long picks say no more than short ones then, so
@@ -112,28 +108,3 @@ def noised(bounded: BoundedTaste, guarantee: Guarantee, noise: random.Random) ->
     *drawn, of_count = (noise.gauss(0, sigma) for _ in range(len(bounded.mean) + 1))
     moved = bounded.mode - bounded.mean + bounded.root @ torch.tensor(drawn, dtype=bounded.root.dtype)
     return bounded.mean + moved / (1 + sigma**2), max(1, round(bounded.picks + of_count / (COUNT * CLIP)))
-
-
-def release(embedding: UserEmbedding, guarantee: Guarantee, noise: random.Random | None = None) -> UserEmbedding:
-    """What may be shared of a person, without covariance; each call is a release of its own, with new noise, by
-    default the operating system's."""
-    if embedding.guarantee is not None:
-        raise ValueError(
-            f"This user embedding has its noise already ({embedding.guarantee.told}): save it as it is, with epsilon 0."
-        )
-    if embedding.bounded is None:
-        raise ValueError(
-            "This user embedding does not come from picks alone, so nothing is known of what one pick moves in it: "
-            "connect what Encode User Embedding makes of picks, without rated or loved pictures, and bind or turn it "
-            "afterwards; or use epsilon 0 for no noise."
-        )
-    u, picks = noised(embedding.bounded, guarantee, noise or random.SystemRandom())
-    return replace(
-        embedding,
-        u=u[None].to(embedding.u),
-        pairs=picks,
-        covariance_factor=None,
-        noise=1.0,
-        bounded=None,
-        guarantee=guarantee,
-    )

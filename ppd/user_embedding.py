@@ -7,6 +7,7 @@ delta where noise hides each pick (privacy.py); contract: format "ppd-user-embed
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -19,7 +20,7 @@ from torch import Tensor
 from .files import read_tensors, write_tensors
 from .limits import LONGEST_NAME, WIDEST
 from .messages import quoted, shortened
-from .privacy import BoundedTaste, Guarantee
+from .privacy import BoundedTaste, Guarantee, noised
 
 FORMAT = "ppd-user-embedding"
 VERSION = "1"
@@ -40,7 +41,7 @@ class UserEmbedding:
     best of several being one · `created` ISO date ·
     `covariance_factor` [d, r], F with posterior covariance F F' · `noise` scale of this person's pick noise as inferred
     from contradictions, 1 the population's; it explains the covariance, and no file holds it · `bounded` what
-    `privacy.release` puts its noise on, where the embedding comes from picks; no file holds it · `guarantee` where
+    `release` puts its noise on, where the embedding comes from picks; no file holds it · `guarantee` where
     that noise is in u.
     """
 
@@ -228,6 +229,31 @@ def _shape(tensor: Tensor) -> str:
 def null_user(like: UserEmbedding) -> UserEmbedding:
     """The null user (u = 0) of the same encoder and shape: the base itself."""
     return replace(like, u=torch.zeros_like(like.u), pairs=0, covariance_factor=None, bounded=None, guarantee=None)
+
+
+def release(embedding: UserEmbedding, guarantee: Guarantee, noise: random.Random | None = None) -> UserEmbedding:
+    """What may be shared of a person, without covariance; each call is a release of its own, with new noise, by
+    default the operating system's."""
+    if embedding.guarantee is not None:
+        raise ValueError(
+            f"This user embedding has its noise already ({embedding.guarantee.told}): save it as it is, with epsilon 0."
+        )
+    if embedding.bounded is None:
+        raise ValueError(
+            "This user embedding does not come from picks alone, so nothing is known of what one pick moves in it: "
+            "connect what Encode User Embedding makes of picks, without rated or loved pictures, and bind or turn it "
+            "afterwards; or use epsilon 0 for no noise."
+        )
+    u, picks = noised(embedding.bounded, guarantee, noise or random.SystemRandom())
+    return replace(
+        embedding,
+        u=u[None].to(embedding.u),
+        pairs=picks,
+        covariance_factor=None,
+        noise=1.0,
+        bounded=None,
+        guarantee=guarantee,
+    )
 
 
 def blend(a: UserEmbedding, b: UserEmbedding, weight: float) -> UserEmbedding:

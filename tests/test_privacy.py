@@ -27,10 +27,9 @@ from ppd.privacy import (
     clipped,
     noise_multiplier,
     noised,
-    release,
 )
 from ppd.taste_code import encode
-from ppd.user_embedding import UserEmbedding, blend, null_user
+from ppd.user_embedding import UserEmbedding, blend, null_user, release
 
 PICKS = 12
 

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from ..blind_questions import Trial, Verdict
 from ..encoders.encoder import PosteriorEncoder
 from ..encoders.towers.pixels import within
 from ..encoders.vlm import BEFORE
 from ..pairs import PreferencePair
 from ..pictures import SEEN_SIDE, Picture
-from .blind import Trial, Verdict
 
 if TYPE_CHECKING:
     from ..encoders.towers.vlm import LocalVLM, Part

@@ -15,10 +15,10 @@ from ..files import write_file
 from ..limits import line, number, parsed, whole
 from ..messages import quoted
 from ..pairs import counted
+from ..sequential import anytime_interval
 from .blind import steadiness
 from .figures import bootstrap
 from .report import FORMAT, JSON_FILE, STYLE, VERSION, tied_again
-from .sequential import anytime_interval
 
 PILOT_JSON, PILOT_PAGE = "pilot.json", "pilot.html"
 MOST = 100_000

@@ -12,11 +12,12 @@ from typing import Any
 
 from PIL import Image
 
+from ..blind_questions import Trial, pairs_of
 from ..files import write_file
 from ..pictures import Picture
 from ..sheet import contact_sheet
 from ..store import BlindTest
-from .blind import Trial, over_prompts, pairs_of, score
+from .blind import over_prompts, score
 
 FORMAT = "ppd-blind-test"
 VERSION = 1

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
-from ..evaluation.blind import Question, Scene, Trial, design, folded, left_to_ask
+from ..blind_questions import Question, Scene, Trial, design, folded, left_to_ask
 from ..messages import quoted
 from .candidates import VERDICTS
 from .errors import LearnedError, MissingError, StoreError, damaged

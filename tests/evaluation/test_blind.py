@@ -10,22 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ppd.evaluation.blind import (
-    ALPHA,
-    Scene,
-    Trial,
-    by_look,
-    consistency,
-    design,
-    error_of,
-    left_to_ask,
-    outcomes,
-    over_prompts,
-    pairs_of,
-    score,
-)
-from ppd.evaluation.sequential import decided
+from ppd.blind_questions import Scene, Trial, design, error_of, left_to_ask, outcomes, pairs_of
+from ppd.evaluation.blind import ALPHA, by_look, consistency, over_prompts, score
 from ppd.pictures import Picture
+from ppd.sequential import decided
 
 
 def painted(number):

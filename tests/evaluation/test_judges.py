@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
+from ppd.blind_questions import Scene, Trial, design, outcomes
 from ppd.encoders.simulated import simulate
-from ppd.evaluation.blind import Scene, Trial, design, outcomes, score
+from ppd.evaluation.blind import score
 from ppd.evaluation.judges import Asked, PosteriorJudge, SimulatedPerson, VLMJudge, answered_by, held_out
 from ppd.pairs import read_pairs
 from ppd.pictures import Picture

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ppd.blind_questions import Scene, left_to_ask
 from ppd.cli import main
-from ppd.evaluation.blind import Scene, left_to_ask
 from ppd.evaluation.pilot import Report, pilot, read_reports, sentences
 from ppd.evaluation.report import figures_of, sheet, write_report
 from ppd.pictures import Picture

@@ -86,7 +86,7 @@ def test_without_any_package_that_comfyui_lacks_all_nodes_load(comfyui_path, tmp
 def read_only(tmp_path):
     """A folder in which nothing can be made; root may write everywhere but in the kernel's own."""
     if not hasattr(os, "geteuid"):
-        pytest.skip("permissions are otherwise there")
+        pytest.skip("needs POSIX permissions")
     if os.geteuid() == 0:
         folder = Path("/sys")
     else:

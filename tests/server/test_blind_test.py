@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ppd.evaluation.blind import Scene, outcomes
-from ppd.evaluation.sequential import decided
+from ppd.blind_questions import Scene, outcomes
 from ppd.pictures import Picture
+from ppd.sequential import decided
 
 pytestmark = pytest.mark.comfyui
 ROOT = Path(__file__).resolve().parents[2]

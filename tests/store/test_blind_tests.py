@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ppd.evaluation.blind import Scene
+from ppd.blind_questions import Scene
 from ppd.store import MissingError, StoreError, TasteStore
 
 from .small_stores import ask, picture, stored_pictures

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from ppd.evaluation.blind import Scene
+from ppd.blind_questions import Scene
 from ppd.pictures import Picture
 from ppd.store import TasteStore
 

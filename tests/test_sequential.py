@@ -7,7 +7,7 @@ from math import comb
 import numpy as np
 import pytest
 
-from ppd.evaluation.sequential import (
+from ppd.sequential import (
     ALPHA,
     anytime_interval,
     anytime_p,
