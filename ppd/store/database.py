@@ -26,8 +26,9 @@ IMPATIENCE = 0.5
 """Seconds to wait where somebody waits for a list of names."""
 BETWEEN_TRIES = 0.1
 """Seconds that a statement of opening waits, since two that change the journal may wait for each other for ever."""
-MOST_FAILURES = 20
-"""To open a file that another process may be changing just now."""
+SETTLING = 5.0
+"""Seconds to go on with a file that cannot be opened, since other processes may be changing its journal just now. It is
+a time, not a number of tries: on a busy machine they need many."""
 Kind = type | UnionType
 
 
@@ -124,16 +125,16 @@ class Database:
     def _first(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """The rows of a statement that may be a transaction's first, which is where a journal that this drive does not
         carry is noticed: another process may just have set it."""
-        for failures in range(MOST_FAILURES + 1):
+        end = time.monotonic() + SETTLING
+        while True:
             database = self._connection()
             try:
                 return database.execute(statement, values).fetchall()
             except sqlite3.OperationalError as error:
                 is_of_journal = _lacks_memory(error) and _is_wal(self.path)
-                if database.in_transaction or not is_of_journal or failures == MOST_FAILURES:
+                if database.in_transaction or not is_of_journal or time.monotonic() > end:
                     raise
                 self.close()
-        raise AssertionError("the last failure is raised")
 
     def _connection(self) -> sqlite3.Connection:
         database = getattr(self._local, "database", None)
@@ -154,7 +155,7 @@ class Database:
 
     def _connect(self) -> sqlite3.Connection:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        end, failures = time.monotonic() + self._patience, 0
+        start = time.monotonic()
         while True:
             try:
                 database = self._prepared(sqlite3.connect(self.path, timeout=BETWEEN_TRIES, isolation_level=None))
@@ -163,8 +164,8 @@ class Database:
             except sqlite3.OperationalError as error:
                 # Who changes the journal, or finds it changing, is told of a lock at once instead of waiting for it
                 is_locked = "locked" in str(error)
-                failures += not is_locked
-                if not (is_locked or _lacks_memory(error)) or time.monotonic() > end or failures > MOST_FAILURES:
+                longest = self._patience if is_locked else min(self._patience, SETTLING)
+                if not (is_locked or _lacks_memory(error)) or time.monotonic() > start + longest:
                     raise
                 if not is_locked and _is_wal(self.path):
                     self._leave_shared_memory()
