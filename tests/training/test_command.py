@@ -20,6 +20,7 @@ from ppd.hosts.comfyui_base import find_comfyui, load_checkpoint
 from ppd.pairs import read_pairs
 from ppd.pictures import Picture
 from ppd.studies import Cell, continue_studies
+from ppd.training import adapter as adapter_training
 from tests.conftest import write_example
 from tests.server.model_files import write_checkpoint
 from tests.training.study_sets import LOOKS
@@ -66,9 +67,10 @@ def home(tmp_path_factory, comfyui_path):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def loaded_once():
-    """The checkpoint is read from its file in the first run alone."""
+def quick():
+    """The checkpoint is read from its file in the first run alone, and few picks are watched."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(adapter_training, "WATCHED_PICKS", 8)
         patch.setattr(comfyui_base, "load_checkpoint", lru_cache(comfyui_base.load_checkpoint))
         yield
 
