@@ -29,11 +29,11 @@ BETWEEN_LOOKS = 0.1
 """Seconds from one look at the store to the next, and so until an interrupt is heard."""
 
 
-class PreferenceCollector(io.ComfyNode):
+class PPD_PreferenceCollector(io.ComfyNode):  # noqa: N801
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="PreferenceCollector",
+            node_id="PPD_PreferenceCollector",
             display_name="Collect Preferences",
             category=CATEGORY,
             description="Asks which of two pictures is better: files pairs as questions for a person and shows the "

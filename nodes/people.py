@@ -58,10 +58,11 @@ def make_sure(choice: str, prompt: Mapping[str, Any] | None) -> None:
     if choice.casefold() == ME:
         return
     for node in (prompt or {}).values():
-        named = node["inputs"].get("person")
-        is_unknown = isinstance(named, list)  # it comes from another node
-        if node["class_type"] == "PreferenceCollector" and (is_unknown or str(named).casefold() == choice.casefold()):
-            return
+        if node["class_type"] == "PPD_PreferenceCollector":
+            named = node["inputs"].get("person")
+            is_unknown = isinstance(named, list)  # it comes from another node
+            if is_unknown or str(named).casefold() == choice.casefold():
+                return
     raise ValueError(
         f"There is nobody called {choice!r} in the taste store: choose somebody of the list, or make them in the tab "
         "Taste."

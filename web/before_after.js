@@ -34,7 +34,7 @@ function pictures({ class_type, inputs }) {
 function pictured(output, readers) {
     const found = Object.keys(output).filter((id) => pictures(output[id])).map((id) => ({ id, nodes: above(output, id) }))
         .filter(({ nodes }) => readers.some((id) => nodes.has(id))
-            && ![...nodes].some((id) => output[id].class_type === "PreferenceCollector"));
+            && ![...nodes].some((id) => output[id].class_type === "PPD_PreferenceCollector"));
     return found.find(({ id }) => output[id].class_type !== "PreviewImage") ?? found[0];
 }
 

@@ -267,7 +267,7 @@ app.registerExtension({
         });
     },
     nodeCreated(node) {
-        if (node.constructor.comfyClass !== "PreferenceCollector") return;
+        if (node.constructor.comfyClass !== "PPD_PreferenceCollector") return;
         const questions = new Questions();
         shown.set(node, questions);
         const widget = node.addDOMWidget("ppd_question", "ppd_question", questions.root, {

@@ -8,7 +8,7 @@ const ME = "me"; // can always be chosen, also before there is somebody of that 
 const TAB = "tab";
 const PERSON = "person: "; // what a person's choice begins with in Load Preference Pairs
 const TASTE = "taste: "; // what a taste file's choice begins with, in place of a person's
-const LISTS = { PreferencePairLoader: ["preference_set", PERSON], PreferenceCollector: ["person", ""],
+const LISTS = { PreferencePairLoader: ["preference_set", PERSON], PPD_PreferenceCollector: ["person", ""],
     PPD_MyTaste: ["person", ""], PPD_SortByTaste: ["person", ""], PPD_TasteToText: ["person", ""],
     PPD_ApplyTasteToConditioning: ["person", ""], PPD_SaveTasteAsLoRA: ["person", ""], PPD_BrandCheck: ["person", ""],
     PPD_TrainUserAdapter: ["preference_set", PERSON], PPD_TestPrompts: ["person", ""], PPD_BlindTest: ["person", ""] };

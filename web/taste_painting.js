@@ -9,7 +9,7 @@ export async function isBusy() {
     return exec_info.queue_remaining > 0;
 }
 
-export const canPaint = (person) => asksOf(person, ["PreferenceCollector"]);
+export const canPaint = (person) => asksOf(person, ["PPD_PreferenceCollector"]);
 
 export async function paint(person) {
     const focused = document.activeElement;

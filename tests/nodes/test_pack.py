@@ -20,8 +20,8 @@ if find_spec("comfy"):
 ROOT = Path(__file__).resolve().parents[2]
 NODE_IDS = {
     "PreferencePairLoader",
-    "PreferenceCollector",
-    "UserEmbeddingSample",
+    "PPD_PreferenceCollector",
+    "PPD_UserEmbeddingSample",
     "UserEmbeddingEncoder",
     "PPD_UserEmbeddingSave",
     "PPD_UserEmbeddingLoad",

@@ -53,7 +53,7 @@ def add_picks(store, person, count):
 
 
 def collector(person):
-    return {"1": {"class_type": "PreferenceCollector", "inputs": {"person": person}}}
+    return {"1": {"class_type": "PPD_PreferenceCollector", "inputs": {"person": person}}}
 
 
 def test_lists_tell_ids_and_no_names(node_classes, store, people):
@@ -180,9 +180,9 @@ def test_exports_never_share_a_folder(comfy_folders):
 
 def test_without_a_browser_the_tabs_person_is_me(node_classes, store, load, run):
     """By default in both nodes, so that a graph of the API's has somebody too."""
-    defaults = {name: node_classes[name].INPUT_TYPES()["optional"] for name in (LOADER, "PreferenceCollector")}
+    defaults = {name: node_classes[name].INPUT_TYPES()["optional"] for name in (LOADER, "PPD_PreferenceCollector")}
     assert defaults[LOADER]["preference_set"][1]["default"] == "person: tab"
-    assert defaults["PreferenceCollector"]["person"][1]["default"] == "tab"
+    assert defaults["PPD_PreferenceCollector"]["person"][1]["default"] == "tab"
     assert load("person: tab") == ([], "person: me: 0 pairs on 0 prompts, 0 ties.")
     me = store.add_person("me").id
     add_picks(store, me, 2)

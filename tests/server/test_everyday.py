@@ -22,7 +22,7 @@ def few_steps(server, graphs):
         prompt = server.prompt(name)
         for class_type in ("KSampler", "PersonalizedDenoiser"):
             prompt = graphs.set_inputs(prompt, class_type, steps=4)
-        for class_type in ("PPD_MyTaste", "PPD_SortByTaste", "PreferenceCollector"):
+        for class_type in ("PPD_MyTaste", "PPD_SortByTaste", "PPD_PreferenceCollector"):
             prompt = graphs.set_inputs(prompt, class_type, person=person)
         return graphs.set_inputs(prompt, "PreferencePairLoader", preference_set=f"person: {person}")
 
@@ -159,7 +159,7 @@ def without(prompt, class_type, graphs):
         for name, value in list(entry["inputs"].items()):
             if isinstance(value, list) and value[0] in gone:
                 through = prompt[value[0]]["inputs"].get("user_embedding")
-                if class_type == "UserEmbeddingSample" and through:
+                if class_type == "PPD_UserEmbeddingSample" and through:
                     entry["inputs"][name] = through
                 else:
                     del entry["inputs"][name]
@@ -187,7 +187,7 @@ def test_a_bypassed_node_of_ours_paints_the_plain_picture_and_the_report_says_so
             "inputs": {"images": [f"{node} decoded", 0], "filename_prefix": f"bypass/{node}"},
         }
     del prompt[saver]
-    for node in graphs.nodes_of(prompt, "PreferenceCollector"):
+    for node in graphs.nodes_of(prompt, "PPD_PreferenceCollector"):
         del prompt[node]  # two plain pictures of one seed are no question
     entry = server.run(prompt)
     pictures = server.pictures(entry)
