@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from typing import Any
 
 import pytest
 import torch
@@ -34,7 +35,7 @@ if find_spec("comfy"):
     from .test_comfyui_low_rank import person as person_of_low_rank
 
 ENCODER, ENCODER_HASH = "some-clip", "0" * 64
-CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-4}
 
 
 @pytest.fixture(scope="module", params=ARTISTS)

@@ -43,7 +43,7 @@ if find_spec("comfy"):
     from ppd.hosts.comfyui import apply_user, manage_adapter
     from ppd.hosts.comfyui_denoisers import linear_sites, widths_of
 
-CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-4}
 FAMILIES = ("qwen_image", "z_image", "flux1", "sdxl")
 
 

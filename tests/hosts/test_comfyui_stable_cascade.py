@@ -7,6 +7,7 @@ import math
 import weakref
 from functools import partial
 from importlib.util import find_spec
+from typing import Any
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ if find_spec("comfy"):
     from .test_comfyui_low_rank import adapter_for as low_rank_for
     from .test_comfyui_low_rank import person as person_of_low_rank
 
-CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-4}
 WIDTH, CONTEXT = 32, 24
 RATIO = 0.7
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ if find_spec("comfy"):
     import ppd.hosts.comfyui_text as host
     from ppd.hosts.comfyui_text import TextTaste, apply_text, token_means
 
-CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-4}
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ if find_spec("comfy"):
 
     from .test_comfyui_low_rank_composition import QUANTISED, quantised
 
-CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-4}
 UNETS = ("sd15", "sdxl", "stable_cascade")
 stage_c = test_comfyui_stable_cascade.unet
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import nullcontext
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ if find_spec("comfy"):
 
     from ppd.pocket.comfyui import PocketFlow, load_pocket, load_turbo
 
-CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-4}
 SMALL = {"num_layers": 2, "num_attention_heads": 2, "joint_attention_dim": 32}
 SMALL_TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
 VAE = {"latent_channels": 4, "width": 16, "fine_width": 8}
