@@ -219,7 +219,7 @@ def test_look_alikes_are_refused(pair):
     kinds = ["SDXLRefiner", "SSD1B", "Segmind_Vega", "KOALA_700M", "KOALA_1B", "SD_X4Upscaler", "SD21UnclipL", "Flux"]
     kinds += [{"sd15": "SD15", "sd2": "SD20", "sdxl": "SDXL"}[other] for other in ARTISTS if other != family]
     for kind in kinds:
-        base = type(model.model).__new__(type(model.model))
+        base = object.__new__(type(model.model))
         torch.nn.Module.__init__(base)
         base.model_config = getattr(comfy.supported_models, kind)(dict(model.model.model_config.unet_config))
         base.diffusion_model = model.model.diffusion_model

@@ -186,7 +186,7 @@ def test_masks_and_areas_keep_their_effect(tiny):
     def painted(*prompts):
         return paint(tiny.name, personal, positive=[one for prompt in prompts for one in prompt], steps=1, cfg=1.0)
 
-    close = {"rtol": 0, "atol": 1e-5 * float(tiny.plain.abs().max())}
+    close: dict[str, Any] = {"rtol": 0, "atol": 1e-5 * float(tiny.plain.abs().max())}
     first, second = painted(conditioning(tiny.name)), painted(conditioning(tiny.name, seed=7))
     masked = painted(conditioning(tiny.name, mask=left), conditioning(tiny.name, seed=7, mask=1 - left))
     torch.testing.assert_close(masked[..., :4], first[..., :4], **close)

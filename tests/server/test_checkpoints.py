@@ -234,8 +234,8 @@ def test_the_learning_workflow_runs_from_nobody(server, store, graphs, files_of,
         for sampler in graphs.nodes_of(prompt, "PersonalizedDenoiser"):
             assert entry["outputs"][sampler]["text"][0].split("\n")[1].startswith(f"({family}, ")
         (question,) = store.inbox(person.id)
-        shown = [np.asarray(Picture(store.picture(d)).open()) for d in (question.first, question.second)]
-        assert not np.array_equal(*shown)
+        one, other = (np.asarray(Picture(store.picture(d)).open()) for d in (question.first, question.second))
+        assert not np.array_equal(one, other)
         assert question.origin["first"]["u"] != question.origin["second"]["u"]
         store.pick(question.id, "first", f"{person.id} {number}")
     store.delete_person(person.id)

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from ppd.pictures import Picture
 
@@ -133,7 +134,7 @@ def test_the_two_best_of_a_batch_are_asked_and_the_best_is_saved_with_its_score(
     for shown, index in zip(asked, (first, second), strict=True):
         assert np.abs(shown.astype(int) - pictures["all"][index]).max() <= 1  # Save Image cuts what we round
     (image,) = entry["outputs"][saver]["images"]
-    written = Image.open(server.base / "output" / image["subfolder"] / image["filename"]).text
+    written = PngImageFile(server.base / "output" / image["subfolder"] / image["filename"]).text
     note = json.loads(written["ppd_taste"])
     assert set(note) == {"scores", "taste_encoder"} and len(note["scores"]) == 2
     assert f"{note['scores'][0]:+.2f}" in report.splitlines()[2]
@@ -147,7 +148,7 @@ def test_scores_are_not_written_unless_asked_for(server, graphs, few_steps, warm
     (saver,) = graphs.nodes_of(prompt, "SaveImage")
     (image,) = entry["outputs"][saver]["images"]
     path = server.base / "output" / image["subfolder"] / image["filename"]
-    assert "ppd_taste" not in Image.open(path).text
+    assert "ppd_taste" not in PngImageFile(path).text
 
 
 def without(prompt, class_type, graphs):
@@ -199,7 +200,7 @@ def test_no_saved_picture_tells_a_name(server, store, graphs, few_steps, warm):
     """Nor by what nodes give ComfyUI as a fingerprint, which it writes into the picture."""
     prompt = few_steps(LEARN, warm)
     (image,) = server.run(prompt)["outputs"][graphs.nodes_of(prompt, "SaveImage")[0]]["images"]
-    written = Image.open(server.base / "output" / image["subfolder"] / image["filename"]).text["prompt"]
+    written = PngImageFile(server.base / "output" / image["subfolder"] / image["filename"]).text["prompt"]
     (pairs,) = graphs.nodes_of(prompt, "PreferencePairLoader")
     assert json.loads(written)[pairs]["is_changed"] and warm in written
     assert store.person(warm).name not in written
