@@ -6,13 +6,8 @@ import { ANSWERED, CHOSEN, LAST_PERSON, NEWS, ask, loadWords, t } from "./common
 
 const ME = "me"; // can always be chosen, also before there is somebody of that name
 const TAB = "tab";
-const PERSON = "person: "; // what a person's choice begins with in Load Preference Pairs
 const TASTE = "taste: "; // what a taste file's choice begins with, in place of a person's
-/** @type {Record<string, [input: string, prefix: string]>} */
-const LISTS = { PreferencePairLoader: ["preference_set", PERSON], PPD_PreferenceCollector: ["person", ""],
-    PPD_MyTaste: ["person", ""], PPD_SortByTaste: ["person", ""], PPD_TasteToText: ["person", ""],
-    PPD_ApplyTasteToConditioning: ["person", ""], PPD_SaveTasteAsLoRA: ["person", ""], PPD_BrandCheck: ["person", ""],
-    PPD_TrainUserAdapter: ["preference_set", PERSON], PPD_TestPrompts: ["person", ""], PPD_BlindTest: ["person", ""] };
+const MARK = "ppd_person"; // the option of an input that is a choice of people: what begins such a choice in it
 /** @type {PPD.Person[]} */
 let people = [];
 /** @type {string | null} */
@@ -79,11 +74,19 @@ function nameless(choice) {
     return found.id === me ? ME : found.id;
 }
 
+// The input of a type of nodes that is a choice of people, as its schema says
+/** @param {string} [type] */
+function inputOf(type = "") {
+    const { required, optional } = LiteGraph.registered_node_types[type]?.nodeData?.input ?? {};
+    const found = Object.entries({ ...required, ...optional }).find(([, entry]) => entry?.[1]?.[MARK] !== undefined);
+    return found && { name: found[0], prefix: String(found[1][1]?.[MARK]) };
+}
+
 /** @param {Comfy.Node} node */
 function listOf(node) {
-    const list = LISTS[node.constructor.comfyClass ?? ""];
-    const widget = list && node.widgets?.find(({ name }) => name === list[0]);
-    return widget && { widget, prefix: list[1] };
+    const input = inputOf(node.constructor.comfyClass);
+    const widget = input && node.widgets?.find(({ name }) => name === input.name);
+    return widget && { widget, prefix: input.prefix };
 }
 
 // Names for the choices of a list, and the people there are now
@@ -113,25 +116,23 @@ function* nodes(graph = app.graph) {
     }
 }
 
-// Whether the choice of a node of ours is the tab's person
-/** @param {string} type @param {unknown} choice @param {string} [person] */
-function isOf(type, choice, person) {
-    const [, prefix] = LISTS[type], choices = me === person ? [TAB, ME, person] : [TAB, person];
-    return choices.some((one) => choice === prefix + one);
-}
+// Whether a choice is the tab's person
+/** @param {unknown} choice @param {string} prefix @param {string} [person] */
+const isOf = (choice, prefix, person) => [TAB, person, ...(me === person ? [ME] : [])].some((one) => choice === prefix + one);
 
 // Whether a node of these types in the open graph, that is not off, asks or reads the tab's person
 /** @param {string | undefined} person @param {string[]} types */
 export const asksOf = (person, types) => [...nodes()].some((node) => {
-    const type = node.constructor.comfyClass ?? "";
-    return node.mode === LiteGraph.ALWAYS && types.includes(type) && isOf(type, listOf(node)?.widget.value, person);
+    if (node.mode !== LiteGraph.ALWAYS || !types.includes(node.constructor.comfyClass ?? "")) return false;
+    const list = listOf(node);
+    return list && isOf(list.widget.value, list.prefix, person);
 });
 
 // The ids of such nodes in a graph as it is queued
 /** @param {Comfy.Output} output @param {string} person @param {string[]} types */
 export const idsOf = (output, person, types) => Object.keys(output).filter((id) => {
-    const { class_type, inputs } = output[id];
-    return types.includes(class_type) && isOf(class_type, inputs[LISTS[class_type][0]], person);
+    const { class_type, inputs } = output[id], input = types.includes(class_type) && inputOf(class_type);
+    return input && isOf(inputs[input.name], input.prefix, person);
 });
 
 function fillAll() {
@@ -168,8 +169,8 @@ function putTabsPerson({ output }) {
     const person = tabsPerson();
     if (!person) return;
     for (const { class_type, inputs } of Object.values(output)) {
-        const [name, prefix] = LISTS[class_type] ?? [];
-        if (name && inputs[name] === prefix + TAB) inputs[name] = prefix + person.id;
+        const input = inputOf(class_type);
+        if (input && inputs[input.name] === input.prefix + TAB) inputs[input.name] = input.prefix + person.id;
     }
 }
 

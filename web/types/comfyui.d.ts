@@ -138,5 +138,5 @@ declare namespace Comfy {
 
 declare const LiteGraph: {
     ALWAYS: number;
-    registered_node_types: Record<string, { nodeData?: { output_node?: boolean; input?: Record<"required" | "optional", Record<string, [unknown]> | undefined> } }>;
+    registered_node_types: Record<string, { nodeData?: { output_node?: boolean; input?: Record<"required" | "optional", Record<string, [type: unknown, options?: Record<string, unknown>]> | undefined> } }>;
 };
