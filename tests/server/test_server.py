@@ -96,6 +96,16 @@ def test_workflows_are_listed_and_served_as_templates(server):
         assert server.get(path) == server.workflow(name)
 
 
+def test_a_prompt_with_an_old_id_runs(server, store):
+    """As a script sends it: what may be left out is, and what is connected stays so."""
+    size = {"width": 64, "height": 64, "batch_size": 1}
+    red, blue = ({"class_type": "EmptyImage", "inputs": {**size, "color": colour}} for colour in (0xC00000, 0x0000C0))
+    asked = {"images": ["1", 0], "other_images": ["2", 0], "person": "Old Id"}
+    run = server.run({"1": red, "2": blue, "3": {"class_type": "PreferenceCollector", "inputs": asked}})
+    assert run["outputs"]["3"]["text"] == ["Old Id: questions open 1, answered 0."]
+    store.delete_person(store.person_called("Old Id").id)
+
+
 @pytest.mark.parametrize("name", POCKET)
 def test_every_workflow_runs_and_yields_pictures(server, graphs, name):
     prompt = server.prompt(name)
