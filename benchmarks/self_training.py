@@ -106,7 +106,7 @@ class Checkpoint:
             turn = torch.linalg.lstsq(recipe.prior.whiten(features), (features - center) @ basis).solution
             readings = torch.linalg.lstsq(turn, rendered.readings.T).solution.T
             looks = replace(rendered, readings=readings, steps=rendered.steps @ turn)
-        identity = {"encoder": recipe.encoder.name, "encoder_hash": recipe.encoder.weight_hash}
+        identity: dict[str, Any] = {"encoder": recipe.encoder.name, "encoder_hash": recipe.encoder.weight_hash}
         return prior_of_looks(center, basis, looks.readings, **identity), looks
 
     def new_adapter(self) -> UserAdapter:

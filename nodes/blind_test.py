@@ -35,7 +35,7 @@ class PPD_TestPrompts(io.ComfyNode):  # noqa: N801
             search_aliases=["blind test", "prompts", "list", "lines", "batch"],
             inputs=[
                 io.String.Input("prompts", multiline=True, default="", optional=True, tooltip="One prompt a line."),
-                _person_input("Whose taste is tested."),
+                people.person_input("Whose taste is tested."),
             ],
             outputs=[io.String.Output(display_name="prompts", is_output_list=True, tooltip="One after the other.")],
         )
@@ -74,7 +74,7 @@ class PPD_BlindTest(io.ComfyNode):  # noqa: N801
                 io.String.Input(
                     "prompts", force_input=True, tooltip="What was painted: the list of Test Prompts, or one prompt."
                 ),
-                _person_input("Who is to answer, and whose taste it is."),
+                people.person_input("Who is to answer, and whose taste it is."),
                 io.String.Input("name_a", default=NAMES[0], optional=True, tooltip="What the report calls the first."),
                 io.String.Input("name_b", default=NAMES[1], optional=True, tooltip="What the report calls the second."),
                 io.String.Input("name_c", default=NAMES[2], optional=True, tooltip="What the report calls the third."),
@@ -182,12 +182,6 @@ def _learned_shown() -> Iterator[None]:
     except LearnedError as error:
         say(f"Answered when this taste was learned: {error.prompt}")
         raise
-
-
-def _person_input(tooltip: str) -> io.String.Input:
-    return io.String.Input(
-        "person", default=people.TAB, optional=True, tooltip=tooltip, extra_dict={"widgetType": people.WIDGET}
-    )
 
 
 def _fingerprint(choice: str | None) -> str:

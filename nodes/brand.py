@@ -77,13 +77,9 @@ class PPD_BrandCheck(io.ComfyNode):  # noqa: N801
                     tooltip="File each picture that breaks a rule as a question, against one of the same prompt that "
                     "passes. Nothing is taken as an answer: the person picks in the tab Taste.",
                 ),
-                io.String.Input(
-                    "person",
-                    default=people.TAB,
-                    optional=True,
-                    tooltip="Who is asked: whoever is chosen in the tab Taste, or always the same person, of whom the "
-                    "workflow keeps an id in place of the name.",
-                    extra_dict={"widgetType": people.WIDGET},
+                people.person_input(
+                    "Who is asked: whoever is chosen in the tab Taste, or always the same person, of whom the workflow "
+                    "keeps an id in place of the name."
                 ),
                 io.String.Input(
                     "prompt", default="", optional=True, tooltip="What the pictures show, as it was asked for."

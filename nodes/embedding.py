@@ -130,11 +130,11 @@ def provenance(embedding: Embedding) -> str:
     return f"{picks}; {embedding.guarantee.told}."
 
 
-class UserEmbeddingSample(io.ComfyNode):
+class PPD_UserEmbeddingSample(io.ComfyNode):  # noqa: N801
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="UserEmbeddingSample",
+            node_id="PPD_UserEmbeddingSample",
             display_name="Sample User Embedding",
             category=CATEGORY,
             description="One random draw from the posterior over the user embedding (Thompson sampling): a taste that "

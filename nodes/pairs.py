@@ -43,6 +43,7 @@ class PreferencePairLoader(io.ComfyNode):
                     tooltip="Whose picks: those of whoever is chosen in the tab Taste, or of one person, of whom the "
                     "workflow keeps an id and no name; or a set: a folder with pairs.jsonl and its pictures, or a "
                     ".jsonl or .parquet file, in ComfyUI's input or datasets folder. The examples come with the pack.",
+                    extra_dict={people.MARK: PERSON},
                 ),
                 io.String.Input(
                     "user",

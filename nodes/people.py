@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
 
+from comfy_api.latest import io
+
 from ..ppd.store import PERSON_ID, Person, UnusableError
 from . import folders
 
@@ -16,8 +18,15 @@ TAB = "tab"
 """Whoever is chosen in the tab Taste. The browser puts the id there when it queues a graph; without one it is "me"."""
 PERSON = "person: "
 """What a choice of preference pairs begins with that is no preference set but somebody in the taste store."""
-WIDGET = "PPD_PERSON"
-"""The browser's widget for a person: a list of names, of which the workflow keeps the ids."""
+MARK = "ppd_person"
+"""The option of an input that is a choice of people: what begins such a choice in it. By it the browser shows names for
+ids, and puts the tab's person in."""
+
+
+def person_input(tooltip: str) -> io.String.Input:
+    """The choice of somebody. A text, so that any text may be connected: people can be called by name."""
+    more = {"widgetType": "PPD_PERSON", MARK: ""}
+    return io.String.Input("person", default=TAB, optional=True, tooltip=tooltip, extra_dict=more)
 
 
 def choices() -> list[str]:
@@ -58,10 +67,11 @@ def make_sure(choice: str, prompt: Mapping[str, Any] | None) -> None:
     if choice.casefold() == ME:
         return
     for node in (prompt or {}).values():
-        named = node["inputs"].get("person")
-        is_unknown = isinstance(named, list)  # it comes from another node
-        if node["class_type"] == "PreferenceCollector" and (is_unknown or str(named).casefold() == choice.casefold()):
-            return
+        if node["class_type"] == "PPD_PreferenceCollector":
+            named = node["inputs"].get("person")
+            is_unknown = isinstance(named, list)  # it comes from another node
+            if is_unknown or str(named).casefold() == choice.casefold():
+                return
     raise ValueError(
         f"There is nobody called {choice!r} in the taste store: choose somebody of the list, or make them in the tab "
         "Taste."

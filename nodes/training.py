@@ -111,6 +111,7 @@ class PPD_TrainUserAdapter(io.ComfyNode):  # noqa: N801
                     default=NONE,
                     optional=True,
                     tooltip="Picks of real people to learn from as well, if you have any. It needs none.",
+                    extra_dict={people.MARK: PERSON},
                 ),
                 *advanced_inputs(),
                 Studies.Input(

@@ -63,8 +63,15 @@ class Taste:
 
 
 def person_input(tooltip: str) -> io.Combo.Input:
-    """The choice of somebody, or of a taste file; the browser shows names for ids (web/people.js)."""
-    return io.Combo.Input("person", options=choices(), default=people.TAB, optional=True, tooltip=tooltip)
+    """The choice of somebody, or of a taste file."""
+    return io.Combo.Input(
+        "person",
+        options=choices(),
+        default=people.TAB,
+        optional=True,
+        tooltip=tooltip,
+        extra_dict={people.MARK: ""},
+    )
 
 
 def first_answers_input() -> io.Int.Input:

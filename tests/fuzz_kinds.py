@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -38,7 +39,7 @@ def finite(*tensors: torch.Tensor) -> None:
     assert all(bool(tensor.isfinite().all()) for tensor in tensors), "used, and what came of it is no number"
 
 
-def paints(adapter: UserAdapter | TasteIPAdapter) -> None:
+def paints(adapter: Any) -> None:
     u = torch.ones(1, 1, adapter.config.embedding_dim)
     with torch.no_grad():
         if isinstance(adapter, LowRankAdapter):
@@ -273,7 +274,7 @@ def pocket_base(folder: Path) -> Kind:
     unet = {**UNET_CONFIG, "block_out_channels": [32], "cross_attention_dim": 8, "attention_head_dim": 2}
     unet |= {"down_block_types": ["CrossAttnDownBlock2D"], "up_block_types": ["CrossAttnUpBlock2D"]}
     text = {**TEXT_CONFIG, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
-    metadata = {
+    metadata: dict[str, Any] = {
         "unet_config": unet,
         "text_config": text,
         "vae_config": {"latent_channels": 4, "width": 8, "fine_width": 4},
@@ -290,7 +291,8 @@ def pocket_base(folder: Path) -> Kind:
             PocketAutoencoder(**metadata["vae_config"]),
         )
     path = folder / "pocket_base.safetensors"
-    write_base(path, *(part.state_dict() for part in parts), torch.tensor([5, 320, 49406, 49407]), metadata)
+    denoiser, words, autoencoder = (part.state_dict() for part in parts)
+    write_base(path, denoiser, words, autoencoder, torch.tensor([5, 320, 49406, 49407]), metadata)
     return Kind(path, lambda: PocketModel.load(path))
 
 

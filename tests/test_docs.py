@@ -8,6 +8,7 @@ import json
 import re
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -92,7 +93,8 @@ def test_taste_encoders(tmp_path):
 @pytest.mark.parametrize("kind", ["cross_attention", "low_rank"])
 def test_user_adapters(tmp_path, kind):
     common, cross_attention, low_rank = re.split(r"^Kind `", section("User adapter"), flags=re.MULTILINE)
-    asked = {"family": "pocket", "encoder": "tiny", "encoder_hash": HASH, "embedding_dim": 3}
+    asked: dict[str, Any] = {"family": "pocket", "encoder": "tiny", "encoder_hash": HASH, "embedding_dim": 3}
+    adapter: CrossAttentionAdapter | LowRankAdapter
     if kind == "cross_attention":
         adapter, own = CrossAttentionAdapter(CrossAttentionConfig(**asked, layers=(8, 8))), cross_attention
     else:
@@ -184,7 +186,9 @@ def said() -> list[str]:
     for path in [*(ROOT / "nodes").glob("*.py"), *(ROOT / "ppd").rglob("*.py"), ROOT / "__init__.py"]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.JoinedStr):
-                found.append("".join(part.value if isinstance(part, ast.Constant) else "\0" for part in node.values))
+                found.append(
+                    "".join(str(part.value) if isinstance(part, ast.Constant) else "\0" for part in node.values)
+                )
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 found.append(node.value)
     words = json.loads((ROOT / "locales" / "en" / "main.json").read_text(encoding="utf-8"))

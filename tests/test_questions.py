@@ -176,11 +176,10 @@ def test_an_interview_asks_by_the_rule(store, encoder, monkeypatch):
         question, embedding = interview.ask(aki)
         rows = [row for row in range(30) if row not in asked]
         torch.testing.assert_close(embedding.u, encoded.u, rtol=0, atol=1e-5)
-        known = embedding.u[0], embedding.covariance
         told = asked_of(encoder.looks, x[asked] * encoder.prior.noise)
         opening = would_ask(encoder.looks, told, x[rows] * encoder.prior.noise)
-        differences = (part / embedding.noise for part in (x[rows], x[asked]))
-        expected = rows[next_question(number, *differences, *known, opening)]
+        left, known = x[rows] / embedding.noise, x[asked] / embedding.noise
+        expected = rows[next_question(number, left, known, embedding.u[0], embedding.covariance, opening)]
         assert question.id == candidates[expected]
         if number % 3 == 2:
             assert question.id in [candidates[row] for row in rows[-NEWEST:]]

@@ -41,7 +41,7 @@ def filed(pairs):
     questions = design(scenes, 100, random.Random(1))
     found = {picture.digest: picture for one in questions for picture in one.pictures}
     trials = [
-        Trial(str(n), n, one.prompt, tuple(p.digest for p in one.pictures), one.arms, one.repeats)
+        Trial(str(n), n, one.prompt, (one.pictures[0].digest, one.pictures[1].digest), one.arms, one.repeats)
         for n, one in enumerate(questions)
     ]
     return trials, found.__getitem__

@@ -89,7 +89,7 @@ def test_a_studio_that_drops_out_after_the_keys_leaves_the_sums_of_the_others(st
     found = rehearse(studios, FederatedPrior(D, 1, PEOPLE, public, None), LEAST, absent=lambda studio: studio == 7)
     rest = studios[:7] + studios[8:]
     task = FederatedPrior(D, 1, PEOPLE, public, None)
-    task.take(sum(rows(people, public).sum(0) for people in rest))
+    task.take(torch.stack([rows(people, public).sum(0) for people in rest]).sum(0))
     torch.testing.assert_close(found, task.prior, rtol=0, atol=3e-6)
 
 

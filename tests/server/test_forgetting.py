@@ -56,7 +56,9 @@ def theirs(server, store):
 
     graph = {  # a question of a workflow that keeps the workflow, and a node that reads them all
         "1": node("EmptyImage", width=64, height=64, batch_size=2, color=0x123456),
-        "2": node("PreferenceCollector", images=["1", 0], person=later, prompt=f"{SECRET} of a graph", wait_seconds=0),
+        "2": node(
+            "PPD_PreferenceCollector", images=["1", 0], person=later, prompt=f"{SECRET} of a graph", wait_seconds=0
+        ),
         "3": node("PPD_SortByTaste", images=["1", 0], person=later, keep=0, save_scores=False),
         "4": node("PreviewAny", source=["3", 2]),
     }

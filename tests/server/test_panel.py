@@ -55,7 +55,7 @@ def test_the_duel_workflow_fills_the_panel_while_it_is_open(server, store, someb
             for (const node of app.graph.nodes) {
                 const set = (widget, value) => (node.widgets.find(one => one.name === widget).value = value);
                 if (node.type === 'PreferencePairLoader') set('preference_set', `person: ${name}`);
-                if (node.type === 'PreferenceCollector') set('person', name);
+                if (node.type === 'PPD_PreferenceCollector') set('person', name);
                 if (node.type === 'PersonalizedDenoiser') set('steps', 4);
             }
         }""",

@@ -99,9 +99,9 @@ def test_what_is_kept_beats_what_is_not_of_the_same_prompt(store, aki):
 
 def test_ratings_stand_among_picks_by_their_time(store, aki, monkeypatch):
     times = iter(f"2026-01-0{day}T00:00:00+00:00" for day in range(1, 9))
+    at = next(times)
     for module in ("candidates", "ratings"):
         monkeypatch.setattr(f"ppd.store.{module}.now", lambda: at)
-    at = next(times)
     asked = [ask(store, aki, number) for number in (10, 11)]
     kept = [store.add_picture(aki, "a lake", picture(number)) for number in (0, 1, 2)]
     at = next(times)

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -178,9 +179,10 @@ def play_until_killed(play, folder, kill_at, acknowledge):
         if count == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
+    patched: Any = os
     fsync, replace = os.fsync, os.replace
-    os.fsync = lambda *arguments: (step(), fsync(*arguments))
-    os.replace = lambda *arguments: (step(), replace(*arguments))
+    patched.fsync = lambda *arguments: (step(), fsync(*arguments))
+    patched.replace = lambda *arguments: (step(), replace(*arguments))
 
     def traced(*arguments, **how):
         database = connect(*arguments, **how)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from ppd.adapters import UserAdapter
+from ppd.adapters import LowRankAdapter, UserAdapter
 from ppd.cli import main
 from ppd.encoders.encoder import TasteEncoder
 from ppd.hosts import comfyui_base
@@ -146,7 +146,7 @@ def test_real_people_are_trained_on_beside_simulated_ones(home, tmp_path, capsys
         == 0
     )
     adapter = UserAdapter.load(out)
-    assert adapter.config.kind == "low_rank" and adapter.config.rank == 4
+    assert isinstance(adapter, LowRankAdapter) and adapter.config.rank == 4
     assert adapter.config.training["report"]["real_people"]["people"] == 1
     assert "of 1 real people, licence: mine." in (tmp_path / "solo.training" / "report.html").read_text()
     assert len((tmp_path / "solo.training" / "latents" / "4x8x8-0.txt").read_text().split()) >= 6
