@@ -48,7 +48,7 @@ class PPD_BrandCheck(io.ComfyNode):  # noqa: N801
             display_name="Brand Check",
             category=CATEGORY,
             description="Checks pictures against a brand guide: colours, contrast, looks, things that must or never "
-            "be there, and places left free. Those that break a rule do not go on, and are marked where they do.",
+            "be there, and areas to keep free. Pictures that break a must or a never are left out, or stop the run.",
             search_aliases=["brand", "guide", "guard", "check", "style guide", "filter", "quality"],
             is_output_node=True,
             is_input_list=True,  # a list of pictures is checked as one, like a batch
@@ -61,48 +61,49 @@ class PPD_BrandCheck(io.ComfyNode):  # noqa: N801
                     options=taste_encoders(),
                     default=folders.POCKET,
                     optional=True,
-                    tooltip="What tells looks; used where the guide has rules for them.",
+                    tooltip="Taste encoder that measures looks; used only if the guide has rules for looks.",
                 ),
                 io.Combo.Input(
                     "broken",
                     options=[LEAVE_OUT, STOP],
                     default=LEAVE_OUT,
                     optional=True,
-                    tooltip="What to do with a picture that breaks a must or a never.",
+                    tooltip="What happens to a picture that breaks a must or a never.",
                 ),
                 io.Boolean.Input(
                     "ask",
                     default=False,
                     optional=True,
-                    tooltip="File each picture that breaks a rule as a question, against one of the same prompt that "
-                    "passes. Nothing is taken as an answer: the person picks in the tab Taste.",
+                    tooltip="Ask in the tab Taste about each picture that breaks a rule, beside one of the same "
+                    "prompt that passes. It counts only when the person picks.",
                 ),
                 people.person_input(
                     "Who is asked: whoever is chosen in the tab Taste, or always the same person, of whom the workflow "
                     "keeps an id in place of the name."
                 ),
-                io.String.Input(
-                    "prompt", default="", optional=True, tooltip="What the pictures show, as it was asked for."
-                ),
+                io.String.Input("prompt", default="", optional=True, tooltip="The prompt of the pictures."),
             ],
             outputs=[
                 io.Image.Output(
                     display_name="images",
                     is_output_list=True,
-                    tooltip="Those that go on, one by one. Where there are none, nothing behind this runs.",
+                    tooltip="The pictures that pass or warn, one by one. If there are none, nodes connected here do "
+                    "not run.",
                 ),
                 io.Image.Output(
                     display_name="marked",
                     is_output_list=True,
-                    tooltip="All of them in a frame: green passes, amber warns, red is stopped. Where a rule is broken "
-                    "stands its number, as the report counts them.",
+                    tooltip="All pictures, framed: green passes, amber warns, red is stopped. Where a rule is broken, "
+                    "its number in the report is shown.",
                 ),
                 io.Int.Output(
                     display_name="numbers",
                     is_output_list=True,
-                    tooltip="Which of the pictures go on, counted from 0.",
+                    tooltip="Indices of the pictures that pass or warn, from 0.",
                 ),
-                io.String.Output(display_name="report", tooltip="Each rule and who keeps it, and who does not."),
+                io.String.Output(
+                    display_name="report", tooltip="Each rule, how many pictures keep it, and which break it."
+                ),
             ],
         )
 
@@ -148,18 +149,19 @@ class PPD_BindToGuide(io.ComfyNode):  # noqa: N801
             node_id="PPD_BindToGuide",
             display_name="Bind Taste to Guide",
             category=CATEGORY,
-            description="Takes out of a taste what pulls against the looks of a brand guide, and changes nothing else "
-            "more than it must. Put it before painting.",
+            description="Projects a taste onto a brand guide: takes out what pulls against the looks that must or "
+            "never be, and changes the rest as little as possible. Put it before Personalized Denoiser.",
             search_aliases=["brand", "guide", "bind", "constrain", "project", "guard"],
             inputs=[
-                UserEmbedding.Input("user_embedding", tooltip="The taste of one person."),
+                UserEmbedding.Input("user_embedding", tooltip="User embedding of one person."),
                 guide_input(),
             ],
             outputs=[
                 UserEmbedding.Output(
-                    display_name="user_embedding", tooltip="The same taste where it pulled against no rule."
+                    display_name="user_embedding",
+                    tooltip="The user embedding, changed only where it pulled against a rule.",
                 ),
-                io.String.Output(display_name="report", tooltip="Which rules held it back, and by how much."),
+                io.String.Output(display_name="report", tooltip="Which rules changed it, and by how much."),
             ],
         )
 

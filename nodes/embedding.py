@@ -112,8 +112,8 @@ def epsilon_input() -> io.Float.Input:
         step=0.5,
         optional=True,
         advanced=True,
-        tooltip="Hide every single pick behind noise (differential privacy). The smaller, the more noise: 8 costs a "
-        "little with 16 picks, 2 needs 64. 0 adds none. Each save tells anew: save once.",
+        tooltip="Differential privacy: noise that hides every single pick. Smaller is more private and less accurate: "
+        "8 costs a little with 16 picks, 2 needs 64; 0 is off. Each save reveals more: share one file only.",
     )
 
 

@@ -341,7 +341,7 @@ def _theirs(person: str, number: int) -> Candidate:
     store = folders.taste_store()
     candidate = store.candidate(number)
     if candidate.person != store.person(person).id:
-        raise MissingError(f"Question {number} was not asked of this person.")
+        raise MissingError(f"Question {number} was not asked of this person: reload the page.")
     return candidate
 
 

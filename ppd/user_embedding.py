@@ -262,7 +262,9 @@ def blend(a: UserEmbedding, b: UserEmbedding, weight: float) -> UserEmbedding:
         raise ValueError(f"Expected a blend weight from 0 (the first person) to 1 (the second), got {weight}.")
     b.check_encoder(a.encoder, a.encoder_hash, "other user embedding")
     if a.u.shape != b.u.shape:
-        raise ValueError(f"Only embeddings of one shape blend, got {list(a.u.shape)} and {list(b.u.shape)}.")
+        raise ValueError(
+            f"Only embeddings of one shape blend, got {list(a.u.shape)} and {list(b.u.shape)}: encode both alike."
+        )
     factor = None
     if a.covariance_factor is not None and b.covariance_factor is not None:
         factor = torch.cat([(1 - weight) * a.covariance_factor, weight * b.covariance_factor], dim=1)

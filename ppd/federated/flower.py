@@ -55,7 +55,9 @@ def client_app(
         def fit(self, parameters: list[Any], config: dict[str, Any]) -> tuple[list[Any], int, dict[str, Any]]:
             self.answered["rounds"] += 1
             if self.hiding is not None and self.answered["rounds"] > self.hiding.rounds:
-                raise ValueError(f"This studio answers {self.hiding.rounds} times, as its noise is made for.")
+                raise ValueError(
+                    f"This studio answers {self.hiding.rounds} times, as its noise is made for: more take more noise."
+                )
             answer = _answer(self.people, [torch.from_numpy(part) for part in parameters], self.hiding, noise)
             most = float(answer.abs().max()) / config["range"]
             if not most <= 1:
@@ -88,7 +90,9 @@ class FederatedPrior:
 
     def __init__(self, d: int, rounds: int, most_people: int, prior: Prior | None, hiding: Hiding | None) -> None:
         if hiding is not None and (prior is None or rounds != hiding.rounds):
-            raise ValueError("Rounds with noise start at a public prior and are as many as the noise is made for.")
+            raise ValueError(
+                "Rounds with noise start at a public prior and are as many as the noise is made for: give both."
+            )
         self.d, self.prior, self.hiding, self.most_people = d, prior, hiding, most_people
         self.left = rounds + (prior is None)
 
@@ -206,7 +210,7 @@ def rehearse(
     def people_of(context: Any) -> Sequence[Said]:
         studio = int(context.node_config["partition-id"])
         if absent(studio):
-            raise ConnectionError(f"Studio {studio + 1} is away.")
+            raise ConnectionError(f"Studio {studio + 1} is away: it says nothing now.")
         return people[studio]
 
     found: list[Prior] = []

@@ -64,7 +64,9 @@ class Versions(Pairs):
                 return self.person(made)
         known = self.person_called(copy)
         if known is None:
-            raise MissingError(f"{copy!r}, who was made when going back, is not in the taste store any more.")
+            raise MissingError(
+                f"{copy!r}, who was made when going back, is not in the taste store any more: go back again."
+            )
         return known
 
     def _has_gone_back(self, request: str, person: str) -> bool:
