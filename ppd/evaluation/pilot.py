@@ -93,8 +93,9 @@ def pilot(reports: Sequence[Report]) -> dict[str, Any]:
 
     A person's `rate` is their share of wins, ties aside, over all their tests of these two arms, `interval` holds
     whenever they stopped; `over_people` its mean over people, 95 % interval by bootstrap over people, and `p` of no
-    difference by exchanging the two arms of each (None for one person). `minutes_taught` is what making the taste took each of them, their picks at the pace of their own test;
-    `points_per_minute` is by how many wins in 100 above 50 each of these minutes was repaid (None below one minute).
+    difference by exchanging the two arms of each (None for one person). `minutes_taught` is what making the taste took
+    each of them, their picks at the pace of their own test; `points_per_minute` is by how many wins in 100 above 50
+    each of these minutes was repaid (None below one minute).
     """
     people = {person: f"person {place}" for place, person in enumerate(sorted({one.person for one in reports}), 1)}
     pairs = []
