@@ -22,6 +22,7 @@ from .embedding import (
 from .explaining import PPD_ExplainTaste, PPD_TurnLook
 from .guard import PPD_CheckLeakage, PPD_CheckPrompts, PPD_CheckStereotypes
 from .ip_adapter import PPD_IPAdapterLoader
+from .judging import PPD_JudgePictures
 from .lora import PPD_SaveTasteAsLoRA
 from .making import PPD_MakeTasteEncoder
 from .my_taste import PPD_MyTaste
@@ -83,4 +84,5 @@ class PersonalizationExtension(ComfyExtension):
             PPD_BindToGuide,
             PPD_TestPrompts,
             PPD_BlindTest,
+            PPD_JudgePictures,
         ]

@@ -10,7 +10,6 @@ import torch
 from comfy_api.latest import io
 
 from ..ppd.blind_questions import Scene, folded
-from ..ppd.messages import quoted
 from ..ppd.pictures import Picture
 from ..ppd.store import BlindTest, LearnedError, Person
 from . import folders, people
@@ -138,7 +137,7 @@ def scenes_of(arms: Sequence[tuple[str, Sequence[torch.Tensor]]], prompts: Seque
     flat = [[(index, image) for index, batch in enumerate(batches) for image in batch] for _, batches in arms]
     counts = [len(images) for images in flat]
     if len(set(counts)) > 1:
-        told = ", ".join(f"{count} of {quoted(name)}" for (name, _), count in zip(arms, counts, strict=True))
+        told = ", ".join(f"{count} in images_{letter}" for letter, count in zip("abc", counts, strict=False))
         raise ValueError(f"There are {told}: paint the same prompts and seeds in every way.")
     batches = len(arms[0][1])
     if len(prompts) not in (1, batches, counts[0]) or not all(prompt.strip() for prompt in prompts):

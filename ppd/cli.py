@@ -16,6 +16,7 @@ from .federated.command import add_federated_arguments
 from .training.settings import add_training_arguments
 
 WORLDS = ("pocket", "pocket-flow")
+JUDGES = ("posterior", "vlm", "simulated")
 DEMO_PROMPTS = (
     "a house and a tree in the hills under a cloud",
     "a boat by a lake with a mountain behind",
@@ -113,7 +114,21 @@ def _parser() -> argparse.ArgumentParser:
     pilot.add_argument("folders", nargs="+", type=Path, help="folders with blind tests, as ComfyUI's output has them")
     pilot.add_argument("--out", type=Path, default=Path("pilot"), help="folder for pilot.html (default: pilot)")
 
-    for command in (demo, encode, sample, lora, studies, make, federated, evaluate, pilot):
+    judge = commands.add_parser("judge", help="which way to paint would be preferred, without asking the person")
+    judge.add_argument("arms", nargs="*", help="NAME=FOLDER, two or three: pictures of the same names")
+    judge.add_argument("--tests", type=Path, help="instead: finished blind tests of a taste store, user/__ppd/taste")
+    judge.add_argument("--by", choices=JUDGES, nargs="+", required=True, help="who judges")
+    judge.add_argument("--pairs", type=Path, help="people's picks that made nothing of what is judged")
+    judge.add_argument("--user", help="only this user's picks, where the set has several users")
+    judge.add_argument("--world", choices=WORLDS, default=WORLDS[0], help="whose taste encoder, or simulated people")
+    judge.add_argument("--encoder", type=Path, help="folder of another taste encoder")
+    judge.add_argument("--models", type=Path, default=Path("models"), help="ComfyUI's models, where its tower lies")
+    judge.add_argument("--vlm", type=Path, help="folder of a vision-language model, as transformers reads it")
+    judge.add_argument("--shown", type=int, default=4, help="pairs of a person that it is shown (default: 4)")
+    judge.add_argument("--taste", type=Path, nargs="+", default=[], help="folders with a taste.json: who is simulated")
+    judge.add_argument("--out", type=Path, default=Path("judged"), help="folder for judged.html (default: judged)")
+
+    for command in (demo, encode, sample, lora, studies, make, federated, evaluate, pilot, judge):
         command.add_argument("--json", type=Path, help="write the figures there, for machines")
     return parser
 
@@ -348,6 +363,12 @@ def _pilot(arguments: argparse.Namespace) -> dict[str, Any]:
     return figures
 
 
+def _judge(arguments: argparse.Namespace) -> dict[str, Any]:
+    from .judging import command
+
+    return command(arguments)
+
+
 COMMANDS = {
     "demo": _demo,
     "encode": _encode,
@@ -359,6 +380,7 @@ COMMANDS = {
     "train": _train,
     "evaluate": _evaluate,
     "pilot": _pilot,
+    "judge": _judge,
 }
 
 

@@ -21,7 +21,7 @@ from ..pairs import PreferencePair
 from ..pictures import SEEN_SIDE, Picture
 
 if TYPE_CHECKING:
-    from ..encoders.towers.vlm import LocalVLM, Part
+    from ..encoders.towers.vlm import Part
 
 ASKED = "\nNow two new pictures, painted for: {prompt}\nPicture A: "
 OTHER = "\nPicture B: "
@@ -81,6 +81,15 @@ class SimulatedPerson:
         return [_verdict(float(p - u)) for p, u in zip(odds.sigmoid(), drawn, strict=True)]
 
 
+class Reader(Protocol):
+    """A model that reads texts and pictures and says which letter comes next: transformers' (`LocalVLM`), or a text
+    encoder that ComfyUI has loaded (`hosts.comfyui_verdicts`)."""
+
+    def odds(self, parts: Sequence[Part], first: str, second: str) -> float:
+        """log P(first) - log P(second) of the next token."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class VLMJudge:
     """A vision-language model that is shown support pairs of the person and asked of two new pictures, in both orders.
@@ -89,13 +98,19 @@ class VLMJudge:
     says "tie".
     """
 
-    vlm: LocalVLM
+    vlm: Reader
     support: Sequence[PreferencePair]
     pixels: int = PIXELS
+    progress: Callable[[int, int], None] | None = None
 
     def judge(self, questions: Sequence[Asked]) -> list[Judged]:
-        """Two readings for each question."""
-        return [self._judge(one) for one in questions]
+        """Two readings for each question; `progress(questions done, of)` may raise to cancel."""
+        said = []
+        for one in questions:
+            said.append(self._judge(one))
+            if self.progress is not None:
+                self.progress(len(said), len(questions))
+        return said
 
     def question(self, asked: Asked) -> list[Part]:
         """What the model is shown and asked, the first picture as A."""
@@ -111,15 +126,8 @@ class VLMJudge:
         behind = self._first_is_ahead(Asked(asked.prompt, asked.second, asked.first))
         return _verdict(ahead) if ahead * behind < 0 else Judged("tie", False)
 
-    @torch.no_grad()
     def _first_is_ahead(self, asked: Asked) -> float:
-        """log P(A) - log P(B) of the next token."""
-        tokenizer = self.vlm.processor.tokenizer
-        a, b = (tokenizer.encode(letter, add_special_tokens=False)[-1] for letter in "AB")
-        if a == b:
-            raise ValueError(f"{self.vlm.name} has no tokens for the letters A and B: choose another model.")
-        logits = self.vlm.model(**self.vlm.inputs(self.question(asked)), use_cache=False).logits[0, -1].float()
-        return float(logits[a] - logits[b])
+        return self.vlm.odds(self.question(asked), "A", "B")
 
     def _seen(self, picture: Picture) -> Part:
         return within(picture.open(SEEN_SIDE), self.pixels)

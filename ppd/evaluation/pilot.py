@@ -17,7 +17,7 @@ from ..messages import quoted
 from ..pairs import counted
 from ..sequential import anytime_interval
 from .blind import steadiness
-from .figures import bootstrap
+from .figures import bootstrap, permutation_p
 from .report import FORMAT, JSON_FILE, STYLE, VERSION, tied_again
 
 PILOT_JSON, PILOT_PAGE = "pilot.json", "pilot.html"
@@ -92,9 +92,10 @@ def pilot(reports: Sequence[Report]) -> dict[str, Any]:
     """People x arms, as JSON.
 
     A person's `rate` is their share of wins, ties aside, over all their tests of these two arms, `interval` holds
-    whenever they stopped; `over_people` its mean over people and 95 % interval by bootstrap over people (None for one
-    person). `minutes_taught` is what making the taste took each of them, their picks at the pace of their own test;
-    `points_per_minute` is by how many wins in 100 above 50 each of these minutes was repaid (None below one minute).
+    whenever they stopped; `over_people` its mean over people, 95 % interval by bootstrap over people, and `p` of no
+    difference by exchanging the two arms of each (None for one person). `minutes_taught` is what making the taste took
+    each of them, their picks at the pace of their own test; `points_per_minute` is by how many wins in 100 above 50
+    each of these minutes was repaid (None below one minute).
     """
     people = {person: f"person {place}" for place, person in enumerate(sorted({one.person for one in reports}), 1)}
     pairs = []
@@ -125,6 +126,8 @@ def sentences(figures: dict[str, Any]) -> list[str]:
         interval = f", between {100 * over['low']:.0f} and {100 * over['high']:.0f}" if over else ""
         who = _people(len(pair["people"]))
         told.append(f"“{first}” was preferred to “{second}” {100 * pair['rate']:.0f} times in 100{interval} ({who}).")
+        if over:
+            told.append(by_chance(over["p"]))
     again = figures["consistency"]
     if again["of"]:
         ceiling, most = (f"{100 * again[name]:.0f}" for name in ("ceiling", "most"))
@@ -138,6 +141,12 @@ def sentences(figures: dict[str, Any]) -> list[str]:
     tests = counted(figures["tests"], "blind test")
     told.append(f"{_people(figures['people'])}, {tests}, {figures['minutes_of_tests']:.1f} minutes in all.")
     return told
+
+
+def by_chance(p: float) -> str:
+    """A p value, for people."""
+    often = "less than 1" if p < 0.01 else f"{100 * p:.0f}"
+    return f"Were the two as good as each other, chance would set them as far apart {often} times in 100."
 
 
 def _people(count: int) -> str:
@@ -201,7 +210,7 @@ def _pooled(arms: tuple[str, str], rows: list[dict[str, Any]]) -> dict[str, Any]
     return {
         "arms": list(arms),
         "rate": float(rates.mean()),
-        "over_people": bootstrap(rates) if len(rates) > 1 else None,
+        "over_people": bootstrap(rates) | {"p": permutation_p(rates[:, None] - 0.5)} if len(rates) > 1 else None,
         "minutes_taught": round(minutes, 2),
         "points_per_minute": round(100 * (float(rates.mean()) - 0.5) / minutes, 2) if minutes >= 1 else None,
         "people": rows,

@@ -146,10 +146,10 @@ def page(test: BlindTest, figures: dict[str, Any], picture: Callable[[str], Pict
         f" {_taught(test.notes)}</p>",
     ]
     for pair in figures["pairs"]:
-        parts.append(f"<div class='pair'><p>{_text(_of_pair(pair, figures['alpha']))}</p>{_bar(pair)}</div>")
+        parts.append(f"<div class='pair'><p>{_text(_of_pair(pair, figures['alpha']))}</p>{bar(pair)}</div>")
     parts += [f"<p>{_text(line)}</p>" for line in sentences(figures)[len(figures["pairs"]) :]]
     parts.append(_looks(figures["looks"]))
-    parts.append(_prompts(figures["prompts"]))
+    parts.append(by_prompt(figures["prompts"]))
     parts.append("<h2>Every question</h2><div class='asked'>")
     answered = sorted((one for one in test.trials if one.verdict is not None), key=lambda one: one.pick)
     parts += [_asked(test, one, picture) for one in answered]
@@ -180,7 +180,8 @@ def _of_pair(pair: dict[str, Any], alpha: float) -> str:
     )
 
 
-def _bar(pair: dict[str, Any]) -> str:
+def bar(pair: dict[str, Any]) -> str:
+    """Wins, ties and losses of two arms as one line, who won more on the left."""
     (first, won), (second, lost) = sorted(
         zip(map(_text, pair["arms"]), (pair["wins"], pair["losses"]), strict=True), key=lambda one: -one[1]
     )
@@ -205,7 +206,9 @@ def _looks(looks: Sequence[dict[str, Any]]) -> str:
     return f"<h2>By look</h2><p class='faint'>{note}</p><table>{''.join(rows)}</table>"
 
 
-def _prompts(prompts: Sequence[dict[str, Any]]) -> str:
+def by_prompt(prompts: Sequence[dict[str, Any]]) -> str:
+    """A table of what was preferred for each prompt."""
+
     def told(pair: dict[str, Any]) -> str:
         first, second = map(_text, pair["arms"])
         return f"{first} {pair['wins']} : {pair['losses']} {second}" + (

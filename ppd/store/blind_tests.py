@@ -15,7 +15,6 @@ from typing import Any
 from uuid import uuid4
 
 from ..blind_questions import Question, Scene, Trial, design, folded, left_to_ask
-from ..messages import quoted
 from .candidates import VERDICTS
 from .errors import LearnedError, MissingError, StoreError, damaged
 from .people import now
@@ -76,8 +75,8 @@ class BlindTests(Versions):
         questions = design(scenes, most, draw or random.SystemRandom())
         if not questions:
             raise StoreError(
-                f"{', '.join(map(quoted, arms))} have painted the same pictures, so there is nothing to ask: is the "
-                "strength 0, or has the person not picked yet?"
+                "All ways have painted the same pictures, so there is nothing to ask: is the strength 0, or has the "
+                "person not picked yet?"
             )
         shown = sorted(sorted(digests) for _, digests in painted)
         key = hashlib.sha256(json.dumps(shown).encode()).hexdigest()
@@ -277,8 +276,13 @@ class BlindTests(Versions):
 
 
 def _check_arms(arms: Sequence[str]) -> None:
-    if not 2 <= len(arms) <= 3 or len({folded(arm) for arm in arms}) < len(arms):
-        raise StoreError(f"The test compares {', '.join(map(quoted, arms))}: give two or three different names.")
-    for arm in arms:
+    """Refuses by place, never by name: a log keeps what is said, and the person has yet to answer."""
+    names = {folded(arm) for arm in arms}
+    if not 2 <= len(arms) <= 3 or len(names) < len(arms):
+        raise StoreError(
+            f"The test compares {len(arms)} ways that have {len(names)} different names: give two or three, each with "
+            "a name of its own."
+        )
+    for place, arm in enumerate(arms, 1):
         if not 0 < len(arm.strip()) <= LONGEST_ARM:
-            raise StoreError(f"The name {quoted(arm)} has {len(arm)} characters: give 1 to {LONGEST_ARM}.")
+            raise StoreError(f"The name of way {place} has {len(arm)} characters: give 1 to {LONGEST_ARM}.")

@@ -91,10 +91,12 @@ def test_a_pilot_counts_people_and_what_it_cost(reports):
     rates = [one["rate"] for one in pair["people"]]
     assert pair["rate"] == pytest.approx(np.mean(rates)) and max(rates) == 1.0
     assert pair["over_people"]["low"] <= pair["rate"] <= pair["over_people"]["high"]
+    assert pair["over_people"]["p"] == 2 / 2**3 and min(rates) > 0.5  # three people of one mind can say no more
     assert pair["minutes_taught"] == pytest.approx((10 + 40 + 10) * 3 / 60 / 3)  # their picks at 3 seconds each
     assert pair["points_per_minute"] == pytest.approx(100 * (pair["rate"] - 0.5) / pair["minutes_taught"], abs=0.01)
     told = sentences(figures)
     assert told[0].startswith("“mine” was preferred to “plain <model>”") and "(3 people)" in told[0]
+    assert told[1] == "Were the two as good as each other, chance would set them as far apart 25 times in 100."
     assert told[-2] == "Their tastes were made by 20 picks and 1.0 minutes a person."
     assert told[-1].startswith("3 people, 3 blind tests, ")
 
@@ -104,7 +106,7 @@ def test_the_same_test_twice_counts_once_and_one_person_has_no_interval(reports)
     (pair,) = pilot(once)["pairs"]
     assert len(once) == 1 and pair["over_people"] is None and pair["people"][0]["wins"] == 8
     told = sentences(pilot(once))
-    assert "(1 person)" in told[0] and told[-1].startswith("1 person, 1 blind test, ")
+    assert "(1 person)" in told[0] and "chance" not in told[1] and told[-1].startswith("1 person, 1 blind test, ")
     assert pair["points_per_minute"] is None  # below a minute a ratio says nothing
 
 

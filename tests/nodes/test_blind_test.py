@@ -94,17 +94,19 @@ def test_running_it_again_is_the_same_test_until_the_result_was_seen(blind, stor
 @pytest.mark.parametrize(
     ("inputs", "told"),
     [
-        ({"images_b": images(2)}, "There are 3 of 'plain model', 2 of 'my taste': paint the same prompts and seeds"),
+        ({"images_b": images(2)}, "There are 3 in images_a, 2 in images_b: paint the same prompts and seeds"),
         ({"prompts": ["a", "b"]}, "one for each of 1 batches or 3 pictures, got 2"),
         ({"prompts": [" "]}, "none of them empty: connect the list of Test Prompts"),
-        ({"name_a": "My  Taste"}, "give two or three different names"),
-        ({"images_b": images(3, 1)}, "have painted the same pictures, so there is nothing to ask"),
+        ({"name_a": "My  Taste"}, "compares 2 ways that have 1 different names: give two or three"),
+        ({"name_b": "my taste " * 5}, "The name of way 2 has 44 characters: give 1 to 40"),
+        ({"images_b": images(3, 1)}, "All ways have painted the same pictures, so there is nothing to ask"),
         ({"images_b": torch.full((3, 12, 16, 3), torch.nan)}, "no numbers"),
     ],
 )
 def test_what_makes_no_test_is_refused(blind, store, inputs, told):
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=told) as refused:
         blind(**{"images_a": images(3, 1), "images_b": images(3, 2), **inputs})
+    assert "plain model" not in str(refused.value) and "my taste" not in str(refused.value).lower()
     me = store.person_called("me")
     assert me is None or store.tests(me.id) == []
 

@@ -27,6 +27,7 @@ WARM, COOL = "vivid and bold", "cool and soft"
 NODE_IDS = {
     "PPD_TestPrompts",
     "PPD_BlindTest",
+    "PPD_JudgePictures",
     "PreferencePairLoader",
     "PPD_PreferenceCollector",
     "PPD_UserEmbeddingSample",

@@ -203,5 +203,5 @@ def test_questions_of_another_test_are_refused(store, aki, blind):
 
 
 def test_arms_that_paint_the_same_are_refused(store, aki):
-    with pytest.raises(StoreError, match="'base', 'mine' have painted the same pictures"):
+    with pytest.raises(StoreError, match="^All ways have painted the same pictures"):
         store.add_test(aki, ["base", "mine"], [Scene("x", (picture(1), picture(1)))], 20)

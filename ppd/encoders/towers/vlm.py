@@ -88,6 +88,16 @@ class LocalVLM:
         return after & ~torch.isin(ids, special)
 
     @torch.no_grad()
+    def odds(self, parts: Sequence[Part], first: str, second: str) -> float:
+        """log P(first) - log P(second) of two letters as the next token after a turn."""
+        tokenizer = self.processor.tokenizer
+        a, b = different_tokens(
+            self.name, *(tokenizer.encode(one, add_special_tokens=False)[-1] for one in (first, second))
+        )
+        logits = self.model(**self.inputs(parts), use_cache=False).logits[0, -1].float()
+        return float(logits[a] - logits[b])
+
+    @torch.no_grad()
     def states(self, inputs: Mapping[str, Tensor], layer: int) -> Tensor:
         """States [T, d] that `layer` (1 the first) gives at each token; the layers above it are not run."""
         with self.watching(layer, stop=True) as seen:
@@ -178,6 +188,13 @@ class TransformersVLMTower:
                 "numbers grow beyond that type; keep the model in bfloat16."
             )
         return row
+
+
+def different_tokens(name: str, first: int, second: int) -> tuple[int, int]:
+    """The tokens of two letters, if a model has one for each."""
+    if first == second:
+        raise ValueError(f"{name} has no tokens for the letters A and B: choose another model.")
+    return first, second
 
 
 class _SeenEnoughError(Exception):
