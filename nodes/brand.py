@@ -152,7 +152,7 @@ class PPD_BindToGuide(io.ComfyNode):  # noqa: N801
             node_id="PPD_BindToGuide",
             display_name="Bind Taste to Guide",
             category=CATEGORY,
-            description="Takes out of a taste what pulls against the looks of a brand guide, and changes nothing else "
+            description="Takes out of a taste what leans against the looks of a brand guide, and changes nothing else "
             "more than it must. Put it before painting.",
             search_aliases=["brand", "guide", "bind", "constrain", "project", "guard"],
             inputs=[
@@ -161,9 +161,9 @@ class PPD_BindToGuide(io.ComfyNode):  # noqa: N801
             ],
             outputs=[
                 UserEmbedding.Output(
-                    display_name="user_embedding", tooltip="The same taste where it pulled against no rule."
+                    display_name="user_embedding", tooltip="The same taste where it leaned against no rule."
                 ),
-                io.String.Output(display_name="report", tooltip="Which rules held it back, and by how much."),
+                io.String.Output(display_name="report", tooltip="Which rules held it back."),
             ],
         )
 
@@ -183,7 +183,7 @@ class PPD_BindToGuide(io.ComfyNode):  # noqa: N801
                 "or tells no looks: put its folder into models/taste_encoders, or choose another."
             )
         found = bound(one, rules, encoder.looks, encoder.prior)
-        report = told(found, [rule for rule in rules.looks if rule.level != "should"])
+        report = told(found, rules)
         return io.NodeOutput(found.embedding, report, ui=ui.PreviewText(report))
 
 
