@@ -21,10 +21,10 @@ from ..ppd.pairs import counted
 from ..ppd.pictures import Picture
 from ..ppd.user_embedding import UserEmbedding as Embedding
 from . import folders, people, whose
-from .announce import announce, say
+from .announce import say
 from .collect import at
 from .encoders import encoder_folder, load_encoder, reader_of, taste_encoders
-from .guard import open_probe, pictures_of, probe_input
+from .guard import ask_inputs, file_questions, open_probe, pictures_of, probe_input
 from .sockets import CATEGORY, UserEmbedding, one_person
 
 LEAVE_OUT, STOP = "leave it out", "stop the run"
@@ -70,20 +70,9 @@ class PPD_BrandCheck(io.ComfyNode):  # noqa: N801
                     optional=True,
                     tooltip="What to do with a picture that breaks a must or a never.",
                 ),
-                io.Boolean.Input(
-                    "ask",
-                    default=False,
-                    optional=True,
-                    tooltip="File each picture that breaks a rule as a question, against one of the same prompt that "
-                    "passes. Nothing is taken as an answer: the person picks in the tab Taste.",
-                ),
-                io.String.Input(
-                    "person",
-                    default=people.TAB,
-                    optional=True,
-                    tooltip="Who is asked: whoever is chosen in the tab Taste, or always the same person, of whom the "
-                    "workflow keeps an id in place of the name.",
-                    extra_dict={"widgetType": people.WIDGET},
+                *ask_inputs(
+                    "File each picture that breaks a rule as a question, against one of the same prompt that passes. "
+                    "Nothing is taken as an answer: the person picks in the tab Taste."
                 ),
                 io.String.Input(
                     "prompt", default="", optional=True, tooltip="What the pictures show, as it was asked for."
@@ -210,11 +199,8 @@ def _ask(
     rules: Guide, verdicts: Sequence[Verdict], pictures: Sequence[torch.Tensor], prompts: Sequence[str], person: str
 ) -> str:
     """File what was stopped as questions for a person; what to report."""
-    somebody = people.find(person, make=True)
-    assert somebody is not None
     questions = offers(rules.name, verdicts, [Picture.from_tensor(one) for one in pictures], prompts)
-    filed = folders.taste_store().add_candidates(somebody.id, questions)
-    announce(somebody.id)
+    name, filed = file_questions(person, questions)
     if not questions:
-        return f"Nothing to ask {somebody.name}: no stopped picture has a passing one of the same prompt."
-    return f"{somebody.name} is asked {counted(len(filed), 'question')} about what was stopped, in the tab Taste."
+        return f"Nothing to ask {name}: no stopped picture has a passing one of the same prompt."
+    return f"{name} is asked {counted(filed, 'question')} about what was stopped, in the tab Taste."

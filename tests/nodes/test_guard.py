@@ -86,6 +86,11 @@ def test_a_planted_leak_is_found_and_its_absence_passes(pocket):
     assert passed is False
     assert report.splitlines()[1].startswith("Leak: a house is in ")
     clean = drawn(*[BOAT] * 24, warmth=0.6, saturation=0.5)
+    asking = inputs | {"ask": [True], "person": ["ann"], "personal_images": [leaking]}
+    asked = pocket("PPD_CheckLeakage", **asking).result[1]
+    (ann,) = importlib.import_module("ppd_pack.nodes.folders").taste_store().people()
+    assert asked.splitlines()[-1] == f"ann is asked {ann.open} questions about what was found, in the tab Taste."
+    assert 2 <= ann.open <= 30 and ann.picks == 0
     passed, report = pocket("PPD_CheckLeakage", personal_images=list(clean[:, None]), **inputs).result
     assert passed is True and report.startswith("Passed: the pictures show what the prompts ask for")
     lost = drawn(*["a tree by a lake under the sun"] * 24)
