@@ -8,8 +8,7 @@ in one place, as many steps, each of as many picks as all studios' together. Bot
 Judged on JUDGES reporting people by picks that nobody trained on (ppd/training/measure.py), and by what the turbo
 paints for them of held-out captions, PICTURES_OF_EACH of each person. Means with 95 % bootstrap intervals over people.
 
-`--flower` runs the rounds by Flower with secure aggregation, in requirements-federated.txt's environment; without it
-the studios' answers are added up here, which is the same but for the masks' rounding.
+The studios' answers are added up here: what Flower and its masks add is a rounding, see tests/federated.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -47,22 +46,11 @@ from .privacy import Rendered
 
 PICTURES = 1500
 STUDIOS, PEOPLE, SUPPORT, QUERIES = 20, 5, 8, 24
-ROUNDS = 10
+ROUNDS = 4
 LOCAL = Local(
-    steps=6, batch=8, learning_rate=1e-3, objective=Objective(beta=POCKET_FLOW.beta, contrast=0.0, soft_labels=False)
+    steps=3, batch=8, learning_rate=2e-3, objective=Objective(beta=POCKET_FLOW.beta, contrast=0.0, soft_labels=False)
 )
-JUDGES, PICTURES_OF_EACH = 100, 2
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How much of all that: the slow test takes less."""
-
-    studios: int = STUDIOS
-    people: int = PEOPLE
-    rounds: int = ROUNDS
-    judges: int = JUDGES
-    local: Local = LOCAL
+JUDGES, PICTURES_OF_EACH = 60, 2
 
 
 def some(people: People, first: int, count: int) -> People:
@@ -99,46 +87,41 @@ def new_adapter(recipe: Recipe) -> UserAdapter:
     return adapter
 
 
-def studios_of(recipe: Recipe, rendered: Rendered, sizes: Sizes) -> list[AdapterStudio]:
+def studios_of(recipe: Recipe, rendered: Rendered) -> list[AdapterStudio]:
     """Each with people of its own."""
     everybody = recipe.people["training"]
     return [
         AdapterStudio(
             recipe.model,
             new_adapter(recipe),
-            picks_of(recipe, rendered, some(everybody, sizes.people * number, sizes.people), 361 + number),
-            sizes.local,
+            picks_of(recipe, rendered, some(everybody, PEOPLE * number, PEOPLE), 361 + number),
+            LOCAL,
         )
-        for number in range(sizes.studios)
+        for number in range(STUDIOS)
     ]
 
 
-def federated(recipe: Recipe, studios: Sequence[AdapterStudio], sizes: Sizes, *, flower: bool) -> UserAdapter:
+def federated(recipe: Recipe, studios: Sequence[AdapterStudio]) -> UserAdapter:
     """What the rounds make."""
-    task = FederatedAdapter(new_adapter(recipe), sizes.rounds, sizes.local)
-    if flower:
-        from ppd.federated.flower import rehearse
-
-        rehearse(studios, task, len(studios))
+    task = FederatedAdapter(new_adapter(recipe), ROUNDS, LOCAL)
     while task.left:
         asked = task.ask()
         task.take(added([studio.answer(asked) for studio in tqdm(studios, desc="studios", leave=False)]))
     return task.adapter.eval()
 
 
-def pooled(recipe: Recipe, studios: Sequence[AdapterStudio], sizes: Sizes) -> UserAdapter:
+def pooled(recipe: Recipe, studios: Sequence[AdapterStudio]) -> UserAdapter:
     """What training on everybody's picks in one place makes."""
-    local = sizes.local
     with TemporaryDirectory() as folder:
         return train_adapter(
             recipe.model,
             new_adapter(recipe),
             together([studio.picks for studio in studios]),
             Path(folder) / "pooled.pt",
-            steps=sizes.rounds * local.steps,
-            objective=local.objective,
-            batch=local.batch * len(studios),
-            learning_rate=local.learning_rate,
+            steps=ROUNDS * LOCAL.steps,
+            objective=LOCAL.objective,
+            batch=LOCAL.batch * len(studios),
+            learning_rate=LOCAL.learning_rate,
             name="pooled",
             fresh=False,
             warmup=0,
@@ -159,12 +142,12 @@ def together(parts: Sequence[QueryPicks]) -> QueryPicks:
 class Judges(Evaluation):
     """Reporting people, their picks that nobody trained on, and what is painted for them by the few-step model."""
 
-    def __init__(self, recipe: Recipe, rendered: Rendered, count: int) -> None:
-        self.recipe, self.people, self.count = recipe, some(recipe.people["reporting"], 0, count), count
+    def __init__(self, recipe: Recipe, rendered: Rendered) -> None:
+        self.recipe, self.people, self.count = recipe, some(recipe.people["reporting"], 0, JUDGES), JUDGES
         self.picks = picks_of(recipe, rendered, self.people, 381)
-        shape, rng = (count, PICTURES_OF_EACH), np.random.default_rng(382)
+        shape, rng = (JUDGES, PICTURES_OF_EACH), np.random.default_rng(382)
         self.captions = rng.choice(scenes.HELD_OUT_CAPTIONS, shape)
-        self.seeds = 6 * 10**6 + np.arange(count * PICTURES_OF_EACH).reshape(shape)
+        self.seeds = 6 * 10**6 + np.arange(JUDGES * PICTURES_OF_EACH).reshape(shape)
         labels = np.stack([scenes.object_labels(caption) for caption in self.captions.flat]) > 0.5
         self.labels = labels.reshape(*shape, len(scenes.KINDS))
         self.progress = tqdm(desc="painting", unit="picture", mininterval=2.0)
@@ -188,14 +171,14 @@ class Judges(Evaluation):
         return self.paint(adapter, u, turbo=True).rewards
 
 
-def measured(recipe: Recipe, sizes: Sizes, *, flower: bool, paint: bool = True) -> dict[str, Any]:
+def measured(recipe: Recipe) -> dict[str, Any]:
     """Figures of both adapters."""
     rendered = Rendered.of(recipe, PICTURES)
-    studios = studios_of(recipe, rendered, sizes)
-    adapters = {"pooled": pooled(recipe, studios, sizes), "federated": federated(recipe, studios, sizes, flower=flower)}
-    judges = Judges(recipe, rendered, sizes.judges)
+    studios = studios_of(recipe, rendered)
+    adapters = {"pooled": pooled(recipe, studios), "federated": federated(recipe, studios)}
+    judges = Judges(recipe, rendered)
     report: dict[str, Any] = {name: judges.implicit(one) for name, one in adapters.items()}
-    for name, found in judges.painted(adapters).items() if paint else ():
+    for name, found in judges.painted(adapters).items():
         report[name] |= {f"wins_against_{what}": figure for what, figure in found.items()}
     return report
 
@@ -203,10 +186,9 @@ def measured(recipe: Recipe, sizes: Sizes, *, flower: bool, paint: bool = True) 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.federated_adapter")
     parser.add_argument("--work", type=Path, default=Path(".work-privacy"), help="folder for the rendered pictures")
-    parser.add_argument("--flower", action="store_true", help="by Flower, with secure aggregation")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    figures = measured(Recipe(arguments.work, WEIGHTS, POCKET_FLOW), Sizes(), flower=arguments.flower)
+    figures = measured(Recipe(arguments.work, WEIGHTS, POCKET_FLOW))
     print(json.dumps(figures, indent=1))
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n")

@@ -76,8 +76,8 @@ def shown(person: Person, embedding: UserEmbedding, reader: PosteriorEncoder) ->
         assert reader.looks is not None
         at, sign = look_end(reader.looks, rule.word)
         words = {"name": reader.looks.names[at], "low": reader.looks.low[at], "high": reader.looks.high[at]}
-        words["japanese"] = reader.looks.japanese[at] if reader.looks.japanese else None
-        held.append({**words, "side": "high" if sign > 0 else "low", "level": rule.level})
+        japanese = reader.looks.japanese[at] if reader.looks.japanese else None
+        held.append({**words, "japanese": japanese, "side": "high" if sign > 0 else "low", "level": rule.level})
     return {"name": found.guide.name, "changed": found.changed, "binds": bool(binding(found.guide)), "held": held}
 
 
@@ -106,5 +106,5 @@ def fingerprint(person: Person) -> str:
     """Changes when the guide's file does; "" without a guide. What is wrong with it is told when it is used."""
     try:
         return "" if person.guide is None else file_digest(folders.brand_guide_file(person.guide))
-    except ValueError:
+    except (ValueError, OSError):
         return "gone"
