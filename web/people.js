@@ -11,7 +11,7 @@ const TASTE = "taste: "; // what a taste file's choice begins with, in place of 
 const LISTS = { PreferencePairLoader: ["preference_set", PERSON], PreferenceCollector: ["person", ""],
     PPD_MyTaste: ["person", ""], PPD_SortByTaste: ["person", ""], PPD_TasteToText: ["person", ""],
     PPD_ApplyTasteToConditioning: ["person", ""], PPD_SaveTasteAsLoRA: ["person", ""], PPD_BrandCheck: ["person", ""],
-    PPD_TrainUserAdapter: ["preference_set", PERSON], PPD_TestPrompts: ["person", ""], PPD_BlindTest: ["person", ""] };
+    PPD_CheckLeakage: ["person", ""], PPD_TrainUserAdapter: ["preference_set", PERSON], PPD_TestPrompts: ["person", ""], PPD_BlindTest: ["person", ""] };
 let people = [];
 let me = null;
 let reading, counting;
