@@ -238,9 +238,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not arguments.check:
                 path.write_text(anew, encoding="utf-8")
     if arguments.check and stale:
-        print(
-            f"{', '.join(stale)}: tables differ from the figures: run `python -m benchmarks.cards`.", file=sys.stderr
-        )
+        print(f"{', '.join(stale)}: tables differ from the figures: run `python -m benchmarks.cards`.", file=sys.stderr)
     return int(arguments.check and bool(stale))
 
 

@@ -21,10 +21,10 @@ from ..ppd.pairs import counted
 from ..ppd.pictures import Picture
 from ..ppd.user_embedding import UserEmbedding as Embedding
 from . import folders, people, whose
-from .announce import announce, say
+from .announce import say
 from .collect import at
 from .encoders import encoder_folder, load_encoder, reader_of, taste_encoders
-from .guard import open_probe, pictures_of, probe_input
+from .guard import ask_inputs, file_questions, open_probe, pictures_of, probe_input
 from .sockets import CATEGORY, UserEmbedding, one_person
 
 LEAVE_OUT, STOP = "leave it out", "stop the run"
@@ -70,16 +70,9 @@ class PPD_BrandCheck(io.ComfyNode):  # noqa: N801
                     optional=True,
                     tooltip="What happens to a picture that breaks a must or a never.",
                 ),
-                io.Boolean.Input(
-                    "ask",
-                    default=False,
-                    optional=True,
-                    tooltip="Ask in the tab Taste about each picture that breaks a rule, beside one of the same "
-                    "prompt that passes. It counts only when the person picks.",
-                ),
-                people.person_input(
-                    "Who is asked: whoever is chosen in the tab Taste, or always the same person, of whom the workflow "
-                    "keeps an id in place of the name."
+                *ask_inputs(
+                    "Ask in the tab Taste about each picture that breaks a rule, beside one of the same prompt that "
+                    "passes. It counts only when the person picks."
                 ),
                 io.String.Input("prompt", default="", optional=True, tooltip="The prompt of the pictures."),
             ],
@@ -181,7 +174,7 @@ class PPD_BindToGuide(io.ComfyNode):  # noqa: N801
                 "or tells no looks: put its folder into models/taste_encoders, or choose another."
             )
         found = bound(one, rules, encoder.looks, encoder.prior)
-        report = told(found, [rule for rule in rules.looks if rule.level != "should"])
+        report = told(found, rules)
         return io.NodeOutput(found.embedding, report, ui=ui.PreviewText(report))
 
 
@@ -208,11 +201,8 @@ def _ask(
     rules: Guide, verdicts: Sequence[Verdict], pictures: Sequence[torch.Tensor], prompts: Sequence[str], person: str
 ) -> str:
     """File what was stopped as questions for a person; what to report."""
-    somebody = people.find(person, make=True)
-    assert somebody is not None
     questions = offers(rules.name, verdicts, [Picture.from_tensor(one) for one in pictures], prompts)
-    filed = folders.taste_store().add_candidates(somebody.id, questions)
-    announce(somebody.id)
+    name, filed = file_questions(person, questions)
     if not questions:
-        return f"Nothing to ask {somebody.name}: no stopped picture has a passing one of the same prompt."
-    return f"{somebody.name} is asked {counted(len(filed), 'question')} about what was stopped, in the tab Taste."
+        return f"Nothing to ask {name}: no stopped picture has a passing one of the same prompt."
+    return f"{name} is asked {counted(filed, 'question')} about what was stopped, in the tab Taste."

@@ -18,9 +18,9 @@ from ..ppd.pictures import PreferenceError
 from ..ppd.privacy import MOST_EPSILON, Guarantee
 from ..ppd.user_embedding import UserEmbedding as Embedding
 from ..ppd.user_embedding import blend, null_user, release
-from . import folders
+from . import folders, guides
 from .encoders import encoder_digest, load_encoder, taste_encoders
-from .sockets import CATEGORY, PreferencePairs, UserEmbedding, one_person, people_of
+from .sockets import CATEGORY, PairsOf, PreferencePairs, UserEmbedding, one_person, people_of
 
 
 class UserEmbeddingEncoder(io.ComfyNode):
@@ -82,8 +82,10 @@ class UserEmbeddingEncoder(io.ComfyNode):
         skipped: list[PreferenceError] = []
         reader = load_encoder(encoder)
         told = reader.read(pairs, on_bad="skip" if skip_bad else "raise", skipped=skipped, progress=progress)
-        embedding = reader.encode_differences(*told)
-        report = report_of(embedding, reader.statements(*told), skipped)
+        embedding = reader.encode_told(pairs, told)
+        person = pairs.person if isinstance(pairs, PairsOf) else None
+        embedding, held = guides.held_back(person, embedding, reader)
+        report = "\n".join([report_of(embedding, reader.statements(*told), skipped), *held])
         return io.NodeOutput(embedding, report, ui=ui.PreviewText(report))
 
 

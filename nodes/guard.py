@@ -10,6 +10,7 @@ from comfy_api.latest import io, ui
 
 from ..ppd.guard.batteries import batteries
 from ..ppd.guard.content import LEAST, check_content, found
+from ..ppd.guard.offers import content_offers
 from ..ppd.guard.paired import check_pairs
 from ..ppd.guard.probes import Probe, TextProbe, word_lines
 from ..ppd.guard.stereotype import LEAST as LEAST_SHIFT
@@ -17,10 +18,12 @@ from ..ppd.guard.stereotype import SubjectError, check_stereotypes
 from ..ppd.hosts.comfyui_towers import open_tower, tower_choices
 from ..ppd.lexicon import prompt_lines
 from ..ppd.messages import quoted
-from ..ppd.pictures import check_numbers
+from ..ppd.pairs import counted
+from ..ppd.pictures import Picture, check_numbers
 from ..ppd.pocket.probe import object_probe
-from . import folders, whose
-from .announce import say
+from ..ppd.store import Question
+from . import folders, people, whose
+from .announce import announce, say
 from .sockets import CATEGORY
 
 JUDGES = {"pocket": "pocket_judge.safetensors", "pocket flow": "pocket_flow_judge.safetensors"}
@@ -108,6 +111,10 @@ class PPD_CheckLeakage(io.ComfyNode):  # noqa: N801
                     tooltip="Pictures that the person preferred: a thing that is in them and appears unasked in "
                     "personal pictures is a leak.",
                 ),
+                *ask_inputs(
+                    "Where something was found, file those personal pictures as questions against the plain ones. "
+                    "Nothing is taken as an answer: the person picks in the tab Taste."
+                ),
             ],
             outputs=_outputs("Which things appeared or got lost, how often, and how sure that is."),
         )
@@ -122,6 +129,8 @@ class PPD_CheckLeakage(io.ComfyNode):  # noqa: N801
         probe: Sequence[str] = ("pocket",),
         least: Sequence[float] = (100 * LEAST,),
         liked_images: list[torch.Tensor] | None = None,
+        ask: Sequence[bool] = (False,),
+        person: Sequence[str] = (people.TAB,),
     ) -> io.NodeOutput:
         base, personal, asked = pairs_of(base_images, personal_images, prompts)
         looked_for = word_lines(words[0])
@@ -131,7 +140,12 @@ class PPD_CheckLeakage(io.ComfyNode):  # noqa: N801
         )
         sides = seen[: len(base)], seen[len(base) : 2 * len(base)], seen[2 * len(base) :]
         check = check_content(*sides[:2], asked, looked_for, sides[2] if liked else None, least[0] / 100)
-        return io.NodeOutput(check.passed, check.report(), ui=ui.PreviewText(check.report()))
+        report = check.report()
+        if ask[0] and not check.passed:
+            plain, own = ([Picture.from_tensor(one) for one in side] for side in (base, personal))
+            name, filed = file_questions(person[0], content_offers(check, looked_for, sides[:2], (plain, own), asked))
+            report += f"\n{name} is asked {counted(filed, 'question')} about what was found, in the tab Taste."
+        return io.NodeOutput(check.passed, report, ui=ui.PreviewText(report))
 
 
 class PPD_CheckStereotypes(io.ComfyNode):  # noqa: N801
@@ -208,6 +222,26 @@ def _outputs(tooltip: str) -> list[io.Output]:
         io.Boolean.Output(display_name="passed", tooltip="True if nothing was found."),
         io.String.Output(display_name="report", tooltip=tooltip),
     ]
+
+
+def ask_inputs(tooltip: str) -> list[io.Input]:
+    """Whether to ask somebody about what was rejected, and whom."""
+    return [
+        io.Boolean.Input("ask", default=False, optional=True, tooltip=tooltip),
+        people.person_input(
+            "Who is asked: whoever is chosen in the tab Taste, or always the same person, of whom the workflow keeps "
+            "an id in place of the name."
+        ),
+    ]
+
+
+def file_questions(person: str, questions: Sequence[Question]) -> tuple[str, int]:
+    """File questions for a person of the tab Taste: their name, and how many are new."""
+    somebody = people.find(person, make=True)
+    assert somebody is not None
+    filed = folders.taste_store().add_candidates(somebody.id, questions)
+    announce(somebody.id)
+    return somebody.name, len(filed)
 
 
 def probe_input() -> io.Combo.Input:

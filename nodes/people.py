@@ -10,7 +10,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..ppd.store import PERSON_ID, Person, UnusableError
-from . import folders
+from . import folders, guides
 
 ME = "me"
 """Who can always be chosen, also where nobody has been made yet."""
@@ -57,9 +57,10 @@ def find(choice: str, make: bool = False) -> Person | None:
 
 
 def fingerprint(person: Person) -> str:
-    """Changes when the person's pairs do, how they are read, or the name in reports. A hash: ComfyUI writes what nodes
-    give as a fingerprint into saved pictures, which tell no name."""
-    return sha256(f"{person.name} {folders.taste_store().fingerprint(person.id)}".encode()).hexdigest()
+    """Changes when the person's pairs do, how they are read, what binds them, or the name in reports. A hash: ComfyUI
+    writes what nodes give as a fingerprint into saved pictures, which tell no name."""
+    known = f"{person.name} {folders.taste_store().fingerprint(person.id)} {guides.fingerprint(person)}"
+    return sha256(known.encode()).hexdigest()
 
 
 def make_sure(choice: str, prompt: Mapping[str, Any] | None) -> None:

@@ -242,7 +242,7 @@ def release(embedding: UserEmbedding, guarantee: Guarantee, noise: random.Random
         raise ValueError(
             "This user embedding does not come from picks alone, so nothing is known of what one pick moves in it: "
             "connect what Encode User Embedding makes of picks, without rated or loved pictures, and bind or turn it "
-            "afterwards; or use epsilon 0 for no noise."
+            "afterwards; or use epsilon 0 for no noise. The tab Taste makes such codes of who is bound to a guide."
         )
     u, picks = noised(embedding.bounded, guarantee, noise or random.SystemRandom())
     return replace(

@@ -102,12 +102,28 @@ function look(one, all) {
         element("span", { textContent: wordOf(one, "high") }));
 }
 
+// What the brand guide that the person is bound to changes of what is painted for them
+/** @param {Panel} panel @param {PPD.Guide | PPD.NoGuide} guide */
+function guided(panel, guide) {
+    if ("problem" in guide) return element("p", { className: "guide", role: "alert", textContent: `${t("guide_problem")} ${guide.problem}` });
+    /** @param {string} level */
+    const words = (level) => list(guide.held.filter((one) => one.level === level), (one) => wordOf(one, one.side));
+    const sentences = [t(guide.held.length ? "guide_holds" : guide.binds ? "guide_holds_nothing" : "guide_no_looks", guide)];
+    for (const level of ["never", "must"]) if (words(level)) sentences.push(t(`guide_${level}`, { words: words(level) }));
+    if (guide.changed) sentences.push(t("guide_changed"));
+    const made = element("p", { className: "guide", ariaLive: "polite", textContent: sentences.join(" ") });
+    const seen = () => panel.set("guide", { guide: panel.standing.person.guide });
+    if (guide.changed) made.append(" ", button(t("guide_seen"), seen));
+    return made;
+}
+
 /** @param {Panel} panel */
 export function learned(panel) {
     const { state } = panel;
     if (!state) return [];
     /** @type {HTMLElement[]} */
     const parts = [progress(state)], { person, statements } = state;
+    if (state.guide) parts.push(guided(panel, state.guide));
     if (!person.picks) return parts;
     const told = statements.filter((one) => ["sure", "likely"].includes(one.state));
     /** @param {PPD.Statement} one */
@@ -165,6 +181,10 @@ export function settings(panel) {
     const encoders = element("select", { ariaLabel: t("encoder") }, ...[...new Set([person.encoder, ...panel.standing.encoders])].map(
         (name) => element("option", { value: name, textContent: name, selected: name === person.encoder })));
     encoders.addEventListener("change", () => panel.set("encoder", { encoder: encoders.value }));
+    const guides = element("select", { ariaLabel: t("guide") }, element("option", { value: "", textContent: t("guide_none") }),
+        ...[...new Set([person.guide ?? "", ...panel.standing.guides])].filter(Boolean).map((name) =>
+            element("option", { value: name, textContent: name, selected: name === person.guide })));
+    guides.addEventListener("change", () => panel.set("guide", { guide: guides.value || null }));
     const studies = choice(panel, t("ask_from_studies"), "studies", (name) => panel.askFrom(name));
     const sets = choice(panel, t("import"), "sets", (name) => panel.take(name));
     const added = SECTIONS.map(({ name, title, make }) => details(panel, name, title(), make(panel)));
@@ -172,6 +192,7 @@ export function settings(panel) {
     return [...added, details(panel, "more_settings", t("more_settings"),
         element("label", { className: "row" }, t("fading"), fading),
         element("label", { className: "row" }, t("encoder"), encoders),
+        element("label", { className: "row", title: t("guide_tooltip") }, t("guide"), guides),
         element("div", { className: "row" }, studies),
         element("div", { className: "row" }, sets),
         reporting(panel),

@@ -15,6 +15,8 @@ const STYLE = `
 .ppd-taste .tastes label { display: flex; gap: 6px; align-items: baseline; }
 .ppd-taste .tastes input[type=checkbox] { flex: none; width: auto; margin: 0; }
 .ppd-taste .tastes input[type=text] { box-sizing: border-box; width: 100%; }
+.ppd-taste .tastes input[type=number] { flex: none; width: 5em; }
+.ppd-taste .tastes .code-told { color: var(--descrip-text); font-size: 12px; }
 .ppd-taste .tastes .drop { border: 1px dashed var(--border-color) !important; border-radius: 6px; padding: 8px; }
 .ppd-taste .taste-file { flex-wrap: nowrap; }
 .ppd-taste .taste-file img { width: 48px; height: 48px; object-fit: cover; border-radius: 4px; }
@@ -100,15 +102,21 @@ class Tastes {
             save(await answer.blob(), `${name.box.checked ? this.person.name : "taste"} ${day}${FILES}`);
         });
         const code = element("input", { type: "text", readOnly: true, hidden: true, ariaLabel: t("code") });
+        const epsilon = element("input", { type: "number", min: 0, max: 100, step: 0.5, value: 0, ariaLabel: t("code_epsilon") });
+        const told = element("span", { className: "code-told", hidden: true, ariaLive: "polite" });
         const copy = () => this.run(async () => {
-            code.value = (await ask(`people/${this.person.id}/code`)).code;
-            code.hidden = false;
+            if (!epsilon.reportValidity()) return;
+            const { code: made, noise } = await ask(`people/${this.person.id}/code?epsilon=${epsilon.value || 0}`);
+            code.value = made;
+            told.textContent = noise ? t("code_hides", noise) : t("code_plain");
+            code.hidden = told.hidden = false;
             code.select();
             await navigator.clipboard?.writeText(code.value).catch(() => {}); // there is none over plain HTTP
             this.panel.notify(t("code_copied"));
         });
         return element("div", {}, name.label, thumbnail.label, note,
-            element("div", { className: "row" }, button(t("taste_save"), download), button(t("taste_code"), copy)), code);
+            element("div", { className: "row" }, button(t("taste_save"), download), button(t("taste_code"), copy)),
+            element("label", { title: t("code_epsilon_tooltip") }, t("code_epsilon"), epsilon), code, told);
     }
 
     importing() {

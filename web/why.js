@@ -92,6 +92,7 @@ class Why {
         const parts = [...found.drift.map((one) => this.drift(one, found)), ...told.map(row)];
         const title = element("summary", { textContent: t("open_looks", { count: open.length }) });
         if (open.length) parts.push(element("details", { open: !told.length }, title, ...open.map(row)));
+        if (found.is_early) parts.push(element("p", { textContent: t("why_early") }));
         this.shown.replaceChildren(...parts);
     }
 

@@ -106,7 +106,8 @@ class Versions(Pairs):
         """The id of a new person with all that stands of another's."""
         source, copy = self.person(person), self._insert_person(database, name)
         database.execute(
-            "UPDATE people SET half_life = ?, encoder = ? WHERE id = ?", (source.half_life, source.encoder, copy)
+            "UPDATE people SET half_life = ?, encoder = ?, guide = ?, guide_digest = ? WHERE id = ?",
+            (source.half_life, source.encoder, source.guide, source.guide_digest, copy),
         )
         self._copy_candidates(database, person, copy)
         self._copy_pictures(database, person, copy)

@@ -42,6 +42,7 @@ def theirs(server, store):
         )
     told(server, f"people/{person}/undo", {"request": f"{name} back"})
     told(server, f"people/{person}/half_life", {"picks": 9, "request": "r"})
+    told(server, f"people/{person}/guide", {"guide": "example: sea.brand.json", "request": "r"})
     told(server, f"people/{person}/rename", {"name": later, "request": "r"})
     told(server, f"people/{person}/question")  # which the encoder looks at their pictures for
     copy = told(server, f"people/{person}/duplicate", {"name": f"{later} copy", "request": "r"})["id"]

@@ -9,6 +9,7 @@ declare namespace PPD {
         name: string;
         half_life: number | null;
         encoder: string;
+        guide: string | null;
         picks: number;
         open: number;
         ratings: number;
@@ -81,10 +82,24 @@ declare namespace PPD {
         instead: string[];
     }
 
+    // What the brand guide that a person is bound to changes of their taste (nodes/guides.py)
+    interface Guide {
+        name: string;
+        changed: boolean;
+        binds: boolean;
+        held: (Look & { side: "low" | "high", level: string })[];
+    }
+
+    interface NoGuide {
+        problem: string;
+    }
+
     // How a person stands (nodes/standing.py)
     interface Standing {
         person: Person;
         encoders: string[];
+        guides: string[];
+        guide: Guide | NoGuide | null;
         studies: string[];
         question: Pair | Grid | null;
         upcoming: string[];
@@ -213,6 +228,7 @@ declare namespace PPD {
         points: { answers: number; day: string }[];
         looks: WhyLook[];
         drift: Drift[];
+        is_early: boolean;
     }
     interface WhyLook extends Statement {
         lean: number;
