@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,9 +147,9 @@ def _rates(told: Sequence[tuple[str, Question, Judged]], people: Sequence[str]) 
 
 
 def _counts(arms: Sequence[str], pair: tuple[int, int], told: Sequence[tuple[Question, Judged]]) -> dict[str, Any]:
-    verdicts = [answer.verdict for _, answer in told]
-    counts = zip(("wins", "losses", "ties"), ("first", "second", "tie"), strict=True)
-    return {"arms": [arms[one] for one in pair]} | {name: verdicts.count(verdict) for name, verdict in counts}
+    verdicts = Counter(answer.verdict for _, answer in told)
+    counts = {"wins": verdicts["first"], "losses": verdicts["second"], "ties": verdicts["tie"]}
+    return {"arms": [arms[one] for one in pair], **counts}
 
 
 def _prompts(arms: Sequence[str], told: Sequence[tuple[Question, Judged]]) -> list[dict[str, Any]]:
