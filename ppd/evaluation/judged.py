@@ -19,7 +19,7 @@ from ..pairs import counted
 from ..sequential import binomial_interval, binomial_p
 from .figures import Array, bootstrap_both, permutation_p
 from .judges import Asked, Judge, Judged
-from .report import SHOWN, STYLE, bar, by_prompt
+from .report import SHOWN, STYLE, bar, by_chance, by_prompt
 
 FORMAT = "ppd-judged"
 VERSION = 1
@@ -196,12 +196,8 @@ def _of_pair(pair: dict[str, Any], people: int) -> str:
         first, second, rate, low, high = second, first, 1 - rate, 1 - high, 1 - low
     return (
         f"“{first}” preferred to “{second}” {100 * rate:.0f} times in 100, with 95 % confidence between "
-        f"{100 * low:.0f} and {100 * high:.0f} ({asked}{tied}; p {_p(p)})."
+        f"{100 * low:.0f} and {100 * high:.0f} ({asked}{tied}). {by_chance(p)}"
     )
-
-
-def _p(p: float) -> str:
-    return "below .001" if p < 0.001 else f"{p:.3f}".lstrip("0")
 
 
 def _people(pair: dict[str, Any]) -> str:
