@@ -3,7 +3,7 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { isJapanese } from "./common.js";
 
-const ORDER = ["learn my taste", "first personal picture", "my taste", "best of my taste", "paint with words", "strength sweep", "one look turned", "blend two people", "is it really mine", "paint for a taste code", "check a taste",
+const ORDER = ["learn my taste", "first personal picture", "my taste", "best of my taste", "paint with words", "strength sweep", "one look turned", "blend two people", "is it really mine", "mine or in words", "paint for a taste code", "check a taste",
     "my taste with Qwen-Image", "my taste with Z-Image", "my taste with Krea 2", "my taste with Flux.1",
     "learn my taste with SDXL", "learn my taste with SD1.5", "personal picture with SDXL", "personal picture with SD1.5", "paint studies", "train your own adapter"];
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from ..pairs import counted
 from ..sequential import binomial_interval, binomial_p
 from .figures import Array, bootstrap_both, permutation_p
 from .judges import Asked, Judge, Judged
-from .report import SHOWN, STYLE, bar, by_prompt
+from .report import SHOWN, STYLE, bar, by_chance, by_prompt
 
 FORMAT = "ppd-judged"
 VERSION = 1
@@ -146,9 +147,9 @@ def _rates(told: Sequence[tuple[str, Question, Judged]], people: Sequence[str]) 
 
 
 def _counts(arms: Sequence[str], pair: tuple[int, int], told: Sequence[tuple[Question, Judged]]) -> dict[str, Any]:
-    verdicts = [answer.verdict for _, answer in told]
-    counts = zip(("wins", "losses", "ties"), ("first", "second", "tie"), strict=True)
-    return {"arms": [arms[one] for one in pair]} | {name: verdicts.count(verdict) for name, verdict in counts}
+    verdicts = Counter(answer.verdict for _, answer in told)
+    counts = {"wins": verdicts["first"], "losses": verdicts["second"], "ties": verdicts["tie"]}
+    return {"arms": [arms[one] for one in pair], **counts}
 
 
 def _prompts(arms: Sequence[str], told: Sequence[tuple[Question, Judged]]) -> list[dict[str, Any]]:
@@ -195,12 +196,8 @@ def _of_pair(pair: dict[str, Any], people: int) -> str:
         first, second, rate, low, high = second, first, 1 - rate, 1 - high, 1 - low
     return (
         f"“{first}” preferred to “{second}” {100 * rate:.0f} times in 100, with 95 % confidence between "
-        f"{100 * low:.0f} and {100 * high:.0f} ({asked}{tied}; p {_p(p)})."
+        f"{100 * low:.0f} and {100 * high:.0f} ({asked}{tied}). {by_chance(p)}"
     )
-
-
-def _p(p: float) -> str:
-    return "below .001" if p < 0.001 else f"{p:.3f}".lstrip("0")
 
 
 def _people(pair: dict[str, Any]) -> str:

@@ -1,19 +1,18 @@
 """Judges: who says which of two pictures somebody would prefer, where not the person themselves is asked.
 
-All answer the same questions as the person does, so that `blind.score` reads their answers alike. A judge stands for
-the person as far as it is like them, which a blind test of the person tells: report both apart.
+A judge stands for the person as far as it is like them, which a blind test of the person tells: report both apart. What
+judges say is made figures of in `judged.py`; the people of a pocket world judge in `pocket.judges`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-import torch
 from torch import Tensor
 
-from ..blind_questions import Trial, Verdict
+from ..blind_questions import Verdict
 from ..encoders.encoder import PosteriorEncoder
 from ..encoders.towers.pixels import within
 from ..encoders.vlm import BEFORE
@@ -63,22 +62,6 @@ class PosteriorJudge:
         """By the sign of the posterior mean's log-odds."""
         u = self.encoder.encode(self.held_out).u[0]
         return [_verdict(float(odds)) for odds in _differences(self.encoder, questions) @ u]
-
-
-@dataclass(frozen=True, eq=False)
-class SimulatedPerson:
-    """Somebody of a known taste [d], in logits per unit of phi (`encoders.simulated`), who errs as people do: prefers
-    the first picture with probability sigmoid(taste . (phi first - phi second))."""
-
-    encoder: PosteriorEncoder
-    taste: Tensor
-    seed: int = 0
-
-    def judge(self, questions: Sequence[Asked]) -> list[Judged]:
-        """A draw for each question."""
-        odds = _differences(self.encoder, questions) * self.encoder.prior.noise @ self.taste.float()
-        drawn = torch.rand(len(odds), generator=torch.Generator().manual_seed(self.seed))
-        return [_verdict(float(p - u)) for p, u in zip(odds.sigmoid(), drawn, strict=True)]
 
 
 class Reader(Protocol):
@@ -131,28 +114,6 @@ class VLMJudge:
 
     def _seen(self, picture: Picture) -> Part:
         return within(picture.open(SEEN_SIDE), self.pixels)
-
-
-def answered_by(judge: Judge, trials: Sequence[Trial], picture: Callable[[str], Picture]) -> tuple[list[Trial], float]:
-    """The trials as the judge answers them, and the share of answers that the order of the pictures did not change."""
-    said = judge.judge([Asked(one.prompt, *map(picture, one.pictures)) for one in trials])
-    answered = [
-        replace(one, verdict=told.verdict, pick=number)
-        for number, (one, told) in enumerate(zip(trials, said, strict=True), 1)
-    ]
-    return answered, sum(told.is_consistent for told in said) / max(1, len(said))
-
-
-def held_out(pairs: Sequence[PreferencePair]) -> tuple[list[PreferencePair], list[PreferencePair]]:
-    """Every second prompt's pairs held out: support, and held-out pairs that share no prompt and no picture with it.
-
-    What shares a picture with the support goes nowhere.
-    """
-    prompts = list(dict.fromkeys(pair.prompt for pair in pairs))
-    support = [pair for pair in pairs if prompts.index(pair.prompt) % 2 == 0]
-    seen = {picture.digest for pair in support for picture in (pair.chosen, pair.rejected)}
-    rest = [pair for pair in pairs if prompts.index(pair.prompt) % 2]
-    return support, [pair for pair in rest if not seen & {pair.chosen.digest, pair.rejected.digest}]
 
 
 def _differences(encoder: PosteriorEncoder, questions: Sequence[Asked]) -> Tensor:

@@ -18,7 +18,7 @@ from ..pairs import counted
 from ..sequential import anytime_interval
 from .blind import steadiness
 from .figures import bootstrap, permutation_p
-from .report import FORMAT, JSON_FILE, STYLE, VERSION, tied_again
+from .report import FORMAT, JSON_FILE, STYLE, VERSION, by_chance, tied_again
 
 PILOT_JSON, PILOT_PAGE = "pilot.json", "pilot.html"
 MOST = 100_000
@@ -141,12 +141,6 @@ def sentences(figures: dict[str, Any]) -> list[str]:
     tests = counted(figures["tests"], "blind test")
     told.append(f"{_people(figures['people'])}, {tests}, {figures['minutes_of_tests']:.1f} minutes in all.")
     return told
-
-
-def by_chance(p: float) -> str:
-    """A p value, for people."""
-    often = "less than 1" if p < 0.01 else f"{100 * p:.0f}"
-    return f"Were the two as good as each other, chance would set them as far apart {often} times in 100."
 
 
 def _people(count: int) -> str:

@@ -110,6 +110,12 @@ def tied_again(consistency: dict[str, Any]) -> str:
     return f" (neither at least once: {consistency['ties']})" if consistency["ties"] else ""
 
 
+def by_chance(p: float) -> str:
+    """A p value, for people."""
+    often = "less than 1" if p < 0.01 else f"{100 * p:.0f}"
+    return f"Were the two as good as each other, chance would set them as far apart {often} times in 100."
+
+
 def write_report(folder: Path, test: BlindTest, figures: dict[str, Any], picture: Callable[[str], Picture]) -> None:
     """Write the page, the figures and the sheet into a folder; `picture` finds a picture by its sha256."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -57,8 +57,8 @@ class PocketPerson:
 
     def judge(self, questions: Sequence[Asked]) -> list[Judged]:
         """By the sign of the difference of rewards."""
-        first, second = (self.eyes.see([one[side] for one in questions]) for side in (1, 2))
-        ahead = (first - second) @ self.weights
+        first, second = [one.first for one in questions], [one.second for one in questions]
+        ahead = (self.eyes.see(first) - self.eyes.see(second)) @ self.weights
         return [Judged("first" if one > 0 else "second" if one < 0 else "tie") for one in ahead.tolist()]
 
 

@@ -52,6 +52,7 @@ NODE_IDS = {
     "PPD_AddStudies",
     "PPD_TestPrompts",
     "PPD_BlindTest",
+    "PPD_JudgePictures",
 }
 LOADER = """
 import asyncio, json, sys

@@ -11,15 +11,18 @@ import numpy as np
 import pytest
 import torch
 
+from ppd.store import TasteStore
+
 pytestmark = pytest.mark.comfyui
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
 STUDIES, WORDS, TRAIN = "paint studies", "paint with words", "train your own adapter"
-OTHERS = (STUDIES, TRAIN, "check a taste")
+WORDED = "mine or in words"
+OTHERS = (STUDIES, TRAIN, "check a taste", WORDED)
 POCKET = [name for name in WORKFLOWS if (" with " not in name or name == WORDS) and name not in OTHERS]
 """Those that run as they are; test_checkpoints.py and test_studies.py bring the others' files, test_templates.py and
 test_training.py ask whether the server takes those whose files nobody can bring; test_guard.py runs the one that checks
-many pictures."""
+many pictures, and what WORDED paints is looked at below."""
 FIRST, BLEND, SWEEP, LEARN = "first personal picture", "blend two people", "strength sweep", "learn my taste"
 MINE, BEST, TURNED, CODE = "my taste", "best of my taste", "one look turned", "paint for a taste code"
 BLIND = "is it really mine"
@@ -122,6 +125,19 @@ def test_every_workflow_runs_and_yields_pictures(server, graphs, name):
     assert len(set(flat)) == len(flat), "two of the pictures are the same"
 
 
+def test_mine_or_in_words_asks_of_three_ways_that_differ(server, graphs):
+    """By the average person, who has picked nothing; of three prompts, in few steps."""
+    prompt = graphs.set_inputs(server.prompt(WORDED), "KSampler", steps=4)
+    (prompts,), (blind,) = graphs.nodes_of(prompt, "PPD_TestPrompts"), graphs.nodes_of(prompt, "PPD_BlindTest")
+    prompt[prompts]["inputs"]["prompts"] = "\n".join(prompt[prompts]["inputs"]["prompts"].splitlines()[:3])
+    entry = server.run(prompt)
+    assert "“plain model”, “my taste”, “my taste in words”" in entry["outputs"][blind]["text"][0]
+    (made,) = entry["outputs"][blind]["ppd_blind_test"]
+    trials = TasteStore(server.base / "user" / "__ppd" / "taste").test(made["id"]).trials
+    new = [one for one in trials if one.repeats is None]
+    assert len(new) == 9 and len({digest for one in new for digest in one.pictures}) == 9
+
+
 @pytest.mark.parametrize("title", ["SD1.5", "SDXL"])
 def test_what_the_note_says_of_other_checkpoints(server, title):
     """The same graph with other loaders: each node has its counterpart by id, and all links are the same."""
@@ -149,7 +165,7 @@ def test_links_and_groups_of_a_workflow_hold_together(server, name):
     assert len(set(ids)) == len(ids) and workflow["last_link_id"] == max(ids)
     prompt = server.prompt(name)
     assert any(node["type"] == "MarkdownNote" for node in nodes.values()) and workflow["groups"]
-    if name in (STUDIES, BEST, TRAIN, TURNED, BLIND) or name.startswith(
+    if name in (STUDIES, BEST, TRAIN, TURNED, BLIND, WORDED) or name.startswith(
         MINE
     ):  # which compare no two samplers' pictures
         return
