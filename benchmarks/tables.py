@@ -12,12 +12,6 @@ from typing import Any
 Runs = dict[str, Any]
 """The figures of each run."""
 
-ADAPTERS = {
-    "low rank": "low-rank, K 16",
-    "keys and values": "keys and values",
-    "modulation": "modulation",
-    "tokens": "tokens",
-}
 SWITCHES = {
     "contrast": "contrast of own and another's u",
     "all": "all four, and the safeguard",
@@ -25,6 +19,8 @@ SWITCHES = {
     "distillation, then all": "self-distillation, then all",
 }
 OPPOSITE = "the opposite on unconditional rows"
+SHOWN = {"pairs": 2, "best of 4": 4, "best of 9": 9}
+"""Pictures of a question."""
 FAMILIES = {"qwen_image": "Qwen-Image", "z_image": "Z-Image", "flux": "Flux", "krea2": "Krea 2"}
 
 
@@ -129,24 +125,19 @@ def looks(runs: Runs) -> str:
 
 def choices(runs: Runs) -> str:
     """Grids after as many answers."""
-    arms = {"pairs": "pairs", "best of 4": "best of 4", "best of 9": "best of 9"}
-    arms |= {"best of 9, read as pairs": "best of 9, read as pairs"}
-    found = runs["choices"]["choices"]
+    arms, found = (*SHOWN, "best of 9, read as pairs"), runs["choices"]["choices"]
     rows = [[n, *(interval(found[arm][n]["accuracy"]) for arm in arms)] for n in ("4", "8", "16")]
-    return table(["answers", *arms.values()], rows)
+    return table(["answers", *arms], rows)
 
 
 def choices_looked_at(runs: Runs) -> str:
     """Grids after as many pictures looked at."""
     found = runs["choices"]["choices"]
     rows = [
-        [str(most), *(interval(found[arm][str(most // shown)]["accuracy"]) for arm, shown in _SHOWN.items())]
+        [str(most), *(interval(found[arm][str(most // shown)]["accuracy"]) for arm, shown in SHOWN.items())]
         for most in (36, 72, 144)
     ]
-    return table(["pictures looked at", *_SHOWN], rows)
-
-
-_SHOWN = {"pairs": 2, "best of 4": 4, "best of 9": 9}
+    return table(["pictures looked at", *SHOWN], rows)
 
 
 def choices_sure(runs: Runs) -> str:
@@ -221,10 +212,10 @@ def adapter_kinds(world: str) -> Callable[[Runs], str]:
     def made(runs: Runs) -> str:
         rows = []
         for kind, found in runs[f"adapter_kinds-{world}"].items():
-            if kind in ADAPTERS:
+            if kind != "settings":
                 rows.append(
                     [
-                        ADAPTERS[kind],
+                        "low-rank, K 16" if kind == "low rank" else kind,
                         f"{round(found['parameters'], -3):,}",
                         *(interval(found[name]) for name in ("wins_vs_base", "own_vs_other", "reward_vs_base")),
                         number(found["objects_f1_loss"]["mean"]),

@@ -33,6 +33,18 @@ def test_two_runs_are_apart_where_their_intervals_are():
     assert list(every.apart(old, old)) == []
 
 
+def test_commands_are_told_with_their_day_duration_and_machine():
+    machine = {"cpu": "AMD EPYC", "cores": 2, "torch": "2.11.0+cu130"}
+    run = {"command": "python -m benchmarks.small", "measured": "2026-11-28", "seconds": 170, "machine": machine}
+    old = {**run, "seconds": None, "machine": {"cpu": "a shared CPU", "cores": 2}}
+    assert every.told({"small-one": run, "small-two": old, "large": run}, "small-one, small-two") == (
+        "```\n"
+        "python -m benchmarks.small  # 2026-11-28, 3 min, 2 cores of AMD EPYC, torch 2.11.0\n"
+        "python -m benchmarks.small  # 2026-11-28, 2 cores of a shared CPU\n"
+        "```"
+    )
+
+
 MEASURES = """
 import json, sys
 json.dump({"wins": {"mean": 1 / 3, "low": 0.25, "high": 0.5}}, open(sys.argv[sys.argv.index("--json") + 1], "w"))
@@ -65,10 +77,9 @@ def test_a_run_is_measured_once_kept_and_told(tmp_path, monkeypatch, capfd):
     assert "training is left out: give SCRIPT=..." in told and "broken ended with 1" in told
     result = json.loads(file.read_text())
     assert result["figures"] == {"wins": {"mean": 0.333333, "low": 0.25, "high": 0.5}}
-    where = f"{every.described(result['machine'])}"
     assert page.read_text() == (
-        "Prose.\n<!-- table: wins -->\n.333 (.250 to .500)\n<!-- end -->\n<!-- runs: small -->\n"
-        f'```\npython -m benchmarks.small --arms "a b"  # {result["measured"]}, {where}\n```\n<!-- end -->\n'
+        "Prose.\n<!-- table: wins -->\n.333 (.250 to .500)\n<!-- end -->\n"
+        f"<!-- runs: small -->\n{every.told({'small-one': result}, 'small')}\n<!-- end -->\n"
     )
     file.write_text(file.read_text().replace("0.5", "0.2").replace("0.25", "0.1").replace("0.333333", "0.15"))
     with pytest.raises(SystemExit, match=r"docs/benchmarks\.md is not what docs/figures say"):
