@@ -132,11 +132,14 @@ def pooled(recipe: Recipe, studios: Sequence[AdapterStudio]) -> UserAdapter:
 def together(parts: Sequence[QueryPicks]) -> QueryPicks:
     """Picks among the same pictures as those of one place."""
     before = np.cumsum([0, *(part.people for part in parts)])
-    joined = {
-        name: np.concatenate([getattr(part, name) for part in parts]) for name in ("chosen", "rejected", "caption")
-    }
-    person = np.concatenate([part.person + first for part, first in zip(parts, before, strict=False)])
-    return replace(parts[0], **joined, person=person, embeddings=torch.cat([part.embeddings for part in parts], 1))
+    return replace(
+        parts[0],
+        chosen=np.concatenate([part.chosen for part in parts]),
+        rejected=np.concatenate([part.rejected for part in parts]),
+        caption=np.concatenate([part.caption for part in parts]),
+        person=np.concatenate([part.person + first for part, first in zip(parts, before, strict=False)]),
+        embeddings=torch.cat([part.embeddings for part in parts], 1),
+    )
 
 
 class Judges(Evaluation):

@@ -108,7 +108,7 @@ def test_noise_reaches_the_server_through_the_masks(studios, public):
     task = FederatedPrior(D, 1, PEOPLE, public, hiding)
     found = rehearsed(some, task, hiding, random.Random(0), least=4)
     plain = FederatedPrior(D, 1, PEOPLE, public, None)
-    plain.take(sum(rows(people, public).sum(0) for people in some))
+    plain.take(torch.stack([rows(people, public).sum(0) for people in some]).sum(0))
     torch.testing.assert_close(found[1], found[1].T)
     assert torch.isfinite(found[0]).all() and float(found[0].norm()) <= hiding.clip
     assert float((found[1] - plain.prior[1]).norm()) > 0.1
