@@ -31,8 +31,10 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def interval(found: dict[str, float], digits: int = 3, scale: float = 1, unit: str = "") -> str:
-    """`.813 (.801 to .824)`, of a mean or a ratio with its bounds."""
+    """`.813 (.801 to .824)`, of a mean or a ratio with its bounds; `.813` where no bounds were kept."""
     mean = found["mean"] if "mean" in found else found["ratio"]
+    if "low" not in found:
+        return number(scale * mean, digits) + unit
     value, low, high = (number(scale * part, digits) for part in (mean, found["low"], found["high"]))
     return f"{value}{unit} ({low} to {high})"
 
