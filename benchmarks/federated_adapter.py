@@ -17,6 +17,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache, lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -46,11 +47,11 @@ from .privacy import Rendered
 
 PICTURES = 1500
 STUDIOS, PEOPLE, SUPPORT, QUERIES = 20, 5, 8, 24
-ROUNDS = 4
+ROUNDS = 3
 LOCAL = Local(
     steps=3, batch=8, learning_rate=2e-3, objective=Objective(beta=POCKET_FLOW.beta, contrast=0.0, soft_labels=False)
 )
-JUDGES, PICTURES_OF_EACH = 60, 2
+JUDGES, PICTURES_OF_EACH = 40, 2
 
 
 def some(people: People, first: int, count: int) -> People:
@@ -87,40 +88,42 @@ def new_adapter(recipe: Recipe) -> UserAdapter:
     return adapter
 
 
-def studios_of(recipe: Recipe, rendered: Rendered) -> list[AdapterStudio]:
-    """Each with people of its own."""
-    everybody = recipe.people["training"]
-    return [
-        AdapterStudio(
-            recipe.model,
-            new_adapter(recipe),
-            picks_of(recipe, rendered, some(everybody, PEOPLE * number, PEOPLE), 361 + number),
-            LOCAL,
-        )
-        for number in range(STUDIOS)
-    ]
+@lru_cache(maxsize=1)
+def world(work: Path) -> tuple[Recipe, Rendered]:
+    """What all have: the model, and pictures to pick among."""
+    recipe = Recipe(work, WEIGHTS, POCKET_FLOW)
+    return recipe, Rendered.of(recipe, PICTURES)
 
 
-def federated(recipe: Recipe, studios: Sequence[AdapterStudio]) -> UserAdapter:
+@cache
+def studio(work: Path, number: int) -> AdapterStudio:
+    """One with people of its own."""
+    recipe, rendered = world(work)
+    people = some(recipe.people["training"], PEOPLE * number, PEOPLE)
+    return AdapterStudio(recipe.model, new_adapter(recipe), picks_of(recipe, rendered, people, 361 + number), LOCAL)
+
+
+def federated(work: Path) -> UserAdapter:
     """What the rounds make."""
-    task = FederatedAdapter(new_adapter(recipe), ROUNDS, LOCAL)
+    task = FederatedAdapter(new_adapter(world(work)[0]), ROUNDS, LOCAL)
     while task.left:
         asked = task.ask()
-        task.take(added([studio.answer(asked) for studio in tqdm(studios, desc="studios", leave=False)]))
+        task.take(added([studio(work, number).answer(asked) for number in tqdm(range(STUDIOS), leave=False)]))
     return task.adapter.eval()
 
 
-def pooled(recipe: Recipe, studios: Sequence[AdapterStudio]) -> UserAdapter:
+def pooled(work: Path) -> UserAdapter:
     """What training on everybody's picks in one place makes."""
+    recipe, _ = world(work)
     with TemporaryDirectory() as folder:
         return train_adapter(
             recipe.model,
             new_adapter(recipe),
-            together([studio.picks for studio in studios]),
+            together([studio(work, number).picks for number in range(STUDIOS)]),
             Path(folder) / "pooled.pt",
             steps=ROUNDS * LOCAL.steps,
             objective=LOCAL.objective,
-            batch=LOCAL.batch * len(studios),
+            batch=LOCAL.batch * STUDIOS,
             learning_rate=LOCAL.learning_rate,
             name="pooled",
             fresh=False,
@@ -174,12 +177,9 @@ class Judges(Evaluation):
         return self.paint(adapter, u, turbo=True).rewards
 
 
-def measured(recipe: Recipe) -> dict[str, Any]:
+def measured(work: Path) -> dict[str, Any]:
     """Figures of both adapters."""
-    rendered = Rendered.of(recipe, PICTURES)
-    studios = studios_of(recipe, rendered)
-    adapters = {"pooled": pooled(recipe, studios), "federated": federated(recipe, studios)}
-    judges = Judges(recipe, rendered)
+    adapters, judges = {"pooled": pooled(work), "federated": federated(work)}, Judges(*world(work))
     report: dict[str, Any] = {name: judges.implicit(one) for name, one in adapters.items()}
     for name, found in judges.painted(adapters).items():
         report[name] |= {f"wins_against_{what}": figure for what, figure in found.items()}
@@ -191,7 +191,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(".work-privacy"), help="folder for the rendered pictures")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    figures = measured(Recipe(arguments.work, WEIGHTS, POCKET_FLOW))
+    figures = measured(arguments.work)
     print(json.dumps(figures, indent=1))
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n")

@@ -55,7 +55,9 @@ def judged(arms: Sequence[str], bench: Bench) -> dict[str, Any]:
     told = [(who, one, answer) for who in said for one, answer in zip(bench.questions[who], said[who], strict=True)]
     pairs = sorted({one.arms for _, one, _ in told})
     if not pairs:
-        raise ValueError("All ways have painted the same pictures, so there is nothing to judge: give pictures that differ.")
+        raise ValueError(
+            "All ways have painted the same pictures, so there is nothing to judge: give pictures that differ."
+        )
     return {
         "judge": bench.told,
         "arms": list(arms),

@@ -40,7 +40,7 @@ def command(arguments: argparse.Namespace) -> dict[str, Any]:
 
         most, first = max(map(len, studios)), None if hiding is None else prior
         task = FederatedPrior(len(prior[0]), hiding.rounds if hiding else rounds, most, first, hiding)
-        rehearse([PriorStudio(some, hiding) for some in studios], task, len(studios))
+        rehearse(lambda number: PriorStudio(studios[number], hiding), len(studios), task, len(studios))
         assert task.prior is not None
         fitted = task.prior
     elif hiding is None:

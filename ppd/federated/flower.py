@@ -168,27 +168,20 @@ def steps(studios: int) -> int:
     return 2 ** ((MODULUS // (studios + 1)).bit_length() - 2)
 
 
-def rehearse(
-    studios: Sequence[Studio], task: Task, least: int, *, absent: Callable[[int], bool] = lambda studio: False
-) -> None:
-    """All studios on one machine, in Flower's simulation (Ray, one process): the protocol as it is, but no network.
+def rehearse(studio_of: Callable[[int], Studio], count: int, task: Task, least: int) -> None:
+    """`count` studios on one machine, in Flower's simulation (Ray, one process): the protocol as it is, but no network.
     The task then holds what came of it.
 
-    `absent(studio)` makes one drop out after keys were exchanged, which is when masks must be undone.
+    `studio_of` a number goes to that process with every message. One that raises drops out after keys were exchanged,
+    which is when masks must be undone.
     """
     _require()
     from flwr.simulation import run_simulation
 
-    def studio_of(context: Any) -> Studio:
-        studio = int(context.node_config["partition-id"])
-        if absent(studio):
-            raise ConnectionError(f"Studio {studio + 1} is away: it says nothing now.")
-        return studios[studio]
-
     run_simulation(
-        server_app(task, len(studios), least, done=lambda: None),
-        client_app(studio_of),
-        num_supernodes=len(studios),
+        server_app(task, count, least, done=lambda: None),
+        client_app(lambda context: studio_of(int(context.node_config["partition-id"]))),
+        num_supernodes=count,
         backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}, "init_args": {"num_cpus": 1}},
     )
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 from PIL import Image
 
 from ppd.guard.brand import Result, Verdict
+from ppd.guard.content import check_content
 from ppd.guard.guide import Object
-from ppd.guard.offers import offers
+from ppd.guard.offers import MOST, content_offers, offers
 from ppd.pictures import Picture
 from ppd.store import TasteStore
 
@@ -42,3 +44,25 @@ def test_stopped_against_passing_of_the_same_prompt(tmp_path):
 def test_the_same_picture_twice_is_no_question():
     (one,) = pictures(1)
     assert offers("Sea", [verdict(True), verdict(False)], [one, one], ["sea", "sea"]) == []
+
+
+def test_what_is_unasked_or_lost_is_offered_against_the_plain_picture():
+    count, words = 48, ["a house", "a boat"]
+    prompts, place = [f"a boat, no. {number}" for number in range(count)], np.arange(count)
+    base = np.tile([False, True], (count, 1))
+    personal = np.stack([place % 2 == 0, place % 3 != 0], 1)
+    plain, own = pictures(2 * count)[:count], pictures(2 * count)[count:]
+    check = check_content(base, personal, prompts, words)
+    found = content_offers(check, words, (base, personal), (plain, own), prompts)
+    told = {}
+    for number in range(count):
+        broken = ["unasked: a house"] * (number % 2 == 0) + ["lost: a boat"] * (number % 3 == 0)
+        if broken:
+            told[prompts[number]] = (own[number].digest, plain[number].digest, broken)
+    assert len(told) == 32 and len(found) == MOST == 30
+    for question, (prompt, (rejected, other, broken)) in zip(found, told.items(), strict=False):
+        guard = question.origin["guard"]
+        assert (question.prompt, guard["broken"]) == (prompt, broken)
+        assert getattr(question, guard["rejected"]).digest == rejected
+        assert {question.first.digest, question.second.digest} == {rejected, other}
+    assert content_offers(check_content(base, base, prompts, words), words, (base, base), (plain, own), prompts) == []
