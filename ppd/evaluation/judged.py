@@ -55,7 +55,10 @@ def judged(arms: Sequence[str], bench: Bench) -> dict[str, Any]:
     told = [(who, one, answer) for who in said for one, answer in zip(bench.questions[who], said[who], strict=True)]
     pairs = sorted({one.arms for _, one, _ in told})
     if not pairs:
-        raise ValueError("All ways have painted the same pictures, so there is nothing to judge.")
+        raise ValueError(
+            "All ways have painted the same pictures, so there is nothing to judge: is the strength 0, or is one "
+            "folder given twice?"
+        )
     return {
         "judge": bench.told,
         "arms": list(arms),

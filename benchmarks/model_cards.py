@@ -1,8 +1,8 @@
-"""`python -m benchmarks.tables [--check]`: the tables of README and model cards, written from the figures.
+"""`python -m benchmarks.model_cards [--check]`: the tables of README and model cards, written from the figures.
 
 `python -m ppd evaluate WORLD --json weights/figures/WORLD.json` measures the figures; what README says of picks that
 the tab asked is taken from the table in docs/benchmarks.md. A table stands between `<!-- table: NAME -->` and
-`<!-- end of table -->`; with `--check` nothing is written, and tables that say something else are named.
+`<!-- end -->`; with `--check` nothing is written, and tables that say something else are named.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ppd.pocket.world import WORLDS
 from .pocket_step import ROOT
 
 PAGES = ("README.md", "weights/README.md")
-TABLE = re.compile(r"(<!-- table: ([\w ]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+TABLE = re.compile(r"(<!-- table: ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 ASKED = re.compile(r"^\| as the tab asks \|" + 4 * r" ([\d.]+) \(([\d.]+) to ([\d.]+)\) \|", re.MULTILINE)
 AIMS = {
     "pocket": {"wins_vs_base": ".80", "wins_vs_population": ".62", "own_vs_other": ".68", "lost": "at most .03"},
@@ -163,7 +163,9 @@ def readme(figures: dict[str, Figures], benchmarks: str) -> str:
     """The first page's: both worlds, by random picks and by those that the tab asked."""
     asked = ASKED.search(benchmarks)
     if asked is None:
-        raise ValueError("There is no row “as the tab asks” with what was painted in docs/benchmarks.md.")
+        raise ValueError(
+            "Expected a row “as the tab asks” with what was painted in docs/benchmarks.md: write that page."
+        )
     painted = [
         dict(zip(("mean", "low", "high"), map(float, asked.groups()[at : at + 3]), strict=True)) for at in (0, 3, 6, 9)
     ]
@@ -221,7 +223,7 @@ def read_figures(folder: Path) -> dict[str, Figures]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.tables")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.model_cards")
     parser.add_argument("--check", action="store_true", help="write nothing: 1 where a page says something else")
     parser.add_argument("--root", type=Path, default=ROOT, help="folder of the pages (default: this one)")
     arguments = parser.parse_args(argv)
@@ -238,7 +240,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 path.write_text(anew, encoding="utf-8")
     if arguments.check and stale:
         print(
-            f"{', '.join(stale)}: tables differ from the figures: run `python -m benchmarks.tables`.", file=sys.stderr
+            f"{', '.join(stale)}: tables differ from the figures: run `python -m benchmarks.model_cards`.",
+            file=sys.stderr,
         )
     return int(arguments.check and bool(stale))
 

@@ -8,8 +8,8 @@ import shutil
 
 import pytest
 
+from benchmarks.model_cards import PAGES, TABLE, TABLES, main, read_figures, short
 from benchmarks.pocket_step import ROOT
-from benchmarks.tables import PAGES, TABLE, TABLES, main, read_figures, short
 
 
 def test_the_pages_say_what_the_figures_say():
@@ -55,7 +55,7 @@ def test_picks_that_the_tab_asked_are_the_benchmarks_pages(copy):
     assert main(["--root", str(copy)]) == 0
     assert "not random ones | 50 % | 25 to 75 | 94 % |" in (copy / "README.md").read_text()
     page.write_text("nothing")
-    with pytest.raises(ValueError, match="no row “as the tab asks”"):
+    with pytest.raises(ValueError, match="Expected a row “as the tab asks”"):
         main(["--root", str(copy)])
 
 
