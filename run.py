@@ -23,6 +23,8 @@ from typing import NoReturn
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 REQUIREMENTS = {"demo": ROOT / "requirements-demo.txt", "test": ROOT / "requirements-dev.txt"}
+PACKAGES = (ROOT / "package.json", ROOT / "package-lock.json")
+"""What npm, which comes with the tests' requirements, installs into the same folder: TypeScript."""
 TORCH_TRIO = ("torch", "torchvision", "torchaudio")
 
 
@@ -58,8 +60,8 @@ def torch_pins(file: Path) -> list[str]:
 
 
 def stamp(file: Path, comfyui: Path | None) -> str:
-    """Hash of all that an installation depends on: requirement files, their includes, ComfyUI's requirements."""
-    files = [*requirement_files(file), *([comfyui / "requirements.txt"] if comfyui else [])]
+    """Hash of all that an installation depends on: requirement files, their includes, npm's, ComfyUI's requirements."""
+    files = [*requirement_files(file), *PACKAGES, *([comfyui / "requirements.txt"] if comfyui else [])]
     return hashlib.sha256(b"\0".join(included.read_bytes() for included in files)).hexdigest()
 
 
@@ -98,6 +100,17 @@ def pip_install(venv: Path, *arguments: str) -> None:
         )
 
 
+def npm_install(venv: Path) -> None:
+    for file in PACKAGES:
+        shutil.copy(file, venv)
+    command = [str(venv_python(venv).with_name("npm")), "ci", "--prefix", str(venv), "--no-audit", "--no-fund"]
+    if code := subprocess.run(command).returncode:
+        raise SetupError(
+            f"npm stopped with code {code} (its reason is above) at `npm ci` for {PACKAGES[0].name}: run the same "
+            "command again once that is mended."
+        )
+
+
 def install(venv: Path, purpose: str, comfyui: Path | None) -> None:
     """Brings `venv` up to date for `purpose`. Interrupted anywhere, the next call starts over."""
     if not venv_python(venv).exists():
@@ -107,6 +120,8 @@ def install(venv: Path, purpose: str, comfyui: Path | None) -> None:
     file = REQUIREMENTS[purpose]
     print(f"Installing {file.name} (the first time several GB and some minutes)", flush=True)
     pip_install(venv, "-r", str(file))
+    if purpose == "test":
+        npm_install(venv)
     if comfyui:
         print(f"Installing the requirements of the ComfyUI in {comfyui}", flush=True)
         constraints = venv / "torch-constraints.txt"

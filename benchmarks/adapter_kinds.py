@@ -155,7 +155,8 @@ class KeysValues(Rival):
             yield attention.norm_q.register_forward_hook(lambda layer, args, q: queries.append(q))
             yield attention.to_out[0].register_forward_pre_hook(attend)
 
-        for block, key, up in zip(denoiser.transformer_blocks, self.keys, self.up, strict=True):
+        parts: Any = self
+        for block, key, up in zip(denoiser.transformer_blocks, parts.keys, parts.up, strict=True):
             yield from added(block.attn, key, up)
 
 
@@ -164,7 +165,7 @@ class Tokens(Rival):
 
     @classmethod
     def of(cls, model: FlowModel, **given: Any) -> Self:
-        return cls(model, TOKENS * model.denoiser.txt_in.in_features, 1, **given)  # type: ignore[operator]
+        return cls(model, TOKENS * model.denoiser.txt_in.in_features, 1, **given)
 
     def hooks(self, denoiser: Any, w: Now) -> Iterator[Any]:
         def lengthen(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

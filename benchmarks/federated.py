@@ -53,7 +53,9 @@ class Studios:
     def __init__(self, recipe: Recipe, pool: Pool) -> None:
         self.phi = recipe.prior.whiten(pool.features).double()
         everybody, rng = recipe.people["training"], np.random.default_rng(351)
-        self.training = [(row, torch.ones(len(row)).double()) for row in self._picks(pool, everybody, PICKS, rng)]
+        self.training: list[Said] = [
+            (row, torch.ones(len(row)).double()) for row in self._picks(pool, everybody, PICKS, rng)
+        ]
         reporting = self._picks(pool, recipe.people["reporting"], READ + FRESH, np.random.default_rng(352))
         self.shown, self.fresh = reporting[:, :READ], reporting[:, READ:]
         self.public = torch.zeros(self.d).double(), PUBLIC_VARIANCE * torch.eye(self.d).double()

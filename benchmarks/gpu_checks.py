@@ -125,7 +125,8 @@ def run(tiny: bool, rounds: int, limit: float, json_file: Path | None) -> dict[s
     import comfy.model_management
     import torch
 
-    start, report = time.monotonic(), {}
+    start = time.monotonic()
+    report: dict[str, dict[str, Any]] = {}
     for name, check in checks(tiny, rounds).items():
         begun = time.monotonic()
         if begun - start > limit:

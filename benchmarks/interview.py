@@ -53,8 +53,8 @@ class Questions:
 
     def of(self, size: int) -> Questions:
         """Those with a pool of the first `size` candidates."""
-        candidates = (part[:, :size] for part in (self.differences, self.first, self.reward_gap))
-        return Questions(*candidates, self.fresh, self.fresh_first)
+        differences, first, gap = (part[:, :size] for part in (self.differences, self.first, self.reward_gap))
+        return Questions(differences, first, gap, self.fresh, self.fresh_first)
 
     def accuracy(self, u: Tensor) -> Array:
         """The share of fresh pairs of which u [P, d] prefers what the person does: [P]."""
@@ -154,8 +154,8 @@ class Painter:
             np.savez(partial, statistics=torch.cat(statistics).numpy(), features=torch.cat(features).numpy())
             partial.replace(path)
         kept = np.load(path)
-        scores, features = (torch.from_numpy(kept[name]) for name in ("statistics", "features"))
-        return self.recipe.whitening.scores(scores).unflatten(0, captions.shape), features.unflatten(0, captions.shape)
+        scores, seen = (torch.from_numpy(kept[name]) for name in ("statistics", "features"))
+        return self.recipe.whitening.scores(scores).unflatten(0, captions.shape), seen.unflatten(0, captions.shape)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ there `inside_vs_step` tells what the step's difference hides in, the processor'
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
@@ -81,12 +82,11 @@ def watched() -> Iterator[dict[str, Stopwatch]]:
         finally:
             self.original_forward = plain
 
-    LowRankBranch.add = watches["ours"].around(add)
-    BypassForwardHook._bypass_forward = bypassed
-    try:
+    with (
+        patch.object(LowRankBranch, "add", watches["ours"].around(add)),
+        patch.object(BypassForwardHook, "_bypass_forward", bypassed),
+    ):
         yield watches
-    finally:
-        LowRankBranch.add, BypassForwardHook._bypass_forward = add, theirs
 
 
 def measure_low_rank(full: FullWidth, size: int, rank: int, cfg: float, rounds: int, steps: int = 2) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def measure_low_rank(full: FullWidth, size: int, rank: int, cfg: float, rounds: 
     device = comfy.model_management.get_torch_device()
     compiled = "torch_compile_kwargs" in full.model.model_options
     look_inside = device.type == "cpu" and not compiled
-    watching = watched() if look_inside else nullcontext({})
+    watching: AbstractContextManager[dict[str, Any]] = watched() if look_inside else nullcontext({})
     with torch.inference_mode(), watching as watches:
         torch.manual_seed(0)
         adapter = low_rank_adapter(full.model, rank)

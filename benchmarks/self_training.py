@@ -106,7 +106,7 @@ class Checkpoint:
             turn = torch.linalg.lstsq(recipe.prior.whiten(features), (features - center) @ basis).solution
             readings = torch.linalg.lstsq(turn, rendered.readings.T).solution.T
             looks = replace(rendered, readings=readings, steps=rendered.steps @ turn)
-        identity = {"encoder": recipe.encoder.name, "encoder_hash": recipe.encoder.weight_hash}
+        identity: dict[str, Any] = {"encoder": recipe.encoder.name, "encoder_hash": recipe.encoder.weight_hash}
         return prior_of_looks(center, basis, looks.readings, **identity), looks
 
     def new_adapter(self) -> UserAdapter:
@@ -188,6 +188,7 @@ def arms(beta: float, obeys: bool) -> dict[str, tuple[bool, Objective | None]]:
         "soft labels": (False, replace(plain, soft_labels=True)),
         "contrast": (False, replace(plain, contrast=1.0)),
         "safeguard": (False, replace(plain, safeguard=0.6)),
+        "no user dropout": (False, replace(plain, user_dropout=0.0)),
         "steered beta": (False, replace(plain, beta=None, steered_beta=True)),
         "soft labels and contrast": (False, replace(BEST, beta=beta)),
         "all": (False, ALL),
@@ -224,14 +225,15 @@ def measure(known: Checkpoint, arguments: argparse.Namespace) -> dict[str, Any]:
     base = run.paint(pictures=arguments.pictures)
     sides = [[(f"{p}, {low[0]}", f"{p}, {high[0]}") for low, high in LOOK_WORDS.values()] for p in known.picks.prompts]
     report: dict[str, Any] = {}
-    options = {"batch": arguments.batch, "learning_rate": world.learning_rate, "seed": 11}
+    options = {"batch": arguments.batch, "learning_rate": arguments.rate or world.learning_rate, "seed": 11}
     for name, (taught, objective) in arms(world.beta, world.has_turbo).items():
         if arguments.arms and name not in arguments.arms:
             continue
         adapter = known.new_adapter()
-        file = f"{arguments.encoder}-{name.replace(' ', '-').replace(',', '')}-{arguments.steps}"
+        ran = f"{arguments.steps}" + (f"-{arguments.rate:g}" if arguments.rate else "")
+        file = f"{arguments.encoder}-{name.replace(' ', '-').replace(',', '')}-{ran}"
         if taught:
-            checkpoint = recipe.work / f"{arguments.encoder}-distillation-{arguments.steps}.pt"
+            checkpoint = recipe.work / f"{arguments.encoder}-distillation-{ran}.pt"
             adapter = distil(
                 recipe.model, adapter, known.picks, known.people, sides, checkpoint, steps=arguments.steps, **options
             )
@@ -261,6 +263,7 @@ def main() -> None:
     parser.add_argument("--picks", type=int, nargs="+", default=[4], help="that u is made of (default: 4)")
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rate", type=float, help="the learning rate (default: the world's)")
     parser.add_argument("--encoder", choices=("own", "shipped"), default="own", help="(default: own)")
     parser.add_argument("--work", type=Path, help="folder of the world's recipe (default: .work, .work-flow)")
     parser.add_argument("--json", type=Path)
@@ -272,7 +275,8 @@ def main() -> None:
     known = Checkpoint.of(recipe, arguments.encoder == "shipped")
     print(f"{known.prior.dim} dimensions, looks: {', '.join(known.looks.names)}", flush=True)
     settings = {
-        name: getattr(arguments, name) for name in ("world", "encoder", "people", "pictures", "picks", "steps", "batch")
+        name: getattr(arguments, name)
+        for name in ("world", "encoder", "people", "pictures", "picks", "steps", "batch", "rate")
     }
     report = {"settings": settings, **measure(known, arguments)}
     if arguments.json is not None:

@@ -73,7 +73,12 @@ def measure(evaluation: Evaluation, statistics: Tensor, features: Tensor) -> dic
 def _firsts(recipe: Recipe, u: Tensor, features: Tensor) -> Array:
     """Which of the pictures, with features [P, K, n, f], u [P, d] puts first: [P, K]."""
     prior = recipe.prior
-    made = {"encoder": prior.encoder, "encoder_hash": prior.encoder_hash, "pairs": 0, "created": "2026-01-01"}
+    made: dict[str, Any] = {
+        "encoder": prior.encoder,
+        "encoder_hash": prior.encoder_hash,
+        "pairs": 0,
+        "created": "2026-01-01",
+    }
     return np.array(
         [
             [rank(row, UserEmbedding(person[None].float(), **made), prior).order[0] for row in captions]
@@ -82,7 +87,7 @@ def _firsts(recipe: Recipe, u: Tensor, features: Tensor) -> Array:
     )
 
 
-def _judged(rewards: Array, first: Array) -> dict[str, Array]:
+def _judged(rewards: Array, first: np.ndarray) -> dict[str, Array]:
     """What the person thinks of picture `first` [P, K] among rewards [P, K, n]: by person [P]."""
     chosen = np.take_along_axis(rewards, first[..., None], -1)
     return {"wins": wins(chosen, rewards).mean((1, 2)), "gain": (chosen - rewards).mean((1, 2))}

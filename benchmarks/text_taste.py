@@ -129,13 +129,13 @@ class Words:
         return self._judged(self.painter.paint(self.captions, self.seeds, lambda rows: self.painter.model))
 
     def on_tokens(
-        self, strength: float, unconditional: str, people: Sequence[Sequence[Leaning]], adapter: Path | None = None
+        self, strength: float, unconditional: Any, people: Sequence[Sequence[Any]], adapter: Path | None = None
     ) -> Look:
         """Prompts whose tokens are moved, and a user adapter beside."""
         from ppd_pack.ppd.hosts.comfyui_contrasts import text_taste
         from ppd_pack.ppd.hosts.comfyui_text import apply_text
 
-        everybody = [people[index // PICTURES] for index in range(len(self.captions))]
+        everybody: list[Any] = [people[index // PICTURES] for index in range(len(self.captions))]
         model, clip = self.painter.model, self.painter.clip
 
         @torch.inference_mode()
@@ -156,7 +156,7 @@ class Words:
 
         if adapter is None:
             return self.painter.model
-        owners = [self.embeddings[index // PICTURES] for index in range(len(self.captions))[rows]]
+        owners: list[Any] = [self.embeddings[index // PICTURES] for index in range(len(self.captions))[rows]]
         with torch.inference_mode():
             return apply_user(self.painter.model, load_adapter(adapter), owners)
 
@@ -214,7 +214,8 @@ def step_vs_plain(words: Words, rounds: int = 30) -> dict[str, float]:
     from ppd_pack.ppd.hosts.comfyui_text import apply_text
 
     painter, ratios = words.painter, []
-    personal = apply_text(painter.model, text_taste(painter.model, painter.clip, words.people[:1]))
+    people: list[Any] = words.people[:1]
+    personal = apply_text(painter.model, text_taste(painter.model, painter.clip, people))
 
     def seconds(model: Any) -> float:
         begun = time.perf_counter()

@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NARROW: dict[str, Any] = {"widths": (80, 160, 320, 320), "vae": (32, 64, 128, 128), "text": 192, "size": 256}
 FULL: dict[str, Any] = {"widths": (320, 640, 1280, 1280), "vae": (128, 256, 512, 512), "text": 768, "size": 512}
 PAIRS, PEOPLE = 64, 8
-OBJECTIVES = {"plain": {"contrast": 0.0, "soft_labels": False}, "default": {}}
+OBJECTIVES: dict[str, dict[str, Any]] = {"plain": {"contrast": 0.0, "soft_labels": False}, "default": {}}
 READS = 50
 
 
@@ -253,7 +253,7 @@ def scaling(arguments: argparse.Namespace, work: Path) -> float:
 
     def seconds(steps: int, count: int) -> float:
         command = [sys.executable, *ours(arguments, work, steps, "plain")]
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": ROOT}
+        quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": ROOT}
         group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(29500 + steps), "WORLD_SIZE": str(count)}
         started, several = time.perf_counter(), []
         for rank in range(count):

@@ -6,18 +6,18 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 from server import PromptServer
 
-from . import blind_routes, library, report, routes, tastes, training_routes, why
+from . import blind_routes, library, renamed, report, routes, tastes, training_routes, why
 from .adapter import PPD_ApplyUserEmbedding, PPD_UserAdapterLoader
 from .blind_test import PPD_BlindTest, PPD_TestPrompts
 from .brand import PPD_BindToGuide, PPD_BrandCheck
-from .collect import PreferenceCollector
+from .collect import PPD_PreferenceCollector
 from .embedding import (
     PPD_UserEmbeddingBatch,
     PPD_UserEmbeddingBlend,
     PPD_UserEmbeddingLoad,
+    PPD_UserEmbeddingSample,
     PPD_UserEmbeddingSave,
     UserEmbeddingEncoder,
-    UserEmbeddingSample,
 )
 from .explaining import PPD_ExplainTaste, PPD_TurnLook
 from .guard import PPD_CheckLeakage, PPD_CheckPrompts, PPD_CheckStereotypes
@@ -47,13 +47,14 @@ class PersonalizationExtension(ComfyExtension):
             training_routes.register(server.routes)
             blind_routes.register(server.routes)
             report.register(server.routes)
+            await renamed.register(server)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
             PreferencePairLoader,
-            PreferenceCollector,
+            PPD_PreferenceCollector,
             UserEmbeddingEncoder,
-            UserEmbeddingSample,
+            PPD_UserEmbeddingSample,
             PPD_UserEmbeddingSave,
             PPD_UserEmbeddingLoad,
             PPD_UserEmbeddingBlend,

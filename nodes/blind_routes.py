@@ -118,7 +118,7 @@ async def picture(request: web.Request) -> web.StreamResponse:
     def work() -> Picture:
         side = request.match_info["side"]
         if side not in SIDES:
-            raise MissingError("A question has a left and a right picture.")
+            raise MissingError("A question has a left and a right picture: reload the page.")
         store = folders.taste_store()
         digest = store.trial_picture(request.match_info["trial"], SIDES.index(side))
         return Picture.from_image(Picture(store.picture(digest)).open())

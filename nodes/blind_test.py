@@ -29,14 +29,14 @@ class PPD_TestPrompts(io.ComfyNode):  # noqa: N801
             node_id="PPD_TestPrompts",
             display_name="Test Prompts",
             category=CATEGORY,
-            description="Prompts for a blind test, one a line: all that follows is painted once for each. Those that "
-            "the person's taste was learned from are refused before anything is painted.",
+            description="Held-out prompts for a blind test: every node connected after this one runs once for each. A "
+            "prompt that the person's taste was learned from is refused before anything is painted.",
             search_aliases=["blind test", "prompts", "list", "lines", "batch"],
             inputs=[
-                io.String.Input("prompts", multiline=True, default="", optional=True, tooltip="One prompt a line."),
-                _person_input("Whose taste is tested."),
+                io.String.Input("prompts", multiline=True, default="", optional=True, tooltip="One prompt per line."),
+                people.person_input("Whose taste is tested."),
             ],
-            outputs=[io.String.Output(display_name="prompts", is_output_list=True, tooltip="One after the other.")],
+            outputs=[io.String.Output(display_name="prompts", is_output_list=True, tooltip="The prompts, one by one.")],
         )
 
     @classmethod
@@ -47,7 +47,7 @@ class PPD_TestPrompts(io.ComfyNode):  # noqa: N801
     def execute(cls, prompts: str = "", person: str = people.TAB) -> io.NodeOutput:
         found = list(dict.fromkeys(" ".join(line.split()) for line in prompts.splitlines() if line.strip()))
         if not found:
-            raise ValueError("There is no prompt to test by: write some, one a line.")
+            raise ValueError("There is no prompt to test by: write some, one per line.")
         somebody = people.find(person)
         if somebody is not None:
             with _learned_shown():
@@ -62,18 +62,25 @@ class PPD_BlindTest(io.ComfyNode):  # noqa: N801
             node_id="PPD_BlindTest",
             display_name="Blind Test",
             category=CATEGORY,
-            description="Is it really mine? Files pictures of the same prompts and seeds, painted in two or three "
-            "ways, as a test that the person answers without knowing which is which. Its answers teach nothing.",
+            description="Blind A/B test: is it really mine? The person picks between pictures painted in two or three "
+            "ways, without knowing which is which. Nothing is learned from these answers.",
             search_aliases=["blind test", "evaluate", "compare", "A/B", "win rate", "preference", "is it mine"],
             is_output_node=True,
             is_input_list=True,  # a list has a batch for each prompt
             inputs=[
-                io.Image.Input("images_a", tooltip="Painted in the first way: a batch or a list, prompt by prompt."),
-                io.Image.Input("images_b", tooltip="The same prompts and seeds in the second way."),
-                io.String.Input(
-                    "prompts", force_input=True, tooltip="What was painted: the list of Test Prompts, or one prompt."
+                io.Image.Input(
+                    "images_a",
+                    tooltip="Pictures painted in the first way: a batch or a list, in the order of the prompts.",
                 ),
-                _person_input("Who is to answer, and whose taste it is."),
+                io.Image.Input(
+                    "images_b", tooltip="Pictures of the same prompts and seeds, painted in the second way."
+                ),
+                io.String.Input(
+                    "prompts",
+                    force_input=True,
+                    tooltip="The prompts of the pictures: the list of Test Prompts, or one prompt.",
+                ),
+                people.person_input("Who answers, and whose taste is tested."),
                 io.String.Input("name_a", default=NAMES[0], optional=True, tooltip="What the report calls the first."),
                 io.String.Input("name_b", default=NAMES[1], optional=True, tooltip="What the report calls the second."),
                 io.String.Input("name_c", default=NAMES[2], optional=True, tooltip="What the report calls the third."),
@@ -83,12 +90,16 @@ class PPD_BlindTest(io.ComfyNode):  # noqa: N801
                     min=4,
                     max=MOST,
                     optional=True,
-                    tooltip="At most so many different ones, and a tenth of them again. It ends earlier where it is "
-                    "decided.",
+                    tooltip="Maximum number of questions; a tenth of them are asked twice. The test ends earlier once "
+                    "it is decided.",
                 ),
-                io.Image.Input("images_c", optional=True, tooltip="The same prompts and seeds in a third way."),
+                io.Image.Input(
+                    "images_c", optional=True, tooltip="Pictures of the same prompts and seeds, painted in a third way."
+                ),
             ],
-            outputs=[io.String.Output(display_name="report", tooltip="What waits to be answered, or what came of it.")],
+            outputs=[
+                io.String.Output(display_name="report", tooltip="Which test waits for answers, and where to answer it.")
+            ],
         )
 
     @classmethod
@@ -181,12 +192,6 @@ def _learned_shown() -> Iterator[None]:
     except LearnedError as error:
         say(f"Answered when this taste was learned: {error.prompt}")
         raise
-
-
-def _person_input(tooltip: str) -> io.String.Input:
-    return io.String.Input(
-        "person", default=people.TAB, optional=True, tooltip=tooltip, extra_dict={"widgetType": people.WIDGET}
-    )
 
 
 def _fingerprint(choice: str | None) -> str:

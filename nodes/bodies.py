@@ -75,6 +75,12 @@ class Encoder(Body):
     encoder: Annotated[str, Field(min_length=1, max_length=255)]
 
 
+class BrandGuide(Body):
+    """A brand guide by the name that the nodes' list shows; null for none."""
+
+    guide: Annotated[str, Field(min_length=1, max_length=1000)] | None
+
+
 class Import(Body):
     """A preference set by the name that `GET /ppd/sets` lists."""
 

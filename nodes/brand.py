@@ -21,10 +21,10 @@ from ..ppd.pairs import counted
 from ..ppd.pictures import Picture
 from ..ppd.user_embedding import UserEmbedding as Embedding
 from . import folders, people, whose
-from .announce import announce, say
+from .announce import say
 from .collect import at
 from .encoders import encoder_folder, load_encoder, reader_of, taste_encoders
-from .guard import open_probe, pictures_of, probe_input
+from .guard import ask_inputs, file_questions, open_probe, pictures_of, probe_input
 from .sockets import CATEGORY, UserEmbedding, one_person
 
 LEAVE_OUT, STOP = "leave it out", "stop the run"
@@ -48,7 +48,7 @@ class PPD_BrandCheck(io.ComfyNode):  # noqa: N801
             display_name="Brand Check",
             category=CATEGORY,
             description="Checks pictures against a brand guide: colours, contrast, looks, things that must or never "
-            "be there, and places left free. Those that break a rule do not go on, and are marked where they do.",
+            "be there, and areas to keep free. Pictures that break a must or a never are left out, or stop the run.",
             search_aliases=["brand", "guide", "guard", "check", "style guide", "filter", "quality"],
             is_output_node=True,
             is_input_list=True,  # a list of pictures is checked as one, like a batch
@@ -61,52 +61,42 @@ class PPD_BrandCheck(io.ComfyNode):  # noqa: N801
                     options=taste_encoders(),
                     default=folders.POCKET,
                     optional=True,
-                    tooltip="What tells looks; used where the guide has rules for them.",
+                    tooltip="Taste encoder that measures looks; used only if the guide has rules for looks.",
                 ),
                 io.Combo.Input(
                     "broken",
                     options=[LEAVE_OUT, STOP],
                     default=LEAVE_OUT,
                     optional=True,
-                    tooltip="What to do with a picture that breaks a must or a never.",
+                    tooltip="What happens to a picture that breaks a must or a never.",
                 ),
-                io.Boolean.Input(
-                    "ask",
-                    default=False,
-                    optional=True,
-                    tooltip="File each picture that breaks a rule as a question, against one of the same prompt that "
-                    "passes. Nothing is taken as an answer: the person picks in the tab Taste.",
+                *ask_inputs(
+                    "Ask in the tab Taste about each picture that breaks a rule, beside one of the same prompt that "
+                    "passes. It counts only when the person picks."
                 ),
-                io.String.Input(
-                    "person",
-                    default=people.TAB,
-                    optional=True,
-                    tooltip="Who is asked: whoever is chosen in the tab Taste, or always the same person, of whom the "
-                    "workflow keeps an id in place of the name.",
-                    extra_dict={"widgetType": people.WIDGET},
-                ),
-                io.String.Input(
-                    "prompt", default="", optional=True, tooltip="What the pictures show, as it was asked for."
-                ),
+                io.String.Input("prompt", default="", optional=True, tooltip="The prompt of the pictures."),
             ],
             outputs=[
                 io.Image.Output(
                     display_name="images",
                     is_output_list=True,
-                    tooltip="Those that go on, one by one. Where there are none, nothing behind this runs.",
+                    tooltip="The pictures that pass or warn, one by one. If there are none, nodes connected here do "
+                    "not run.",
                 ),
                 io.Image.Output(
                     display_name="marked",
                     is_output_list=True,
-                    tooltip="All of them in a frame: green passes, amber warns, red is stopped. Where a rule is broken "
-                    "stands its number, as the report counts them.",
+                    tooltip="All pictures, framed: green passes, amber warns, red is stopped. Where a rule is broken, "
+                    "its number in the report is shown.",
                 ),
                 io.Int.Output(
                     display_name="numbers",
                     is_output_list=True,
-                    tooltip="Which of the pictures go on, counted from 0.",
+                    tooltip="Indices of the pictures that pass or warn, from 0.",
                 ),
-                io.String.Output(display_name="report", tooltip="Each rule and who keeps it, and who does not."),
+                io.String.Output(
+                    display_name="report", tooltip="Each rule, how many pictures keep it, and which break it."
+                ),
             ],
         )
 
@@ -152,18 +142,19 @@ class PPD_BindToGuide(io.ComfyNode):  # noqa: N801
             node_id="PPD_BindToGuide",
             display_name="Bind Taste to Guide",
             category=CATEGORY,
-            description="Takes out of a taste what pulls against the looks of a brand guide, and changes nothing else "
-            "more than it must. Put it before painting.",
+            description="Projects a taste onto a brand guide: takes out what pulls against the looks that must or "
+            "never be, and changes the rest as little as possible. Put it before Personalized Denoiser.",
             search_aliases=["brand", "guide", "bind", "constrain", "project", "guard"],
             inputs=[
-                UserEmbedding.Input("user_embedding", tooltip="The taste of one person."),
+                UserEmbedding.Input("user_embedding", tooltip="User embedding of one person."),
                 guide_input(),
             ],
             outputs=[
                 UserEmbedding.Output(
-                    display_name="user_embedding", tooltip="The same taste where it pulled against no rule."
+                    display_name="user_embedding",
+                    tooltip="The user embedding, changed only where it pulled against a rule.",
                 ),
-                io.String.Output(display_name="report", tooltip="Which rules held it back, and by how much."),
+                io.String.Output(display_name="report", tooltip="Which rules changed it, and by how much."),
             ],
         )
 
@@ -183,7 +174,7 @@ class PPD_BindToGuide(io.ComfyNode):  # noqa: N801
                 "or tells no looks: put its folder into models/taste_encoders, or choose another."
             )
         found = bound(one, rules, encoder.looks, encoder.prior)
-        report = told(found, [rule for rule in rules.looks if rule.level != "should"])
+        report = told(found, rules)
         return io.NodeOutput(found.embedding, report, ui=ui.PreviewText(report))
 
 
@@ -210,11 +201,8 @@ def _ask(
     rules: Guide, verdicts: Sequence[Verdict], pictures: Sequence[torch.Tensor], prompts: Sequence[str], person: str
 ) -> str:
     """File what was stopped as questions for a person; what to report."""
-    somebody = people.find(person, make=True)
-    assert somebody is not None
     questions = offers(rules.name, verdicts, [Picture.from_tensor(one) for one in pictures], prompts)
-    filed = folders.taste_store().add_candidates(somebody.id, questions)
-    announce(somebody.id)
+    name, filed = file_questions(person, questions)
     if not questions:
-        return f"Nothing to ask {somebody.name}: no stopped picture has a passing one of the same prompt."
-    return f"{somebody.name} is asked {counted(len(filed), 'question')} about what was stopped, in the tab Taste."
+        return f"Nothing to ask {name}: no stopped picture has a passing one of the same prompt."
+    return f"{name} is asked {counted(filed, 'question')} about what was stopped, in the tab Taste."

@@ -29,11 +29,11 @@ BETWEEN_LOOKS = 0.1
 """Seconds from one look at the store to the next, and so until an interrupt is heard."""
 
 
-class PreferenceCollector(io.ComfyNode):
+class PPD_PreferenceCollector(io.ComfyNode):  # noqa: N801
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="PreferenceCollector",
+            node_id="PPD_PreferenceCollector",
             display_name="Collect Preferences",
             category=CATEGORY,
             description="Asks which of two pictures is better: files pairs as questions for a person and shows the "
@@ -49,13 +49,9 @@ class PreferenceCollector(io.ComfyNode):
                     "as the best of four or nine. One without a partner is compared with the last run's, of the same "
                     "prompt if there is one.",
                 ),
-                io.String.Input(
-                    "person",
-                    default=people.TAB,
-                    optional=True,
-                    tooltip="Whose taste is asked for: whoever is chosen in the tab Taste, or always the same person, "
-                    "of whom the workflow keeps an id in place of the name. New people are made in the tab Taste.",
-                    extra_dict={"widgetType": people.WIDGET},
+                people.person_input(
+                    "Whose taste is asked for: whoever is chosen in the tab Taste, or always the same person, of whom "
+                    "the workflow keeps an id in place of the name. New people are made in the tab Taste."
                 ),
                 io.String.Input(
                     "prompt", default="", optional=True, tooltip="The prompt that the pictures were painted from."

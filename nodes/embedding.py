@@ -18,9 +18,9 @@ from ..ppd.pictures import PreferenceError
 from ..ppd.privacy import MOST_EPSILON, Guarantee
 from ..ppd.user_embedding import UserEmbedding as Embedding
 from ..ppd.user_embedding import blend, null_user, release
-from . import folders
+from . import folders, guides
 from .encoders import encoder_digest, load_encoder, taste_encoders
-from .sockets import CATEGORY, PreferencePairs, UserEmbedding, one_person, people_of
+from .sockets import CATEGORY, PairsOf, PreferencePairs, UserEmbedding, one_person, people_of
 
 
 class UserEmbeddingEncoder(io.ComfyNode):
@@ -82,8 +82,10 @@ class UserEmbeddingEncoder(io.ComfyNode):
         skipped: list[PreferenceError] = []
         reader = load_encoder(encoder)
         told = reader.read(pairs, on_bad="skip" if skip_bad else "raise", skipped=skipped, progress=progress)
-        embedding = reader.encode_differences(*told)
-        report = report_of(embedding, reader.statements(*told), skipped)
+        embedding = reader.encode_told(pairs, told)
+        person = pairs.person if isinstance(pairs, PairsOf) else None
+        embedding, held = guides.held_back(person, embedding, reader)
+        report = "\n".join([report_of(embedding, reader.statements(*told), skipped), *held])
         return io.NodeOutput(embedding, report, ui=ui.PreviewText(report))
 
 
@@ -112,8 +114,8 @@ def epsilon_input() -> io.Float.Input:
         step=0.5,
         optional=True,
         advanced=True,
-        tooltip="Hide every single pick behind noise (differential privacy). The smaller, the more noise: 8 costs a "
-        "little with 16 picks, 2 needs 64. 0 adds none. Each save tells anew: save once.",
+        tooltip="Differential privacy: noise that hides every single pick. Smaller is more private and less accurate: "
+        "8 costs a little with 16 picks, 2 needs 64; 0 is off. Each save reveals more: share one file only.",
     )
 
 
@@ -130,11 +132,11 @@ def provenance(embedding: Embedding) -> str:
     return f"{picks}; {embedding.guarantee.told}."
 
 
-class UserEmbeddingSample(io.ComfyNode):
+class PPD_UserEmbeddingSample(io.ComfyNode):  # noqa: N801
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="UserEmbeddingSample",
+            node_id="PPD_UserEmbeddingSample",
             display_name="Sample User Embedding",
             category=CATEGORY,
             description="One random draw from the posterior over the user embedding (Thompson sampling): a taste that "

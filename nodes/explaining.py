@@ -40,13 +40,15 @@ class PPD_ExplainTaste(io.ComfyNode):  # noqa: N801
             node_id="PPD_ExplainTaste",
             display_name="Explain Taste",
             category=CATEGORY,
-            description="Says why: of each look which picks say so and which speak against it, what another answer "
-            "would have changed, and whether the taste changed over time.",
+            description="Influence of each pick on a taste: for each look which picks say so and which speak against "
+            "it, what another answer would have changed, and whether the taste has drifted over time.",
             search_aliases=["explain", "why", "influence", "what if", "drift", "taste", "report"],
             inputs=[
                 PreferencePairs.Input("pairs", optional=True, tooltip="The person's picks."),
                 io.Combo.Input(
-                    "encoder", options=taste_encoders(), tooltip="What looks at the pictures, and names the looks."
+                    "encoder",
+                    options=taste_encoders(),
+                    tooltip="Taste encoder that reads the pictures and names the looks.",
                 ),
                 io.Int.Input(
                     "what_if",
@@ -54,8 +56,8 @@ class PPD_ExplainTaste(io.ComfyNode):  # noqa: N801
                     min=0,
                     max=100_000,
                     optional=True,
-                    tooltip="The number of a pick, as the report counts them: what would be said had it been the other "
-                    "picture. 0 asks of none.",
+                    tooltip="Counterfactual: the number of a pick in the report, to see what would change if the other "
+                    "picture had been picked. 0 for none.",
                 ),
             ],
             outputs=[
@@ -63,8 +65,7 @@ class PPD_ExplainTaste(io.ComfyNode):  # noqa: N801
                 io.String.Output(display_name="json", tooltip="The same with all numbers, for other programs."),
                 io.Image.Output(
                     display_name="pictures",
-                    tooltip="A row for each look: the picks that say so most, each with the preferred picture on the "
-                    "left.",
+                    tooltip="A row for each look: the picks that say so most, the preferred picture on the left.",
                 ),
             ],
             is_output_node=True,
@@ -98,12 +99,14 @@ class PPD_TurnLook(io.ComfyNode):  # noqa: N801
             node_id="PPD_TurnLook",
             display_name="Turn One Look",
             category=CATEGORY,
-            description="The same person several times, with one look turned from less to more and the rest of their "
-            "taste as it is. What comes after runs once for each: a strip of pictures of one prompt and seed.",
+            description="Counterfactual strip: the same person several times, with one look turned from less to more "
+            "and the rest of their taste as it is. Every node connected after this one runs once for each.",
             search_aliases=["counterfactual", "slider", "strip", "look", "what if", "sweep", "taste"],
             inputs=[
-                UserEmbedding.Input("user_embedding", optional=True, tooltip="The person."),
-                io.Combo.Input("look", options=looks_here(), tooltip="The look to turn, of the person's encoder."),
+                UserEmbedding.Input("user_embedding", optional=True, tooltip="User embedding of one person."),
+                io.Combo.Input(
+                    "look", options=looks_here(), tooltip="The look to turn, one that the person's taste encoder names."
+                ),
                 io.Float.Input(
                     "reach",
                     default=2.0,
@@ -111,8 +114,7 @@ class PPD_TurnLook(io.ComfyNode):  # noqa: N801
                     max=6.0,
                     step=0.1,
                     optional=True,
-                    tooltip="How far to either side: 1 is as far as people mostly differ in it. Far beyond 2 pictures "
-                    "break.",
+                    tooltip="How far to either side, in standard deviations over people. Far beyond 2 pictures break.",
                 ),
                 io.Int.Input(
                     "pictures",
@@ -120,7 +122,8 @@ class PPD_TurnLook(io.ComfyNode):  # noqa: N801
                     min=2,
                     max=25,
                     optional=True,
-                    tooltip="How many steps from less to more. Of an odd number the middle one is the person.",
+                    tooltip="Number of steps from less to more. With an odd number the middle one is the person "
+                    "unchanged.",
                 ),
             ],
             outputs=[

@@ -10,6 +10,7 @@ from comfy_api.latest import io, ui
 
 from ..ppd.guard.batteries import batteries
 from ..ppd.guard.content import LEAST, check_content, found
+from ..ppd.guard.offers import content_offers
 from ..ppd.guard.paired import check_pairs
 from ..ppd.guard.probes import Probe, TextProbe, word_lines
 from ..ppd.guard.stereotype import LEAST as LEAST_SHIFT
@@ -17,10 +18,12 @@ from ..ppd.guard.stereotype import SubjectError, check_stereotypes
 from ..ppd.hosts.comfyui_towers import open_tower, tower_choices
 from ..ppd.lexicon import prompt_lines
 from ..ppd.messages import quoted
-from ..ppd.pictures import check_numbers
+from ..ppd.pairs import counted
+from ..ppd.pictures import Picture, check_numbers
 from ..ppd.pocket.probe import object_probe
-from . import folders, whose
-from .announce import say
+from ..ppd.store import Question
+from . import folders, people, whose
+from .announce import announce, say
 from .sockets import CATEGORY
 
 JUDGES = {"pocket": "pocket_judge.safetensors", "pocket flow": "pocket_flow_judge.safetensors"}
@@ -39,8 +42,8 @@ class PPD_CheckPrompts(io.ComfyNode):  # noqa: N801
             node_id="PPD_CheckPrompts",
             display_name="Check Prompts",
             category=CATEGORY,
-            description="A list of prompts, each with some seeds, to paint plain and personal and compare. All nodes "
-            "behind it run once for each.",
+            description="Prompts and seeds to check a taste by, painted with the plain model and with the taste. "
+            "Every node connected after this one runs once for each.",
             search_aliases=["battery", "prompts", "bias", "leakage", "guard"],
             inputs=[
                 io.Combo.Input(
@@ -48,14 +51,14 @@ class PPD_CheckPrompts(io.ComfyNode):  # noqa: N801
                     options=[*batteries(), OWN],
                     default="things",
                     optional=True,
-                    tooltip="Unrelated things, people of whom the prompt does not say who they are, what the pocket "
-                    "models know, or your own.",
+                    tooltip="Which list: things (unrelated objects), people (age, gender and skin left open), pocket "
+                    "(scenes that the pocket models know), or own.",
                 ),
                 io.String.Input(
-                    "own_prompts", default="", multiline=True, optional=True, tooltip="For own: one prompt a line."
+                    "own_prompts", default="", multiline=True, optional=True, tooltip="For own: one prompt per line."
                 ),
                 io.Int.Input(
-                    "seeds", default=1, min=1, max=64, optional=True, tooltip="How many pictures of each prompt."
+                    "seeds", default=1, min=1, max=64, optional=True, tooltip="Number of seeds for each prompt."
                 ),
                 io.Int.Input(
                     "first_seed",
@@ -67,8 +70,10 @@ class PPD_CheckPrompts(io.ComfyNode):  # noqa: N801
                 ),
             ],
             outputs=[
-                io.String.Output(display_name="prompt", is_output_list=True, tooltip="The prompts, for the text."),
-                io.Int.Output(display_name="seed", is_output_list=True, tooltip="A seed of each, for both samplers."),
+                io.String.Output(
+                    display_name="prompt", is_output_list=True, tooltip="For the text of the prompt node."
+                ),
+                io.Int.Output(display_name="seed", is_output_list=True, tooltip="For the seed of both samplers."),
             ],
         )
 
@@ -78,7 +83,7 @@ class PPD_CheckPrompts(io.ComfyNode):  # noqa: N801
     ) -> io.NodeOutput:
         chosen = prompt_lines(own_prompts) if prompts == OWN else batteries()[prompts]
         if not chosen:
-            raise ValueError("Expected at least one prompt in own_prompts, got none: write one a line.")
+            raise ValueError("Expected at least one prompt in own_prompts, got none: write one per line.")
         each = [prompt for prompt in chosen for _ in range(seeds)]
         return io.NodeOutput(each, [first_seed + number for number in range(len(each))])
 
@@ -90,21 +95,25 @@ class PPD_CheckLeakage(io.ComfyNode):  # noqa: N801
             node_id="PPD_CheckLeakage",
             display_name="Check Leakage",
             category=CATEGORY,
-            description="Does a taste change what pictures show? Finds things that personal pictures show unasked, as "
-            "the liked pictures did, and things that were asked for and got lost, compared with the plain model.",
+            description="Content leakage and prompt adherence: does a taste change what pictures show? Finds things "
+            "that appear in personal pictures unasked, and things asked for that are lost, against the plain model.",
             search_aliases=["leakage", "guard", "overfitting", "content", "prompt adherence", "check"],
             is_output_node=True,
             is_input_list=True,
             inputs=[
                 *_pictures(),
-                _words("The things to look for, one a line.", THINGS),
+                _words("The things to look for, one per line.", THINGS),
                 probe_input(),
                 _least(LEAST),
                 io.Image.Input(
                     "liked_images",
                     optional=True,
-                    tooltip="Pictures that the person picked: what they show and the personal ones show unasked is "
-                    "called a leak.",
+                    tooltip="Pictures that the person preferred: a thing that is in them and appears unasked in "
+                    "personal pictures is a leak.",
+                ),
+                *ask_inputs(
+                    "Where something was found, file those personal pictures as questions against the plain ones. "
+                    "Nothing is taken as an answer: the person picks in the tab Taste."
                 ),
             ],
             outputs=_outputs("Which things appeared or got lost, how often, and how sure that is."),
@@ -120,6 +129,8 @@ class PPD_CheckLeakage(io.ComfyNode):  # noqa: N801
         probe: Sequence[str] = ("pocket",),
         least: Sequence[float] = (100 * LEAST,),
         liked_images: list[torch.Tensor] | None = None,
+        ask: Sequence[bool] = (False,),
+        person: Sequence[str] = (people.TAB,),
     ) -> io.NodeOutput:
         base, personal, asked = pairs_of(base_images, personal_images, prompts)
         looked_for = word_lines(words[0])
@@ -129,7 +140,12 @@ class PPD_CheckLeakage(io.ComfyNode):  # noqa: N801
         )
         sides = seen[: len(base)], seen[len(base) : 2 * len(base)], seen[2 * len(base) :]
         check = check_content(*sides[:2], asked, looked_for, sides[2] if liked else None, least[0] / 100)
-        return io.NodeOutput(check.passed, check.report(), ui=ui.PreviewText(check.report()))
+        report = check.report()
+        if ask[0] and not check.passed:
+            plain, own = ([Picture.from_tensor(one) for one in side] for side in (base, personal))
+            name, filed = file_questions(person[0], content_offers(check, looked_for, sides[:2], (plain, own), asked))
+            report += f"\n{name} is asked {counted(filed, 'question')} about what was found, in the tab Taste."
+        return io.NodeOutput(check.passed, report, ui=ui.PreviewText(report))
 
 
 class PPD_CheckStereotypes(io.ComfyNode):  # noqa: N801
@@ -139,14 +155,14 @@ class PPD_CheckStereotypes(io.ComfyNode):  # noqa: N801
             node_id="PPD_CheckStereotypes",
             display_name="Check Stereotypes",
             category=CATEGORY,
-            description="Does a taste change who is painted? Compares personal pictures with the plain model's where "
-            "the prompt leaves that open, over all prompts and prompt by prompt.",
+            description="Demographic bias: does a taste change who is painted where the prompt leaves it open? "
+            "Compares personal pictures with the plain model's, over all prompts and prompt by prompt.",
             search_aliases=["bias", "stereotype", "fairness", "guard", "people", "check"],
             is_output_node=True,
             is_input_list=True,
             inputs=[
                 *_pictures(),
-                _words("What prompts leave open, one a line; two opposites with a slash between them.", ATTRIBUTES),
+                _words("What the prompts leave open, one per line; opposites with a slash between them.", ATTRIBUTES),
                 probe_input(),
                 _least(LEAST_SHIFT),
             ],
@@ -176,11 +192,11 @@ class PPD_CheckStereotypes(io.ComfyNode):  # noqa: N801
 
 def _pictures() -> list[io.Input]:
     return [
-        io.Image.Input("base_images", tooltip="Pictures without the taste: a batch or a list."),
+        io.Image.Input("base_images", tooltip="Pictures by the plain model, without the taste: a batch or a list."),
         io.Image.Input(
-            "personal_images", tooltip="Pictures of the same prompts and seeds, in the same order, with it."
+            "personal_images", tooltip="Pictures of the same prompts and seeds, in the same order, with the taste."
         ),
-        io.String.Input("prompts", force_input=True, tooltip="The prompt of each; one alone is everyone's."),
+        io.String.Input("prompts", force_input=True, tooltip="The prompt of each picture, or one for all."),
     ]
 
 
@@ -197,15 +213,35 @@ def _least(share: float) -> io.Float.Input:
         step=1.0,
         optional=True,
         advanced=True,
-        tooltip="So many more or fewer pictures in a hundred are let pass, however sure they are.",
+        tooltip="Tolerance, in pictures of a hundred: a smaller change passes, however certain it is.",
     )
 
 
 def _outputs(tooltip: str) -> list[io.Output]:
     return [
-        io.Boolean.Output(display_name="passed", tooltip="Whether nothing was found."),
+        io.Boolean.Output(display_name="passed", tooltip="True if nothing was found."),
         io.String.Output(display_name="report", tooltip=tooltip),
     ]
+
+
+def ask_inputs(tooltip: str) -> list[io.Input]:
+    """Whether to ask somebody about what was rejected, and whom."""
+    return [
+        io.Boolean.Input("ask", default=False, optional=True, tooltip=tooltip),
+        people.person_input(
+            "Who is asked: whoever is chosen in the tab Taste, or always the same person, of whom the workflow keeps "
+            "an id in place of the name."
+        ),
+    ]
+
+
+def file_questions(person: str, questions: Sequence[Question]) -> tuple[str, int]:
+    """File questions for a person of the tab Taste: their name, and how many are new."""
+    somebody = people.find(person, make=True)
+    assert somebody is not None
+    filed = folders.taste_store().add_candidates(somebody.id, questions)
+    announce(somebody.id)
+    return somebody.name, len(filed)
 
 
 def probe_input() -> io.Combo.Input:
@@ -215,9 +251,9 @@ def probe_input() -> io.Combo.Input:
         options=probes(),
         default="pocket",
         optional=True,
-        tooltip="What looks at the pictures. The pocket ones know only what the pocket models paint: house, tree, "
-        "flowers, lighthouse, boat, mountain, sun, moon, cloud, balloon. Models of models/open_clip understand any "
-        "words.",
+        tooltip="Image classifier that finds things in the pictures. The pocket ones know only what the pocket models "
+        "paint: house, tree, flowers, lighthouse, boat, mountain, sun, moon, cloud, balloon. CLIP models of "
+        "models/open_clip understand any words.",
     )
 
 

@@ -168,7 +168,7 @@ def _read(person: str, name: str, interview: Interview) -> None:
     def progress(done: int, total: int) -> None:
         nonlocal last
         if folders.taste_store().person(person).encoder != name:  # which raises where they were deleted meanwhile
-            raise MissingError("Another taste encoder reads them now.")
+            raise MissingError("Another taste encoder reads them now: ask again.")
         _progress[person] = (done, total)
         if time.monotonic() - last > BETWEEN_NEWS:
             last = time.monotonic()

@@ -17,7 +17,7 @@ from ..ppd.pairs import PreferencePair, counted, read_pairs
 from ..ppd.pictures import PreferenceError
 from . import folders, people, whose
 from .people import PERSON
-from .sockets import CATEGORY, PreferencePairs
+from .sockets import CATEGORY, PairsOf, PreferencePairs
 from .taste_pairs import ALL, pairs_of
 
 SHOWN = 64
@@ -43,6 +43,7 @@ class PreferencePairLoader(io.ComfyNode):
                     tooltip="Whose picks: those of whoever is chosen in the tab Taste, or of one person, of whom the "
                     "workflow keeps an id and no name; or a set: a folder with pairs.jsonl and its pictures, or a "
                     ".jsonl or .parquet file, in ComfyUI's input or datasets folder. The examples come with the pack.",
+                    extra_dict={people.MARK: PERSON},
                 ),
                 io.String.Input(
                     "user",
@@ -172,7 +173,7 @@ def read_person(
     if not pairs and skipped:
         # Without the name: what a node fails with is logged
         raise ValueError(f"Of the person's pairs none can be used. {skipped[0]}")
-    return person.name, pairs[::-1]
+    return person.name, PairsOf(person, reversed(pairs))
 
 
 def stop_if_cancelled(rows: int) -> None:

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
 
+from comfy_api.latest import io
+
 from ..ppd.store import PERSON_ID, Person, UnusableError
-from . import folders
+from . import folders, guides
 
 ME = "me"
 """Who can always be chosen, also where nobody has been made yet."""
@@ -16,8 +18,15 @@ TAB = "tab"
 """Whoever is chosen in the tab Taste. The browser puts the id there when it queues a graph; without one it is "me"."""
 PERSON = "person: "
 """What a choice of preference pairs begins with that is no preference set but somebody in the taste store."""
-WIDGET = "PPD_PERSON"
-"""The browser's widget for a person: a list of names, of which the workflow keeps the ids."""
+MARK = "ppd_person"
+"""The option of an input that is a choice of people: what begins such a choice in it. By it the browser shows names for
+ids, and puts the tab's person in."""
+
+
+def person_input(tooltip: str) -> io.String.Input:
+    """The choice of somebody. A text, so that any text may be connected: people can be called by name."""
+    more = {"widgetType": "PPD_PERSON", MARK: ""}
+    return io.String.Input("person", default=TAB, optional=True, tooltip=tooltip, extra_dict=more)
 
 
 def choices() -> list[str]:
@@ -48,9 +57,10 @@ def find(choice: str, make: bool = False) -> Person | None:
 
 
 def fingerprint(person: Person) -> str:
-    """Changes when the person's pairs do, how they are read, or the name in reports. A hash: ComfyUI writes what nodes
-    give as a fingerprint into saved pictures, which tell no name."""
-    return sha256(f"{person.name} {folders.taste_store().fingerprint(person.id)}".encode()).hexdigest()
+    """Changes when the person's pairs do, how they are read, what binds them, or the name in reports. A hash: ComfyUI
+    writes what nodes give as a fingerprint into saved pictures, which tell no name."""
+    known = f"{person.name} {folders.taste_store().fingerprint(person.id)} {guides.fingerprint(person)}"
+    return sha256(known.encode()).hexdigest()
 
 
 def make_sure(choice: str, prompt: Mapping[str, Any] | None) -> None:
@@ -58,10 +68,11 @@ def make_sure(choice: str, prompt: Mapping[str, Any] | None) -> None:
     if choice.casefold() == ME:
         return
     for node in (prompt or {}).values():
-        named = node["inputs"].get("person")
-        is_unknown = isinstance(named, list)  # it comes from another node
-        if node["class_type"] == "PreferenceCollector" and (is_unknown or str(named).casefold() == choice.casefold()):
-            return
+        if node["class_type"] == "PPD_PreferenceCollector":
+            named = node["inputs"].get("person")
+            is_unknown = isinstance(named, list)  # it comes from another node
+            if is_unknown or str(named).casefold() == choice.casefold():
+                return
     raise ValueError(
         f"There is nobody called {choice!r} in the taste store: choose somebody of the list, or make them in the tab "
         "Taste."

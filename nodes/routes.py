@@ -14,13 +14,14 @@ from ..ppd.grids import SIZES
 from ..ppd.pictures import Picture, PreferenceError
 from ..ppd.store import Candidate, MissingError
 from ..ppd.store.candidates import MOST_CHOICES
-from . import answers, folders, forgetting, interviews, study_questions
+from . import answers, folders, forgetting, guides, interviews, study_questions
 from .announce import announce
 from .answers import answer, file
 from .bodies import (
     LARGEST_NUMBER,
     Asked,
     Body,
+    BrandGuide,
     Choice,
     Encoder,
     HalfLife,
@@ -50,6 +51,7 @@ def register(routes: web.RouteTableDef) -> None:
     routes.post(f"{person}/duplicate")(duplicate)
     routes.post(f"{person}/half_life")(set_half_life)
     routes.post(f"{person}/encoder")(set_encoder)
+    routes.post(f"{person}/guide")(set_guide)
     routes.post(f"{person}/studies")(ask_from_studies)
     routes.post(f"{person}/export")(export)
     routes.post(f"{person}/import")(import_pairs)
@@ -158,6 +160,17 @@ async def set_encoder(request: web.Request) -> web.Response:
 
     def work() -> Any:
         interviews.set_encoder(person, body.encoder)
+        return _changed(person, body)
+
+    return await answer(work)
+
+
+async def set_guide(request: web.Request) -> web.Response:
+    """Which brand guide the person's taste is bound to, from now on; how the person stands then."""
+    person, body = request.match_info["person"], await read(request, BrandGuide)
+
+    def work() -> Any:
+        guides.set_guide(person, body.guide)
         return _changed(person, body)
 
     return await answer(work)
@@ -341,7 +354,7 @@ def _theirs(person: str, number: int) -> Candidate:
     store = folders.taste_store()
     candidate = store.candidate(number)
     if candidate.person != store.person(person).id:
-        raise MissingError(f"Question {number} was not asked of this person.")
+        raise MissingError(f"Question {number} was not asked of this person: reload the page.")
     return candidate
 
 

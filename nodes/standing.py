@@ -7,7 +7,7 @@ from typing import Any
 
 from ..ppd.enough import enough
 from ..ppd.store import Candidate, MissingError, UnusableError
-from . import folders, interviews
+from . import folders, guides, interviews
 from .encoders import taste_encoders
 from .study_questions import top_up
 
@@ -26,6 +26,8 @@ def standing(person: str, of: int = 2, asked: Candidate | None = None) -> dict[s
     state: dict[str, Any] = {
         "person": asdict(store.person(person)),
         "encoders": taste_encoders(),
+        "guides": folders.brand_guides(),
+        "guide": None,
         "studies": folders.study_sets(),
         "question": None if asked is None else shown(asked),
         "upcoming": [],
@@ -61,6 +63,7 @@ def standing(person: str, of: int = 2, asked: Candidate | None = None) -> dict[s
         state["question"] = shown(now.question)
     state["upcoming"] = [picture for one in now.upcoming for picture in (one.first, one.second)]
     assert now.embedding.covariance is not None
+    state["guide"] = guides.shown(store.person(person), now.embedding, interview.encoder)
     state["known"], state["more"] = enough(interview.encoder.prior, now.embedding.covariance)
     looks = interview.encoder.looks
     japanese = dict(zip(looks.names, looks.japanese, strict=False)) if looks else {}

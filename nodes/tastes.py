@@ -13,12 +13,15 @@ import folder_paths
 from aiohttp import web
 from aiohttp.helpers import content_disposition_header
 
+from ..ppd.messages import quoted
+from ..ppd.moodboard import is_rated
 from ..ppd.pictures import PreferenceError
+from ..ppd.privacy import Guarantee
 from ..ppd.store import MissingError
 from ..ppd.taste_code import encode
 from ..ppd.taste_file import LONGEST_NOTE, TasteCard, thumbnail_of
-from ..ppd.user_embedding import UserEmbedding, blend
-from . import folders, interviews
+from ..ppd.user_embedding import UserEmbedding, blend, release
+from . import folders, guides, interviews
 from .announce import announce
 from .answers import answer, done
 from .bodies import Blend, Code, GoBack, read, refused
@@ -67,8 +70,15 @@ async def download(request: web.Request) -> web.Response:
 
 
 async def code(request: web.Request) -> web.Response:
-    """The person's taste as a line of text."""
-    return await answer(lambda: {"code": encode(_of_person(request.match_info["person"]))})
+    """The person's taste as a line of text; `?epsilon=` hides each of their picks behind noise, and is told with it."""
+    person, asked = request.match_info["person"], request.query.get("epsilon", "")
+
+    def work() -> dict[str, Any]:
+        embedding = _of_person(person, _guarantee(asked))
+        guarantee = embedding.guarantee
+        return {"code": encode(embedding), "noise": None if guarantee is None else asdict(guarantee)}
+
+    return await answer(work)
 
 
 async def tastes(request: web.Request) -> web.Response:
@@ -151,14 +161,28 @@ async def _body(request: web.Request) -> bytes:
     return bytes(data)
 
 
-def _of_person(person: str) -> UserEmbedding:
-    """Refused where there are no picks, for the average person's taste is nobody's to share."""
+def _of_person(person: str, guarantee: Guarantee | None = None) -> UserEmbedding:
+    """As their brand guide lets it be, with noise first where there is a guarantee: that is of picks alone, so without
+    what was rated or loved. Refused where there are no picks, for the average person's taste is nobody's to share."""
     who = folders.taste_store().person(person)
-    encoder = interviews.interview_of(person).encoder
-    embedding = encoder.encode(pairs_of(person, skipped=[]), on_bad="skip")
+    encoder, pairs = interviews.interview_of(person).encoder, pairs_of(person, skipped=[])
+    if guarantee is not None:
+        pairs = [pair for pair in pairs if not is_rated(pair)]
+    embedding = encoder.encode(pairs, on_bad="skip")
     if not embedding.pairs:
         raise ValueError(f"{who.name} has not picked yet, so there is no taste to share: answer some questions first.")
-    return embedding
+    if guarantee is not None:
+        embedding = release(embedding, guarantee)
+    return guides.held_back(who, embedding, encoder)[0]
+
+
+def _guarantee(epsilon: str) -> Guarantee | None:
+    """Of what the browser sends; nothing and 0 are no noise."""
+    try:
+        number = float(epsilon or 0)
+    except ValueError:
+        raise ValueError(f"Expected a number as epsilon, got {quoted(epsilon)}: 8 is usual, 0 for no noise.") from None
+    return Guarantee(number) if number else None
 
 
 def _of_choice(choice: str) -> UserEmbedding:

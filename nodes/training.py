@@ -86,8 +86,8 @@ class PPD_TrainUserAdapter(io.ComfyNode):  # noqa: N801
                     options=[TRAIN, DRY_RUN, SHOW],
                     default=TRAIN,
                     optional=True,
-                    tooltip="What Run does. Train starts it, or goes on with one that was stopped; dry run checks "
-                    "everything and says what it would cost; show starts nothing.",
+                    tooltip="What Run does: train starts or continues; dry run checks everything and says how long it "
+                    "would take; show starts nothing.",
                 ),
                 io.Int.Input(
                     "steps",
@@ -103,7 +103,8 @@ class PPD_TrainUserAdapter(io.ComfyNode):  # noqa: N801
                     optional=True,
                     min=0,
                     max=100_000,
-                    tooltip="Steps of self-distillation, the first part: how to move the model's own pictures.",
+                    tooltip="Steps of self-distillation, the first part, in which it learns from the model's own "
+                    "words.",
                 ),
                 io.Combo.Input(
                     "preference_set",
@@ -111,6 +112,7 @@ class PPD_TrainUserAdapter(io.ComfyNode):  # noqa: N801
                     default=NONE,
                     optional=True,
                     tooltip="Picks of real people to learn from as well, if you have any. It needs none.",
+                    extra_dict={people.MARK: PERSON},
                 ),
                 *advanced_inputs(),
                 Studies.Input(
@@ -124,7 +126,7 @@ class PPD_TrainUserAdapter(io.ComfyNode):  # noqa: N801
                 ),
             ],
             outputs=[
-                io.String.Output(display_name="report", tooltip="How it stands, and at the end what it is worth."),
+                io.String.Output(display_name="report", tooltip="Progress, and at the end what was measured."),
                 io.Image.Output(
                     display_name="sheet",
                     tooltip="The newest pictures: the plain model, three people, and the opposite of each. Grey while "
@@ -211,7 +213,12 @@ def advanced_inputs() -> list[io.Input]:
     more: dict[str, Any] = {"optional": True, "advanced": True}
     return [
         io.Int.Input(
-            "batch", default=DEFAULTS.batch, min=1, max=256, tooltip="Pairs at a time; fewer take less memory.", **more
+            "batch",
+            default=DEFAULTS.batch,
+            min=1,
+            max=256,
+            tooltip="Batch size, in pairs; a smaller one takes less memory.",
+            **more,
         ),
         io.Int.Input(
             "rank",
@@ -231,14 +238,14 @@ def advanced_inputs() -> list[io.Input]:
         ),
         io.Boolean.Input("gradient_checkpointing", default=False, tooltip="Far less memory, a third slower.", **more),
         io.Boolean.Input(
-            "solo", default=False, tooltip="For the one person of the preference set alone; takes minutes.", **more
+            "solo", default=False, tooltip="Train for the one person of the preference set only; takes minutes.", **more
         ),
         io.Int.Input(
             "base_seed",
             default=DEFAULTS.seed,
             min=0,
             max=2**31 - 1,
-            tooltip="Another one simulates other people.",
+            tooltip="Random seed: another one simulates other people.",
             **more,
         ),
         io.Combo.Input(
@@ -378,11 +385,11 @@ def told(adapter: str, state: State) -> str:
     left = "" if state.seconds_left is None else f", about {duration(state.seconds_left)} left"
     words = {
         "new": "Nothing was started.",
-        "preparing": "Has begun, and reads the pictures. It goes on when ComfyUI is closed.",
+        "preparing": "Has begun: reading the pictures. It goes on when ComfyUI is closed.",
         "training": f"Step {state.step} of {state.of}{left}.",
-        "measuring": "Is trained, and measured now.",
-        "stopping": "Stops after this step.",
-        "stopped": f"Stopped after step {state.step} of {state.of}: run again, and it goes on.",
+        "measuring": "Trained, now being measured.",
+        "stopping": "Stopping after this step.",
+        "stopped": f"Stopped after step {state.step} of {state.of}: run again to continue.",
         "finished": state.report(),
         "failed": f"Failed: {state.message}",
         "died": f"Ended without a word after step {state.step} of {state.of}, perhaps for want of memory: run again, "

@@ -20,7 +20,7 @@ from ..ppd.pictures import PreferenceError
 from ..ppd.store import Person
 from ..ppd.store.people import DEFAULT_ENCODER
 from ..ppd.user_embedding import UserEmbedding
-from . import folders, people
+from . import folders, guides, people
 from .encoders import encoder_digest, load_encoder, reader_of
 from .taste_pairs import ALL, pairs_of
 
@@ -63,8 +63,15 @@ class Taste:
 
 
 def person_input(tooltip: str) -> io.Combo.Input:
-    """The choice of somebody, or of a taste file; the browser shows names for ids (web/people.js)."""
-    return io.Combo.Input("person", options=choices(), default=people.TAB, optional=True, tooltip=tooltip)
+    """The choice of somebody, or of a taste file."""
+    return io.Combo.Input(
+        "person",
+        options=choices(),
+        default=people.TAB,
+        optional=True,
+        tooltip=tooltip,
+        extra_dict={people.MARK: ""},
+    )
 
 
 def first_answers_input() -> io.Int.Input:
@@ -121,8 +128,8 @@ def fingerprint(choice: str | None) -> str:
 
 
 def read(choice: str, prompt: Mapping[str, Any] | None, first_answers: int = ALL) -> Taste:
-    """The taste of a choice; of somebody without picks the average person's. Pictures that are lost or broken are left
-    out, and the notes say so."""
+    """The taste of a choice; of somebody without picks the average person's. Who is bound to a brand guide is held to
+    it; pictures that are lost or broken are left out; and the notes say so."""
     if choice.startswith(TASTE):
         refuse_first_answers(choice, first_answers)
         return of_embedding(
@@ -138,7 +145,8 @@ def read(choice: str, prompt: Mapping[str, Any] | None, first_answers: int = ALL
     pairs = [] if person is None else pairs_of(person.id, skipped, first_answers)
     reader = load_encoder(encoder)
     embedding = reader.encode(pairs, on_bad="skip", skipped=skipped, progress=progress(2 * len(pairs)))
-    notes = (f"Left out {len(skipped)}:", *listed(skipped)) if skipped else ()
+    embedding, notes = guides.held_back(person, embedding, reader)
+    notes += (f"Left out {len(skipped)}:", *listed(skipped)) if skipped else ()
     return Taste(choice if person is None else person.name, embedding, encoder, person, notes, first_answers)
 
 

@@ -52,6 +52,7 @@ async def why(request: web.Request) -> web.Response:
                 }
                 for one in found.looks
             ],
+            "is_early": found.is_early,
             "drift": [{**asdict(one), "japanese": words.get(one.look), "day": days[one.since]} for one in found.drift],
         }
 

@@ -74,7 +74,9 @@ def design(scenes: Sequence[Scene], most: int, draw: random.Random) -> list[Ques
     """
     arms = len(scenes[0].pictures) if scenes else 0
     if arms < 2 or any(len(scene.pictures) != arms for scene in scenes):
-        raise ValueError("A blind test needs prompts that were painted by the same two or three arms.")
+        raise ValueError(
+            "A blind test needs prompts painted by the same two or three arms: paint each of them in every way."
+        )
     drawn = draw.sample(scenes, len(scenes))
     by_pair = []
     for pair in combinations(range(arms), 2):

@@ -215,7 +215,7 @@ def _size(tensor: Tensor) -> float:
 def _opened(path: Path, what: str) -> Iterator[Any]:
     """A safetensors file; whatever is wrong with reading it is told in one sentence."""
     if not path.is_file():
-        raise ValueError(f"There is no {what} file at {path}.")
+        raise ValueError(f"There is no {what} file at {path}: choose another, or put it there.")
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")

@@ -26,6 +26,11 @@ turn. That costs a question no time however many are loved, and tells more than 
 of the background would count in every choice (benchmarks/choices.py)."""
 
 
+def is_rated(pair: PreferencePair) -> bool:
+    """Whether a pair is of pictures that were rated or loved, each of which counts in several comparisons."""
+    return any(mark in (pair.choice or "") for mark in (KEPT, LOVED))
+
+
 def turns(loved: int, others: int) -> list[list[int]]:
     """Which of so many others each loved picture counts against: MOST_PAIRS in all or one each, all others in turn."""
     each = min(others, max(1, MOST_PAIRS // max(1, loved)))

@@ -61,7 +61,7 @@ class Picture:
     def from_tensor(cls, values: Tensor) -> Picture:
         """The picture of an IMAGE's values [H, W, 1 to 4 channels] in 0..1, losslessly but for rounding to 8 bits."""
         if values.ndim != 3 or not 1 <= values.shape[-1] <= 4:
-            raise PreferenceError(f"a picture has the shape [height, width, 1 to 4], got {list(values.shape)}.")
+            raise PreferenceError(f"expected a picture [height, width, 1 to 4], got {list(values.shape)}.")
         check_numbers(values)
         pixels = (values.float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
         return cls.from_image(Image.fromarray(pixels[..., 0] if values.shape[-1] == 1 else pixels))

@@ -33,7 +33,7 @@ def encode(embedding: UserEmbedding) -> str:
     """The code of a user embedding of at most 255 vectors; how sure it is is left out."""
     u = embedding.u.cpu()
     if len(u) > 255:
-        raise ValueError(f"A taste code takes at most 255 vectors, got {len(u)}.")
+        raise ValueError(f"A taste code takes at most 255 vectors, got {len(u)}: write one person down at a time.")
     most = float(u.abs().max())
     steps = torch.zeros_like(u) if most == 0 else (u / most * _STEPS).round()
     day = (date.fromisoformat(embedding.created) - _FIRST_DAY).days

@@ -28,6 +28,8 @@ SURE = 0.9
 """Certainty from which a phrase is named, and from which it is called sure."""
 CLEAR = 0.5
 """Where it is not known how sure u is, looks are named whose effect is this share of the strongest one's."""
+NOTHING = 1e-6
+"""Of the longest that an effect can be: what rounding leaves of a look that a taste was freed of (guard/bound.py)."""
 FULL = 3.0
 """Log-odds of a look whose words count in full, as many as a simulated person's taste (encoders.making)."""
 NEUTRAL = ("a house by a lake", "a woman at a table", "a cat on a chair", "a street with trees")
@@ -70,7 +72,9 @@ def leanings(embedding: UserEmbedding, looks: Looks, noise: float, lexicon: Mapp
             f"{embedding.dim}: use the taste encoder that made it ({embedding.encoder})."
         )
     steps = looks.steps.double() / noise
-    effects = steps @ embedding.u.double().mean(0).cpu()
+    u = embedding.u.double().mean(0).cpu()
+    effects = steps @ u
+    effects[effects.abs() <= NOTHING * steps.norm(dim=1) * u.norm()] = 0.0
     factor = embedding.covariance_factor
     spreads = None if factor is None else (steps @ factor.double().cpu()).norm(dim=1)
     found = []

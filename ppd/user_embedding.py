@@ -242,7 +242,7 @@ def release(embedding: UserEmbedding, guarantee: Guarantee, noise: random.Random
         raise ValueError(
             "This user embedding does not come from picks alone, so nothing is known of what one pick moves in it: "
             "connect what Encode User Embedding makes of picks, without rated or loved pictures, and bind or turn it "
-            "afterwards; or use epsilon 0 for no noise."
+            "afterwards; or use epsilon 0 for no noise. The tab Taste makes such codes of who is bound to a guide."
         )
     u, picks = noised(embedding.bounded, guarantee, noise or random.SystemRandom())
     return replace(
@@ -262,7 +262,9 @@ def blend(a: UserEmbedding, b: UserEmbedding, weight: float) -> UserEmbedding:
         raise ValueError(f"Expected a blend weight from 0 (the first person) to 1 (the second), got {weight}.")
     b.check_encoder(a.encoder, a.encoder_hash, "other user embedding")
     if a.u.shape != b.u.shape:
-        raise ValueError(f"Only embeddings of one shape blend, got {list(a.u.shape)} and {list(b.u.shape)}.")
+        raise ValueError(
+            f"Only embeddings of one shape blend, got {list(a.u.shape)} and {list(b.u.shape)}: encode both alike."
+        )
     factor = None
     if a.covariance_factor is not None and b.covariance_factor is not None:
         factor = torch.cat([(1 - weight) * a.covariance_factor, weight * b.covariance_factor], dim=1)

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 if WORKERS > 1:  # several torches that each take every core are many times slower; for child processes as well
@@ -117,7 +118,7 @@ def pack(comfyui_path: Path) -> ModuleType:
 def node_classes(pack: ModuleType) -> dict[str, type]:
     """Node id to class."""
 
-    async def node_list() -> list[type]:
+    async def node_list() -> list[Any]:
         return await (await pack.comfy_entrypoint()).get_node_list()
 
     return {node.GET_SCHEMA().node_id: node for node in asyncio.run(node_list())}
@@ -155,7 +156,7 @@ def pocket_base_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "bos_token_id": 49406,
         "eos_token_id": 49407,
     }
-    metadata = {
+    metadata: dict[str, Any] = {
         "unet_config": unet_config,
         "text_config": text_config,
         "vae_config": {"latent_channels": 4, "width": 16, "fine_width": 8},
@@ -245,7 +246,7 @@ def weights(pocket_base_file: Path, tmp_path_factory: pytest.TempPathFactory) ->
             )
         )
         for layer in adapter.layers:
-            torch.nn.init.normal_(layer.to_v_user.weight, std=0.3)
+            torch.nn.init.normal_(layer.get_parameter("to_v_user.weight"), std=0.3)
     adapter.save(folder / "adapters" / "pocket.safetensors")
     for seed, person in enumerate(("warm", "calm")):
         write_example(folder / "examples" / person, seed)

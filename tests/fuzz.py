@@ -8,6 +8,7 @@ shapes, dtypes and metadata promise what is not there, and tensors of other kind
 
 from __future__ import annotations
 
+import base64
 import json
 import resource
 import struct
@@ -15,6 +16,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,8 +32,10 @@ HARSH = (
     *(-1, 0, 1, 2, 7, 2**31, 10**9, 10**18, 10**400, 0.5, -0.5, 1e308, float("nan"), float("inf"), -float("inf")),
     *(True, None, "", "x" * 100_000, "狐", "\ud800", "two\nlines", [], {}, [[]], [1] * 100_000, ["a"], {"a": 1}),
 )
-SENTENCES = ("Expected", "The ", "Pair ")
+SENTENCES = ("Expected", "The ", "This ", "Pair ")
 """How sentences begin that name no file, since a taste or a pair may come from elsewhere."""
+CODE = ".code"
+"""Of a file that holds a taste code, which else is a line of text."""
 DTYPES = (
     *(torch.int8, torch.uint8, torch.int64, torch.bool, torch.float8_e4m3fn, torch.float8_e5m2, torch.complex64),
     *(torch.float64, torch.bfloat16, torch.float16),
@@ -45,11 +49,15 @@ class Kind(NamedTuple):
     use: Callable[[], Any]
 
 
-def damaged(data: bytes, count: int, seed: int, safetensors: bool) -> Iterator[bytes]:
-    """`count` damaged files: a third by accident where the file is safetensors, all of them where it is another."""
-    if not safetensors:
-        yield from _damaged_lines(data, count, seed)
-        return
+def damaged(data: bytes, count: int, seed: int, ending: str) -> Iterator[bytes]:
+    """`count` damaged files of an ending, of which there are some by accident and some that somebody means; all are by
+    accident where nothing is known of what the ending holds."""
+    makers = {".safetensors": _damaged_tensors, ".json": _damaged_lines, ".jsonl": _damaged_lines, CODE: _damaged_codes}
+    return makers.get(ending, mutations)(data, count, seed)
+
+
+def _damaged_tensors(data: bytes, count: int, seed: int) -> Iterator[bytes]:
+    """Safetensors: a third by accident, the others with other headers, tensors or metadata."""
     accidents, generator = mutations(data, count, seed), np.random.default_rng(seed)
     tensors, metadata = load(data), _metadata(data)
     for accident in accidents:
@@ -79,6 +87,20 @@ def _damaged_lines(data: bytes, count: int, seed: int) -> Iterator[bytes]:
         place = int(generator.integers(len(rows)))
         harsh[place] = _harsher(rows[place], generator)
         yield b"".join(json.dumps(row).encode() + b"\n" for row in harsh)
+
+
+def _damaged_codes(data: bytes, count: int, seed: int) -> Iterator[bytes]:
+    """A taste code: its letters, or what they stand for with a checksum of its own, else that would be all that is
+    told; one in ten with the other prefix."""
+    generator = np.random.default_rng(seed)
+    prefix, _, letters = data.partition(b":")
+    body = base64.urlsafe_b64decode(letters + b"=" * (-len(letters) % 4))[:-4]
+    for accident, other in zip(mutations(data, count, seed), mutations(body, count, seed + 1), strict=True):
+        if generator.random() < 0.3:
+            yield accident
+            continue
+        head = (prefix if generator.random() < 0.9 else b"ppd1") + b":"
+        yield head + base64.urlsafe_b64encode(other + sha256(head + other).digest()[:4]).rstrip(b"=")
 
 
 def _metadata(data: bytes) -> dict[str, str]:
@@ -178,7 +200,7 @@ def outcomes(kind: Kind, count: int, seed: int) -> Counter[str]:
     kind.use()  # what is imported or filled at a first use is not the damage's
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
-        for number, data in enumerate(damaged(original, count, seed, kind.path.suffix == ".safetensors")):
+        for number, data in enumerate(damaged(original, count, seed, kind.path.suffix)):
             kind.path.write_bytes(data)
             start = time.perf_counter()
             try:

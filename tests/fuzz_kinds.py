@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -18,6 +19,7 @@ from ppd.encoders.looks import Looks
 from ppd.encoders.population import PopulationPrior
 from ppd.encoders.vlm import ProfileWhitening
 from ppd.evaluation.pilot import Report, pilot, sentences
+from ppd.guard.bound import bound
 from ppd.guard.brand import check_brand, report_of
 from ppd.guard.guide import read_guide, written
 from ppd.guard.marks import marked
@@ -25,10 +27,12 @@ from ppd.guard.probes import FixedProbe
 from ppd.lexicon import Look, LookSide
 from ppd.pairs import read_pairs
 from ppd.pictures import Picture
+from ppd.privacy import Guarantee
 from ppd.studies import Cell, continue_studies, noise_of, open_studies
+from ppd.taste_code import decode, encode
 from ppd.taste_file import TasteCard
 from ppd.user_embedding import UserEmbedding
-from tests.fuzz import Kind
+from tests.fuzz import CODE, Kind
 
 HASH = "a" * 64
 
@@ -38,7 +42,7 @@ def finite(*tensors: torch.Tensor) -> None:
     assert all(bool(tensor.isfinite().all()) for tensor in tensors), "used, and what came of it is no number"
 
 
-def paints(adapter: UserAdapter | TasteIPAdapter) -> None:
+def paints(adapter: Any) -> None:
     u = torch.ones(1, 1, adapter.config.embedding_dim)
     with torch.no_grad():
         if isinstance(adapter, LowRankAdapter):
@@ -118,15 +122,21 @@ def blind_test(folder: Path) -> Kind:
     return Kind(path, use)
 
 
-def _encoder(folder: Path) -> tuple[Path, Callable[[], None]]:
+def _prior() -> PopulationPrior:
     g = torch.Generator().manual_seed(0)
     mean, center, basis = (torch.randn(*shape, generator=g) for shape in ((3,), (5,), (5, 3)))
-    prior = PopulationPrior(mean, 2 * torch.eye(3), center, basis, "tiny", HASH)
-    looks = Looks(
+    return PopulationPrior(mean, 2 * torch.eye(3), center, basis, "tiny", HASH)
+
+
+def _looks() -> Looks:
+    return Looks(
         ("light",), ("dark",), ("pale",), torch.ones(1, 3), torch.ones(1, 3) / 3, torch.ones(1), (("暗", "淡"),)
     )
+
+
+def _encoder(folder: Path) -> tuple[Path, Callable[[], None]]:
     mine = folder / "mine"
-    TasteEncoder({"kind": "folder", "name": "tiny", "hash": HASH}, prior, looks, {"people": 7}).save(mine)
+    TasteEncoder({"kind": "folder", "name": "tiny", "hash": HASH}, _prior(), _looks(), {"people": 7}).save(mine)
 
     def use() -> None:
         found = TasteEncoder.load(mine)
@@ -231,11 +241,34 @@ def preference_set(folder: Path) -> Kind:
     return Kind(folder / "pairs.jsonl", lambda: list(read_pairs(folder)))
 
 
+def export_picture(folder: Path) -> Kind:
+    """What an export holds beside its pairs."""
+    preference_set(folder)
+    return Kind(folder / "a.png", lambda: list(read_pairs(folder)))
+
+
+def taste_code(folder: Path) -> Kind:
+    """With noise, so that all parts of a code are there."""
+    path, u = folder / f"taste{CODE}", torch.randn(1, 6, generator=torch.Generator().manual_seed(0))
+    path.write_text(encode(UserEmbedding(u, "tiny", HASH, 4, "2026-01-01", guarantee=Guarantee(8.0))))
+
+    def use() -> None:
+        found = decode(path.read_bytes().decode(errors="surrogateescape"), [("other", "b" * 64), ("tiny", HASH)])
+        finite(found.u)
+        again = decode(encode(found), [("tiny", HASH)])
+        assert (again.pairs, again.created, again.guarantee) == (found.pairs, found.created, found.guarantee)
+
+    return Kind(path, use)
+
+
 def brand_guide(folder: Path) -> Kind:
     path = folder / "sea.brand.json"
+    looks, prior = _looks(), _prior()
+    taste = UserEmbedding(torch.ones(1, 3), "tiny", HASH, 4, "2026-01-01", covariance_factor=torch.eye(3))
     rules = [
         {"level": "must", "colour": "#3f8fc4", "delta_e": 15, "area": 0.1},
         {"level": "never", "object": "a house"},
+        {"level": "never", "look": "dark", "by": 0.5},
         {"level": "should", "contrast": 4.5},
         {"level": "must", "free": [0.6, 0.1, 0.3, 0.2], "edges": 0.05},
     ]
@@ -250,12 +283,12 @@ def brand_guide(folder: Path) -> Kind:
     def use() -> None:
         guide = read_guide(path)
         assert guide.rules and len(written(guide)) < 1 << 20
-        if guide.looks:
-            return
+        found = bound(taste, guide, looks, prior)
+        finite(found.embedding.u, found.embedding.draw(0).u)
         probe = FixedProbe(
             [*guide.objects, "nothing"], lambda x: x.mean((2, 3))[:, :1].expand(-1, 1 + len(guide.objects)), 16
         )
-        verdicts = check_brand(guide, [picture], probe)
+        verdicts = check_brand(guide, [picture], probe, looks, lambda seen: torch.ones(len(seen), 1))
         finite(marked(picture, verdicts[0]))
         assert report_of(guide, verdicts).isprintable() or guide.rules
 
@@ -273,7 +306,7 @@ def pocket_base(folder: Path) -> Kind:
     unet = {**UNET_CONFIG, "block_out_channels": [32], "cross_attention_dim": 8, "attention_head_dim": 2}
     unet |= {"down_block_types": ["CrossAttnDownBlock2D"], "up_block_types": ["CrossAttnUpBlock2D"]}
     text = {**TEXT_CONFIG, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
-    metadata = {
+    metadata: dict[str, Any] = {
         "unet_config": unet,
         "text_config": text,
         "vae_config": {"latent_channels": 4, "width": 8, "fine_width": 4},
@@ -290,7 +323,8 @@ def pocket_base(folder: Path) -> Kind:
             PocketAutoencoder(**metadata["vae_config"]),
         )
     path = folder / "pocket_base.safetensors"
-    write_base(path, *(part.state_dict() for part in parts), torch.tensor([5, 320, 49406, 49407]), metadata)
+    denoiser, words, autoencoder = (part.state_dict() for part in parts)
+    write_base(path, denoiser, words, autoencoder, torch.tensor([5, 320, 49406, 49407]), metadata)
     return Kind(path, lambda: PocketModel.load(path))
 
 
@@ -308,7 +342,8 @@ KINDS: dict[str, Callable[[Path], Kind]] = {
             blind_test,
             tower,
         ),
-        *(study_latent, studies_json, studies_rows, preference_set, brand_guide, pocket_base),
+        *(study_latent, studies_json, studies_rows, preference_set, export_picture, taste_code, brand_guide),
+        pocket_base,
     )
 }
 COSTLY = {"brand_guide": 400, "ip_adapter": 300, "tower": 150, "pocket_base": 150}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -14,12 +15,18 @@ from ppd.user_embedding import UserEmbedding, null_user
 
 
 def adapter(**more):
-    config = {"family": "sd15", "encoder": "pocket", "encoder_hash": "0" * 64, "embedding_dim": 3, "layers": [8] * 16}
+    config: dict[str, Any] = {
+        "family": "sd15",
+        "encoder": "pocket",
+        "encoder_hash": "0" * 64,
+        "embedding_dim": 3,
+        "layers": [8] * 16,
+    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         made = CrossAttentionAdapter(CrossAttentionConfig(**config | more))
         for layer in made.layers:
-            torch.nn.init.normal_(layer.to_v_user.weight)
+            torch.nn.init.normal_(layer.get_parameter("to_v_user.weight"))
     return made.requires_grad_(False)
 
 

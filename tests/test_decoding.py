@@ -123,8 +123,8 @@ def test_cmyk_looks_as_it_was_painted(kind):
 
 def test_lab_looks_as_it_was_painted():
     wanted = noise(8, 8, 3) // 4 + 90
-    profiles = (ImageCms.createProfile(name) for name in ("sRGB", "LAB"))
-    image = ImageCms.profileToProfile(Image.fromarray(wanted), *profiles, outputMode="LAB")
+    srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    image = ImageCms.profileToProfile(Image.fromarray(wanted), srgb, lab, outputMode="LAB")
     assert np.abs(pixels(encoded(image, "TIFF")).astype(int) - wanted).max() <= 2
 
 

@@ -7,7 +7,9 @@ import ast
 import json
 import re
 from dataclasses import fields
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -33,6 +35,8 @@ FILES = (ROOT / "docs" / "files.md").read_text(encoding="utf-8")
 HASH = "ab" * 32
 EVERYWHERE = {"format", "version"}
 """What the page says of all files at once."""
+HOLE = "\0"
+"""Where a sentence has a name or a number."""
 
 
 def section(title: str) -> str:
@@ -92,7 +96,8 @@ def test_taste_encoders(tmp_path):
 @pytest.mark.parametrize("kind", ["cross_attention", "low_rank"])
 def test_user_adapters(tmp_path, kind):
     common, cross_attention, low_rank = re.split(r"^Kind `", section("User adapter"), flags=re.MULTILINE)
-    asked = {"family": "pocket", "encoder": "tiny", "encoder_hash": HASH, "embedding_dim": 3}
+    asked: dict[str, Any] = {"family": "pocket", "encoder": "tiny", "encoder_hash": HASH, "embedding_dim": 3}
+    adapter: CrossAttentionAdapter | LowRankAdapter
     if kind == "cross_attention":
         adapter, own = CrossAttentionAdapter(CrossAttentionConfig(**asked, layers=(8, 8))), cross_attention
     else:
@@ -178,23 +183,46 @@ def headings(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
+@lru_cache(1)
+def sources() -> list[ast.AST]:
+    """The nodes of all of the code's syntax trees."""
+    paths = [*(ROOT / "nodes").glob("*.py"), *(ROOT / "ppd").rglob("*.py"), ROOT / "__init__.py"]
+    return [node for path in paths for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
+
+
+def text_of(node: ast.AST) -> str | None:
+    """A text of the code, with a hole where something is put in."""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(str(part.value) if isinstance(part, ast.Constant) else HOLE for part in node.values)
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
+
+
 def said() -> list[str]:
-    """All texts of the code, and of the tab's words, with a hole where something is put in."""
-    found = []
-    for path in [*(ROOT / "nodes").glob("*.py"), *(ROOT / "ppd").rglob("*.py"), ROOT / "__init__.py"]:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.JoinedStr):
-                found.append("".join(part.value if isinstance(part, ast.Constant) else "\0" for part in node.values))
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                found.append(node.value)
+    """All texts of the code and of the tab."""
     words = json.loads((ROOT / "locales" / "en" / "main.json").read_text(encoding="utf-8"))
-    return found + [re.sub(r"\{\w+\}", "\0", word) for word in words["ppd"].values()]
+    found = [re.sub(r"\{\w+\}", HOLE, word) for word in words["ppd"].values()]
+    return found + [text for node in sources() if (text := text_of(node)) is not None]
+
+
+def quoted() -> list[str]:
+    """The sentences that the troubleshooting page explains."""
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (.+?) \| .+ \|$", page, flags=re.MULTILINE)
+    return [match[1].replace("…", HOLE) for row in rows if (match := re.match(r'"(.+?)"$', row))]
 
 
 def test_quoted_sentences_are_the_codes():
-    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| (.+?) \| .+ \|$", page, flags=re.MULTILINE)
-    quoted = [match[1] for row in rows if (match := re.match(r'"(.+?)"$', row))]
-    sources = said()
-    assert len(quoted) > 80
-    assert [sentence for sentence in quoted if not any(sentence.replace("…", "\0") in text for text in sources)] == []
+    sentences, texts = quoted(), said()
+    assert len(sentences) > 80
+    assert [sentence for sentence in sentences if not any(sentence in text for text in texts)] == []
+
+
+def test_errors_say_their_fix_or_stand_on_the_page():
+    """They say what was expected, or what to do after a colon, a semicolon or a full stop. What ends in no full stop is
+    a part of another sentence, and what has more holes than words is made of others."""
+    raised = [node.exc for node in sources() if isinstance(node, ast.Raise)]
+    texts = [text for call in raised if isinstance(call, ast.Call) and call.args if (text := text_of(call.args[0]))]
+    whole = [text for text in texts if text.endswith(".") and len(re.findall(r"\w+", text)) >= text.count(HOLE)]
+    assert len(whole) > 300
+    bare = [text for text in whole if not re.search(rf"[Ee]xpected |[:;.] [`A-Za-z{HOLE}]", text)]
+    assert [text for text in bare if not any(sentence in text for sentence in quoted())] == []

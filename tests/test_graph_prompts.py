@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 import tracemalloc
+from typing import Any
 
 import pytest
 
@@ -99,7 +100,7 @@ def test_the_prompt_behind_the_sampler(nodes, prompt):
 
 
 def test_of_several_prompts_the_files_name_tells_which():
-    other = {
+    other: dict[str, Any] = {
         "wanted2": {"text": "a blue hare"},
         "sampler2": {"positive": ["wanted2", 0]},
         "saved2": {"images": ["sampler2", 0], "filename_prefix": "hare%width%x%height%"},

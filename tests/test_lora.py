@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from ppd.lora import differences, lora_of, write_lora
 from ppd.user_embedding import UserEmbedding, null_user
 
 SITES = (Site("blocks.0.qkv", 0, 5, 6), Site("blocks.1.qkv", 1, 5, 4))
-COMMON = {"family": "krea2", "encoder": "test", "encoder_hash": "0" * 64, "embedding_dim": 3}
+COMMON: dict[str, Any] = {"family": "krea2", "encoder": "test", "encoder_hash": "0" * 64, "embedding_dim": 3}
 PERSON = UserEmbedding(torch.tensor([[1.0, -2.0, 0.5]]), "test", "0" * 64, 7, "2026-11-27T00:00:00+00:00")
 
 
@@ -65,7 +66,7 @@ def test_it_refuses_what_changes_nothing_and_whom_the_adapter_cannot_read(person
 
 
 def test_it_refuses_what_no_lora_can_hold(tmp_path):
-    attention = CrossAttentionAdapter(CrossAttentionConfig(**COMMON | {"family": "sd15"}, layers=[8] * 16))
+    attention = CrossAttentionAdapter(CrossAttentionConfig(**COMMON | {"family": "sd15"}, layers=(8,) * 16))
     with pytest.raises(ValueError, match="Expected a low-rank user adapter, got one that acts in cross-attention"):
         lora_of(attention, PERSON)
     huge = adapter().scaled(1e6)

@@ -6,6 +6,7 @@ import time
 
 from ppd.pair_digest import preference_set_digest
 from ppd.pairs import read_pairs
+from tests.slowness import slowness
 from tests.test_pairs import encoded, folder_of, pick_a_pic, row
 
 
@@ -44,7 +45,7 @@ def test_digest_of_a_thousand_pairs_is_fast_the_second_time(tmp_path):
         start = time.process_time()
         assert preference_set_digest(folder) == first
         seconds.append(time.process_time() - start)
-    assert min(seconds) < 0.1
+    assert min(seconds) < 0.1 * slowness()
 
 
 def test_digest_of_a_large_file_takes_no_time_and_follows_its_size_its_time_and_its_ends(tmp_path):
@@ -53,7 +54,7 @@ def test_digest_of_a_large_file_takes_no_time_and_follows_its_size_its_time_and_
     os.truncate(file, 3 << 30)  # holes, which take no room on the disk
     start = time.process_time()
     found = [preference_set_digest(file)]
-    assert time.process_time() - start < 0.1
+    assert time.process_time() - start < 0.1 * slowness()
 
     def change(place, value, moment):
         with file.open("r+b") as data:
@@ -87,7 +88,7 @@ def test_a_thousand_ratings_cost_no_look_at_diffusiondb(tmp_path):
     os.truncate(tmp_path / "metadata.parquet", 3 << 30)
     start = time.process_time()
     found = [preference_set_digest(tmp_path)]
-    assert time.process_time() - start < 0.1
+    assert time.process_time() - start < 0.1 * slowness()
     os.utime(tmp_path / "metadata.parquet", ns=(1, 1))
     found.append(preference_set_digest(tmp_path))
     os.utime(file, ns=(1, 1))

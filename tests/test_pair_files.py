@@ -167,12 +167,13 @@ def test_others_broken_pictures_are_not_looked_at(tmp_path):
 def outcome(path):
     """How many pairs were read, or the sentence; anything else fails."""
     started = time.perf_counter()
+    found: int | str
     try:
         found = len(list(read_pairs(path, skip_bad=True)))
         preference_set_digest(path)
     except PreferenceError as error:
-        found = str(error)
-        assert len(found) <= LONGEST_MESSAGE and "\n" not in found
+        found = sentence = str(error)
+        assert len(sentence) <= LONGEST_MESSAGE and "\n" not in sentence
     assert time.perf_counter() - started < 5
     return found
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,7 +74,8 @@ def test_numbers_are_the_first_bits_of_sha256(tmp_path):
 
 def test_files_and_bytes_of_a_picture_are_the_same_number_and_bad_ones_are_left_out(tmp_path):
     pictures = [Picture(data=bitmap(number)) for number in range(3)]
-    pairs = [PreferencePair("p", pictures[0], pictures[1], "one", "ann"), PreferencePair("p", *pictures[1:], "two")]
+    first, second, third = pictures
+    pairs = [PreferencePair("p", first, second, "one", "ann"), PreferencePair("p", second, third, "two")]
     write_pairs(tmp_path / "set", pairs)
     (tmp_path / "set" / "images" / f"{pictures[2].digest}.bmp").unlink()
     with (tmp_path / "set" / "pairs.jsonl").open("a") as lines:
@@ -165,7 +167,7 @@ def test_shares_are_shares():
         assert held_out(keys, share).mean() == pytest.approx(share, abs=0.003)
     assert not held_out(keys, 0).any() and held_out(keys, 1).all()
     assert (held_out(keys, 0.1) <= held_out(keys, 0.2)).all()
-    nobody = SimpleNamespace(users=keys[:3])
+    nobody: Any = SimpleNamespace(users=keys[:3])
     with pytest.raises(ValueError, match=r"Expected shares from 0 to 1 to hold out, got 1.5"):
         split(nobody, users=1.5)
 

@@ -318,7 +318,7 @@ def test_pick_a_pic_rows(tmp_path):
         ("tie", True, "12", "900"),
     ]
     assert pairs[0].created == "2023-04-05T06:07:00"
-    assert [pair.chosen.open().getpixel((0, 0))[0] for pair in pairs] == [0, 250, 0]
+    assert [np.asarray(pair.chosen.open())[0, 0, 0] for pair in pairs] == [0, 250, 0]
     assert [pair.prompt for pair in read_pairs(file, user="13")] == ["second"]
 
 
@@ -343,7 +343,7 @@ def test_soft_labels_of_pick_a_pic_say_how_sure_and_who(tmp_path):
     pairs = list(read_pairs(tmp_path / "p.parquet"))
     assert [pair.outcome for pair in pairs] == [0.7, 0.7, 1.0, 1.0, 0.5, 0.5]
     assert [pair.tie for pair in pairs] == [False] * 4 + [True] * 2
-    assert [pair.chosen.open().getpixel((0, 0))[0] for pair in pairs[:4]] == [250, 0, 0, 250]
+    assert [np.asarray(pair.chosen.open())[0, 0, 0] for pair in pairs[:4]] == [250, 0, 0, 250]
 
 
 def test_soft_labels_are_written_and_read_back(tmp_path):

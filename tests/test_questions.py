@@ -18,6 +18,7 @@ from ppd.pictures import Picture
 from ppd.pocket.studio import load_encoder
 from ppd.questions import NEWEST, Interview, asked_already, information, most_telling, next_question
 from ppd.store import MissingError, TasteStore
+from tests.slowness import slowness
 
 
 def draw(*shape, seed=0):
@@ -89,7 +90,7 @@ def test_ten_thousand_candidates_take_no_time():
     most_telling(x, x[:100], torch.zeros(48), covariance)
     start = time.process_time()
     most_telling(x, x[:100], torch.zeros(48), covariance)
-    assert time.process_time() - start < 0.1
+    assert time.process_time() - start < 0.1 * slowness()
 
 
 def test_each_third_question_is_among_the_newest():
@@ -175,11 +176,10 @@ def test_an_interview_asks_by_the_rule(store, encoder, monkeypatch):
         question, embedding = interview.ask(aki)
         rows = [row for row in range(30) if row not in asked]
         torch.testing.assert_close(embedding.u, encoded.u, rtol=0, atol=1e-5)
-        known = embedding.u[0], embedding.covariance
         told = asked_of(encoder.looks, x[asked] * encoder.prior.noise)
         opening = would_ask(encoder.looks, told, x[rows] * encoder.prior.noise)
-        differences = (part / embedding.noise for part in (x[rows], x[asked]))
-        expected = rows[next_question(number, *differences, *known, opening)]
+        left, known = x[rows] / embedding.noise, x[asked] / embedding.noise
+        expected = rows[next_question(number, left, known, embedding.u[0], embedding.covariance, opening)]
         assert question.id == candidates[expected]
         if number % 3 == 2:
             assert question.id in [candidates[row] for row in rows[-NEWEST:]]
@@ -327,7 +327,7 @@ def test_ten_thousand_pairs_with_a_thousand_picks_are_asked_fast(store, encoder)
         start = time.process_time()
         interview.ask(aki)
         seconds.append(time.process_time() - start)
-    assert min(seconds) < 0.05
+    assert min(seconds) < 0.05 * slowness()
 
 
 def test_while_a_look_was_never_asked_each_third_question_asks_it():

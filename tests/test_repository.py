@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ import ppd
 
 ROOT = Path(__file__).resolve().parents[1]
 GITHUB = ROOT / ".github"
+TSC = Path(sys.prefix) / "node_modules" / "typescript" / "bin" / "tsc"
 PLACEHOLDER = "your-publisher-id"
 WORKFLOWS = sorted((GITHUB / "workflows").glob("*.yml"))
 FORMS = sorted(path for path in (GITHUB / "ISSUE_TEMPLATE").glob("*.yml") if path.name != "config.yml")
@@ -22,7 +25,6 @@ PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 PINS = {  # the newest that their authors tag, and that these files were written for
     "actions/checkout@v4",
     "actions/setup-python@v5",
-    "actions/setup-node@v4",
     "Comfy-Org/publish-node-action@v1",
 }
 
@@ -147,9 +149,9 @@ def test_forms_are_what_github_takes(path):
 def test_other_files_of_github_and_precommit():
     assert read(GITHUB / "ISSUE_TEMPLATE" / "config.yml") == {"blank_issues_enabled": False, "contact_links": []}
     updates = read(GITHUB / "dependabot.yml")["updates"]
-    assert {update["package-ecosystem"] for update in updates} == {"github-actions", "pip"}
+    assert {update["package-ecosystem"] for update in updates} == {"github-actions", "npm", "pip"}
     hooks = [hook for repo in read(ROOT / ".pre-commit-config.yaml")["repos"] for hook in repo["hooks"]]
-    assert [hook["id"] for hook in hooks] == ["ruff-check", "ruff-format", "mypy"]
+    assert [hook["id"] for hook in hooks] == ["ruff-check", "ruff-format", "mypy", "tsc"]
 
 
 def test_the_citation_names_paper_and_software():
@@ -198,13 +200,12 @@ def test_pictures_for_the_registry(name, size):
     assert f'width="{size[0]}" height="{size[1]}"' in drawing
 
 
-@pytest.mark.skipif(not shutil.which("node"), reason="no node found")
-def test_the_browsers_part_is_javascript():
-    """As checks.yml asks; without --input-type node takes any module for right."""
-
-    def errors(source: bytes) -> str:
-        command = ["node", "--input-type=module", "--check", "-"]
-        return subprocess.run(command, input=source, capture_output=True).stderr.decode()
-
-    assert "SyntaxError" in errors(b"import { app } from './app.js'; const broken = ;")
-    assert [path.name for path in sorted((ROOT / "web").glob("*.js")) if errors(path.read_bytes())] == []
+@pytest.mark.skipif(not TSC.exists(), reason="needs TypeScript: python3 run.py setup")
+def test_the_compiler_finds_one_mistake_in_the_browsers_part_and_that_is_planted(tmp_path):
+    planted, project = tmp_path / "planted.js", tmp_path / "tsconfig.json"
+    planted.write_text("/** @type {PPD.Verdict} */\nexport const verdict = 'third';\n")
+    include = [str(ROOT / "web"), str(planted)]
+    project.write_text(json.dumps({"extends": str(ROOT / "tsconfig.json"), "include": include}))
+    command = [Path(sys.executable).with_name("node"), TSC, "--project", project]
+    found = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path).stdout.splitlines()
+    assert found == ["planted.js(2,14): error TS2322: Type '\"third\"' is not assignable to type 'Verdict'."]

@@ -42,6 +42,7 @@ def machine(tmp_path, monkeypatch):
     run.venv_python(venv).touch()
     calls: list[tuple[str, ...]] = []
     monkeypatch.setattr(run, "pip_install", lambda venv, *arguments: calls.append(arguments))
+    monkeypatch.setattr(run, "npm_install", lambda venv: None)
     return venv, calls
 
 

@@ -12,10 +12,12 @@ const ALL = -1; // answers, and the moodboard
 const SHOWN = "ppd_before_after"; // the node that shows the picture of a run: a name that no node of a graph has
 
 // With fewer answers than that: none, half, all
+/** @param {number} answers */
 const countsOf = (answers) =>
-    answers < COUNTS.at(-1) ? [...new Set([0, Math.floor(answers / 2), answers])] : COUNTS;
+    answers < Math.max(...COUNTS) ? [...new Set([0, Math.floor(answers / 2), answers])] : COUNTS;
 
 // A node of the queued graph and all that it hangs on
+/** @param {Comfy.Output} output @param {string} id @param {Set<string>} [found] @returns {Set<string>} */
 function above(output, id, found = new Set()) {
     if (found.has(id)) return found;
     found.add(id);
@@ -24,6 +26,7 @@ function above(output, id, found = new Set()) {
 }
 
 // The link that brings a node the pictures that it saves or shows
+/** @param {Comfy.Output[string]} node @returns {[string, number] | undefined | false} */
 function pictures({ class_type, inputs }) {
     const { output_node, input } = LiteGraph.registered_node_types[class_type]?.nodeData ?? {};
     const types = { ...input?.required, ...input?.optional };
@@ -31,14 +34,16 @@ function pictures({ class_type, inputs }) {
 }
 
 // What is compared: the first node that saves a picture painted for the person, or else shows one
+/** @param {Comfy.Output} output @param {string[]} readers */
 function pictured(output, readers) {
     const found = Object.keys(output).filter((id) => pictures(output[id])).map((id) => ({ id, nodes: above(output, id) }))
         .filter(({ nodes }) => readers.some((id) => nodes.has(id))
-            && ![...nodes].some((id) => output[id].class_type === "PreferenceCollector"));
+            && ![...nodes].some((id) => output[id].class_type === "PPD_PreferenceCollector"));
     return found.find(({ id }) => output[id].class_type !== "PreviewImage") ?? found[0];
 }
 
 // Only what that picture hangs on, so that nothing is saved or asked
+/** @param {Comfy.Output} output @param {{ id: string, nodes: Set<string> }} shown @param {string[]} readers @param {number} first_answers */
 function graphOf(output, { id, nodes }, readers, first_answers) {
     const graph = Object.fromEntries([...nodes].filter((one) => one !== id).map((one) => [one, structuredClone(output[one])]));
     for (const reader of readers.filter((one) => graph[one])) graph[reader].inputs.first_answers = first_answers;
@@ -46,31 +51,42 @@ function graphOf(output, { id, nodes }, readers, first_answers) {
     return graph;
 }
 
+/** @typedef {{ count: number, isAll: boolean, id: string }} Run */
+
 export class BeforeAfter {
+    /** @param {import("./taste_panel.js").Panel} panel */
     constructor(panel) {
-        Object.assign(this, { panel, person: null, runs: [], ended: new Map() }); // by run: its picture, or null
+        this.panel = panel;
+        this.person = ""; // whom the runs are of
+        /** @type {Run[]} */
+        this.runs = [];
+        /** @type {Map<string, Comfy.Picture | null>} */
+        this.ended = new Map(); // by run: its picture, or null
         api.addEventListener("executed", ({ detail }) => {
-            if (detail.node === SHOWN) this.end(detail.prompt_id, detail.output.images[0]);
+            if (detail.node === SHOWN) this.end(detail.prompt_id, detail.output?.images?.[0] ?? null);
         });
-        for (const name of ["execution_error", "execution_interrupted"]) {
+        for (const name of /** @type {const} */ (["execution_error", "execution_interrupted"])) {
             api.addEventListener(name, ({ detail }) => this.end(detail.prompt_id, null));
         }
     }
 
+    /** @param {string} run @param {Comfy.Picture | null} picture */
     end(run, picture) {
         this.ended.set(run, picture); // perhaps before it is known that the run was queued
         this.panel.render();
     }
 
     async start() {
-        const { panel, panel: { state: { person } } } = this;
+        const { panel, panel: { standing: { person } } } = this;
         if (await isBusy()) return panel.notify(t("after_busy"));
         const { output, workflow } = await app.graphToPrompt();
         const readers = idsOf(output, person.id, READERS), shown = pictured(output, readers);
         if (!shown) return panel.notify(t("after_no_picture", person));
         const { answers } = await ask(`people/${person.id}/answers`);
         if (!answers) return panel.notify(t("after_no_answers", person));
-        Object.assign(this, { person: person.id, runs: [], ended: new Map() });
+        this.person = person.id;
+        this.runs = [];
+        this.ended = new Map();
         for (const count of countsOf(answers)) {
             const isAll = count === answers;
             const made = graphOf(output, shown, readers, isAll ? ALL : count);
@@ -82,22 +98,25 @@ export class BeforeAfter {
 
     // What changes when the parts do
     get key() {
-        const { id } = this.panel.state?.person ?? {};
+        const id = this.panel.state?.person.id;
         return JSON.stringify([id, asksOf(id, READERS), this.person, this.runs, [...this.ended]]);
     }
 
     parts() {
-        const { id } = this.panel.state?.person ?? {}, made = [];
+        const id = this.panel.state?.person.id;
+        /** @type {HTMLElement[]} */
+        const made = [];
         if (asksOf(id, READERS)) made.push(button(t("after"), () => this.panel.run(() => this.start()), { title: t("after_tooltip") }));
         if (this.person === id) made.push(element("div", { className: "runs" }, ...this.runs.map((run) => this.figure(run))));
         return made;
     }
 
+    /** @param {Run} run */
     figure({ count, isAll, id }) {
         const picture = this.ended.get(id);
         const caption = element("figcaption", { textContent: t(isAll ? "after_all" : "after_some", { count }) });
         if (!picture) return element("figure", {}, element("span", { textContent: picture === null ? t("after_failed") : "…" }), caption);
-        const url = api.apiURL(`/view?${new URLSearchParams(picture)}`);
+        const url = api.apiURL(`/view?${new URLSearchParams(Object.entries(picture))}`);
         const image = element("img", { src: url, alt: caption.textContent });
         return element("figure", {}, element("a", { href: url, target: "_blank" }, image), caption);
     }

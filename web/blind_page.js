@@ -7,7 +7,7 @@ import { isSeen, takeKeys } from "./keys.js";
 import { button } from "./taste_parts.js";
 import { Zoom } from "./taste_zoom.js";
 
-const SIDES = [["first", "left"], ["second", "right"]];
+const SIDES = /** @type {const} */ ([["first", "left"], ["second", "right"]]);
 const LONGEST = 120; // seconds that count of an answer
 
 const STYLE = `
@@ -27,13 +27,25 @@ const STYLE = `
 document.head.append(element("style", { textContent: STYLE }));
 
 export class BlindPage {
+    /** @param {string} test @param {() => void} onClose */
     constructor(test, onClose) {
-        Object.assign(this, { test, onClose, requests: new Requests() });
-        const named = (name, ...children) => (this[name] = element("div", { className: name }, ...children));
-        this.stage = element("div", { className: "pair" });
-        this.zoom = new Zoom(this.stage, ({ dataset: { side } }) => this.pick(side), { turns: true });
+        this.test = test;
+        this.onClose = onClose;
+        this.requests = new Requests();
+        /** @type {PPD.BlindTest | null} */
+        this.state = null;
+        this.seen = 0; // when the pictures were, in milliseconds
+        /** @type {number | undefined} */
+        this.looked = undefined;
+        /** @param {string} name @param {...Node} children */
+        const part = (name, ...children) => element("div", { className: name }, ...children);
+        this.stage = part("pair");
+        this.header = part("header");
+        this.notice = part("notice");
+        this.answers = part("answers");
+        this.zoom = new Zoom(this.stage, ({ dataset: { side } }) => this.pick(/** @type {PPD.Verdict} */ (side)), { turns: true });
         this.root = element("div", { className: "ppd-taste page ppd-blind", tabIndex: 0, role: "region", ariaLabel: t("blind_title") },
-            named("header"), named("notice"), named("question", this.stage, named("answers")));
+            this.header, this.notice, part("question", this.stage, this.answers));
         this.notice.setAttribute("role", "status");
         takeKeys(this);
         this.before = document.activeElement;
@@ -44,7 +56,7 @@ export class BlindPage {
 
     close() {
         this.root.remove();
-        this.before?.focus?.({ preventScroll: true });
+        if (this.before instanceof HTMLElement) this.before.focus({ preventScroll: true });
         this.onClose();
     }
 
@@ -52,17 +64,20 @@ export class BlindPage {
         return true; // the graph lies behind
     }
 
+    /** @param {KeyboardEvent} event */
     actionOf({ key: pressed }) {
         const key = pressed.length === 1 ? pressed.toLowerCase() : pressed;
         if (key === "Escape") return () => this.zoom.undo() || this.close();
         if (key === "u" && this.state?.answered && !this.state.result) return () => this.undo();
         if (!this.state?.question || !isSeen(this.stage)) return null;
         if (key in VERDICTS) return () => this.pick(VERDICTS[key]);
+        /** @type {Record<string, PPD.Action>} */
         const moves = { f: () => this.zoom.fullSize(), s: () => this.zoom.divide(), 0: () => this.zoom.reset() };
         return moves[key];
     }
 
     // A press while another is on its way is about what is not seen any more
+    /** @param {() => Promise<PPD.BlindTest>} work */
     async run(work) {
         this.root.ariaBusy = "true";
         try {
@@ -75,14 +90,16 @@ export class BlindPage {
         this.root.ariaBusy = "false";
     }
 
+    /** @param {string} path @param {object} body */
     press(path, body) {
         if (this.root.ariaBusy !== "true") this.run(() => ask(`tests/${this.test}/${path}`, body, "POST", this.requests.of(path, body)));
     }
 
+    /** @param {PPD.Verdict} verdict */
     pick(verdict) {
         const isBroken = this.stage.querySelector(".broken");
         if (isBroken && verdict !== "skip") this.notice.textContent = t("only_skip");
-        else this.press("picks", { question: this.state.question.id, verdict, seconds: this.seconds });
+        else this.press("picks", { question: this.state?.question?.id, verdict, seconds: this.seconds });
     }
 
     // Read once a press: a press that failed is sent anew as the same
@@ -96,7 +113,7 @@ export class BlindPage {
     }
 
     async finish() {
-        if (this.state.question) {
+        if (this.state?.question) {
             const message = t("blind_stop_message");
             if (!(await app.extensionManager.dialog.confirm({ title: t("blind_stop"), message }))) return;
         }
@@ -104,18 +121,22 @@ export class BlindPage {
     }
 
     // The next pictures take the place of these once they are there, both at the same time
+    /** @param {PPD.BlindTest} state */
     async show(state) {
-        const frames = state.question ? await Promise.all(SIDES.map((side) => this.frame(state.question, ...side))) : [];
-        Object.assign(this, { state, looked: undefined });
-        this.header.replaceChildren(this.head());
+        const { question, result } = state;
+        const frames = question ? await Promise.all(SIDES.map(([side, where]) => this.frame(question, side, where))) : [];
+        this.state = state;
+        this.looked = undefined;
+        this.header.replaceChildren(this.head(state));
         this.stage.className = "pair";
         this.stage.replaceChildren(...frames, ...(frames.length ? [element("div", { className: "line" })] : []));
         this.zoom.reset();
-        this.answers.replaceChildren(...(state.question ? this.choices() : [state.result ? this.result() : this.over()]));
+        this.answers.replaceChildren(...(question ? this.choices(question, state.answered) : [result ? this.result(result) : this.over(state)]));
         this.seen = performance.now();
         if (!this.root.contains(document.activeElement)) this.root.focus({ preventScroll: true });
     }
 
+    /** @param {{ id: string }} question @param {PPD.Verdict} side @param {string} where */
     async frame({ id }, side, where) {
         const label = t(`${where}_is_better`);
         const image = element("img", { src: api.apiURL(`/ppd/tests/${this.test}/questions/${id}/${where}`), alt: label, draggable: false });
@@ -125,21 +146,21 @@ export class BlindPage {
             return element("p", { className: "broken", textContent: t("broken_picture") });
         }
         const made = element("button", { className: "picture", ariaLabel: label, title: label }, image);
-        made.style.setProperty("--ratio", image.naturalWidth / image.naturalHeight);
+        made.style.setProperty("--ratio", String(image.naturalWidth / image.naturalHeight));
         made.dataset.side = side;
         return made;
     }
 
-    head() {
-        const { state } = this;
+    /** @param {PPD.BlindTest} state */
+    head(state) {
         const told = state.question ? t("blind_progress", state) : t("blind_title");
         return element("div", { className: "row" }, element("strong", { textContent: told }),
             button("✕", () => this.close(), { className: "close", ariaLabel: t("close_page"), title: t("close_page") }));
     }
 
-    choices() {
-        const { question, answered } = this.state;
-        const verdicts = ["tie", "skip"].map((verdict) => button(t(verdict), () => this.pick(verdict)));
+    /** @param {{ prompt: string }} question @param {number} answered */
+    choices(question, answered) {
+        const verdicts = /** @type {const} */ (["tie", "skip"]).map((verdict) => button(t(verdict), () => this.pick(verdict)));
         const undo = button(t("undo"), () => this.undo(), { disabled: !answered });
         const stop = button(t("blind_stop"), () => this.finish(), { disabled: !answered });
         return [element("p", { className: "prompt", textContent: question.prompt }),
@@ -147,18 +168,20 @@ export class BlindPage {
             element("p", { className: "keys", textContent: t("keys") })];
     }
 
-    over() {
-        const lines = [t(this.state.is_decided ? "blind_decided" : "blind_all"), t("blind_over")];
+    /** @param {PPD.BlindTest} state */
+    over({ is_decided }) {
+        const lines = [t(is_decided ? "blind_decided" : "blind_all"), t("blind_over")];
         return element("div", { className: "over" }, ...lines.map((textContent) => element("p", { textContent })),
             element("div", { className: "row" }, button(t("blind_show"), () => this.finish()), button(t("undo"), () => this.undo())));
     }
 
-    result() {
-        const { pairs, consistency, folder, answers, seconds_per_pick: seconds, minutes } = this.state.result;
+    /** @param {PPD.BlindResult} result */
+    result({ pairs, consistency, folder, answers, seconds_per_pick: seconds, minutes }) {
         const again = [t(consistency.of ? "blind_again" : "blind_not_again", consistency)];
         if (consistency.ties) again.push(t("blind_ties", consistency));
         if (consistency.of && consistency.most < 1) again.push(t("blind_ceiling", { most: percent(consistency.most) }));
         const lines = [again.join(" "), t("blind_time", { answers, seconds, minutes: minutes.toFixed(1) }), t("blind_where", { folder })];
+        /** @param {string} file @param {string} textContent */
         const link = (file, textContent) =>
             element("a", { href: api.apiURL(`/ppd/tests/${this.test}/report/${file}`), target: "_blank", textContent });
         return element("div", { className: "over" }, ...pairs.map(compared), ...lines.map((textContent) => element("p", { textContent })),
@@ -167,9 +190,11 @@ export class BlindPage {
     }
 }
 
+/** @param {number} share */
 const percent = (share) => Math.round(100 * share);
 
 // Two ways to paint, the one that won more first
+/** @param {PPD.Compared} pair */
 function compared({ arms: [one, two], wins, losses, ties, interval: [from, to], decided }) {
     const isTurned = losses > wins;
     const [best, other] = isTurned ? [two, one] : [one, two];
@@ -178,9 +203,11 @@ function compared({ arms: [one, two], wins, losses, ties, interval: [from, to], 
     const told = [!values.of ? t("blind_unknown", values) : wins === losses ? t("blind_even", values)
         : t(decided ? "blind_won" : "blind_undecided", values)];
     if (ties) told.push(t("blind_ties", { ties }));
+    /** @param {number} count @param {string} className */
     const share = (count, className) => element("span", { textContent: count, className, style: `flex: ${count}` });
-    const shares = [[Math.max(wins, losses), "best"], [ties, "tied"], [Math.min(wins, losses), ""]].filter(([count]) => count);
+    /** @type {[number, string][]} */
+    const shares = [[Math.max(wins, losses), "best"], [ties, "tied"], [Math.min(wins, losses), ""]];
     return element("div", {}, element("p", { textContent: told.join(" ") }),
-        element("div", { className: "shares" }, ...shares.map((one) => share(...one))),
+        element("div", { className: "shares" }, ...shares.filter(([count]) => count).map((one) => share(...one))),
         element("div", { className: "names" }, element("span", { textContent: best }), element("span", { textContent: other })));
 }

@@ -5,10 +5,14 @@ import { BlindPage } from "./blind_page.js";
 import { LAST_PERSON, NEWS, ask, element, t } from "./common.js";
 import { SECTIONS, button } from "./taste_parts.js";
 
+/** @import { Panel } from "./taste_panel.js" */
+
 const NODE = "PPD_BlindTest";
+/** @type {BlindPage | null} */
 let page = null;
 
 // Closes the panel's own page: two over the whole window would share the keys
+/** @param {string} test @param {Panel} [panel] */
 function open(test, panel) {
     panel?.closePage();
     page?.close();
@@ -17,21 +21,24 @@ function open(test, panel) {
 
 // One element for the panel to place, as its other sections are
 class Tests {
+    /** @param {Panel} panel */
     constructor(panel) {
         this.panel = panel;
-        this.person = panel.state.person;
+        this.person = panel.standing.person;
         this.root = element("div", { className: "blind-tests" });
         new IntersectionObserver(([{ isIntersecting }]) => isIntersecting && this.refresh()).observe(this.root);
     }
 
     refresh() {
         this.panel.run(async () => {
+            /** @type {PPD.BlindTest[]} */
             const tests = await ask(`people/${this.person.id}/tests`);
             const none = element("p", { className: "empty", textContent: t("blind_none") });
             this.root.replaceChildren(...(tests.length ? tests.map((one) => this.entry(one)) : [none]));
         }, true);
     }
 
+    /** @param {PPD.BlindTest} test */
     entry(test) {
         const date = new Date(test.created).toLocaleDateString();
         const told = element("span", { textContent: t(test.result ? "blind_answered" : "blind_waits", { ...test, date }) });
@@ -40,6 +47,7 @@ class Tests {
             button(t("delete"), () => this.remove(test)));
     }
 
+    /** @param {PPD.BlindTest} test */
     async remove({ id }) {
         const message = t("blind_delete");
         if (!(await app.extensionManager.dialog.confirm({ title: t("delete"), message, type: "delete" }))) return;
@@ -50,10 +58,12 @@ class Tests {
     }
 }
 
+/** @type {Tests | null} */
 let list = null; // it stays while the panel around it is made anew
 
+/** @param {Panel} panel */
 function tests(panel) {
-    if (list?.person.id !== panel.state.person.id) list = new Tests(panel);
+    if (!list || list.person.id !== panel.standing.person.id) list = new Tests(panel);
     return list.root;
 }
 
@@ -62,9 +72,11 @@ api.addEventListener(NEWS, ({ detail }) => list?.root.isConnected && list.person
 SECTIONS.push({ name: "blind", title: () => t("blind_title"), make: tests });
 
 // The test that the node has filed, or else the newest of the tab's person that waits, or else the newest
+/** @param {Comfy.Node} node */
 async function openFrom(node) {
     const filed = app.nodeOutputs?.[node.id]?.ppd_blind_test?.[0];
     const person = filed?.person ?? localStorage.getItem(LAST_PERSON);
+    /** @type {PPD.BlindTest[]} */
     const tests = person ? await ask(`people/${person}/tests`).catch(() => []) : [];
     const test = tests.find(({ id }) => id === filed?.id) ?? tests.find(({ result }) => !result) ?? tests[0];
     if (test) open(test.id);

@@ -35,14 +35,22 @@ const STYLE = `
 .ppd-collect .row button { flex: none; }
 .ppd-collect .choices button { flex: 1; }`;
 
+/** @typedef {PPD.Pair & { latest: boolean, name: string }} Shown a question, whether it has the latest answer, and whose it is */
+
 // What one node asks. The server tells how each question stands; here is only which of them is shown.
 class Questions {
     constructor() {
+        /** @type {PPD.Asked[]} */
         this.asked = []; // the newest first
+        /** @type {string[]} */
         this.notes = []; // of the run that asked
+        /** @type {Shown | null} */
+        this.question = null; // that is shown, as it was read
         this.at = 0; // which of them is shown
         this.revision = 0; // of its person, as of which the question is shown
         this.requests = new Requests();
+        /** @type {PPD.Asked | null | undefined} */
+        this.sending = null; // whose answer is on its way
         this.root = element("div", { className: "ppd-collect", tabIndex: 0, role: "group" });
         this.byMouse = true;
         takeKeys(this);
@@ -52,10 +60,11 @@ class Questions {
     }
 
     get current() {
-        return this.asked[this.at];
+        return this.asked.at(this.at);
     }
 
     // A node that waited is heard of twice, and one taken from the cache again and again: that is nothing new
+    /** @param {PPD.Asked[]} asked @param {string[]} [notes] */
     show(asked, notes) {
         const newest = [...asked].reverse();
         if (notes) this.notes = notes;
@@ -82,6 +91,7 @@ class Questions {
     }
 
     // What was pressed in the tab told how the shown question stands now
+    /** @param {PPD.Answered} answered */
     answered({ person, changed, latest }) {
         const { current, question } = this;
         if (!current) return this.count();
@@ -110,10 +120,12 @@ class Questions {
     }
 
     // The graph would delete or move the node
+    /** @param {KeyboardEvent} event */
     keeps({ ctrlKey, metaKey, altKey }) {
         return this.focused && !ctrlKey && !metaKey && !altKey;
     }
 
+    /** @param {KeyboardEvent} event */
     actionOf({ key }) {
         const { focused, question } = this, pair = this.root.querySelector(".pair");
         if (!pair || !isSeen(pair)) return null;
@@ -128,19 +140,22 @@ class Questions {
     }
 
     // The classic renderer lays the widget over the canvas, which then hears no wheel; Nodes 2.0 passes it on by itself
+    /** @param {WheelEvent} event */
     onWheel(event) {
         if (app.extensionManager.setting.get("Comfy.VueNodes.Enabled")) return;
         event.preventDefault();
         app.canvas.processMouseWheel(event);
     }
 
+    /** @param {PPD.Verdict} verdict */
     pick(verdict) {
-        const { person, id } = this.current ?? {};
-        if (this.question && !this.question.verdict) this.send(`people/${person}/picks`, { candidate: id, verdict });
+        const { current, question } = this;
+        if (current && question && !question.verdict) this.send(`people/${current.person}/picks`, { candidate: current.id, verdict });
     }
 
     undo() {
-        if (this.question?.latest) this.send(`people/${this.current.person}/undo`, {});
+        const { current, question } = this;
+        if (current && question?.latest) this.send(`people/${current.person}/undo`, {});
     }
 
     next() {
@@ -149,6 +164,7 @@ class Questions {
     }
 
     // One answer to a question at a time: a second press would answer what is not shown yet
+    /** @param {string} path @param {object} body */
     async send(path, body) {
         const { current } = this;
         if (this.sending === current) return;
@@ -164,6 +180,7 @@ class Questions {
         }
     }
 
+    /** @param {string} [complaint] */
     async draw(complaint) {
         await loadWords();
         const { question } = this;
@@ -183,29 +200,33 @@ class Questions {
         if (complaint) parts.push(element("p", { role: "alert", textContent: complaint }));
         const focused = this.root.contains(document.activeElement);
         this.root.replaceChildren(...parts);
-        if (focused) (this.root.querySelector(".next") ?? this.root).focus({ preventScroll: true });
+        const next = this.root.querySelector(".next");
+        if (focused) (next instanceof HTMLElement ? next : this.root).focus({ preventScroll: true });
     }
 
+    /** @param {Shown} question */
     pair({ first, second, verdict }) {
-        const sides = [["first", first], ["second", second]].map(([side, digest]) => {
+        const digests = { first, second };
+        const sides = /** @type {const} */ (["first", "second"]).map((side) => {
             const image = element("img", { alt: "", draggable: false });
             const title = t(side === "first" ? "left_is_better" : "right_is_better");
             const button = element("button", { className: "picture", ariaLabel: title, title, disabled: !!verdict }, image);
             if (verdict) button.ariaPressed = String(verdict === side);
             button.addEventListener("click", () => this.pick(side));
             // The button is as large as the picture: the bars beside it pick nothing
-            image.addEventListener("load", () => button.style.setProperty("--ratio", image.naturalWidth / image.naturalHeight));
-            image.src = pictureURL(digest);
+            image.addEventListener("load", () => button.style.setProperty("--ratio", String(image.naturalWidth / image.naturalHeight)));
+            image.src = pictureURL(digests[side]);
             return element("div", { className: "side" }, button);
         });
         return element("div", { className: "pair" }, ...sides);
     }
 
     choices() {
-        const buttons = ["tie", "skip"].map((verdict) => this.button(t(verdict), () => this.pick(verdict)));
+        const buttons = /** @type {const} */ (["tie", "skip"]).map((verdict) => this.button(t(verdict), () => this.pick(verdict)));
         return element("div", { className: "row choices" }, ...buttons);
     }
 
+    /** @param {Shown} question */
     answer({ verdict, latest }) {
         const row = element("div", { className: "row" },
             element("p", { role: "status", textContent: t(`said_${verdict}`) }));
@@ -215,6 +236,7 @@ class Questions {
         return row;
     }
 
+    /** @param {string} textContent @param {() => void} onClick @param {string} [className] */
     button(textContent, onClick, className = "") {
         const made = element("button", { textContent, className });
         made.addEventListener("click", onClick);
@@ -222,27 +244,33 @@ class Questions {
     }
 }
 
+/** @type {WeakMap<Comfy.Node, Questions>} */
 const shown = new WeakMap(); // a node's questions
 
+/** @param {Comfy.Graph} [graph] @returns {Generator<[Comfy.Node, Questions]>} */
 function* collectors(graph = app.graph) {
     for (const node of graph?.nodes ?? []) {
-        if (shown.has(node)) yield node;
+        const questions = shown.get(node);
+        if (questions) yield [node, questions];
         if (node.subgraph) yield* collectors(node.subgraph);
     }
 }
 
 // The node of an id as the server has it: inside a subgraph, the subgraph's node comes before it, as in "5:12"
+/** @param {string} id */
 function nodeOf(id) {
-    let [graph, node] = [app.graph];
+    /** @type {{ node?: Comfy.Node | null, subgraph?: Comfy.Graph }} */
+    let found = { subgraph: app.graph };
     for (const part of String(id).split(":")) {
-        node = graph?.getNodeById(part);
-        graph = node?.subgraph;
+        const node = found.subgraph?.getNodeById(part);
+        found = { node, subgraph: node?.subgraph };
     }
-    return node;
+    return found.node;
 }
 
+/** @param {Comfy.Node | null | undefined} node @param {Comfy.NodeOutput} [output] */
 function show(node, { ppd_question: asked, ppd_notes: notes } = {}) {
-    if (asked?.length) shown.get(node)?.show(asked, notes);
+    if (node && asked?.length) shown.get(node)?.show(asked, notes);
 }
 
 app.registerExtension({
@@ -252,14 +280,13 @@ app.registerExtension({
         api.addEventListener(ASKED, ({ detail }) => show(nodeOf(detail.node), { ppd_question: detail.questions }));
         api.addEventListener("executed", ({ detail }) => show(nodeOf(detail.display_node ?? detail.node), detail.output ?? {}));
         api.addEventListener(CHOSEN, () => {
-            for (const node of collectors()) if (!shown.get(node).current) shown.get(node).count();
+            for (const [, questions] of collectors()) if (!questions.current) questions.count();
         });
         api.addEventListener(ANSWERED, ({ detail }) => {
-            for (const node of collectors()) shown.get(node).answered(detail);
+            for (const [, questions] of collectors()) questions.answered(detail);
         });
         api.addEventListener(NEWS, ({ detail }) => {
-            for (const node of collectors()) {
-                const questions = shown.get(node);
+            for (const [, questions] of collectors()) {
                 // What is on its way is shown when it has its answer, not before: then the next press counts
                 const { current } = questions;
                 if ((!current || current.person === detail.person) && !questions.sending) questions.refresh();
@@ -267,7 +294,7 @@ app.registerExtension({
         });
     },
     nodeCreated(node) {
-        if (node.constructor.comfyClass !== "PreferenceCollector") return;
+        if (node.constructor.comfyClass !== "PPD_PreferenceCollector") return;
         const questions = new Questions();
         shown.set(node, questions);
         const widget = node.addDOMWidget("ppd_question", "ppd_question", questions.root, {
@@ -283,9 +310,9 @@ app.registerExtension({
     },
     // A workflow comes back from another tab or from the history with what its nodes had put out
     onNodeOutputsUpdated(outputs) {
-        for (const node of collectors()) {
+        for (const [node] of collectors()) {
             const { graph } = node;
-            show(node, outputs[graph === app.graph ? String(node.id) : `${graph.id}:${node.id}`]);
+            show(node, outputs[graph === app.graph ? String(node.id) : `${graph?.id}:${node.id}`]);
         }
     },
 });

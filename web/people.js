@@ -6,25 +6,28 @@ import { ANSWERED, CHOSEN, LAST_PERSON, NEWS, ask, loadWords, t } from "./common
 
 const ME = "me"; // can always be chosen, also before there is somebody of that name
 const TAB = "tab";
-const PERSON = "person: "; // what a person's choice begins with in Load Preference Pairs
 const TASTE = "taste: "; // what a taste file's choice begins with, in place of a person's
-const LISTS = { PreferencePairLoader: ["preference_set", PERSON], PreferenceCollector: ["person", ""],
-    PPD_MyTaste: ["person", ""], PPD_SortByTaste: ["person", ""], PPD_TasteToText: ["person", ""],
-    PPD_ApplyTasteToConditioning: ["person", ""], PPD_SaveTasteAsLoRA: ["person", ""], PPD_BrandCheck: ["person", ""],
-    PPD_TrainUserAdapter: ["preference_set", PERSON], PPD_TestPrompts: ["person", ""], PPD_BlindTest: ["person", ""] };
+const MARK = "ppd_person"; // the option of an input that is a choice of people: what begins such a choice in it
+/** @type {PPD.Person[]} */
 let people = [];
+/** @type {string | null} */
 let me = null;
-let reading, counting;
+/** @type {Promise<void>} */
+let reading;
+/** @type {Promise<{ waiting: number, name: string } | null> | null} */
+let counting;
 
 // Where the store cannot be read the lists stay as the server gave them: running a node tells why
 async function read() {
+    /** @type {{ people: PPD.Person[], me: string | null }} */
     const found = await ask("people").catch(() => ({ people, me }));
     me = found.me;
     people = found.people.map((one) => newer(one, people.find(({ id }) => id === one.id)));
 }
 
 // An answer to a press may have come before one that was asked for earlier
-const newer = (one, other) => (other?.revision > one.revision ? other : one);
+/** @param {PPD.Person} one @param {PPD.Person} [other] */
+const newer = (one, other) => (other && other.revision > one.revision ? other : one);
 
 export async function everybody() {
     await reading;
@@ -34,6 +37,7 @@ export async function everybody() {
 // As the tab does: where the chosen one is gone, the first
 const tabsPerson = () => people.find(({ id }) => id === localStorage.getItem(LAST_PERSON)) ?? people[0];
 
+/** @param {string} id */
 export async function nameOf(id) {
     await reading; // they may have been made by the run that asks
     return people.find((one) => one.id === id)?.name ?? "";
@@ -49,9 +53,11 @@ export function waiting() {
     return counting;
 }
 
+/** @param {string} choice */
 const idOf = (choice) => (choice === ME ? me : choice);
 const choices = () => [TAB, ME, ...people.map(({ id }) => id).filter((id) => id !== me)];
 
+/** @param {string} choice @param {string} prefix */
 function label(choice, prefix) {
     if (choice === TAB) return t("tabs_person", { name: tabsPerson()?.name ?? ME });
     const person = people.find(({ id }) => id === idOf(choice));
@@ -60,6 +66,7 @@ function label(choice, prefix) {
 }
 
 // The choice that means the same, without a name: older workflows have one
+/** @param {string} choice */
 function nameless(choice) {
     if (choices().includes(choice)) return choice;
     const found = people.find(({ name }) => name.toLowerCase() === String(choice).trim().toLowerCase());
@@ -67,18 +74,29 @@ function nameless(choice) {
     return found.id === me ? ME : found.id;
 }
 
+// The input of a type of nodes that is a choice of people, as its schema says
+/** @param {string} [type] */
+function inputOf(type = "") {
+    const { required, optional } = LiteGraph.registered_node_types[type]?.nodeData?.input ?? {};
+    const found = Object.entries({ ...required, ...optional }).find(([, entry]) => entry?.[1]?.[MARK] !== undefined);
+    return found && { name: found[0], prefix: String(found[1][1]?.[MARK]) };
+}
+
+/** @param {Comfy.Node} node */
 function listOf(node) {
-    const [name, prefix] = LISTS[node.constructor.comfyClass] ?? [];
-    const widget = node.widgets?.find((one) => one.name === name);
-    return widget && { widget, prefix };
+    const input = inputOf(node.constructor.comfyClass);
+    const widget = input && node.widgets?.find(({ name }) => name === input.name);
+    return widget && { widget, prefix: input.prefix };
 }
 
 // Names for the choices of a list, and the people there are now
+/** @param {{ widget: Comfy.Widget, prefix: string }} list */
 function fill({ widget, prefix }) {
     widget.beforeQueued = () => fill({ widget, prefix }); // a graph in the API's format is loaded without a word
     const others = (widget.options.values ?? []).filter((value) => value.startsWith(TASTE) || (prefix && !value.startsWith(prefix)));
     const theirs = choices().map((choice) => prefix + choice);
     const values = prefix ? [...others, ...theirs] : [...theirs, ...others];
+    /** @param {string | null} [value] */
     const getOptionLabel = (value) => {
         const choice = value ?? "";
         return choice.startsWith(prefix) ? label(choice.slice(prefix.length), prefix) : choice;
@@ -90,6 +108,7 @@ function fill({ widget, prefix }) {
     }
 }
 
+/** @param {Comfy.Graph | undefined} graph @returns {Generator<Comfy.Node>} */
 function* nodes(graph = app.graph) {
     for (const node of graph?.nodes ?? []) {
         yield node;
@@ -97,22 +116,23 @@ function* nodes(graph = app.graph) {
     }
 }
 
-// Whether the choice of a node of ours is the tab's person
-function isOf(type, choice, person) {
-    const [, prefix] = LISTS[type], choices = me === person ? [TAB, ME, person] : [TAB, person];
-    return choices.some((one) => choice === prefix + one);
-}
+// Whether a choice is the tab's person
+/** @param {unknown} choice @param {string} prefix @param {string} [person] */
+const isOf = (choice, prefix, person) => [TAB, person, ...(me === person ? [ME] : [])].some((one) => choice === prefix + one);
 
 // Whether a node of these types in the open graph, that is not off, asks or reads the tab's person
+/** @param {string | undefined} person @param {string[]} types */
 export const asksOf = (person, types) => [...nodes()].some((node) => {
-    const type = node.constructor.comfyClass;
-    return node.mode === LiteGraph.ALWAYS && types.includes(type) && isOf(type, listOf(node)?.widget.value, person);
+    if (node.mode !== LiteGraph.ALWAYS || !types.includes(node.constructor.comfyClass ?? "")) return false;
+    const list = listOf(node);
+    return list && isOf(list.widget.value, list.prefix, person);
 });
 
 // The ids of such nodes in a graph as it is queued
+/** @param {Comfy.Output} output @param {string} person @param {string[]} types */
 export const idsOf = (output, person, types) => Object.keys(output).filter((id) => {
-    const { class_type, inputs } = output[id];
-    return types.includes(class_type) && isOf(class_type, inputs[LISTS[class_type][0]], person);
+    const { class_type, inputs } = output[id], input = types.includes(class_type) && inputOf(class_type);
+    return input && isOf(inputs[input.name], input.prefix, person);
 });
 
 function fillAll() {
@@ -136,6 +156,7 @@ function onChosen() {
 }
 
 // What was pressed in this window told all that it changed
+/** @param {CustomEvent<PPD.Answered>} event */
 function onAnswered({ detail: { person, waiting } }) {
     people = people.map((one) => (one.id === person.id ? newer(one, person) : one));
     counting = Promise.resolve({ waiting, name: person.name });
@@ -143,12 +164,13 @@ function onAnswered({ detail: { person, waiting } }) {
 }
 
 // Here, and not in the widgets: a widget that stands on a subgraph's node is not asked for its value
+/** @param {Comfy.Prompt} prompt */
 function putTabsPerson({ output }) {
     const person = tabsPerson();
     if (!person) return;
     for (const { class_type, inputs } of Object.values(output)) {
-        const [name, prefix] = LISTS[class_type] ?? [];
-        if (name && inputs[name] === prefix + TAB) inputs[name] = prefix + person.id;
+        const input = inputOf(class_type);
+        if (input && inputs[input.name] === input.prefix + TAB) inputs[input.name] = input.prefix + person.id;
     }
 }
 

@@ -7,6 +7,7 @@ import { Panel } from "./taste_panel.js";
 
 const TAB = "ppd-taste";
 const COMMAND = "ppd.rate";
+/** @type {Panel | null} */
 let panel = null;
 
 async function opened() {
@@ -39,7 +40,7 @@ app.registerExtension({
             render: async (root) => (await opened()).openTab(root),
             destroy: () => panel?.closeTab(),
         });
-        for (const name of [NEWS, CHOSEN, ANSWERED]) api.addEventListener(name, showBadge);
+        for (const name of /** @type {const} */ ([NEWS, CHOSEN, ANSWERED])) api.addEventListener(name, showBadge);
         await showBadge();
     },
 });

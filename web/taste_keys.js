@@ -2,6 +2,7 @@
 import { VERDICTS } from "./common.js";
 import { isSeen } from "./keys.js";
 
+/** @param {KeyboardEvent} event @param {import("./taste_view.js").View} view @returns {PPD.Action | null} */
 export function actionOf(event, view) {
     if (document.activeElement?.closest(".own-keys")) return null; // a section of another module
     const { panel, stage } = view, { question } = panel.state ?? {};
@@ -11,7 +12,7 @@ export function actionOf(event, view) {
     if (key === "u" && panel.canUndo) return () => panel.undo();
     if (!question) return null;
     if (question.pictures) {
-        const digest = /^[1-9]$/.test(key) && question.pictures[key - 1];
+        const digest = /^[1-9]$/.test(key) && question.pictures[Number(key) - 1];
         if (digest) return () => panel.choose(digest);
         if (key === "0" || key === "ArrowDown") return () => panel.choose(null);
     } else {

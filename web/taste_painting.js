@@ -9,11 +9,13 @@ export async function isBusy() {
     return exec_info.queue_remaining > 0;
 }
 
-export const canPaint = (person) => asksOf(person, ["PreferenceCollector"]);
+/** @param {string} [person] */
+export const canPaint = (person) => asksOf(person, ["PPD_PreferenceCollector"]);
 
+/** @param {string} person */
 export async function paint(person) {
     const focused = document.activeElement;
     if (!canPaint(person) || (await isBusy())) return;
     await app.queuePrompt(0);
-    if (document.activeElement !== focused) focused?.focus({ preventScroll: true });
+    if (document.activeElement !== focused && focused instanceof HTMLElement) focused.focus({ preventScroll: true });
 }

@@ -1,10 +1,17 @@
 // The parts of the Taste panel, made anew from its state whenever that changes.
 import { ask, element, isJapanese, t, thumbnailURL } from "./common.js";
 
-const SIDES = [["first", "left"], ["second", "right"]];
+/**
+ * @import { Panel } from "./taste_panel.js"
+ * @import { View } from "./taste_view.js"
+ */
+
+const SIDES = /** @type {const} */ (["first", "second"]);
+/** @type {PPD.Section[]} */
 export const SECTIONS = []; // of other modules, folded: { name, title(), make(panel) }
 const REACH = 4; // log-odds at the ends of a look's scale: of two pictures that far apart one is chosen 98 times in 100
 
+/** @param {string | number} text @param {() => void} onClick @param {PPD.Properties<HTMLButtonElement>} [properties] */
 export function button(text, onClick, properties = {}) {
     const made = element("button", { textContent: text, ...properties });
     made.addEventListener("click", onClick);
@@ -12,12 +19,14 @@ export function button(text, onClick, properties = {}) {
 }
 
 // Stays as it is when the part around it is made anew
+/** @param {Panel} panel @param {string} name @param {string} title @param {...Node} children */
 function details(panel, name, title, ...children) {
     const made = element("details", { open: panel.unfolded.has(name) }, element("summary", { textContent: title }), ...children);
     made.addEventListener("toggle", () => panel.unfolded[made.open ? "add" : "delete"](name));
     return made;
 }
 
+/** @param {View} view */
 export function header({ panel, root, isPage }) {
     const current = panel.state?.person;
     const add = button(t("add"), () => panel.person("add"));
@@ -42,7 +51,8 @@ export function header({ panel, root, isPage }) {
 }
 
 // How far the picks have come to what painting for the person takes
-export function known({ state }) {
+/** @param {Panel} panel */
+export function known({ standing: state }) {
     const share = Math.round(100 * state.known);
     const text = state.more ? t(state.more === 1 ? "one_more" : "some_more", state) : t("enough");
     const filled = element("span", { className: "filled" });
@@ -51,13 +61,19 @@ export function known({ state }) {
         element("span", { className: "scale" }, filled), element("span", { textContent: text }));
 }
 
+/** @param {PPD.Opposites} one @param {"low" | "high"} side @returns {string} */
 export const wordOf = (one, side) => (isJapanese() && one.japanese?.[side === "low" ? 0 : 1]) || t(`word_${one[side]}`, {}, one[side]);
+/** @param {PPD.Statement} one */
 const liked = (one) => wordOf(one, one.probability_low > one.probability_high ? "low" : "high");
+/** @param {PPD.Look} one */
 export const nameOf = (one) => t(`look_${one.name}`, {}, `${wordOf(one, "low")} / ${wordOf(one, "high")}`);
+/** @template One @param {One[]} ones @param {(one: One) => string} word */
 const list = (ones, word) => ones.map(word).join(t("comma"));
 
+/** @param {PPD.Standing} state */
 function progress({ person, statements, noise }) {
     const sentences = [t("picks", person)];
+    /** @param {PPD.Statement["state"]} state */
     const of = (state) => statements.filter((one) => one.state === state);
     const sure = of("sure"), likely = of("likely");
     if (sure.length) sentences.push(t("sure", { words: list(sure, liked) }));
@@ -68,7 +84,9 @@ function progress({ person, statements, noise }) {
 }
 
 // A row: how much the person leans to one of two words, as a dot, and where the truth lies nine times in ten, as a bar
+/** @param {PPD.Statement} one @param {PPD.Statement[]} all */
 function look(one, all) {
+    /** @param {number} value */
     const at = (value) => 50 + 50 * Math.max(-1, Math.min(1, value / REACH));
     const [from, dot, to] = [one.least, one.mean, one.most].map(at);
     const bar = element("span", { className: "bar" });
@@ -84,14 +102,33 @@ function look(one, all) {
         element("span", { textContent: wordOf(one, "high") }));
 }
 
+// What the brand guide that the person is bound to changes of what is painted for them
+/** @param {Panel} panel @param {PPD.Guide | PPD.NoGuide} guide */
+function guided(panel, guide) {
+    if ("problem" in guide) return element("p", { className: "guide", role: "alert", textContent: `${t("guide_problem")} ${guide.problem}` });
+    /** @param {string} level */
+    const words = (level) => list(guide.held.filter((one) => one.level === level), (one) => wordOf(one, one.side));
+    const sentences = [t(guide.held.length ? "guide_holds" : guide.binds ? "guide_holds_nothing" : "guide_no_looks", guide)];
+    for (const level of ["never", "must"]) if (words(level)) sentences.push(t(`guide_${level}`, { words: words(level) }));
+    if (guide.changed) sentences.push(t("guide_changed"));
+    const made = element("p", { className: "guide", ariaLive: "polite", textContent: sentences.join(" ") });
+    const seen = () => panel.set("guide", { guide: panel.standing.person.guide });
+    if (guide.changed) made.append(" ", button(t("guide_seen"), seen));
+    return made;
+}
+
+/** @param {Panel} panel */
 export function learned(panel) {
     const { state } = panel;
     if (!state) return [];
+    /** @type {HTMLElement[]} */
     const parts = [progress(state)], { person, statements } = state;
+    if (state.guide) parts.push(guided(panel, state.guide));
     if (!person.picks) return parts;
     const told = statements.filter((one) => ["sure", "likely"].includes(one.state));
+    /** @param {PPD.Statement} one */
     const row = (one) => look(one, statements);
-    parts.push(...told.sort((a, b) => (b.state === "sure") - (a.state === "sure")).map(row));
+    parts.push(...told.sort((a, b) => Number(b.state === "sure") - Number(a.state === "sure")).map(row));
     const open = statements.filter((one) => one.state === "unknown");
     if (open.length) parts.push(details(panel, "open_looks", t("open_looks", { count: open.length }), ...open.map(row)));
     const unasked = statements.filter((one) => one.state === "not asked yet");
@@ -102,10 +139,12 @@ export function learned(panel) {
 }
 
 // An answer's pictures, made once in a view: they are not fetched anew with every press
+/** @param {View} view @param {PPD.Pick} pick */
 function entry({ panel, entries }, pick) {
     const key = `${pick.id} ${pick.pick}`;
-    if (entries.has(key)) return entries.get(key);
-    const images = SIDES.map(([verdict]) => {
+    const known = entries.get(key);
+    if (known) return known;
+    const images = SIDES.map((verdict) => {
         const image = element("img", { src: thumbnailURL(pick[verdict]), alt: "", loading: "lazy" });
         const one = element("span", { className: "thumbnail" }, image);
         one.classList.toggle("chosen", pick.verdict === verdict);
@@ -119,15 +158,18 @@ function entry({ panel, entries }, pick) {
     return made;
 }
 
+/** @param {View} view */
 export function history(view) {
     const { picks, more } = view.panel.history;
     if (!picks.length) return [];
     const entries = element("div", { className: "entries" }, ...picks.map((pick) => entry(view, pick)));
+    /** @type {HTMLElement[]} */
     const parts = [element("h3", { textContent: t("history") }), entries];
     if (more) parts.push(button(t("more"), () => view.panel.more()));
     return parts;
 }
 
+/** @param {Panel} panel */
 export function settings(panel) {
     const person = panel.state?.person;
     if (!person) return [];
@@ -136,9 +178,13 @@ export function settings(panel) {
     fading.addEventListener("change", () => {
         if (fading.reportValidity()) panel.set("half_life", { picks: fading.value === "" ? null : Number(fading.value) });
     });
-    const encoders = element("select", { ariaLabel: t("encoder") }, ...[...new Set([person.encoder, ...panel.state.encoders])].map(
+    const encoders = element("select", { ariaLabel: t("encoder") }, ...[...new Set([person.encoder, ...panel.standing.encoders])].map(
         (name) => element("option", { value: name, textContent: name, selected: name === person.encoder })));
     encoders.addEventListener("change", () => panel.set("encoder", { encoder: encoders.value }));
+    const guides = element("select", { ariaLabel: t("guide") }, element("option", { value: "", textContent: t("guide_none") }),
+        ...[...new Set([person.guide ?? "", ...panel.standing.guides])].filter(Boolean).map((name) =>
+            element("option", { value: name, textContent: name, selected: name === person.guide })));
+    guides.addEventListener("change", () => panel.set("guide", { guide: guides.value || null }));
     const studies = choice(panel, t("ask_from_studies"), "studies", (name) => panel.askFrom(name));
     const sets = choice(panel, t("import"), "sets", (name) => panel.take(name));
     const added = SECTIONS.map(({ name, title, make }) => details(panel, name, title(), make(panel)));
@@ -146,6 +192,7 @@ export function settings(panel) {
     return [...added, details(panel, "more_settings", t("more_settings"),
         element("label", { className: "row" }, t("fading"), fading),
         element("label", { className: "row" }, t("encoder"), encoders),
+        element("label", { className: "row", title: t("guide_tooltip") }, t("guide"), guides),
         element("div", { className: "row" }, studies),
         element("div", { className: "row" }, sets),
         reporting(panel),
@@ -153,6 +200,7 @@ export function settings(panel) {
 }
 
 // What a report of a fault should have, to be pasted; shown as well, since browsers copy nothing over plain HTTP
+/** @param {Panel} panel */
 function reporting(panel) {
     const text = element("textarea", { className: "report", readOnly: true, hidden: true, rows: 8, ariaLabel: t("fault_report") });
     const copy = () => panel.run(async () => {
@@ -166,10 +214,11 @@ function reporting(panel) {
 }
 
 // A list that is fetched when it is opened, and does something with what is chosen instead of keeping it
+/** @param {Panel} panel @param {string} title @param {string} path @param {(name: string) => void} onChoice */
 function choice(panel, title, path, onChoice) {
     const made = element("select", { ariaLabel: title }, element("option", { value: "", textContent: title }));
     made.addEventListener("focus", () => panel.run(async () => made.append(...(await ask(path)).map(
-        (name) => element("option", { value: name, textContent: name })))), { once: true });
+        (/** @type {string} */ name) => element("option", { value: name, textContent: name })))), { once: true });
     made.addEventListener("change", () => {
         if (made.value) onChoice(made.value);
         made.value = "";

@@ -5,11 +5,14 @@ const KEPT = 40; // of the pictures used last
 
 export class Pictures {
     constructor() {
+        /** @type {Map<string, HTMLImageElement>} */
         this.images = new Map();
+        /** @type {Set<string>} */
         this.broken = new Set(); // digests that could not be shown
     }
 
     // The element of a picture; it keeps what it has loaded, since the server lets no browser store pictures
+    /** @param {string} digest @returns {HTMLImageElement} */
     get(digest) {
         let image = this.images.get(digest);
         if (!image) {
@@ -22,6 +25,7 @@ export class Pictures {
     }
 
     // Load what may come next, and let go of what was seen long ago
+    /** @param {string[]} digests */
     expect(digests) {
         for (const digest of digests) this.get(digest).decode().catch(() => {});
         for (const [digest, image] of this.images) {

@@ -7,32 +7,54 @@ import { answers, empty, frames } from "./taste_question.js";
 import { Zoom } from "./taste_zoom.js";
 
 export class View {
+    /** @param {import("./taste_panel.js").Panel} panel @param {boolean} isPage */
     constructor(panel, isPage) {
-        Object.assign(this, { panel, isPage, entries: new Map(), byMouse: true });
-        const named = (name, ...children) => (this[name] = element("div", { className: name }, ...children));
-        this.stage = element("div", { className: "pair" });
+        this.panel = panel;
+        this.isPage = isPage;
+        this.byMouse = true;
+        /** @type {Map<string, HTMLButtonElement>} */
+        this.entries = new Map(); // of the history
+        /** @param {string} name @param {...Node} children */
+        const part = (name, ...children) => element("div", { className: name }, ...children);
+        this.header = part("header");
+        this.notice = part("notice");
+        this.stage = part("pair");
         this.zoom = new Zoom(this.stage, (frame) => this.onPick(frame), { turns: isPage });
-        const asked = named("question", this.stage, named("answers"));
-        const known = named("details", named("learned"), named("compared"), named("history"), named("settings"));
-        this.root = element("div", { tabIndex: 0, role: "region", ariaLabel: t("taste") }, named("header"), named("notice"), asked, known);
-        this.root.className = isPage ? "ppd-taste page" : "ppd-taste";
+        this.answers = part("answers");
+        this.question = part("question", this.stage, this.answers);
+        this.learned = part("learned");
+        this.compared = part("compared");
+        this.history = part("history");
+        this.settings = part("settings");
+        const known = part("details", this.learned, this.compared, this.history, this.settings);
+        this.root = part(isPage ? "ppd-taste page" : "ppd-taste", this.header, this.notice, this.question, known);
+        Object.assign(this.root, { tabIndex: 0, role: "region", ariaLabel: t("taste") });
+        // What is shown of it, as of when it was made
+        /** @type {string | null | undefined} */
+        this.asked = undefined;
+        this.below = "";
+        this.shownHeader = "";
+        this.shownCompared = "";
         takeKeys(this);
         this.notice.setAttribute("role", "status");
         this.answers.textContent = t("loading");
     }
 
+    /** @param {KeyboardEvent} event */
     actionOf(event) {
         return actionOf(event, this);
     }
 
     // The graph lies behind the page: what the page does not use gets no further
+    /** @param {KeyboardEvent} event */
     keeps(event) {
         return this.isPage && !runs(event);
     }
 
+    /** @param {HTMLElement} frame */
     onPick({ dataset: { side, digest } }) {
         if (digest) this.panel.choose(digest);
-        else this.panel.pick(side);
+        else this.panel.pick(/** @type {PPD.Verdict} */ (side));
     }
 
     // What is kept where it is while it may have the focus, or be under a press, is made anew only if it has changed
@@ -66,7 +88,8 @@ export class View {
             const why = question ? [] : empty(panel);
             this.answers.replaceChildren(...why, ...answers(this));
         }
-        Object.assign(this, { asked, below });
+        this.asked = asked;
+        this.below = below;
     }
 
     showQuestion() {

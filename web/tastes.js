@@ -4,6 +4,8 @@ import { api } from "../../scripts/api.js";
 import { ask, element, t } from "./common.js";
 import { SECTIONS } from "./taste_parts.js";
 
+/** @import { Panel } from "./taste_panel.js" */
+
 const FILES = ".safetensors";
 
 const STYLE = `
@@ -13,6 +15,8 @@ const STYLE = `
 .ppd-taste .tastes label { display: flex; gap: 6px; align-items: baseline; }
 .ppd-taste .tastes input[type=checkbox] { flex: none; width: auto; margin: 0; }
 .ppd-taste .tastes input[type=text] { box-sizing: border-box; width: 100%; }
+.ppd-taste .tastes input[type=number] { flex: none; width: 5em; }
+.ppd-taste .tastes .code-told { color: var(--descrip-text); font-size: 12px; }
 .ppd-taste .tastes .drop { border: 1px dashed var(--border-color) !important; border-radius: 6px; padding: 8px; }
 .ppd-taste .taste-file { flex-wrap: nowrap; }
 .ppd-taste .taste-file img { width: 48px; height: 48px; object-fit: cover; border-radius: 4px; }
@@ -21,24 +25,28 @@ const STYLE = `
 .ppd-taste .tastes-mix select { flex: 1; min-width: 5em; }
 .ppd-taste .tastes-mix input[type=text] { flex: 1; width: auto; }`;
 
+/** @param {string} textContent @param {() => void} onClick */
 function button(textContent, onClick) {
     const made = element("button", { textContent });
     made.addEventListener("click", onClick);
     return made;
 }
 
+/** @param {string} textContent */
 function ticked(textContent) {
     const box = element("input", { type: "checkbox" });
     return { box, label: element("label", {}, box, textContent) };
 }
 
 // What a route answers that takes or gives a file, and so no JSON
+/** @param {string} path @param {RequestInit} options */
 async function send(path, options) {
     const answer = await api.fetchApi(`/ppd/${path}`, options);
     if (!answer.ok) throw new Error((await answer.json().catch(() => null))?.error ?? answer.statusText);
     return answer;
 }
 
+/** @param {Blob} blob @param {string} name */
 function save(blob, name) {
     const link = element("a", { href: URL.createObjectURL(blob), download: name });
     link.click();
@@ -47,10 +55,13 @@ function save(blob, name) {
 
 // One element for the panel to place. It reads its lists when it comes into sight, and after each change of its own.
 class Tastes {
+    /** @param {Panel} panel */
     constructor(panel) {
         this.panel = panel;
-        this.person = panel.state.person;
-        [this.list, this.back, this.mix] = ["list", "back", "mix"].map((name) => element("div", { className: `tastes-${name}` }));
+        this.person = panel.standing.person;
+        this.list = element("div", { className: "tastes-list" });
+        this.back = element("div", { className: "tastes-back" });
+        this.mix = element("div", { className: "tastes-mix" });
         this.root = element("div", { className: "tastes" }, element("style", { textContent: STYLE }),
             this.exporting(), this.importing(), this.list, this.back, this.mix);
         this.root.addEventListener("dragover", (event) => this.onDrag(event));
@@ -58,11 +69,13 @@ class Tastes {
         new IntersectionObserver(([{ isIntersecting }]) => isIntersecting && this.run(() => this.refresh())).observe(this.root);
     }
 
+    /** @param {() => unknown} work */
     run(work) {
         this.panel.run(work, true);
     }
 
     // A new file is in the nodes' lists at once
+    /** @param {string} text */
     async changed(text) {
         this.panel.notify(text);
         await this.refresh();
@@ -70,6 +83,7 @@ class Tastes {
     }
 
     async refresh() {
+        /** @type {[PPD.TasteFile[], PPD.Day[]]} */
         const [files, days] = await Promise.all([ask("tastes"), ask(`people/${this.person.id}/days`)]);
         this.list.replaceChildren(...files.map((one) => this.entry(one)));
         this.back.replaceChildren(...this.versions(days));
@@ -88,20 +102,26 @@ class Tastes {
             save(await answer.blob(), `${name.box.checked ? this.person.name : "taste"} ${day}${FILES}`);
         });
         const code = element("input", { type: "text", readOnly: true, hidden: true, ariaLabel: t("code") });
+        const epsilon = element("input", { type: "number", min: 0, max: 100, step: 0.5, value: 0, ariaLabel: t("code_epsilon") });
+        const told = element("span", { className: "code-told", hidden: true, ariaLive: "polite" });
         const copy = () => this.run(async () => {
-            code.value = (await ask(`people/${this.person.id}/code`)).code;
-            code.hidden = false;
+            if (!epsilon.reportValidity()) return;
+            const { code: made, noise } = await ask(`people/${this.person.id}/code?epsilon=${epsilon.value || 0}`);
+            code.value = made;
+            told.textContent = noise ? t("code_hides", noise) : t("code_plain");
+            code.hidden = told.hidden = false;
             code.select();
             await navigator.clipboard?.writeText(code.value).catch(() => {}); // there is none over plain HTTP
             this.panel.notify(t("code_copied"));
         });
         return element("div", {}, name.label, thumbnail.label, note,
-            element("div", { className: "row" }, button(t("taste_save"), download), button(t("taste_code"), copy)), code);
+            element("div", { className: "row" }, button(t("taste_save"), download), button(t("taste_code"), copy)),
+            element("label", { title: t("code_epsilon_tooltip") }, t("code_epsilon"), epsilon), code, told);
     }
 
     importing() {
         const file = element("input", { type: "file", accept: FILES, hidden: true });
-        file.addEventListener("change", () => this.take([...file.files]));
+        file.addEventListener("change", () => this.take([...(file.files ?? [])]));
         const code = element("input", { type: "text", placeholder: t("paste_code"), ariaLabel: t("paste_code") });
         code.addEventListener("change", () => this.run(async () => {
             if (!code.value.trim()) return;
@@ -114,17 +134,20 @@ class Tastes {
     }
 
     // ComfyUI would open what is dropped as a workflow
+    /** @param {DragEvent} event */
     onDrag(event) {
         if (!event.dataTransfer?.types.includes("Files")) return;
         event.preventDefault();
         event.stopPropagation();
     }
 
+    /** @param {DragEvent} event */
     onDrop(event) {
         this.onDrag(event);
         this.take([...(event.dataTransfer?.files ?? [])]);
     }
 
+    /** @param {Iterable<File>} files */
     take(files) {
         this.run(async () => {
             for (const file of files) {
@@ -135,6 +158,7 @@ class Tastes {
         });
     }
 
+    /** @param {PPD.TasteFile} one */
     entry(one) {
         const picture = element("img", { alt: "", hidden: !one.thumbnail });
         if (one.thumbnail) picture.src = `data:image/jpeg;base64,${one.thumbnail}`;
@@ -147,6 +171,7 @@ class Tastes {
         return element("div", { className: "row taste-file" }, picture, words, button(t("delete"), () => this.remove(one)));
     }
 
+    /** @param {PPD.TasteFile} one */
     async remove({ file }) {
         const message = t("taste_delete", { file });
         if (!(await app.extensionManager.dialog.confirm({ title: t("delete"), message, type: "delete" }))) return;
@@ -156,6 +181,7 @@ class Tastes {
         });
     }
 
+    /** @param {PPD.Day[]} days */
     versions(days) {
         if (days.length < 2) return [];
         const options = days.slice(1).map(({ date, picks }) =>
@@ -166,6 +192,7 @@ class Tastes {
         return [element("div", { className: "row" }, select)];
     }
 
+    /** @param {string} day */
     async goBack(day) {
         const defaultValue = `${this.person.name} ${new Date().toISOString().slice(0, 10)}`;
         const name = await app.extensionManager.dialog.prompt({ title: t("go_back"), message: t("go_back_copy"), defaultValue });
@@ -177,6 +204,7 @@ class Tastes {
         });
     }
 
+    /** @param {PPD.TasteFile[]} files */
     blending(files) {
         const choices = [...this.panel.people.filter(({ picks }) => picks).map(({ id, name }) => [id, name]),
             ...files.map(({ choice, name, file }) => [choice, `${t("taste")}: ${name || file.slice(0, -FILES.length)}`])];
@@ -194,11 +222,14 @@ class Tastes {
     }
 }
 
+/** @type {WeakMap<Panel, Tastes>} */
 const made = new WeakMap(); // by panel: what is typed and ticked stays while the panel around it is made anew
 
+/** @param {Panel} panel */
 function tastes(panel) {
-    if (made.get(panel)?.person.id !== panel.state.person.id) made.set(panel, new Tastes(panel));
-    return made.get(panel).root;
+    const { person } = panel.standing, known = made.get(panel), shown = known?.person.id === person.id ? known : new Tastes(panel);
+    made.set(panel, shown);
+    return shown.root;
 }
 
 SECTIONS.push({ name: "share", title: () => t("share"), make: tastes });

@@ -8,17 +8,22 @@ const ORDER = ["learn my taste", "first personal picture", "my taste", "best of 
     "learn my taste with SDXL", "learn my taste with SD1.5", "personal picture with SDXL", "personal picture with SD1.5", "paint studies", "train your own adapter"];
 
 // ComfyUI lists what it finds in a folder in the disk's order
+/** @param {string[]} names */
 function inOrder(names) {
+    /** @param {string} name */
     const place = (name) => (ORDER.includes(name) ? ORDER.indexOf(name) : ORDER.length);
     return [...names].sort((one, other) => place(one) - place(other) || one.localeCompare(other));
 }
 
+/** @type {Promise<Record<string, string>>} */
 let translations;
 
 // Texts that stand in a template as we wrote them; what somebody has changed is theirs
+/** @param {Comfy.Workflow} graph */
 async function inJapanese({ groups = [], nodes = [] }) {
     translations ??= fetch(new URL("templates.ja.json", import.meta.url)).then((answer) => answer.json());
     const japanese = await translations;
+    /** @param {string} text */
     const of = (text) => japanese[text] ?? text;
     for (const group of groups) group.title = of(group.title);
     for (const node of nodes) {

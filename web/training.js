@@ -24,17 +24,29 @@ const STYLE = `
 .ppd-training button:hover:enabled { border-color: var(--p-primary-color, #4a90d9); }
 .ppd-training button:focus-visible { outline: 2px solid var(--p-primary-color, #4a90d9); }`;
 
+/** @param {number} share */
 const percent = (share) => `${Math.round(100 * share)}\u00a0%`;
 
+/** @param {number} seconds */
 function duration(seconds) {
     if (seconds < 90) return t("seconds", { count: Math.round(seconds) });
     return seconds < 5400 ? t("minutes", { count: Math.round(seconds / 60) }) : t("hours", { count: (seconds / 3600).toFixed(1) });
 }
 
+/** @type {PPD.Training} */
+const NEW = { state: "new", is_active: false, is_dry_run: false, message: "", step: 0, of: 0, seconds_left: null, figures: {},
+    sheet: null, page: false, worth: null, costs: null };
+
 // What one node shows: the training of the name in its widget, which the server knows, whoever started it and when
 class View {
+    /** @param {Comfy.Node} node */
     constructor(node) {
-        Object.assign(this, { node, state: null, complaint: "", drawn: "" });
+        this.node = node;
+        /** @type {PPD.Training | null} */
+        this.state = null;
+        this.complaint = "";
+        this.drawn = "";
+        this.timer = 0; // of the next look
         this.root = element("div", { className: "ppd-training", role: "group" });
         this.root.addEventListener("wheel", (event) => this.onWheel(event));
         this.refresh();
@@ -54,9 +66,11 @@ class View {
         const { name } = this;
         const look = (this.look = {});
         try {
+            /** @type {PPD.Training | null} */
             const state = name ? await ask(this.path) : null;
             if (look !== this.look) return;
-            Object.assign(this, { state, complaint: "" });
+            this.state = state;
+            this.complaint = "";
         } catch (error) {
             if (look !== this.look) return;
             this.complaint = error.message;
@@ -66,6 +80,7 @@ class View {
         if (again && this.node.graph) this.timer = setTimeout(() => this.refresh(), OFTEN);
     }
 
+    /** @param {"stop" | "go-on"} action */
     async press(action) {
         try {
             this.state = await ask(`${this.path}/${action}`, {});
@@ -77,6 +92,7 @@ class View {
     }
 
     // The classic renderer lays the widget over the canvas, which then hears no wheel; Nodes 2.0 passes it on by itself
+    /** @param {WheelEvent} event */
     onWheel(event) {
         if (app.extensionManager.setting.get("Comfy.VueNodes.Enabled")) return;
         event.preventDefault();
@@ -90,12 +106,15 @@ class View {
         if (key === this.drawn) return;
         this.drawn = key;
         this.root.ariaLabel = t("training_label");
-        const focused = this.root.contains(document.activeElement) && document.activeElement.className;
-        this.root.replaceChildren(...this.parts(this.state ?? { state: "new", figures: {} }));
-        if (focused) this.root.querySelector(`button.${focused}`)?.focus({ preventScroll: true });
+        const { activeElement } = document, focused = this.root.contains(activeElement) && activeElement?.className;
+        this.root.replaceChildren(...this.parts(this.state ?? NEW));
+        const button = focused && this.root.querySelector(`button.${focused}`);
+        if (button instanceof HTMLElement) button.focus({ preventScroll: true });
     }
 
+    /** @param {PPD.Training} state */
     parts(state) {
+        /** @type {HTMLElement[]} */
         const parts = [element("p", { className: "told", role: "status", textContent: this.told(state) })];
         if (state.step && !state.is_dry_run && state.state !== "finished") parts.push(this.bar(state));
         const figures = this.figures(state);
@@ -107,6 +126,7 @@ class View {
         return parts;
     }
 
+    /** @param {PPD.Training} state */
     told(state) {
         const { worth, costs } = state;
         if (costs) return t("training_costs", { time: duration(costs.seconds), memory: costs.gigabytes.toFixed(1) });
@@ -119,12 +139,14 @@ class View {
         return t(`training_is_${state.state}`, state);
     }
 
+    /** @param {PPD.Training} state */
     bar({ step, of }) {
         const filled = element("span");
         filled.style.width = `${(100 * step) / of}%`;
         return element("div", { className: "bar", role: "progressbar", ariaValueNow: Math.round((100 * step) / of) }, filled);
     }
 
+    /** @param {PPD.Training} state */
     figures({ state, is_dry_run, step, of, seconds_left, figures: { accuracy, held_out } }) {
         if (!step || is_dry_run || state === "finished") return "";
         const told = [t("training_steps", { step, of })];
@@ -134,14 +156,18 @@ class View {
         return told.join(" · ");
     }
 
+    /** @param {PPD.Training} state */
     sheet({ sheet }) {
         const url = api.apiURL(`/ppd/${this.path}/sheet.png?at=${sheet}`);
         const image = element("img", { src: url, alt: t("training_sheet"), title: t("training_sheet"), draggable: false });
         return element("a", { className: "sheet", href: url, target: "_blank" }, image);
     }
 
+    /** @param {PPD.Training} state */
     buttons({ state, is_active, page }) {
+        /** @type {HTMLElement[]} */
         const made = [];
+        /** @param {string} text @param {string} className @param {() => void} onClick */
         const add = (text, className, onClick) => made.push(button(text, onClick, { className }));
         if (is_active && state !== "stopping") add(t("training_stop"), "stop", () => this.press("stop"));
         if (state === "stopped" || state === "died") add(t("training_go_on"), "go-on", () => this.press("go-on"));
@@ -151,11 +177,14 @@ class View {
     }
 }
 
+/** @type {WeakMap<Comfy.Node, View>} */
 const views = new WeakMap(); // a node's view
 
+/** @param {Comfy.Graph} [graph] @returns {Generator<View>} */
 function* trainers(graph = app.graph) {
     for (const node of graph?.nodes ?? []) {
-        if (views.has(node)) yield views.get(node);
+        const view = views.get(node);
+        if (view) yield view;
         if (node.subgraph) yield* trainers(node.subgraph);
     }
 }
@@ -165,8 +194,10 @@ function refreshAll() {
 }
 
 // A choice of another name shows that training
+/** @param {View} view */
 function follow(view) {
-    const widget = view.node.widgets.find(({ name }) => name === "name");
+    const widget = view.node.widgets?.find(({ name }) => name === "name");
+    if (!widget) return;
     const { callback } = widget;
     widget.callback = function (...given) {
         view.refresh();
@@ -178,7 +209,7 @@ app.registerExtension({
     name: "ppd.training",
     setup() {
         document.head.append(element("style", { textContent: STYLE }));
-        for (const name of ["executed", "execution_error", "reconnected"]) api.addEventListener(name, refreshAll);
+        for (const name of /** @type {const} */ (["executed", "execution_error", "reconnected"])) api.addEventListener(name, refreshAll);
         document.addEventListener("visibilitychange", () => document.hidden || refreshAll());
     },
     nodeCreated(node) {

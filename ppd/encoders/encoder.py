@@ -25,7 +25,7 @@ from torch import Tensor
 from ..files import file_digest, read_tensors, write_file, write_tensors
 from ..limits import line, number, parsed
 from ..messages import quoted
-from ..moodboard import KEPT, LOVED
+from ..moodboard import is_rated
 from ..pairs import PreferencePair
 from ..pictures import PreferenceError
 from ..privacy import BoundedTaste, clipped
@@ -103,9 +103,12 @@ class PosteriorEncoder:
         `skipped`, and its pair left out. `progress(pictures done, of)` may raise to cancel. Pictures that were rated or
         loved count in several comparisons each: with any of them nothing is known of what one moves (privacy.py).
         """
-        found = self.encode_differences(*self.read(pairs, on_bad=on_bad, skipped=skipped, progress=progress))
-        rated = any(mark in (pair.choice or "") for pair in pairs for mark in (KEPT, LOVED))
-        return replace(found, bounded=None) if rated else found
+        return self.encode_told(pairs, self.read(pairs, on_bad=on_bad, skipped=skipped, progress=progress))
+
+    def encode_told(self, pairs: Sequence[PreferencePair], told: Told) -> UserEmbedding:
+        """The same of what the pairs say."""
+        found = self.encode_differences(*told)
+        return replace(found, bounded=None) if any(map(is_rated, pairs)) else found
 
     def read(
         self,

@@ -168,7 +168,7 @@ class Looks:
         """Looks of what `tensors` and `lists` gave; what is missing or does not fit raises ValueError."""
         missing = [f"look_{name}" for name in TENSORS if f"look_{name}" not in tensors]
         if missing:
-            raise ValueError(f"The looks lack {', '.join(missing)}.")
+            raise ValueError(f"its looks lack {', '.join(missing)}")
         names, low, high = (_words(name, lists.get(name)) for name in ("names", "low", "high"))
         japanese = lists.get("japanese", [])
         if not isinstance(japanese, list):

@@ -20,6 +20,8 @@ SAYING = 3
 """Answers named for a look, those that add most to it."""
 AGAINST = 1
 """And so many of those that take most away."""
+EARLY = 64
+"""Answers below which most changes over time go unnoticed: half of them at 64 (benchmarks/explain.py)."""
 MOST_LOOKS = 8
 """Looks that are explained: those that are sure or likely, then those that u leans to most clearly."""
 
@@ -79,6 +81,11 @@ class Explanation:
     looks: tuple[LookReport, ...]
     points: tuple[int, ...]
     drift: tuple[DriftReport, ...]
+
+    @property
+    def is_early(self) -> bool:
+        """Whether there are answers, and too few for it to mean much that no change over time is told."""
+        return 0 < self.answers < EARLY and not self.drift
 
 
 @dataclass(frozen=True)
@@ -203,6 +210,10 @@ def in_words(found: Explanation) -> list[str]:
         f"shuffled orders as clear in {one.p:.1%}. Let old picks fade, half after {one.half_life} newer ones?"
         for one in found.drift
     ]
+    if found.is_early:
+        lines.append(
+            f"No change over time is told, which says little yet: below {EARLY} picks most changes go unnoticed."
+        )
     return lines
 
 

@@ -35,11 +35,14 @@ def command(arguments: argparse.Namespace) -> dict[str, Any]:
         print(price(hiding, people, len(prior[0])))
     rounds = arguments.rounds or ROUNDS
     if arguments.secure:
-        from .flower import FederatedPrior, rehearse
+        from .flower import rehearse
+        from .prior import FederatedPrior, PriorStudio
 
         most, first = max(map(len, studios)), None if hiding is None else prior
         task = FederatedPrior(len(prior[0]), hiding.rounds if hiding else rounds, most, first, hiding)
-        fitted = rehearse(studios, task, len(studios))
+        rehearse([PriorStudio(some, hiding) for some in studios], task, len(studios))
+        assert task.prior is not None
+        fitted = task.prior
     elif hiding is None:
         fitted = fit_federated(studios, rounds)
     else:

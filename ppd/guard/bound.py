@@ -1,13 +1,14 @@
-"""A taste bound to a guide: u moved as little as possible, so that it does not pull against a look that is a rule.
+"""A taste bound to a guide: u moved as little as possible, so that it leans against no look that is a rule.
 
-Tilting by u moves whitened features by Cov(phi) u = u, so it moves the amount of a look by r . u, r its reading. A
-`never` asks s r . u <= 0, a `must` s r . u >= 0, s the sign of the end that is named: half-spaces a . u <= 0. They say
-where u pulls, not how pictures come out: that is the brand check's.
+What u does with a look is told in two ways. Tilting by u moves whitened features by Cov(phi) u = u, so it moves the
+amount of the look by r . u, r its reading; and of two pictures that are a step s of the look apart u prefers one by
+log-odds of s . u, which is what words and sorting go by. Looks overlap, so the two can differ in sign. A `never` asks
+that both be <= 0, a `must` that both be >= 0, for the end that is named: half-spaces a . u <= 0. They say where u
+leans, not how pictures come out: that is the brand check's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,41 +26,50 @@ SLACK = 1e-6
 
 @dataclass(frozen=True)
 class Bound:
-    """The embedding that obeys the guide, and of each rule that held it back the pull on the look, in steps, before."""
+    """The embedding that obeys the guide, and the rules that it leaned against before."""
 
     embedding: UserEmbedding
-    held: dict[LookRule, float]
+    held: tuple[LookRule, ...]
 
 
 def bound(embedding: UserEmbedding, guide: Guide, looks: Looks, prior: PopulationPrior) -> Bound:
-    """The nearest u [1, d] that pulls against none of the guide's `must` and `never` looks.
+    """The nearest u [1, d] that leans against none of the guide's `must` and `never` looks.
 
     Nearest in the prior's Mahalanobis distance (v - u)' S^-1 (v - u), S the covariance over people: what people hardly
     differ in is hardly changed, and what is left is the likeliest person who obeys. Exact (nonnegative least squares in
     the dual), idempotent, and the same u where it obeys already. Draws of the posterior stay on the edge.
     """
-    rules = [rule for rule in guide.looks if rule.level != "should"]
+    rules = binding(guide)
     prior.check_embedding(embedding.u)
     if not rules:
-        return Bound(embedding, {})
+        return Bound(embedding, ())
     ends = [look_end(looks, rule.word) for rule in rules]
     signs = [sign if rule.level == "never" else -sign for rule, (_, sign) in zip(rules, ends, strict=True)]
-    a = torch.stack([sign * looks.readings[index].double() for sign, (index, _) in zip(signs, ends, strict=True)])
+    both = [part for of in (looks.readings, looks.steps) for part in of.double()[[index for index, _ in ends]]]
+    a = torch.stack([sign * part for sign, part in zip(2 * signs, both, strict=True)])
     u, s = embedding.u[0].double(), prior.covariance.double()
     pulls = a @ u
-    if bool((pulls <= SLACK * a.norm(dim=1) * u.norm()).all()):
-        return Bound(embedding, {})
+    against = pulls > SLACK * a.norm(dim=1) * u.norm()
+    if not against.any():
+        return Bound(embedding, ())
     gram = a @ s @ a.T
     weights = nonnegative(gram, pulls)
     active = (weights > 0).nonzero().flatten().tolist()
     moved = u - s @ a.T @ weights
+    if moved.norm() <= SLACK * u.norm():  # rounding: nothing of the taste obeys
+        moved = torch.zeros_like(u)
     factor = embedding.covariance_factor
     if factor is not None:
         edge = a[active]
         onto = torch.linalg.pinv(gram[active][:, active]) @ edge @ factor.double()
         factor = (factor.double() - s @ edge.T @ onto).float()
-    held = {rules[i]: float(abs(pulls[i])) for i in active}
+    held = tuple(rule for rule, one in zip(rules, against.view(2, -1).any(0), strict=True) if one)
     return Bound(embedding.moved(moved[None].float(), factor), held)
+
+
+def binding(guide: Guide) -> list[LookRule]:
+    """The guide's rules that bind a taste: looks that must or never be."""
+    return [rule for rule in guide.looks if rule.level != "should"]
 
 
 def nonnegative(gram: Tensor, target: Tensor) -> Tensor:
@@ -100,11 +110,11 @@ def _least(gram: Tensor, target: Tensor, x: Tensor, passive: Tensor) -> Tensor:
         passive[int(share.argmin())] = False
 
 
-def told(found: Bound, rules: Sequence[LookRule]) -> str:
+def told(found: Bound, guide: Guide) -> str:
     """For people: what was held back."""
-    if not rules:
-        return "The guide has no looks that must or never be: the taste goes on as it is."
+    if not binding(guide):
+        return f"The guide {guide.name} has no looks that must or never be: the taste goes on as it is."
     if not found.held:
-        return "The taste pulls against no rule of the guide: it goes on as it is."
-    lines = [f"{rule}: it pulled the other way by {pull:.2f}, and now does not." for rule, pull in found.held.items()]
-    return "\n".join(["The taste is bound to the guide.", *lines])
+        return f"The taste leans against no rule of the guide {guide.name}: it goes on as it is."
+    lines = [f"{rule}: it leaned the other way, and now does not." for rule in found.held]
+    return "\n".join([f"The taste is bound to the guide {guide.name}.", *lines])

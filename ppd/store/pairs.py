@@ -90,7 +90,8 @@ class Pairs(Erasing):
         return pairs
 
     def fingerprint(self, person: str) -> str:
-        """Changes when the person's pairs or moodboard do, how they fade, or which taste encoder reads them."""
+        """Changes when the person's pairs or moodboard do, how they fade, which taste encoder reads them, or which
+        guide binds them."""
         who = self.person(person)
         picks = self.database.read(
             "SELECT pick, candidates.verdict, choice FROM candidates JOIN picks ON picks.id = pick"
@@ -102,7 +103,8 @@ class Pairs(Erasing):
             " ON ratings.picture = pictures.id WHERE person = ? AND pictures.rating IS NOT NULL GROUP BY pictures.id",
             (person,),
         )
-        return hashlib.sha256(repr((person, who.half_life, who.encoder, picks, ratings)).encode()).hexdigest()
+        settings = who.half_life, who.encoder, who.guide
+        return hashlib.sha256(repr((person, *settings, picks, ratings)).encode()).hexdigest()
 
     def export(self, person: str, folder: Path | str) -> None:
         """Write the person's pairs as a preference set; refused where there are none, for that could not be read."""

@@ -30,6 +30,10 @@ class Person:
     half_life: float | None
     encoder: str
     """Name of the taste encoder that reads their pictures."""
+    guide: str | None
+    """Name of the brand guide that their taste is bound to, None where it is free."""
+    guide_digest: str | None
+    """sha256 of the guide's file when it was chosen."""
     picks: int
     """Answers to questions that say something: ties are in, skips are not, and a choice is one."""
     open: int
@@ -106,16 +110,23 @@ class People:
             database.execute("UPDATE people SET encoder = ? WHERE id = ?", (name, person))
         return True
 
+    def set_guide(self, person: str, name: str | None, digest: str | None) -> None:
+        """Which brand guide the person's taste is bound to, and its file's sha256; None for none. That there is one of
+        the name is not known here."""
+        with self.database.writing() as database:
+            self.person(person)
+            database.execute("UPDATE people SET guide = ?, guide_digest = ? WHERE id = ?", (name, digest, person))
+
     def _people(self, condition: str, values: Sequence[Any] = ()) -> list[Person]:
         rows = self.database.read(
-            "SELECT id, name, created, half_life, encoder,"
+            "SELECT id, name, created, half_life, encoder, guide, guide_digest,"
             " (SELECT count(DISTINCT coalesce(choice, candidates.id)) FROM candidates JOIN picks ON picks.id = pick"
             " WHERE person = people.id AND candidates.verdict != 'skip'),"
             " (SELECT count(*) FROM candidates WHERE person = people.id AND verdict IS NULL),"
             " (SELECT count(*) FROM pictures WHERE person = people.id AND rating IS NOT NULL), revision"
             " FROM people " + condition,
             values,
-            (str, str, str, float | None, str, int, int, int, int),
+            (str, str, str, float | None, str, str | None, str | None, int, int, int, int),
         )
         people = [Person(*row) for row in rows]
         if any(one.half_life is not None and not one.half_life > 0 for one in people):

@@ -94,7 +94,7 @@ class Ratings(Candidates):
         self._check_rating(rating)
         with self.database.writing() as database:
             if self.kept_picture(picture).person != person:
-                raise MissingError(f"Picture {picture} was not kept for this person.")
+                raise MissingError(f"Picture {picture} was not kept for this person: reload the page.")
             self._rate(database, picture, rating, request)
 
     def rated(self, person: str, before: int | None = None, limit: int = 100) -> list[KeptPicture]:

@@ -130,6 +130,13 @@ VERSIONS = (
             request TEXT NOT NULL UNIQUE
         )""",
     ),
+    (
+        "ALTER TABLE people ADD COLUMN guide TEXT",
+        "ALTER TABLE people ADD COLUMN guide_digest TEXT",
+        "DROP TRIGGER person_changed",
+        """CREATE TRIGGER person_changed AFTER UPDATE OF name, half_life, encoder, guide, guide_digest ON people
+            BEGIN UPDATE people SET revision = revision + 1 WHERE id = NEW.id; END""",
+    ),
 )
 """Statements that make a store of version n one of version n + 1; a new store starts at 0."""
 

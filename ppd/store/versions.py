@@ -64,7 +64,9 @@ class Versions(Pairs):
                 return self.person(made)
         known = self.person_called(copy)
         if known is None:
-            raise MissingError(f"{copy!r}, who was made when going back, is not in the taste store any more.")
+            raise MissingError(
+                f"{copy!r}, who was made when going back, is not in the taste store any more: go back again."
+            )
         return known
 
     def _has_gone_back(self, request: str, person: str) -> bool:
@@ -104,7 +106,8 @@ class Versions(Pairs):
         """The id of a new person with all that stands of another's."""
         source, copy = self.person(person), self._insert_person(database, name)
         database.execute(
-            "UPDATE people SET half_life = ?, encoder = ? WHERE id = ?", (source.half_life, source.encoder, copy)
+            "UPDATE people SET half_life = ?, encoder = ?, guide = ?, guide_digest = ? WHERE id = ?",
+            (source.half_life, source.encoder, source.guide, source.guide_digest, copy),
         )
         self._copy_candidates(database, person, copy)
         self._copy_pictures(database, person, copy)

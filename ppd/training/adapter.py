@@ -81,9 +81,7 @@ def train_adapter(
             learning_rate=learning_rate,
             checkpoint=checkpoint,
             seed=seed,
-            warmup=50,
-            ema=0.99,
-            **{"on_step": report, **loop},
+            **{"warmup": 50, "ema": 0.99, "on_step": report, **loop},
         )
     summary = {
         "steps": steps,

@@ -26,7 +26,7 @@ def command(arguments: argparse.Namespace) -> dict[str, Any]:
         return stop(folder)
     missing = [name for name in ("base", "studies", "encoder") if getattr(arguments, name) is None]
     if missing:
-        raise ValueError(f"An adapter needs {' and '.join(f'--{name}' for name in missing)}.")
+        raise ValueError(f"An adapter needs {' and '.join(f'--{name}' for name in missing)}: name them.")
     if arguments.out.exists() and not arguments.dry_run:
         raise ValueError(f"There is a file {arguments.out.name} already: name another one as --out.")
     run = opened(arguments, folder, settings_of(arguments))

@@ -157,7 +157,7 @@ class _Microbatch(NamedTuple):
 
 def _uses_bfloat16(precision: Precision | None, device: torch.device) -> bool:
     if precision not in (None, "bf16", "no"):
-        raise ValueError(f'The precision is "bf16" or "no" (float32), got {quoted(precision)}.')
+        raise ValueError(f'Expected "bf16" or "no" (float32) as precision, got {quoted(precision)}.')
     return has_bfloat16(device) if precision is None else precision == "bf16"
 
 

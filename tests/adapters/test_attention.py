@@ -71,7 +71,7 @@ def test_gradients_equal_scaled_dot_product_attention():
     inputs = [torch.randn(2, n, 16, generator=generator, dtype=torch.float64) for n in (6, 4, 4)]
     ours = [x.clone().requires_grad_() for x in inputs]
     theirs = [x.clone().requires_grad_() for x in inputs]
-    user_attention(*ours, heads=2).square().sum().backward()
+    user_attention(ours[0], ours[1], ours[2], 2).square().sum().backward()
     F.scaled_dot_product_attention(*(split(x, 2) for x in theirs)).square().sum().backward()
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a.grad, b.grad)
@@ -156,7 +156,7 @@ def test_what_is_not_affine_is_refused(where, added):
         torch.no_grad(),
         pytest.raises(ValueError, match=r"not affine \(.* off the sum of its outputs, .*\).*: remove"),
     ):
-        fold(*changed.values(), k, k, 4, 32)
+        fold(changed["to_q"], changed["to_out"], k, k, 4, 32)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

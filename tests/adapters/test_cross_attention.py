@@ -22,7 +22,7 @@ def trained(**changes):
     torch.manual_seed(0)
     adapter = CrossAttentionAdapter(config(**changes))
     for layer in adapter.layers:
-        torch.nn.init.normal_(layer.to_v_user.weight)
+        torch.nn.init.normal_(layer.get_parameter("to_v_user.weight"))
     return adapter
 
 
@@ -111,7 +111,7 @@ def test_zero_values_still_learn():
 
 def test_projector_and_values_both_zero_would_never_learn():
     adapter = CrossAttentionAdapter(config())
-    torch.nn.init.zeros_(adapter.projector[2].weight)
+    torch.nn.init.zeros_(adapter.projector.get_parameter("2.weight"))
     assert not any(gradient.any() for gradient in gradients(adapter).values())
 
 
@@ -182,7 +182,9 @@ def test_file_layout(tmp_path):
     assert names == layers | {"projector.0.weight", "projector.2.weight"}
     assert (metadata["format"], metadata["version"], metadata["family"]) == ("ppd-user-adapter", "1", "pocket")
     assert json.loads(metadata["layers"]) == [8, 16]
-    assert UserAdapter.load(tmp_path / "a.safetensors").layers[0].to_k_user.weight.dtype == torch.float32
+    assert (
+        UserAdapter.load(tmp_path / "a.safetensors").get_parameter("layers.0.to_k_user.weight").dtype == torch.float32
+    )
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from ppd.branch import Scope
 from ppd.families import FAMILIES
 from ppd.hosts.diffusers import DiffusersHost, cross_attentions, guidance_rows
 
-CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}
 CONTEXT = {"sd15": 768, "sdxl": 2048}
 
 

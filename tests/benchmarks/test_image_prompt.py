@@ -6,6 +6,7 @@ import importlib
 from functools import partial
 from importlib.util import find_spec
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ if find_spec("comfy"):
     from comfy.patcher_extension import WrappersMP
 
 PROMPTS = ["a quiet lake", "a red boat"]
-SETTINGS = {"seeds": 2, "size": 64, "steps": 1, "cfg": 4.0}
+SETTINGS: dict[str, Any] = {"seeds": 2, "size": 64, "steps": 1, "cfg": 4.0}
 
 
 def pair(number: int, prompt: str) -> PreferencePair:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -15,7 +17,7 @@ from ppd.encoders.making import (
 from ppd.encoders.population import fit_whitening
 from ppd.encoders.simulated import TYPICAL_LOGIT
 
-NAMED = {"encoder": "tiny", "encoder_hash": "a" * 64}
+NAMED: dict[str, Any] = {"encoder": "tiny", "encoder_hash": "a" * 64}
 
 
 def features(n=240, f=40, strong=8, seed=0):

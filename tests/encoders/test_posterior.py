@@ -18,7 +18,7 @@ from ppd.pictures import Picture, PreferenceError
 from ppd.user_embedding import UserEmbedding
 
 
-def random_prior(d, seed=0):
+def random_prior(d, seed=0) -> tuple[torch.Tensor, torch.Tensor]:
     rng = torch.Generator().manual_seed(seed)
     root = torch.randn(d, d, generator=rng, dtype=torch.float64)
     return torch.randn(d, generator=rng, dtype=torch.float64), root @ root.T / d + 0.1 * torch.eye(d)

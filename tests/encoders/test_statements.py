@@ -11,8 +11,8 @@ READINGS = torch.eye(4)[:3]
 
 def looks_of(readings=READINGS):
     k = len(readings)
-    words = [tuple(f"{word} {i}" for i in range(k)) for word in ("look", "less", "more")]
-    return Looks(*words, steps=readings, readings=readings, reliability=torch.ones(k))
+    names, low, high = (tuple(f"{word} {i}" for i in range(k)) for word in ("look", "less", "more"))
+    return Looks(names, low, high, steps=readings, readings=readings, reliability=torch.ones(k))
 
 
 def picks(weights, n, *, correlated=0.0, seed=0):

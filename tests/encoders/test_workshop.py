@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,7 +107,8 @@ def test_what_was_painted_is_compared_with_what_the_tower_reads(studies, weights
         sides = [signs[text.rsplit(", ", 1)[1]] for text in texts]
         return torch.stack([sign * towards[:, look] for look, sign in sides])
 
-    features.tower.text_side = text_side
+    tower: Any = features.tower
+    tower.text_side = text_side
     encoder = make_encoder(features, REFERENCE, Materials(studies))
     assert encoder.made["words_agree"] == {"dark-bright": 1.0, "cool-warm": -1.0}
     assert "cosine 0.00 in the median of the looks, least -1.00 of cool-warm" in report_of(encoder)

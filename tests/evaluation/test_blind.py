@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ppd.blind_questions import Scene, Trial, design, error_of, left_to_ask, outcomes, pairs_of
+from ppd.blind_questions import Scene, Trial, Verdict, design, error_of, left_to_ask, outcomes, pairs_of
 from ppd.evaluation.blind import ALPHA, by_look, consistency, over_prompts, score
 from ppd.pictures import Picture
 from ppd.sequential import decided
@@ -181,7 +181,7 @@ def test_repeats_bound_what_can_be_won(share, ceiling):
 
 def test_neither_is_no_disagreement_since_win_rates_leave_it_out():
     """Who always prefers one way, and says "neither" at random, wins with it always: the ceiling must be 1."""
-    said = [
+    said: list[tuple[Verdict, Verdict]] = [
         ("first", "second"),
         ("first", "second"),
         ("tie", "second"),

@@ -52,7 +52,7 @@ def reports(answered, tmp_path_factory):
     for name, probability, picks in (("Ann", 1.0, 10), ("Bo", 0.75, 40), ("Cy", 0.6, 10)):
         store, test = answered(name, probability, picks)
         figures = figures_of(test)
-        write_report(folder / name, test, figures, lambda digest, store=store: Picture(store.picture(digest)))
+        write_report(folder / name, test, figures, lambda digest: Picture(store.picture(digest)))  # noqa: B023
     return folder
 
 

@@ -19,8 +19,8 @@ def a_prior(d=6, noise=1.0, seed=0):
 def some_looks(k=3, d=6, seed=1):
     """Looks whose readings go together."""
     readings = torch.eye(max(k, d))[:k, :d] + 0.3 * torch.randn(k, d, generator=torch.Generator().manual_seed(seed))
-    words = [tuple(f"{word} {number}" for number in range(k)) for word in ("look", "less", "more")]
-    return Looks(*words, steps=readings, readings=readings, reliability=torch.ones(k))
+    names, low, high = (tuple(f"{word} {number}" for number in range(k)) for word in ("look", "less", "more"))
+    return Looks(names, low, high, steps=readings, readings=readings, reliability=torch.ones(k))
 
 
 def picks(taste, n=None, seed=0, spread=1.4):

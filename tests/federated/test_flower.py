@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import random
 
 import pytest
 import torch
 
 from ppd.encoders.population import fit_population
-from ppd.federated.flower import EVIDENCE, MODULUS, SUMS, FederatedPrior, _answer, rehearse, server_app, steps
+from ppd.federated.flower import MODULUS, rehearse, server_app, steps
 from ppd.federated.hiding import Hiding
+from ppd.federated.prior import EVIDENCE, SUMS, FederatedPrior, PriorStudio
 from ppd.federated.sums import fit_federated, rows
 from ppd.privacy import DELTA, Guarantee
 
@@ -36,8 +38,7 @@ def test_the_server_asks_for_evidence_first_and_then_for_sums(studios):
     """By hand what Flower carries: the prior is that of everybody pooled."""
     task = FederatedPrior(D, 3, PEOPLE, None, None)
     while task.left:
-        asked = [] if task.prior is None else list(task.prior)
-        answers = torch.stack([_answer(people, asked, None, None) for people in studios])
+        answers = torch.stack([PriorStudio(people, None).answer(task.ask()) for people in studios])
         assert float(answers.abs().max()) <= task.range == PEOPLE * (EVIDENCE if task.prior is None else SUMS)
         task.take(answers.sum(0))
     torch.testing.assert_close(task.prior, fit_federated(studios, 3), rtol=0, atol=1e-12)
@@ -46,8 +47,8 @@ def test_the_server_asks_for_evidence_first_and_then_for_sums(studios):
 def test_a_studio_that_hides_its_people_gives_no_sums_without_noise(studios, public):
     hiding = Hiding(Guarantee(4.0), LEAST, 2)
     with pytest.raises(ValueError, match="asked for sums without noise"):
-        _answer(studios[0], [], hiding, None)
-    assert not torch.equal(_answer(studios[0], list(public), hiding, None), rows(studios[0], public).sum(0))
+        PriorStudio(studios[0], hiding).answer([])
+    assert not torch.equal(PriorStudio(studios[0], hiding).answer(public), rows(studios[0], public).sum(0))
     for prior, rounds in ((None, 2), (public, 3)):
         with pytest.raises(ValueError, match="start at a public prior"):
             FederatedPrior(D, rounds, PEOPLE, prior, hiding)
@@ -61,7 +62,7 @@ def test_the_sum_of_all_studios_fits_into_the_masks(studios):
 def test_without_flower_one_sentence_says_what_to_install(studios, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "flwr", None)
     with pytest.raises(ValueError, match="install requirements-federated.txt in an environment of its own"):
-        rehearse(studios, FederatedPrior(D, 1, PEOPLE, None, None), LEAST)
+        rehearse([PriorStudio(some, None) for some in studios], FederatedPrior(D, 1, PEOPLE, None, None), LEAST)
 
 
 @flower
@@ -69,14 +70,19 @@ def test_a_sum_over_one_studio_is_refused(public):
     task = FederatedPrior(D, 1, PEOPLE, public, None)
     for least in (1, 21):
         with pytest.raises(ValueError, match=f"Expected 2 to 20 studios that must answer, got {least}"):
-            server_app(task, STUDIOS, least, done=lambda prior: None)
+            server_app(task, STUDIOS, least, done=lambda: None)
+
+
+def rehearsed(studios, task, hiding=None, noise=None, **options):
+    rehearse([PriorStudio(some, hiding, noise) for some in studios], task, **options)
+    return task.prior
 
 
 @flower
 @pytest.mark.slow
 def test_twenty_studios_with_masks_get_the_pooled_prior_but_for_the_rounding(studios):
     """A number is off by a step times sqrt(20) / 2 at most, on 60 people."""
-    found = rehearse(studios, FederatedPrior(D, 2, PEOPLE, None, None), LEAST)
+    found = rehearsed(studios, FederatedPrior(D, 2, PEOPLE, None, None), least=LEAST)
     exact = fit_population([person for people in studios for person in people], 2)
     step = 2 * PEOPLE * SUMS / steps(STUDIOS)
     assert 0 < float((found[0] - exact[0]).abs().max()) < 20 * step / (STUDIOS * PEOPLE) < 1e-6
@@ -86,20 +92,26 @@ def test_twenty_studios_with_masks_get_the_pooled_prior_but_for_the_rounding(stu
 @flower
 @pytest.mark.slow
 def test_a_studio_that_drops_out_after_the_keys_leaves_the_sums_of_the_others(studios, public):
-    found = rehearse(studios, FederatedPrior(D, 1, PEOPLE, public, None), LEAST, absent=lambda studio: studio == 7)
+    task = FederatedPrior(D, 1, PEOPLE, public, None)
+    found = rehearsed(studios, task, least=LEAST, absent=lambda studio: studio == 7)
     rest = studios[:7] + studios[8:]
     task = FederatedPrior(D, 1, PEOPLE, public, None)
-    task.take(sum(rows(people, public).sum(0) for people in rest))
+    task.take(torch.stack([rows(people, public).sum(0) for people in rest]).sum(0))
     torch.testing.assert_close(found, task.prior, rtol=0, atol=3e-6)
 
 
 @flower
 @pytest.mark.slow
 def test_noise_reaches_the_server_through_the_masks(studios, public):
-    hiding = Hiding(Guarantee(8.0), LEAST, 1)
-    found = rehearse(studios, FederatedPrior(D, 1, PEOPLE, public, hiding), LEAST, seed=0)
+    """Four studios are enough: what they send is what the same draws make of their sums."""
+    some, hiding = studios[:4], Hiding(Guarantee(8.0), 4, 1)
+    task = FederatedPrior(D, 1, PEOPLE, public, hiding)
+    found = rehearsed(some, task, hiding, random.Random(0), least=4)
+    plain = FederatedPrior(D, 1, PEOPLE, public, None)
+    plain.take(torch.stack([rows(people, public).sum(0) for people in some]).sum(0))
     torch.testing.assert_close(found[1], found[1].T)
     assert torch.isfinite(found[0]).all() and float(found[0].norm()) <= hiding.clip
+    assert float((found[1] - plain.prior[1]).norm()) > 0.1
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""u bound to a guide: nearest in the prior's metric, idempotent, and no pull against a rule."""
+"""u bound to a guide: nearest in the prior's metric, idempotent, and leaning against no rule."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ppd.encoders.looks import Looks
 from ppd.encoders.population import PopulationPrior
 from ppd.guard.bound import bound, nonnegative, told
 from ppd.guard.guide import Contrast, Guide, LookRule
+from ppd.text_taste import leanings
 from ppd.user_embedding import UserEmbedding
 
 D, WORDS, HASH = 6, ("a", "b", "c", "d"), "0" * 64
@@ -20,24 +21,24 @@ RULES = (("never", "high a"), ("must", "high b"), ("never", "low c"), ("must", "
 def world(seed):
     g = torch.Generator().manual_seed(seed)
     root = torch.randn(D, D, generator=g)
-    readings = torch.randn(4, D, generator=g)
+    readings, steps = torch.randn(2, 4, D, generator=g)
     prior = PopulationPrior(
         torch.zeros(D), root @ root.T / D + 0.1 * torch.eye(D), torch.zeros(7), torch.eye(7, D), "e", "0" * 64
     )
     looks = Looks(
-        WORDS, tuple(f"low {w}" for w in WORDS), tuple(f"high {w}" for w in WORDS), readings, readings, torch.ones(4)
+        WORDS, tuple(f"low {w}" for w in WORDS), tuple(f"high {w}" for w in WORDS), steps, readings, torch.ones(4)
     )
     factor = torch.randn(D, D, generator=g)
     u = UserEmbedding(torch.randn(1, D, generator=g), "e", HASH, 4, "2026-01-01", factor)
     rules = tuple(LookRule(level, word, 0.5) for level, word in RULES)
-    faces = torch.stack([s * r for s, r in zip((1, -1, -1, 1), readings, strict=True)])
-    return u, Guide("g", rules), looks, prior, faces.double()
+    signs = torch.tensor([1.0, -1, -1, 1])[:, None]
+    return u, Guide("g", rules), looks, prior, torch.cat([signs * readings, signs * steps]).double()
 
 
 def by_trying_every_face(u, a, s):
     """The nearest feasible of the projections on all sets of edges."""
     best = None
-    for size in range(len(a) + 1):
+    for size in range(D + 1):
         for chosen in itertools.combinations(range(len(a)), size):
             edge = a[list(chosen)]
             v = u - s @ edge.T @ torch.linalg.solve(edge @ s @ edge.T, edge @ u) if size else u
@@ -55,10 +56,11 @@ def test_it_is_the_nearest_taste_that_obeys(seed):
     torch.testing.assert_close(found.embedding.u[0].double(), expected, rtol=1e-5, atol=1e-5)
     assert bool((a @ found.embedding.u[0].double() <= 1e-5).all())
     again = bound(found.embedding, guide, looks, prior)
-    assert again.embedding is found.embedding and again.held == {}
-    for face, rule in zip(a, guide.rules, strict=True):
-        if rule in found.held:  # draws stay on its edge
-            assert (face @ found.embedding.covariance_factor.double()).abs().max() < 1e-4
+    assert again.embedding is found.embedding and again.held == ()
+    against = (a @ u.u[0].double() > 0).view(2, -1).any(0)
+    assert found.held == tuple(rule for rule, one in zip(guide.rules, against, strict=True) if one)
+    on_edge = (a @ found.embedding.u[0].double()).abs() < 1e-5
+    assert on_edge.any() and (a[on_edge] @ found.embedding.covariance_factor.double()).abs().max() < 1e-4  # draws stay
     assert (found.embedding.pairs, found.embedding.encoder_hash) == (4, HASH)
 
 
@@ -71,17 +73,29 @@ def test_what_obeys_already_is_the_same_bit_for_bit():
         assert bound(one, guide, looks, prior).embedding is one
     free = Guide("g", (LookRule("should", "high a", 0.5), Contrast("must", 3)))
     assert bound(u, free, looks, prior).embedding is u
-    assert told(bound(u, free, looks, prior), []).startswith("The guide has no looks")
+    assert told(bound(u, free, looks, prior), free).startswith("The guide g has no looks")
 
 
-def test_opposite_and_repeated_rules_leave_no_pull_at_all():
-    u, _, looks, prior, _ = world(3)
-    rules = [LookRule("never", "high a", 1), LookRule("never", "low a", 2), LookRule("must", "low a", 3)]
-    found = bound(u, Guide("g", tuple(rules)), looks, prior)
-    assert abs(float(looks.readings[0] @ found.embedding.u[0])) < 1e-5
-    pull = abs(float(looks.readings[0] @ u.u[0]))
-    assert list(found.held.values()) == [pytest.approx(pull, rel=1e-4)]
-    assert f"it pulled the other way by {pull:.2f}" in told(found, rules)
+def test_opposite_and_repeated_rules_leave_the_look_alone():
+    u, _, looks, prior, a = world(3)
+    guide = Guide(
+        "g", tuple(LookRule(*one) for one in (("never", "high a", 1), ("never", "low a", 2), ("must", "low a", 3)))
+    )
+    found = bound(u, guide, looks, prior)
+    for face in (looks.readings[0], looks.steps[0]):
+        assert abs(float(face @ found.embedding.u[0])) < 1e-5
+    assert "must: low a, by 3 of the look's steps: it leaned the other way, and now does not." in told(found, guide)
+
+
+def test_no_words_are_left_of_a_look_that_must_never_be():
+    """Its effect is rounding, and so is how sure it is: without a limit it would be named as sure."""
+    u, guide, looks, prior, _ = world(0)
+    named = {one.look.id: one for one in leanings(bound(u, guide, looks, prior).embedding, looks, 1.0, {})}
+    assert [named[word].effect for word in WORDS].count(0.0) >= 1
+    for rule, word in zip(guide.rules, WORDS, strict=True):
+        one = named[word]
+        liked, wanted = one.liked.name == rule.word, rule.level == "must"
+        assert not one.effect or liked == wanted
 
 
 def test_nonnegative_least_squares_as_scipys():

@@ -89,7 +89,7 @@ def test_where_nothing_changes_the_chance_of_any_flag_is_alpha():
     """Ten words at once, with nothing asked of the size."""
     rng, flags = np.random.default_rng(1), []
     for _ in range(300):
-        pair = rng.random((2, 12, 10)) < 0.3
-        rows = shifts("abcdefghij", *pair, np.arange(12), np.ones((12, 10), dtype=bool), direction=0, least=0.0)
+        first, second = rng.random((2, 12, 10)) < 0.3
+        rows = shifts("abcdefghij", first, second, np.arange(12), np.ones((12, 10), dtype=bool), direction=0, least=0.0)
         flags.append(any(row.flagged for row in rows))
     assert np.mean(flags) <= 0.07

@@ -125,7 +125,7 @@ def adapter_for(family, unet, **changes):
         torch.manual_seed(1)
         adapter = CrossAttentionAdapter(CrossAttentionConfig(**{**values, **changes}))
         for layer in adapter.layers:
-            torch.nn.init.normal_(layer.to_v_user.weight, std=0.3)
+            torch.nn.init.normal_(layer.get_parameter("to_v_user.weight"), std=0.3)
     return adapter
 
 

@@ -64,7 +64,7 @@ if find_spec("comfy"):
     from ppd.hosts.comfyui_denoisers import cross_attentions
     from ppd.pocket.comfyui import load_pocket
 
-CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-4}
 POSITIVE, NEGATIVE, MIDDLE, OTHER = 11, 12, 13, 14
 
 

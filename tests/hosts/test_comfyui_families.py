@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from typing import Any
 
 import pytest
 import torch
@@ -34,7 +35,7 @@ if find_spec("comfy"):
     from .test_comfyui_low_rank import person as person_of_low_rank
 
 ENCODER, ENCODER_HASH = "some-clip", "0" * 64
-CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-4}
 
 
 @pytest.fixture(scope="module", params=ARTISTS)
@@ -218,7 +219,7 @@ def test_look_alikes_are_refused(pair):
     kinds = ["SDXLRefiner", "SSD1B", "Segmind_Vega", "KOALA_700M", "KOALA_1B", "SD_X4Upscaler", "SD21UnclipL", "Flux"]
     kinds += [{"sd15": "SD15", "sd2": "SD20", "sdxl": "SDXL"}[other] for other in ARTISTS if other != family]
     for kind in kinds:
-        base = type(model.model).__new__(type(model.model))
+        base = object.__new__(type(model.model))
         torch.nn.Module.__init__(base)
         base.model_config = getattr(comfy.supported_models, kind)(dict(model.model.model_config.unet_config))
         base.diffusion_model = model.model.diffusion_model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ DIM, RANK = 5, 3
 def adapter_for(model, gain=1.0, **changes):
     """An adapter with random weights for all layers of a MODEL."""
     sites = tuple(linear_sites(model.model.diffusion_model))
-    values = {"family": low_rank_family(model), "encoder": "test"}
+    values: dict[str, Any] = {"family": low_rank_family(model), "encoder": "test"}
     config = LowRankConfig(
         **values,
         encoder_hash="0" * 64,

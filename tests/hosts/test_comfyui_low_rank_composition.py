@@ -43,7 +43,7 @@ if find_spec("comfy"):
     from ppd.hosts.comfyui import apply_user, manage_adapter
     from ppd.hosts.comfyui_denoisers import linear_sites, widths_of
 
-CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-4}
 FAMILIES = ("qwen_image", "z_image", "flux1", "sdxl")
 
 
@@ -321,13 +321,13 @@ def test_two_adapters_in_a_row(small, order):
 @only("sdxl")
 def test_keys_and_values_beside_it(small):
     """A U-Net takes both kinds in one graph, in either order."""
-    values = {"family": "sdxl", "encoder": "test", "encoder_hash": "0" * 64, "embedding_dim": DIM}
+    values: dict[str, Any] = {"family": "sdxl", "encoder": "test", "encoder_hash": "0" * 64, "embedding_dim": DIM}
     config = CrossAttentionConfig(**values, layers=widths_of(small.model))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         adapter = CrossAttentionAdapter(config)
         for layer in adapter.layers:
-            torch.nn.init.normal_(layer.to_v_user.weight, std=0.3)
+            torch.nn.init.normal_(layer.get_parameter("to_v_user.weight"), std=0.3)
     managed, outcomes = manage_adapter(adapter), []
 
     def keys_values(model):

@@ -7,6 +7,7 @@ import math
 import weakref
 from functools import partial
 from importlib.util import find_spec
+from typing import Any
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ if find_spec("comfy"):
     from .test_comfyui_low_rank import adapter_for as low_rank_for
     from .test_comfyui_low_rank import person as person_of_low_rank
 
-CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-4}
 WIDTH, CONTEXT = 32, 24
 RATIO = 0.7
 
@@ -279,7 +280,7 @@ def test_plain_and_folded_forms_agree(unet, model, monkeypatch):
 
 def test_stage_b_and_other_widths_are_refused(unet, model):
     adapter = manage_adapter(adapter_for(unet))
-    base = type(model.model).__new__(type(model.model))
+    base = object.__new__(type(model.model))
     torch.nn.Module.__init__(base)
     base.model_config = comfy.supported_models.Stable_Cascade_B({"stable_cascade_stage": "b"})
     base.diffusion_model = model.model.diffusion_model

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ if find_spec("comfy"):
     import ppd.hosts.comfyui_text as host
     from ppd.hosts.comfyui_text import TextTaste, apply_text, token_means
 
-CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-4}
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,7 +186,7 @@ def test_masks_and_areas_keep_their_effect(tiny):
     def painted(*prompts):
         return paint(tiny.name, personal, positive=[one for prompt in prompts for one in prompt], steps=1, cfg=1.0)
 
-    close = {"rtol": 0, "atol": 1e-5 * float(tiny.plain.abs().max())}
+    close: dict[str, Any] = {"rtol": 0, "atol": 1e-5 * float(tiny.plain.abs().max())}
     first, second = painted(conditioning(tiny.name)), painted(conditioning(tiny.name, seed=7))
     masked = painted(conditioning(tiny.name, mask=left), conditioning(tiny.name, seed=7, mask=1 - left))
     torch.testing.assert_close(masked[..., :4], first[..., :4], **close)

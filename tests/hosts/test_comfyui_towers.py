@@ -6,6 +6,7 @@ import json
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -150,7 +151,7 @@ def test_a_vision_model_is_opened_by_its_file_in_the_queue_and_beside_it(models,
     assert reference == {"kind": "clip_vision", "file": "t.safetensors"}
     reference = complete(reference, expected)
     assert (reference["pooling"], reference["normalize"]) == ("projection", True)
-    longer = open_tower({**reference, "normalize": False, "hash": None})
+    longer: Any = open_tower({**reference, "normalize": False, "hash": None})
     assert not longer.normalize and longer.weight_hash != expected.weight_hash
     queue = open_tower(reference)
     before = list(comfy.model_management.current_loaded_models)
@@ -211,7 +212,7 @@ def test_a_text_encoder_paints_as_before_after_it_was_a_tower(kind, monkeypatch)
 
 def test_the_hash_of_a_text_encoder_differs_by_weights_layer_words_picture_size_and_template(monkeypatch):
     clip = text_encoder("qwen3vl", monkeypatch)
-    changes = [{}, {"layer": 1}, {"instruction": "warm?"}, {"pixels": 999}]
+    changes: list[dict[str, Any]] = [{}, {"layer": 1}, {"instruction": "warm?"}, {"pixels": 999}]
     towers = [TextEncoderTower(clip, **change) for change in changes]
     towers += [TextEncoderTower(text_encoder(kind, monkeypatch, seed)) for kind, seed in (("qwen3vl", 1), ("krea2", 0))]
     assert len({tower.weight_hash for tower in towers}) == 6
@@ -261,11 +262,11 @@ def test_a_text_encoder_tells_its_file_and_is_opened_by_it(models, monkeypatch):
     monkeypatch.setattr(comfy.sd, "load_text_encoder_state_dicts", by_tensors)  # it knows published sizes only
     ((label, reference),) = tower_choices().items()
     assert label == "text encoder: eyes.safetensors"
-    tower = open_tower(reference)
+    tower: Any = open_tower(reference)
     assert tower.weight_hash == TextEncoderTower(clip).weight_hash and tower.name == "eyes"
     assert comfyui_towers.text_encoder_reference(tower.clip) == reference
     assert comfyui_towers.text_encoder_reference(tower.clip.clone()) == reference
-    deeper = open_tower({**reference, "layer": 3})
+    deeper: Any = open_tower({**reference, "layer": 3})
     assert deeper.layer == 3 and deeper.weight_hash != tower.weight_hash
     with pytest.raises(ValueError, match="knows no type 'nonsense'"):
         open_tower({**reference, "type": "nonsense"})
@@ -289,7 +290,7 @@ def test_beside_the_queue_a_vision_language_model_gives_what_was_seen_before(tmp
 
 def test_open_clips_files_and_folders_are_found_and_managed(models, monkeypatch):
     open_clip = pytest.importorskip("open_clip")
-    config = {
+    config: dict[str, Any] = {
         "embed_dim": 12,
         "vision_cfg": {"layers": 1, "width": 32, "head_width": 16, "patch_size": 8, "image_size": 32},
     }

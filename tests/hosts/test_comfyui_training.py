@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ if find_spec("comfy"):
 
     from .test_comfyui_low_rank_composition import QUANTISED, quantised
 
-CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-4}
 UNETS = ("sd15", "sdxl", "stable_cascade")
 stage_c = test_comfyui_stable_cascade.unet
 
@@ -84,7 +85,7 @@ def attention_adapter(model):
         )
         adapter = CrossAttentionAdapter(config)
         for layer in adapter.layers:
-            torch.nn.init.normal_(layer.to_v_user.weight, std=0.3)
+            torch.nn.init.normal_(layer.get_parameter("to_v_user.weight"), std=0.3)
     return adapter
 
 
@@ -261,8 +262,8 @@ def test_gradients_flow_through_weights_of_8_bits(name, kind, request):
     before = [weight.clone() for weight in eight.model.model.parameters()]
     _, wanted = loss_and_gradients(tiny, adapter, u)
     _, found = loss_and_gradients(eight, adapter, u)
-    together = [torch.cat([gradient.flatten() for gradient in gradients]) for gradients in (wanted, found)]
-    assert torch.cosine_similarity(*together, dim=0) > {"int8_tensorwise": 0.99, "float8_e4m3fn": 0.95}[kind]
+    one, other = (torch.cat([gradient.flatten() for gradient in gradients]) for gradients in (wanted, found))
+    assert torch.cosine_similarity(one, other, dim=0) > {"int8_tensorwise": 0.99, "float8_e4m3fn": 0.95}[kind]
     assert all(torch.equal(a, b) for a, b in zip(before, eight.model.model.parameters(), strict=True))
 
 
@@ -292,8 +293,8 @@ def test_the_base_computes_in_its_own_precision(request):
             assert torch.equal(half.denoiser.predict(x, sigma, context), personal)
     _, found = loss_and_gradients(half, adapter, u)
     _, wanted = loss_and_gradients(small("qwen_image", request), adapter, u)
-    together = [torch.cat([gradient.flatten() for gradient in gradients]) for gradients in (wanted, found)]
-    assert torch.cosine_similarity(*together, dim=0) > 0.98
+    one, other = (torch.cat([gradient.flatten() for gradient in gradients]) for gradients in (wanted, found))
+    assert torch.cosine_similarity(one, other, dim=0) > 0.98
     assert {weight.dtype for weight in half.model.model.diffusion_model.parameters()} == {torch.bfloat16}
 
 

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
@@ -33,7 +35,7 @@ def make_adapter(unet, trained=True, **changes):
     adapter = CrossAttentionAdapter(CrossAttentionConfig(**{**values, "layers": widths, **changes}))
     if trained:
         for layer in adapter.layers:
-            torch.nn.init.normal_(layer.to_v_user.weight, std=0.1)
+            torch.nn.init.normal_(layer.get_parameter("to_v_user.weight"), std=0.1)
     return adapter
 
 
@@ -83,7 +85,7 @@ def test_off_is_the_denoiser_bit_for_bit(unet, processor, case):
 @pytest.mark.parametrize("strength", [float("nan"), float("inf"), 1e30])
 def test_a_strength_that_no_picture_could_come_of_is_refused(unet, strength):
     sites = tuple(linear_sites(unet))
-    config = {"family": "pocket", "encoder": "eyes", "encoder_hash": "0", "embedding_dim": DIM}
+    config: dict[str, Any] = {"family": "pocket", "encoder": "eyes", "encoder_hash": "0", "embedding_dim": DIM}
     for adapter in (make_adapter(unet), LowRankAdapter(LowRankConfig(**config, sites=sites))):
         host = DiffusersHost(unet, adapter)
         with pytest.raises(ValueError, match="as strength, got"), host.personalized(people(), strength):
@@ -217,7 +219,8 @@ def dpo_step(host, u, chosen, rejected, noise, prompt, t=700):
         reference = denoising_error(host.denoiser(*call).sample, target)
     with host.personalized(u.repeat(2, 1, 1)):
         policy = denoising_error(host.denoiser(*call).sample, target)
-    loss, _ = diffusion_dpo_loss(*policy.chunk(2), *reference.chunk(2), beta=100.0)
+    (chosen_m, rejected_m), (chosen_r, rejected_r) = policy.chunk(2), reference.chunk(2)
+    loss, _ = diffusion_dpo_loss(chosen_m, rejected_m, chosen_r, rejected_r, beta=100.0)
     return loss.mean()
 
 
@@ -245,13 +248,13 @@ def test_training_reduces_the_dpo_loss(unet, autocast, processor):
 
 
 def test_gradient_checkpointing_gives_the_same_gradients(unet):
-    host, u, call = DiffusersHost(unet, make_adapter(unet)), people(), inputs()
-    found = []
+    adapter, u, call = make_adapter(unet), people(), inputs()
+    host, found = DiffusersHost(unet, adapter), []
     for checkpointing in (False, True):
         unet.train()
         if checkpointing:
             unet.enable_gradient_checkpointing()
-        host.adapter.zero_grad()
+        adapter.zero_grad()
         with host.personalized(u):
             unet(*call).sample.square().mean().backward()
         found.append([parameter.grad.clone() for parameter in host.adapter.parameters()])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from diffusers import QwenImageTransformer2DModel
@@ -14,7 +16,7 @@ from ppd.hosts.diffusers import DiffusersHost, linear_sites
 from .twin_models import TWINS, drawn, twin, velocity
 
 DIM, RANK = 5, 3
-MADE_FOR = {"encoder": "some-clip", "encoder_hash": "0" * 64, "embedding_dim": DIM}
+MADE_FOR: dict[str, Any] = {"encoder": "some-clip", "encoder_hash": "0" * 64, "embedding_dim": DIM}
 
 UNUSED = {f"transformer_blocks.2.attn.{layer}" for layer in ("add_q_proj", "to_add_out")}
 """Nothing reads what the last block of Qwen-Image makes of the text."""

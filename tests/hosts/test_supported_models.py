@@ -126,8 +126,8 @@ def test_layers_of_a_new_kind_are_found_by_name_and_the_person_is_told(name, lay
 
     def paint(model):
         mask = torch.ones(1, TOKENS, dtype=torch.int64)  # which Omnigen2 counts its tokens by
-        prompts = (conditioning(name, seed, attention_mask=mask) for seed in (0, 1))
-        return sample(model, *prompts, latent(name))
+        positive, negative = (conditioning(name, seed, attention_mask=mask) for seed in (0, 1))
+        return sample(model, positive, negative, latent(name))
 
     adapter = adapter_for(model)
     managed, plain = manage_adapter(adapter), paint(model)

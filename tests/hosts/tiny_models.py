@@ -44,7 +44,13 @@ class Tiny:
 
 _FLUX_TEXT = {"context_in_dim": WIDTH, "theta": 10000, "mlp_ratio": 4.0, "num_heads": 2, "hidden_size": 64}
 _FLUX = {"axes_dim": [8, 12, 12], "patch_size": 2, "qkv_bias": True, "txt_ids_dims": [], "vec_in_dim": None}
-_LUMINA = {"in_channels": 16, "n_layers": 3, "n_refiner_layers": 2, "qk_norm": True, "cap_feat_dim": WIDTH}
+_LUMINA: dict[str, Any] = {
+    "in_channels": 16,
+    "n_layers": 3,
+    "n_refiner_layers": 2,
+    "qk_norm": True,
+    "cap_feat_dim": WIDTH,
+}
 _LUMINA |= {"axes_dims": [8, 12, 12], "axes_lens": [64, 32, 32], "multiple_of": 32, "patch_size": 2}
 _ROPE = {"axes_dims_rope": (8, 12, 12)}
 _HEADS = {"attention_head_dim": 32, "num_attention_heads": 2}

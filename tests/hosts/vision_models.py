@@ -39,7 +39,12 @@ VISION = {
 TEXT = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4}
 TEXT |= {"num_attention_heads": 2, "num_key_value_heads": 1}
 EYES = {"hidden_size": 32, "intermediate_size": 48, "depth": 2}
-QWEN35 = TEXT | {"head_dim": 16, "linear_num_key_heads": 2, "linear_num_value_heads": 2, "linear_key_head_dim": 8}
+QWEN35: dict[str, Any] = TEXT | {
+    "head_dim": 16,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 2,
+    "linear_key_head_dim": 8,
+}
 QWEN35 |= {"linear_value_head_dim": 8, "mrope_section": [1, 1, 0], "layer_types": ["linear_attention"] * 3}
 QWEN35["layer_types"] = [*QWEN35["layer_types"], "full_attention"]
 
@@ -101,7 +106,7 @@ def gemma4() -> tuple[Any, Any]:
     vision |= {"head_dim": 16, "position_embedding_size": 64}
     fields = {"head_dim": 16, "global_head_dim": 16, "vision_config": gemma.GEMMA4_VISION_31B_CONFIG | vision}
     fields |= {"hidden_size": 32}
-    config = partial(type("Config", (gemma.Gemma4_31B_Config,), fields), **TEXT)
+    config: Any = partial(type("Config", (gemma.Gemma4_31B_Config,), fields), **TEXT)
     config.audio_config, config.hidden_size = None, 32
     variant = gemma._make_variant(config)
     marks = {"<|turn>": 105, "<turn|>": 106, "<|image>": 255999, "<|image|>": 258880, "<image|>": 258882}

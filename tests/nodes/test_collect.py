@@ -10,7 +10,7 @@ import pytest
 import torch
 
 pytestmark = pytest.mark.comfyui
-ID = "PreferenceCollector"
+ID = "PPD_PreferenceCollector"
 
 
 def images(count, seed=0):
@@ -70,7 +70,7 @@ def test_two_batches_are_asked_about_one_by_one(collect, comfy_folders):
 def test_whom_the_pictures_were_painted_for_is_noted(collect, run, comfy_folders):
     pairs = run("PreferencePairLoader", preference_set="example: warm").result[0]
     embedding = run("UserEmbeddingEncoder", pairs=pairs, encoder="pocket").result[0]
-    draws = [run("UserEmbeddingSample", user_embedding=embedding, seed=seed).result[0] for seed in (1, 2)]
+    draws = [run("PPD_UserEmbeddingSample", user_embedding=embedding, seed=seed).result[0] for seed in (1, 2)]
     collect(images=images(2), user_embedding=draws[0], other_embedding=draws[1])
     store = comfy_folders.module.taste_store()
     (candidate,) = store.inbox(store.people()[0].id)
@@ -237,4 +237,4 @@ def test_a_draw_needs_to_know_how_sure_it_is(run):
     pairs = run("PreferencePairLoader", preference_set="example: warm").result[0]
     drawn = run("UserEmbeddingEncoder", pairs=pairs, encoder="pocket").result[0].draw(1)
     with pytest.raises(ValueError, match="does not know how sure it is"):
-        run("UserEmbeddingSample", user_embedding=drawn)
+        run("PPD_UserEmbeddingSample", user_embedding=drawn)

@@ -132,8 +132,8 @@ def test_what_is_bypassed_leaves_nobody_and_not_the_average_person(run, people):
     nobody, report = run("UserEmbeddingEncoder", encoder="pocket").result
     assert nobody.is_null and nobody.u.shape == people["warm"].u.shape
     assert report == "No pairs are connected: nobody's taste, so pictures stay plain."
-    assert run("UserEmbeddingSample", user_embedding=nobody, seed=3).result[0].is_null
-    assert run("UserEmbeddingSample", seed=3).result[0] is None
+    assert run("PPD_UserEmbeddingSample", user_embedding=nobody, seed=3).result[0].is_null
+    assert run("PPD_UserEmbeddingSample", seed=3).result[0] is None
     assert run("PPD_UserEmbeddingBlend").result[0] is None
     for side in ("first", "second"):
         assert run("PPD_UserEmbeddingBlend", **{side: people["calm"]}).result[0] is people["calm"]
@@ -159,6 +159,6 @@ def test_a_taste_is_shared_behind_noise_and_the_file_and_the_reports_say_so(run,
     with pytest.raises(ValueError, match="does not come from picks"):
         run(
             "PPD_TasteToCode",
-            user_embedding=run("UserEmbeddingSample", user_embedding=people["warm"]).result[0],
+            user_embedding=run("PPD_UserEmbeddingSample", user_embedding=people["warm"]).result[0],
             epsilon=1,
         )

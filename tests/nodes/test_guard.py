@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from functools import cache
 from types import SimpleNamespace
@@ -28,6 +29,7 @@ GUIDE = {
         {"level": "should", "contrast": 1.5},
     ],
 }
+HELD = "never: dark, by 0.2 of the look's steps: it leaned the other way, and now does not."
 
 
 @pytest.fixture
@@ -84,6 +86,11 @@ def test_a_planted_leak_is_found_and_its_absence_passes(pocket):
     assert passed is False
     assert report.splitlines()[1].startswith("Leak: a house is in ")
     clean = drawn(*[BOAT] * 24, warmth=0.6, saturation=0.5)
+    asking = inputs | {"ask": [True], "person": ["ann"], "personal_images": [leaking]}
+    asked = pocket("PPD_CheckLeakage", **asking).result[1]
+    (ann,) = importlib.import_module("ppd_pack.nodes.folders").taste_store().people()
+    assert asked.splitlines()[-1] == f"ann is asked {ann.open} questions about what was found, in the tab Taste."
+    assert 2 <= ann.open <= 30 and ann.picks == 0
     passed, report = pocket("PPD_CheckLeakage", personal_images=list(clean[:, None]), **inputs).result
     assert passed is True and report.startswith("Passed: the pictures show what the prompts ask for")
     lost = drawn(*["a tree by a lake under the sun"] * 24)
@@ -247,7 +254,7 @@ def test_what_is_stopped_is_asked_about_and_never_taken(pocket, guide, comfy_fol
     assert report.splitlines()[-1].startswith("Nothing to ask ann: ")
 
 
-def test_a_taste_bound_to_a_guide_pulls_against_no_rule(pocket, guide, comfy_folders):
+def test_a_taste_bound_to_a_guide_leans_against_no_rule(pocket, guide, comfy_folders):
     from ppd.encoders.encoder import TasteEncoder
 
     pairs = pocket("PreferencePairLoader", preference_set="example: dark and bold").result[0]
@@ -257,14 +264,61 @@ def test_a_taste_bound_to_a_guide_pulls_against_no_rule(pocket, guide, comfy_fol
     assert float(dark @ one.u[0]) > 0.1
     bound, report = pocket("PPD_BindToGuide", user_embedding=one, guide=guide()).result
     assert float(dark @ bound.u[0]) <= 1e-5 * float(dark.norm() * one.u.norm())
-    held = "never: dark, by 0.2 of the look's steps: it pulled the other way by "
-    assert report.startswith(f"The taste is bound to the guide.\n{held}")
+    assert report == f"The taste is bound to the guide Sea.\n{HELD}"
     again, report = pocket("PPD_BindToGuide", user_embedding=bound, guide=guide()).result
-    assert torch.equal(again.u, bound.u) and report.startswith("The taste pulls against no rule")
+    assert torch.equal(again.u, bound.u) and report.startswith("The taste leans against no rule")
     no_looks = guide([{"level": "never", "object": "a house"}])
     assert pocket("PPD_BindToGuide", user_embedding=one, guide=no_looks).result[0] is one
     with pytest.raises(ValueError, match="Expected one person to bind to a guide, got a batch of 2"):
         pocket("PPD_BindToGuide", user_embedding=(one, one), guide=no_looks)
+
+
+def test_a_person_is_held_to_their_guide_wherever_their_taste_is_made(pocket, guide, comfy_folders):
+    """By picks and without, by node and by pairs; a guide that is gone or damaged stops a run and loses nothing."""
+    whose, store = (importlib.import_module(f"ppd_pack.nodes.{name}") for name in ("whose", "folders"))
+    store, people = store.taste_store(), importlib.import_module("ppd_pack.nodes.people")
+    ann = store.add_person("Ann").id
+    store.add_pairs(ann, WEIGHTS / "examples" / "dark and bold")
+
+    def made():
+        pairs = pocket("PreferencePairLoader", preference_set=f"person: {ann}").result[0]
+        return whose.read(ann, None), pocket("UserEmbeddingEncoder", pairs=pairs, encoder="pocket").result
+
+    free, _ = made()
+    guides = importlib.import_module("ppd_pack.nodes.guides")
+    guides.set_guide(ann, guide())
+    seen = [people.fingerprint(store.person(ann))]
+    taste, (encoded, report) = made()
+    by_node = pocket("PPD_BindToGuide", user_embedding=free.embedding, guide=guide()).result[0]
+    assert torch.equal(taste.embedding.u, by_node.u) and torch.allclose(encoded.u, by_node.u, atol=1e-5)
+    assert taste.notes == ("The taste is bound to the guide Sea.", HELD) and HELD in report
+    assert not torch.equal(taste.embedding.u, free.embedding.u) and taste.embedding.pairs == free.embedding.pairs
+
+    guide([{"level": "never", "object": "a house"}])  # another hand changes the file
+    seen.append(people.fingerprint(store.person(ann)))
+    taste, _ = made()
+    assert torch.equal(taste.embedding.u, free.embedding.u)
+    assert taste.notes[-1] == "The guide's file was changed since it was chosen in the tab Taste."
+
+    file = comfy_folders.input / "sea.brand.json"
+    for break_it, told in (
+        (lambda: file.write_text("{"), "^The brand guide cannot be read: sea.brand.json: expected JSON"),
+        (
+            lambda: guide([{"level": "must", "look": "fluffy"}]),
+            "^The brand guide 'Sea' cannot bind the person: The taste",
+        ),
+        (file.unlink, "^There is no brand guide 'input: sea.brand.json': put its file back, or choose another guide"),
+    ):
+        break_it()
+        seen.append(people.fingerprint(store.person(ann)))
+        with pytest.raises(ValueError, match=told) as error:
+            whose.read(ann, None)
+        assert "Ann" not in str(error.value)  # ComfyUI logs it
+        with pytest.raises(ValueError, match=told):
+            guides.set_guide(ann, "input: sea.brand.json")
+    assert len(set(seen)) == 5
+    guides.set_guide(ann, None)
+    assert torch.equal(made()[0].embedding.u, free.embedding.u) and len(store.pairs(ann)) == free.embedding.pairs
 
 
 def test_guides_are_found_by_name_and_nothing_outside(pocket, guide, comfy_folders):

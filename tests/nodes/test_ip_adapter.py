@@ -234,7 +234,7 @@ def test_it_takes_the_taste_encoders_embeddings_of_nobody_too(run, comfy_folders
     adapter = load(run, clip_vision).model
     nobody = run("UserEmbeddingEncoder", pairs=[], encoder="pocket", skip_bad=False).result[0]
     somebody = run("UserEmbeddingEncoder", pairs=pairs_of(run), encoder="pocket", skip_bad=False).result[0]
-    draws = [run("UserEmbeddingSample", user_embedding=nobody, seed=seed).result[0] for seed in (1, 2)]
+    draws = [run("PPD_UserEmbeddingSample", user_embedding=nobody, seed=seed).result[0] for seed in (1, 2)]
     for embedding in (nobody, somebody, *draws):
         adapter.config.check_embedding(embedding)
     first, second = (adapter.keys_values(draw.u[None], [7])[0] for draw in draws)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,10 +36,10 @@ def texts(tree: dict, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], str]:
     return found
 
 
-def paths_of(node: type) -> set[tuple[str, ...]]:
+def paths_of(node: Any) -> set[tuple[str, ...]]:
     """Paths of all that the frontend looks up in nodeDefs for a node; it writes dots in ids as underscores."""
     schema = node.GET_SCHEMA()
-    paths = {("display_name",), ("description",)}
+    paths: set[tuple[str, ...]] = {("display_name",), ("description",)}
     for entry in schema.inputs:
         paths |= {("inputs", entry.id.replace(".", "_"), word) for word in ("name", "tooltip")}
         if getattr(entry, "control_after_generate", None):  # a widget that the frontend adds, with a tooltip of its own

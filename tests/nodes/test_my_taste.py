@@ -183,12 +183,12 @@ def test_the_cache_asks_picks_and_files(run, node_classes, store, comfy_folders)
 
 def test_an_adapter_of_another_encoder_is_told_and_one_of_the_users_is_found(run, sampler, comfy_folders, monkeypatch):
     """The shipped one reads by another encoder then; a file of models/user_adapters by the person's."""
-    from ppd.adapters import CrossAttentionAdapter, UserAdapter
+    from ppd.adapters import CrossAttentionAdapter, CrossAttentionConfig, UserAdapter
 
     adapter = UserAdapter.load(comfy_folders.weights / "adapters" / "pocket.safetensors")
     folders, folder = comfy_folders.module, comfy_folders.models / "user_adapters"
     other = CrossAttentionAdapter(
-        type(adapter.config)(**{**vars(adapter.config), "encoder_hash": "0" * 64, "encoder": "vlm"})
+        CrossAttentionConfig(**{**vars(adapter.config), "encoder_hash": "0" * 64, "encoder": "vlm"})
     )
     other.save(folder / "a.safetensors")
     my_taste = import_module("ppd_pack.nodes.my_taste")

@@ -20,8 +20,8 @@ if find_spec("comfy"):
 ROOT = Path(__file__).resolve().parents[2]
 NODE_IDS = {
     "PreferencePairLoader",
-    "PreferenceCollector",
-    "UserEmbeddingSample",
+    "PPD_PreferenceCollector",
+    "PPD_UserEmbeddingSample",
     "UserEmbeddingEncoder",
     "PPD_UserEmbeddingSave",
     "PPD_UserEmbeddingLoad",
@@ -148,6 +148,8 @@ def test_every_node_has_a_help_page_that_names_its_inputs_and_outputs(node_class
 
 def test_ids_are_literal_and_classes_inherit_directly(node_classes):
     """What ComfyUI-Manager's static scan for missing nodes needs."""
+    named = {"PreferencePairLoader", "UserEmbeddingEncoder", "PersonalizedDenoiser"}  # by whom the pack was asked for
+    assert {node_id for node_id in node_classes if not node_id.startswith("PPD_")} == named
     for node_id, node in node_classes.items():
         assert [base.__name__ for base in node.__bases__] == ["ComfyNode"]
         assert f'node_id="{node_id}"' in Path(sys.modules[node.__module__].__file__).read_text(encoding="utf-8")

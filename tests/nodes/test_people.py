@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-import re
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -53,7 +51,7 @@ def add_picks(store, person, count):
 
 
 def collector(person):
-    return {"1": {"class_type": "PreferenceCollector", "inputs": {"person": person}}}
+    return {"1": {"class_type": "PPD_PreferenceCollector", "inputs": {"person": person}}}
 
 
 def test_lists_tell_ids_and_no_names(node_classes, store, people):
@@ -180,9 +178,9 @@ def test_exports_never_share_a_folder(comfy_folders):
 
 def test_without_a_browser_the_tabs_person_is_me(node_classes, store, load, run):
     """By default in both nodes, so that a graph of the API's has somebody too."""
-    defaults = {name: node_classes[name].INPUT_TYPES()["optional"] for name in (LOADER, "PreferenceCollector")}
+    defaults = {name: node_classes[name].INPUT_TYPES()["optional"] for name in (LOADER, "PPD_PreferenceCollector")}
     assert defaults[LOADER]["preference_set"][1]["default"] == "person: tab"
-    assert defaults["PreferenceCollector"]["person"][1]["default"] == "tab"
+    assert defaults["PPD_PreferenceCollector"]["person"][1]["default"] == "tab"
     assert load("person: tab") == ([], "person: me: 0 pairs on 0 prompts, 0 ties.")
     me = store.add_person("me").id
     add_picks(store, me, 2)
@@ -211,17 +209,15 @@ def test_the_badge_counts_what_would_be_asked(store, comfy_folders):
     assert interviews.waiting(ann) == 3
 
 
-def test_the_browser_shows_names_in_every_nodes_list_of_people(node_classes, people, comfy_folders):
+def test_every_choice_of_people_is_marked_for_the_browser(node_classes, people, comfy_folders):
     """Else the list shows ids, and the tab's person is not put in."""
-    lists = (
-        (Path(__file__).parents[2] / "web" / "people.js").read_text().partition("const LISTS = {")[2].partition("};")[0]
-    )
-    known = dict(re.findall(r'(\w+): \["(\w+)", (?:""|PERSON)\]', lists))
-    asking = {}
+    marks = {}
     for name, node in node_classes.items():
-        for entry in node.GET_SCHEMA().inputs:
-            offered = set(getattr(entry, "options", None) or ())
-            is_list = (getattr(entry, "extra_dict", None) or {}).get("widgetType") == people.WIDGET
-            if is_list or {people.TAB, people.PERSON + people.TAB} & offered:
-                asking[name] = entry.id
-    assert len(asking) >= 8 and asking == known
+        for kind, *options in (entry for part in node.INPUT_TYPES().values() for entry in part.values()):
+            offered = {*(kind if isinstance(kind, list) else ()), *(options[0].get("options", ()) if options else ())}
+            prefixes = [prefix for prefix in ("", people.PERSON) if prefix + people.TAB in offered]
+            assert not prefixes or options[0][people.MARK] == prefixes[0], name
+            if options and people.MARK in options[0]:
+                marks[name] = options[0][people.MARK]
+    assert {name for name, mark in marks.items() if mark} == {LOADER, "PPD_TrainUserAdapter"}
+    assert len(marks) >= 11

@@ -65,7 +65,7 @@ def test_a_list_of_several_sizes_and_keep(run, images, warm):
 
 
 def test_a_taste_that_does_not_know_how_sure_it_is_gives_the_order_alone(run, images, warm):
-    draw = run("UserEmbeddingSample", user_embedding=warm, seed=1).result[0]
+    draw = run("PPD_UserEmbeddingSample", user_embedding=warm, seed=1).result[0]
     (batch,), scores, report = sort(run, [images], user_embedding=[draw])
     assert "times in 100" not in report and len(scores) == 5
 

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from ppd.pictures import Picture
+from tests.slowness import slowness
 
 pytestmark = pytest.mark.comfyui
 
@@ -114,7 +115,7 @@ def test_three_hundred_loved_pictures_keep_nobody_waiting(taste):
     taste.store.choose(taste.person, "p", digests[:2], digests[0], "an answer")
     before = time.process_time()
     assert interview.ask(taste.person)[1].pairs == 301
-    assert time.process_time() - before < 0.1  # about .04 s, and 1.5 to 2 s against 64 others each
+    assert time.process_time() - before < 0.1 * slowness()  # about .04 s, and 1.5 to 2 s against 64 others each
 
 
 def test_the_studies_of_the_persons_encoder_go_first(taste, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from importlib import import_module
+from typing import Any
 
 import psutil
 import pytest
@@ -105,7 +106,7 @@ def test_a_dry_run_is_one_of_its_own(trained, comfy_folders):
 
 
 def test_what_is_missing_is_told_before_anything_starts(trained, run, comfy_folders):
-    for name, inputs in {
+    refused: dict[str, dict[str, Any]] = {
         "Training needs a choice of checkpoint": {"checkpoint": "none"},
         "Training needs studies: choose a set": {"studies": "none"},
         "Training needs a choice of taste_encoder": {"taste_encoder": "none"},
@@ -114,7 +115,8 @@ def test_what_is_missing_is_told_before_anything_starts(trained, run, comfy_fold
         "Training for one person needs their picks": {"solo": True},
         "There is nobody of that name in the taste store yet": {"preference_set": "person: me"},
         "There is no preference set 'gone'": {"preference_set": "gone"},
-    }.items():
+    }
+    for name, inputs in refused.items():
         with pytest.raises(ValueError, match=name):
             trained(**inputs)
     assert trained(action="show")[0] == "my adapter.safetensors: Nothing was started."

@@ -11,6 +11,7 @@ from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -65,7 +66,8 @@ def paint(run, template, model, clip, **taste):
     without My Taste."""
     workflow = json.loads((WORKFLOWS / f"my taste with {template}.json").read_text(encoding="utf-8"))
     given = {link[0]: (link[1], link[2]) for link in workflow["links"]}
-    made, report = {}, None
+    made: dict[int, tuple[Any, ...]] = {}
+    report = None
     for node in workflow["nodes"]:
         type_ = node["type"]
         if type_ in SKIPPED:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from math import log
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,7 +56,7 @@ def picks() -> QueryPicks:
 
 
 def train(model: PocketModel, picks: QueryPicks, checkpoint: Path, *, personal: bool, steps: int) -> UserAdapter:
-    options = {"steps": steps, "objective": OBJECTIVE, "personal": personal, "seed": 1, "batch": 8}
+    options: dict[str, Any] = {"steps": steps, "objective": OBJECTIVE, "personal": personal, "seed": 1, "batch": 8}
     return train_adapter(model, keys_values(model, **U), picks, checkpoint, **options)
 
 
@@ -101,7 +102,7 @@ def test_training_lowers_the_loss_for_each_persons_own_taste(model, picks, train
 
 
 def test_a_low_rank_adapter_is_trained_by_the_same_recipe(model, picks, tmp_path):
-    options = {"steps": 10, "objective": OBJECTIVE, "seed": 1, "batch": 8}
+    options: dict[str, Any] = {"steps": 10, "objective": OBJECTIVE, "seed": 1, "batch": 8}
     trained = train_adapter(model, low_rank(model, **U), picks, tmp_path / "a.pt", **options)
     assert isinstance(trained, LowRankAdapter) and trained.config.training["steps"] == 10
     assert all(site.up.any() for site in trained.parts())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from ppd.pocket.autoencoder_training import build_autoencoder, reconstruction_lo
 from ppd.pocket.data import PictureSet
 from ppd.pocket.scenes import weave
 
-SMALL = {"latent_channels": 4, "width": 8, "fine_width": 8}
+SMALL: dict[str, Any] = {"latent_channels": 4, "width": 8, "fine_width": 8}
 
 
 @pytest.fixture
@@ -82,7 +84,8 @@ def test_a_perfect_reconstruction_costs_only_the_walls_share():
             return self.x + 1e-6
 
     pictures = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
-    loss, figures = reconstruction_loss(Perfect(), pictures, torch.ones(6))
+    perfect: Any = Perfect()
+    loss, figures = reconstruction_loss(perfect, pictures, torch.ones(6))
     assert loss.item() == pytest.approx(1e-3, rel=1e-3)
     assert figures["shift"] == pytest.approx(0, abs=1e-5)
 

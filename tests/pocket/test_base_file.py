@@ -22,7 +22,7 @@ METADATA_VALUES = {
 VOCABULARY = torch.tensor([49407, 320, 5, 49406])
 
 
-def states():
+def states() -> tuple[dict, dict, dict]:
     embedding = torch.arange(49408.0)[:, None].expand(-1, 3) / 64
     unet, vae = {"conv_in.weight": torch.full((2, 2), 0.5)}, {"decoder.layers.0.bias": torch.zeros(2)}
     return unet, {TOKEN_EMBEDDING.removeprefix("text_model."): embedding, "final.bias": torch.ones(3)}, vae

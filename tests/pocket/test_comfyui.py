@@ -157,7 +157,8 @@ def test_a_file_that_does_not_fit_its_configuration_is_refused(pocket_base_file,
     for part, name in (("unet", "conv_in.weight"), ("vae", "encoder.1.weight")):
         states = {"unet": dict(base.denoiser), "text_encoder": dict(base.text_encoder), "vae": dict(base.vae)}
         del states[part][name]
-        write_base(tmp_path / "bad.safetensors", *states.values(), base.vocabulary, base.metadata)
+        denoiser, text, vae = states.values()
+        write_base(tmp_path / "bad.safetensors", denoiser, text, vae, base.vocabulary, base.metadata)
         with pytest.raises(
             ValueError, match=r"does not hold the weights that it says .*: download it or make it again"
         ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -158,7 +159,8 @@ def test_looks_of_constructed_features_tell_people_as_far_as_their_picks_do(run,
     prior = PopulationPrior(torch.zeros(6), eye, torch.zeros(6), eye, "statistics", "hash")
     looks = Looks(STATISTICS, STATISTICS, STATISTICS, eye, eye.clone(), torch.ones(6))
     recipe.taste_encoder = TasteEncoder({"name": "statistics", "hash": "hash"}, prior, looks)
-    recipe.encoder = SimpleNamespace(image_tensor_features=picture_statistics)
+    tower: Any = SimpleNamespace(image_tensor_features=picture_statistics)
+    recipe.encoder = tower
     figures = look_figures(recipe, run)
     assert all(value == pytest.approx(1) for value in figures["pictures"]["statistic"].values())
     assert all(value == pytest.approx(1) for value in figures["pictures"]["painted_statistic_within_captions"].values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import nullcontext
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,10 +32,10 @@ if find_spec("comfy"):
 
     from ppd.pocket.comfyui import PocketFlow, load_pocket, load_turbo
 
-CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-4}
 SMALL = {"num_layers": 2, "num_attention_heads": 2, "joint_attention_dim": 32}
 SMALL_TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
-VAE = {"latent_channels": 4, "width": 16, "fine_width": 8}
+VAE: dict[str, Any] = {"latent_channels": 4, "width": 16, "fine_width": 8}
 PROMPT = "a boat by a lake, warm, rough paper"
 
 
@@ -164,7 +165,13 @@ def test_an_adapter_is_trained_on_it(model, tmp_path):
         prompts=tuple(scene.caption for scene in scenes.SCENES[:20]),
     )
     adapter = low_rank(model, encoder="eyes", encoder_hash="0", embedding_dim=3, end_percent=0.5)
-    options = {"steps": 20, "objective": Objective(beta=600.0), "seed": 0, "batch": 8, "learning_rate": 1e-2}
+    options: dict[str, Any] = {
+        "steps": 20,
+        "objective": Objective(beta=600.0),
+        "seed": 0,
+        "batch": 8,
+        "learning_rate": 1e-2,
+    }
     trained = train_adapter(model, adapter, picks, tmp_path / "a.pt", **options)
     assert trained.config.family == "qwen_image" and trained.config.training["steps"] == 20
     x, t, context = latents[:1] * 0.2, torch.tensor([900.0]), model.text([PROMPT])

@@ -31,7 +31,7 @@ def host(model: PocketModel) -> DiffusersHost:
     torch.manual_seed(0)
     adapter = keys_values(model, encoder="encoder", encoder_hash="hash", embedding_dim=6, end_percent=0.5)
     for layer in adapter.layers:
-        torch.nn.init.normal_(layer.to_v_user.weight, std=0.5)
+        torch.nn.init.normal_(layer.get_parameter("to_v_user.weight"), std=0.5)
     return DiffusersHost(model.denoiser, adapter)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,6 +43,11 @@ FILES = {
     ),
 }
 BOTH = pytest.mark.parametrize("world", WORLDS.values(), ids=WORLDS)
+
+
+def sight(encoder):
+    """What gives features of pictures as tensors."""
+    return encoder.features.tower.image_tensor_features
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +93,11 @@ def test_the_base_paints_what_is_named(world, models):
 @pytest.mark.parametrize("turbo", [False, True])
 def test_pocket_flow_obeys_words_for_looks(models, turbo):
     """Of each caption and seed, what is told to be one end of a look, and what is told to be the other."""
-    model, how = models["pocket-flow"], {}
+    how: dict[str, Any] = {}
+    model = models["pocket-flow"]
     if turbo:
-        model = with_turbo(POCKET_FLOW.load_model(WEIGHTS), POCKET_FLOW.file(WEIGHTS, "turbo"))
+        flow: Any = POCKET_FLOW.load_model(WEIGHTS)
+        model = with_turbo(flow, POCKET_FLOW.file(WEIGHTS, "turbo"))
         how = {"steps": 4, "guidance": 1.0}
     prompts = scenes.HELD_OUT_CAPTIONS[::6]
     for name in ("warmth", "saturation", "brightness", "contrast"):
@@ -127,7 +135,7 @@ def test_the_shipped_looks_order_pictures_of_low_and_high_style(name):
     """The same caption and seed, other styles at random: the high one reads higher, nearly always most in its own."""
     encoder = load_encoder()
     low, high = rendered_ends(name, np.random.default_rng(5), scenes.HELD_OUT_CAPTIONS[::3])
-    ends = [encoder.features.tower.image_tensor_features(x) for x in (high, low)]
+    ends = [sight(encoder)(x) for x in (high, low)]
     amounts = encoder.looks.amounts(encoder.prior.whiten(ends[0]) - encoder.prior.whiten(ends[1]))
     own = encoder.looks.names.index(name)
     assert (amounts[:, own] > 0).all()
@@ -139,7 +147,7 @@ def test_what_is_picked_is_told_and_swapped_picks_are_told_the_other_way():
     encoder = load_encoder()
     for name in STATISTICS:
         low, high = rendered_ends(name, np.random.default_rng(6), scenes.TRAINING_CAPTIONS[:120:3])
-        ends = [encoder.features.tower.image_tensor_features(x) for x in (high, low)]
+        ends = [sight(encoder)(x) for x in (high, low)]
         own = encoder.looks.names.index(name)
         for word, (chosen, rejected) in ((encoder.looks.high, ends), (encoder.looks.low, ends[::-1])):
             found = encoder.statements(encoder.prior.differences(chosen, rejected))
@@ -165,7 +173,7 @@ def test_muted_pickers_are_called_grey_and_not_icy():
     saturation, warmth = STATISTICS.index("saturation"), STATISTICS.index("warmth")
     gap = picture_statistics(sides[0]) - picture_statistics(sides[1])
     muted = -gap[:, saturation].sign()[:, None]
-    ends = [encoder.features.tower.image_tensor_features(x) for x in sides]
+    ends = [sight(encoder)(x) for x in sides]
     x = encoder.prior.differences(*ends) * muted
     found = encoder.statements(x)
     assert (found[saturation].state, found[saturation].prefers) == ("sure", "grey")
@@ -180,7 +188,7 @@ def test_looks_read_pictures_of_seeds_that_nothing_saw():
     rng = np.random.default_rng(9)
     pictures = [scenes.render(caption, scenes.random_style(rng), 5 * 10**6) for caption in scenes.TRAINING_CAPTIONS]
     tensors = to_tensor(np.stack(pictures))
-    read = encoder.looks.amounts(encoder.prior.whiten(encoder.features.tower.image_tensor_features(tensors)))
+    read = encoder.looks.amounts(encoder.prior.whiten(sight(encoder)(tensors)))
     together = torch.corrcoef(torch.cat([read, picture_statistics(tensors).double()], 1).T)
     assert (together[:6, 6:].diagonal() > 0.85).all()
 

@@ -278,16 +278,18 @@ def store(server: Server) -> TasteStore:
     return TasteStore(server.base / "user" / "__ppd" / "taste")
 
 
+def coloured(colour: tuple[int, int, int]) -> Picture:
+    return Picture.from_image(Image.new("RGB", (64, 64), colour))
+
+
 @pytest.fixture
 def somebody(store: TasteStore, request: pytest.FixtureRequest) -> Iterator[tuple[str, list[int]]]:
     """A new person with three questions, red against blue pictures: the person's id, and the questions'."""
     person = store.add_person(request.node.name[:60]).id
     colours = [((250, 80 * number, 0), (0, 80 * number, 250)) for number in range(3)]
     asked = [
-        store.add_candidate(
-            person, f"question {number}", *(Picture.from_image(Image.new("RGB", (64, 64), c)) for c in pair)
-        )
-        for number, pair in enumerate(colours)
+        store.add_candidate(person, f"question {number}", coloured(first), coloured(second))
+        for number, (first, second) in enumerate(colours)
     ]
     yield person, asked
     if person in {one.id for one in store.people()}:

@@ -154,7 +154,7 @@ def write_user_adapter(path: Path, family: str, layers: list[int] | None = None)
         torch.manual_seed(1)
         adapter = CrossAttentionAdapter(config)
         for layer in adapter.layers:
-            nn.init.normal_(layer.to_v_user.weight, std=0.3)
+            nn.init.normal_(layer.get_parameter("to_v_user.weight"), std=0.3)
     adapter.save(path)
     return config
 

@@ -108,7 +108,7 @@ def show(server, page, language="en"):
     server.post("/settings", {"Comfy.TutorialCompleted": True})  # else templates open over the page
     page.goto(server.url, wait_until="domcontentloaded")
     page.wait_for_function("window.app?.extensionManager && window.app.canvas && window.app.graph", timeout=90_000)
-    page.wait_for_function("'PreferenceCollector' in LiteGraph.registered_node_types", timeout=90_000)
+    page.wait_for_function("'PPD_PreferenceCollector' in LiteGraph.registered_node_types", timeout=90_000)
     page.evaluate(f"app.extensionManager.setting.set('Comfy.Locale', '{language}')")
     page.wait_for_function("app.extensionManager.sidebarTab.sidebarTabs.some(tab => tab.id === 'ppd-taste')")
     if not page.locator(".ppd-taste").count():

@@ -92,7 +92,7 @@ def test_before_and_after_are_painted_from_one_prompt(
     prompt = graphs.set_inputs(prompt, "PreferencePairLoader", preference_set=f"person: {stranger}")
     for class_type in ("KSampler", "PersonalizedDenoiser"):
         prompt = graphs.set_inputs(prompt, class_type, steps=4)
-    for node in graphs.nodes_of(prompt, "PreferenceCollector"):
+    for node in graphs.nodes_of(prompt, "PPD_PreferenceCollector"):
         del prompt[node]
     (average,) = server.pictures(server.run(prompt)).values()
     store.delete_person(stranger)
@@ -151,7 +151,7 @@ def test_a_pick_paints_the_next_once_and_the_focus_stays(server, store, somebody
 def test_a_pick_paints_only_what_asks_the_person(server, store, somebody, open_panel):
     page = open_panel(somebody)
     open_workflow(page, server, "learn my taste")
-    collector = "app.graph.findNodesByType('PreferenceCollector')[0]"
+    collector = "app.graph.findNodesByType('PPD_PreferenceCollector')[0]"
     page.get_by_role("button", name="A pick paints the next").click()
     panel, ran = page.locator(".ppd-taste"), history(server)
     panel.focus()

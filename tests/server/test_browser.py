@@ -137,3 +137,24 @@ def test_no_nodes_overlap_and_groups_hold_what_they_frame(server, frontend, name
             outside = box[2] <= x or x + width <= box[0] or box[3] <= y or y + height <= box[1]
             inside = x <= box[0] and y <= box[1] and box[2] <= x + width and box[3] <= y + height
             assert outside or inside, f"{title} crosses the frame of {json.dumps(group['title'])}"
+
+
+def test_a_workflow_with_old_ids_opens_by_one_press(frontend):
+    """As 0.1.0 had it: the frontend offers to replace two nodes, which keep their links, values and titles."""
+    page, _ = frontend
+    workflow = json.loads(Path(__file__).with_name("learn my taste 0.1.0.json").read_text(encoding="utf-8"))
+    page.evaluate("workflow => app.loadGraphData(workflow, true, true, null)", workflow)
+    page.get_by_role("button", name="View details").click()
+    page.get_by_role("button", name="Replace All").click()
+    page.wait_for_function("app.graph.nodes.every(node => node.type in LiteGraph.registered_node_types)")
+    prompt = page.evaluate("async () => (await app.graphToPrompt()).output")
+    assert prompt["12"] == {
+        "class_type": "PPD_UserEmbeddingSample",
+        "inputs": {"user_embedding": ["10", 0], "seed": 1},
+        "_meta": {"title": "One taste that may be yours"},
+    }
+    assert prompt["22"] == {
+        "class_type": "PPD_PreferenceCollector",
+        "inputs": {"person": "me", "prompt": ["4", 0], "wait_seconds": 0, "user_embedding": ["12", 0]},
+        "_meta": {"title": "Collect Preferences"},
+    }

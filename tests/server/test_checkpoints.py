@@ -159,7 +159,7 @@ def test_a_stock_graphs_pictures_become_a_question(server, store, files_of, fami
     prompt = graph(files, "user adapter")
     prompt = {name: entry for name, entry in prompt.items() if name in stock}
     prompt["latent"]["inputs"]["batch_size"] = 2
-    prompt["collector"] = node("PreferenceCollector", images=["plain decoded", 0], person=family, prompt="a lake")
+    prompt["collector"] = node("PPD_PreferenceCollector", images=["plain decoded", 0], person=family, prompt="a lake")
     (question,) = server.run(prompt)["outputs"]["collector"]["ppd_question"]
     (candidate,) = store.inbox(store.person_called(family).id)
     assert (candidate.id, candidate.prompt) == (question["id"], "a lake")
@@ -211,7 +211,7 @@ def test_the_learning_workflow_runs_from_nobody(server, store, graphs, files_of,
         "EmptyLatentImage": {"width": 64, "height": 64},
         "PersonalizedDenoiser": {"steps": 1, "strength": 2.0},
         "PreferencePairLoader": {"preference_set": f"person: {person.name}"},
-        "PreferenceCollector": {"person": person.name},
+        "PPD_PreferenceCollector": {"person": person.name},
     }
     for class_type, inputs in changes.items():
         prompt = graphs.set_inputs(prompt, class_type, **inputs)
@@ -222,7 +222,7 @@ def test_the_learning_workflow_runs_from_nobody(server, store, graphs, files_of,
         for sampler in graphs.nodes_of(prompt, "PersonalizedDenoiser"):
             for side in ("positive", "negative"):
                 prompt[sampler]["inputs"][side] = [prompt[sampler]["inputs"][side][0], 1]
-    first, second = graphs.nodes_of(prompt, "UserEmbeddingSample")
+    first, second = graphs.nodes_of(prompt, "PPD_UserEmbeddingSample")
     for number, told in enumerate(("No picks: this is the average person.", "Known from 1 pick.")):
         prompt[first]["inputs"]["seed"], prompt[second]["inputs"]["seed"] = 2 * number + 1, 2 * number + 2
         (seed,) = graphs.nodes_of(prompt, "PrimitiveInt")
@@ -234,8 +234,8 @@ def test_the_learning_workflow_runs_from_nobody(server, store, graphs, files_of,
         for sampler in graphs.nodes_of(prompt, "PersonalizedDenoiser"):
             assert entry["outputs"][sampler]["text"][0].split("\n")[1].startswith(f"({family}, ")
         (question,) = store.inbox(person.id)
-        shown = [np.asarray(Picture(store.picture(d)).open()) for d in (question.first, question.second)]
-        assert not np.array_equal(*shown)
+        one, other = (np.asarray(Picture(store.picture(d)).open()) for d in (question.first, question.second))
+        assert not np.array_equal(one, other)
         assert question.origin["first"]["u"] != question.origin["second"]["u"]
         store.pick(question.id, "first", f"{person.id} {number}")
     store.delete_person(person.id)

@@ -18,7 +18,7 @@ PICTURES = ".ppd-collect img"
 GRAPH = "JSON.stringify(app.graph.serialize())"
 OURS = ("ppd", "personalized-diffusion")
 """What a message of the console names if it is about this pack."""
-COLLECTOR = "app.graph.findNodesByType('PreferenceCollector')[0]"
+COLLECTOR = "app.graph.findNodesByType('PPD_PreferenceCollector')[0]"
 FRESH = iter(range(1, 1000))
 """A colour that no picture had yet, so that nothing comes from a cache and every question is a new one."""
 
@@ -41,7 +41,7 @@ def graph(person, pairs=1, **collector):
     return {
         "1": node("EmptyImage", **size, color=0xC00000 + number),
         "2": node("EmptyImage", **size, color=0x0000C0 + (number << 8)),
-        "3": node("PreferenceCollector", **(inputs | {"wait_seconds": 0} | collector)),
+        "3": node("PPD_PreferenceCollector", **(inputs | {"wait_seconds": 0} | collector)),
     }
 
 
@@ -117,7 +117,7 @@ def frontend(request, server, chromium):
     page.on("pageerror", lambda error: complaints.append(f"exception: {error}\n{error.stack}"))
     page.goto(server.url, wait_until="domcontentloaded")
     page.wait_for_function("window.app?.extensionManager && window.app.canvas && window.app.graph", timeout=90_000)
-    page.wait_for_function("'PreferenceCollector' in LiteGraph.registered_node_types", timeout=90_000)
+    page.wait_for_function("'PPD_PreferenceCollector' in LiteGraph.registered_node_types", timeout=90_000)
     yield page, complaints
     page.close()
 

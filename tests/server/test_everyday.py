@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from ppd.pictures import Picture
 
@@ -22,7 +23,7 @@ def few_steps(server, graphs):
         prompt = server.prompt(name)
         for class_type in ("KSampler", "PersonalizedDenoiser"):
             prompt = graphs.set_inputs(prompt, class_type, steps=4)
-        for class_type in ("PPD_MyTaste", "PPD_SortByTaste", "PreferenceCollector"):
+        for class_type in ("PPD_MyTaste", "PPD_SortByTaste", "PPD_PreferenceCollector"):
             prompt = graphs.set_inputs(prompt, class_type, person=person)
         return graphs.set_inputs(prompt, "PreferencePairLoader", preference_set=f"person: {person}")
 
@@ -133,7 +134,7 @@ def test_the_two_best_of_a_batch_are_asked_and_the_best_is_saved_with_its_score(
     for shown, index in zip(asked, (first, second), strict=True):
         assert np.abs(shown.astype(int) - pictures["all"][index]).max() <= 1  # Save Image cuts what we round
     (image,) = entry["outputs"][saver]["images"]
-    written = Image.open(server.base / "output" / image["subfolder"] / image["filename"]).text
+    written = PngImageFile(server.base / "output" / image["subfolder"] / image["filename"]).text
     note = json.loads(written["ppd_taste"])
     assert set(note) == {"scores", "taste_encoder"} and len(note["scores"]) == 2
     assert f"{note['scores'][0]:+.2f}" in report.splitlines()[2]
@@ -147,7 +148,7 @@ def test_scores_are_not_written_unless_asked_for(server, graphs, few_steps, warm
     (saver,) = graphs.nodes_of(prompt, "SaveImage")
     (image,) = entry["outputs"][saver]["images"]
     path = server.base / "output" / image["subfolder"] / image["filename"]
-    assert "ppd_taste" not in Image.open(path).text
+    assert "ppd_taste" not in PngImageFile(path).text
 
 
 def without(prompt, class_type, graphs):
@@ -159,7 +160,7 @@ def without(prompt, class_type, graphs):
         for name, value in list(entry["inputs"].items()):
             if isinstance(value, list) and value[0] in gone:
                 through = prompt[value[0]]["inputs"].get("user_embedding")
-                if class_type == "UserEmbeddingSample" and through:
+                if class_type == "PPD_UserEmbeddingSample" and through:
                     entry["inputs"][name] = through
                 else:
                     del entry["inputs"][name]
@@ -187,7 +188,7 @@ def test_a_bypassed_node_of_ours_paints_the_plain_picture_and_the_report_says_so
             "inputs": {"images": [f"{node} decoded", 0], "filename_prefix": f"bypass/{node}"},
         }
     del prompt[saver]
-    for node in graphs.nodes_of(prompt, "PreferenceCollector"):
+    for node in graphs.nodes_of(prompt, "PPD_PreferenceCollector"):
         del prompt[node]  # two plain pictures of one seed are no question
     entry = server.run(prompt)
     pictures = server.pictures(entry)
@@ -199,7 +200,7 @@ def test_no_saved_picture_tells_a_name(server, store, graphs, few_steps, warm):
     """Nor by what nodes give ComfyUI as a fingerprint, which it writes into the picture."""
     prompt = few_steps(LEARN, warm)
     (image,) = server.run(prompt)["outputs"][graphs.nodes_of(prompt, "SaveImage")[0]]["images"]
-    written = Image.open(server.base / "output" / image["subfolder"] / image["filename"]).text["prompt"]
+    written = PngImageFile(server.base / "output" / image["subfolder"] / image["filename"]).text["prompt"]
     (pairs,) = graphs.nodes_of(prompt, "PreferencePairLoader")
     assert json.loads(written)[pairs]["is_changed"] and warm in written
     assert store.person(warm).name not in written

@@ -42,6 +42,7 @@ def theirs(server, store):
         )
     told(server, f"people/{person}/undo", {"request": f"{name} back"})
     told(server, f"people/{person}/half_life", {"picks": 9, "request": "r"})
+    told(server, f"people/{person}/guide", {"guide": "example: sea.brand.json", "request": "r"})
     told(server, f"people/{person}/rename", {"name": later, "request": "r"})
     told(server, f"people/{person}/question")  # which the encoder looks at their pictures for
     copy = told(server, f"people/{person}/duplicate", {"name": f"{later} copy", "request": "r"})["id"]
@@ -56,7 +57,9 @@ def theirs(server, store):
 
     graph = {  # a question of a workflow that keeps the workflow, and a node that reads them all
         "1": node("EmptyImage", width=64, height=64, batch_size=2, color=0x123456),
-        "2": node("PreferenceCollector", images=["1", 0], person=later, prompt=f"{SECRET} of a graph", wait_seconds=0),
+        "2": node(
+            "PPD_PreferenceCollector", images=["1", 0], person=later, prompt=f"{SECRET} of a graph", wait_seconds=0
+        ),
         "3": node("PPD_SortByTaste", images=["1", 0], person=later, keep=0, save_scores=False),
         "4": node("PreviewAny", source=["3", 2]),
     }

@@ -8,7 +8,7 @@ from .panels import settle, wait_for_picks
 from .test_collect_widget import graph
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.browser]
-PLACE = """() => app.graph.findNodesByType('PreferenceCollector').forEach((node, at) => {
+PLACE = """() => app.graph.findNodesByType('PPD_PreferenceCollector').forEach((node, at) => {
     node.pos = [900 + 450 * at, 60];
     app.canvas.ds.scale = 0.8;
     app.canvas.ds.offset = [-200, 20];
@@ -42,7 +42,7 @@ def ask(page, *people):
     for number, person in enumerate(people[1:]):
         prompt[str(10 + number)] = {**prompt["3"], "inputs": prompt["3"]["inputs"] | {"person": person}}
     page.evaluate("prompt => app.loadApiJson(prompt, crypto.randomUUID())", prompt)
-    page.wait_for_function(f"app.graph.findNodesByType('PreferenceCollector').length === {len(people)}")
+    page.wait_for_function(f"app.graph.findNodesByType('PPD_PreferenceCollector').length === {len(people)}")
     page.evaluate(PLACE)
     page.evaluate("app.queuePrompt(0)")
     page.wait_for_function(

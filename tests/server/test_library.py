@@ -62,7 +62,7 @@ def paint(server, request):
         os.utime(path, ns=(at, at))
         return path
 
-    save.folder = folder
+    save.folder = folder  # type: ignore[attr-defined]
     return save
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import pytest
 from PIL import Image
 
@@ -55,7 +58,7 @@ def test_the_duel_workflow_fills_the_panel_while_it_is_open(server, store, someb
             for (const node of app.graph.nodes) {
                 const set = (widget, value) => (node.widgets.find(one => one.name === widget).value = value);
                 if (node.type === 'PreferencePairLoader') set('preference_set', `person: ${name}`);
-                if (node.type === 'PreferenceCollector') set('person', name);
+                if (node.type === 'PPD_PreferenceCollector') set('person', name);
                 if (node.type === 'PersonalizedDenoiser') set('steps', 4);
             }
         }""",
@@ -218,6 +221,37 @@ def test_fading_takes_whole_numbers_from_one(store, somebody, open_panel):
         settle(page)
         assert store.person(somebody).half_life == half_life
         assert page.locator(".ppd-taste .notice").inner_text() == ""
+
+
+def test_a_brand_guide_is_chosen_and_the_tab_says_what_it_changes(server, store, somebody, open_panel):
+    """It can be gone, too: that is one sentence, and the questions go on."""
+    file = server.base / "input" / "ours.brand.json"
+    rules = [{"level": "never", "look": word} for word in ("dark", "bright")]
+    file.write_text(json.dumps({"format": "ppd-brand-guide", "version": "1", "name": "Ours", "rules": rules}))
+    page = open_panel(somebody)
+    wait_for_picks(page, 0, 3)
+    page.get_by_text("More", exact=True).click()
+    page.get_by_label("Brand guide").select_option("input: ours.brand.json")
+    told = page.locator(".ppd-taste .guide")
+    told.get_by_text(
+        "Bound to the brand guide Ours: what is painted for you leaves out a part of your taste."
+    ).wait_for()
+    assert re.search("It no longer leans to: (dark|bright), which the guide never wants.$", told.inner_text())
+    assert store.person(somebody).guide == "input: ours.brand.json"
+    file.write_text(file.read_text().replace("Ours", "Theirs"))
+    page.get_by_label("Left is better").click()
+    wait_for_picks(page, 1, 2)
+    told.get_by_text("The guide's file was changed since you chose it; what it says now holds.").wait_for()
+    told.get_by_role("button", name="I have seen it").click()
+    told.get_by_role("button").wait_for(state="detached")
+    assert told.inner_text().startswith("Bound to the brand guide Theirs")
+    file.unlink()
+    page.get_by_label("Left is better").click()
+    wait_for_picks(page, 2, 1)
+    told.get_by_text("There is no brand guide 'input: ours.brand.json'").wait_for()
+    page.get_by_label("Brand guide").select_option(label="none")
+    told.wait_for(state="detached")
+    assert store.person(somebody).guide is None and store.person(somebody).picks == 2
 
 
 def test_repetitions_are_skipped_with_one_press(store, somebody, open_panel):

@@ -76,12 +76,12 @@ def page(request, server, chromium):
     page.set_default_timeout(60_000)
     page.goto(server.url, wait_until="domcontentloaded")
     page.wait_for_function("window.app?.extensionManager && window.app.canvas && window.app.graph", timeout=90_000)
-    page.wait_for_function("'PreferenceCollector' in LiteGraph.registered_node_types", timeout=90_000)
+    page.wait_for_function("'PPD_PreferenceCollector' in LiteGraph.registered_node_types", timeout=90_000)
     yield page
     page.close()
 
 
-VALUES = """() => app.graph.nodes.filter(node => node.type.startsWith('Preference')).map(node => {
+VALUES = """() => app.graph.nodes.filter(node => node.type.includes('Preference')).map(node => {
     const widget = node.widgets[0];
     return [widget.name, widget.type, widget.value, widget.options.getOptionLabel?.(widget.value),
             widget.options.values];
@@ -114,8 +114,8 @@ def test_lists_show_names_and_workflows_keep_ids(server, page, store, name):
         page.wait_for_function(SHOWN, arg=f"person: {name}")
     call(server, f"people/{person}/rename", {"name": f"{name} 2", "request": "r"})
     page.wait_for_function(
-        "name => app.graph.nodes.find(node => node.type === 'PreferenceCollector').widgets[0].options"
-        ".getOptionLabel(app.graph.nodes.find(node => node.type === 'PreferenceCollector').widgets[0].value) === name",
+        "name => { const { options, value } = app.graph.findNodesByType('PPD_PreferenceCollector')[0].widgets[0];"
+        " return options.getOptionLabel(value) === name; }",
         arg=f"{name} 2 · 0 picks",
     )
     assert name not in page.evaluate(GRAPH)
@@ -126,12 +126,12 @@ def test_lists_show_names_and_workflows_keep_ids(server, page, store, name):
     page.evaluate("app.graph.clear()")
 
 
-TABS_PERSON = """name => app.graph.nodes.filter(node => node.type.startsWith('Preference')).every(node => {
+TABS_PERSON = """name => app.graph.nodes.filter(node => node.type.includes('Preference')).every(node => {
     const widget = node.widgets[0];
     return widget.options.getOptionLabel(widget.value) === `the tab's person (${name})`;
 })"""
 ASKED_IN_PROMPT = """async () => Object.values((await app.graphToPrompt()).output)
-    .filter(node => node.class_type.startsWith('Preference'))
+    .filter(node => node.class_type.includes('Preference'))
     .map(node => node.inputs.person ?? node.inputs.preference_set)"""
 
 
@@ -203,7 +203,7 @@ def test_choosing_in_the_tab_is_choosing_in_the_workflow(server, page, store, na
     for person in people.values():
         for origin in (one.origin["prompt"] for one in store.inbox(person)):
             assert name not in json.dumps(origin)
-    page.evaluate("app.graph.convertToSubgraph(new Set(app.graph.nodes.filter(n => n.type.startsWith('Preference'))))")
+    page.evaluate("app.graph.convertToSubgraph(new Set(app.graph.nodes.filter(n => n.type.includes('Preference'))))")
     inner = [one for one in page.evaluate(ASKED_IN_PROMPT)]
     assert sorted(inner) == sorted([person, f"person: {person}"])
     store.delete_person(person)  # the last one chosen: the tab shows the first then, and so do the lists

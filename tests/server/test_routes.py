@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import struct
 import threading
 import time
@@ -20,6 +21,7 @@ from ppd.pairs import read_pairs
 from ppd.pictures import Picture
 
 pytestmark = pytest.mark.comfyui
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def call(server, path, body=None, content_type="application/json", method=None):
@@ -37,6 +39,28 @@ def told(server, path, body=None, method=None):
     status, text = call(server, path, body, method=method)
     assert status == 200, text
     return json.loads(text)
+
+
+def declared(name):
+    """The fields that web/types/ppd.d.ts gives one of its interfaces, those of what it extends with them."""
+    text = (ROOT / "web" / "types" / "ppd.d.ts").read_text(encoding="utf-8")
+    base, body = re.search(rf"interface {name}(?: extends (\w+))? {{(.*?)\n    }}", text, re.DOTALL).groups()
+    return set(re.findall(r"^        (\w+)\??:", body, re.MULTILINE)) | (declared(base) if base else set())
+
+
+def test_the_browsers_types_are_what_is_answered(server, somebody):
+    person, _ = somebody
+    state = told(server, f"people/{person}/question")
+    picked = {"candidate": state["question"]["id"], "verdict": "first", "request": "p"}
+    assert declared("Standing") == set(told(server, f"people/{person}/picks", picked))
+    assert declared("Standing") - {"changed"} == set(state)
+    assert declared("Person") <= set(state["person"])
+    assert declared("Pair") - {"pictures"} == set(state["question"])
+    assert declared("Statement") <= set(state["statements"][0])
+    why = told(server, f"people/{person}/why")
+    assert declared("Why") == set(why) and declared("WhyLook") <= set(why["looks"][0])
+    assert declared("LibraryPage") == set(told(server, f"people/{person}/library"))
+    assert declared("Training") <= set(told(server, "trainings/nobody"))
 
 
 def test_questions_are_answered_and_taken_back(server, store, somebody):

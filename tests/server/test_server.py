@@ -32,8 +32,8 @@ NODE_IDS = {
     "PPD_BlindTest",
     "PPD_JudgePictures",
     "PreferencePairLoader",
-    "PreferenceCollector",
-    "UserEmbeddingSample",
+    "PPD_PreferenceCollector",
+    "PPD_UserEmbeddingSample",
     "UserEmbeddingEncoder",
     "PPD_UserEmbeddingSave",
     "PPD_SaveTasteAsLoRA",
@@ -98,6 +98,16 @@ def test_workflows_are_listed_and_served_as_templates(server):
     for name in WORKFLOWS:
         path = f"/api/workflow_templates/personalized-diffusion/{urllib.parse.quote(name)}.json"
         assert server.get(path) == server.workflow(name)
+
+
+def test_a_prompt_with_an_old_id_runs(server, store):
+    """As a script sends it: what may be left out is, and what is connected stays so."""
+    size = {"width": 64, "height": 64, "batch_size": 1}
+    red, blue = ({"class_type": "EmptyImage", "inputs": {**size, "color": colour}} for colour in (0xC00000, 0x0000C0))
+    asked = {"images": ["1", 0], "other_images": ["2", 0], "person": "Old Id"}
+    run = server.run({"1": red, "2": blue, "3": {"class_type": "PreferenceCollector", "inputs": asked}})
+    assert run["outputs"]["3"]["text"] == ["Old Id: questions open 1, answered 0."]
+    store.delete_person(store.person_called("Old Id").id)
 
 
 @pytest.mark.parametrize("name", POCKET)

@@ -28,13 +28,13 @@ def duel(round_):
     }
     for side in "ab":
         graph[f"draw {side}"] = node(
-            "UserEmbeddingSample", user_embedding=["taste", 0], seed=2 * round_ + (side == "b")
+            "PPD_UserEmbeddingSample", user_embedding=["taste", 0], seed=2 * round_ + (side == "b")
         )
         graph[f"latent {side}"] = node("PersonalizedDenoiser", user_embedding=[f"draw {side}", 0], **sampling)
         graph[f"picture {side}"] = node("VAEDecode", samples=[f"latent {side}", 0], vae=["pocket", 2])
     filed = {"images": ["picture a", 0], "other_images": ["picture b", 0], "person": WHO, "prompt": PROMPT}
     filed |= {"user_embedding": ["draw a", 0], "other_embedding": ["draw b", 0]}
-    graph["collector"] = node("PreferenceCollector", **filed)
+    graph["collector"] = node("PPD_PreferenceCollector", **filed)
     return graph
 
 
@@ -57,7 +57,7 @@ def test_duels_are_filed_picked_and_read_again(server, store):
         assert [one["id"] for one in entry["outputs"]["collector"]["ppd_question"]] == [question.id]
         assert question.prompt == PROMPT
         assert question.origin["first"]["u"] != question.origin["second"]["u"]
-        assert question.origin["prompt"]["collector"]["class_type"] == "PreferenceCollector"
+        assert question.origin["prompt"]["collector"]["class_type"] == "PPD_PreferenceCollector"
         warmer = warmth(store, question.first) > warmth(store, question.second)
         store.pick(question.id, "first" if warmer else "second", f"round {round_}")
     told = [taste.splitlines()[0] for taste, _ in reports]

@@ -16,7 +16,9 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
+from ppd.encoders.encoder import TasteEncoder
 from ppd.pictures import Picture
+from ppd.pocket.studio import WEIGHTS
 from ppd.taste_code import encode
 from ppd.user_embedding import UserEmbedding
 
@@ -168,6 +170,49 @@ def test_a_code_goes_out_and_in(server, people, folder):
     exact, found = (UserEmbedding.load(folder / name) for name in ("exact.safetensors", made["file"]))
     torch.testing.assert_close(found.u, exact.u, rtol=0, atol=float(exact.u.abs().max()) / 200)
     assert "damaged or cut" in call(server, "POST", "tastes/code", {"code": code[:-3]}, expected=400)["error"]
+
+
+def test_a_code_with_noise_says_so_and_each_is_another(server, people):
+    path = f"people/{people[0].id}/code?epsilon="
+    first, second = (call(server, "GET", f"{path}8") for _ in range(2))
+    assert first["noise"] == second["noise"] == {"epsilon": 8.0, "delta": 1e-5}
+    assert first["code"].startswith("ppd2:") and first["code"] != second["code"]
+    assert call(server, "GET", f"{path}0")["noise"] is None
+    told = call(server, "GET", f"{path}lots", expected=400)["error"]
+    assert told == "Expected a number as epsilon, got 'lots': 8 is usual, 0 for no noise."
+    assert "Expected an epsilon of 0.01 to 100, got 1000" in call(server, "GET", f"{path}1000", expected=400)["error"]
+
+
+def test_who_is_bound_to_a_guide_shares_what_it_lets_be(server, people, folder):
+    """With noise too: it comes first, and obeying costs no privacy."""
+    ann, guide = people[0], server.base / "input" / "plain.brand.json"
+    rules = [{"level": "never", "look": word} for word in ("dark", "bright")]
+    guide.write_text(json.dumps({"format": "ppd-brand-guide", "version": "1", "name": "Plain", "rules": rules}))
+    state = call(server, "POST", f"people/{ann.id}/guide", {"guide": "input: plain.brand.json"})
+    assert state["person"]["guide"] == "input: plain.brand.json" in state["guides"]
+    shown = state["guide"]
+    assert (shown["name"], shown["changed"], shown["binds"]) == ("Plain", False, True) and len(shown["held"]) >= 1
+    looks = TasteEncoder.load(WEIGHTS / "taste_encoders" / "pocket").looks
+    at = looks.low.index("dark")
+    data, _ = call(server, "GET", f"people/{ann.id}/taste")
+    (folder / "bound.safetensors").write_bytes(data)
+    code = call(server, "GET", f"people/{ann.id}/code?epsilon=8")["code"]
+    made = call(server, "POST", "tastes/code", {"code": code, "name": "hidden"})["file"]
+    for name, rounding in (("bound.safetensors", 1e-5), (made, 0.02)):
+        u = UserEmbedding.load(folder / name).u[0]
+        for face in (looks.readings[at], looks.steps[at]):
+            assert abs(float(face @ u)) <= rounding * float(face.norm() * u.norm())
+
+    guide.unlink()
+    gone = "There is no brand guide 'input: plain.brand.json': put its file back, or choose another guide, or none,"
+    state = call(server, "GET", f"people/{ann.id}/question")
+    assert state["guide"]["problem"].startswith(gone) and state["problem"] is None and state["person"]["picks"] == 3
+    assert call(server, "GET", f"people/{ann.id}/taste", expected=400)["error"].startswith(gone)
+    assert call(server, "POST", f"people/{ann.id}/guide", {"guide": "input: plain.brand.json"}, expected=400)
+    assert call(server, "POST", f"people/{ann.id}/guide", {"guide": 3}, expected=400)
+    state = call(server, "POST", f"people/{ann.id}/guide", {"guide": None})
+    assert (state["guide"], state["person"]["guide"]) == (None, None)
+    call(server, "GET", f"people/{ann.id}/taste")
 
 
 def test_a_blend_lies_between_a_person_and_a_file(server, people, folder):

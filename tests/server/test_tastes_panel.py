@@ -66,6 +66,11 @@ def test_save_drop_code_blend_and_go_back(server, store, picker, folder, open_pa
     notice.get_by_text("The code is copied").wait_for()
     code = part.get_by_label("Code", exact=True).input_value()
     assert code.startswith("ppd1:")
+    assert part.locator(".code-told").inner_text() == "This code has no noise: your taste is in it as it is."
+    part.get_by_label("Noise that hides each pick (epsilon)").fill("8")
+    part.get_by_text("Copy as a code").click()
+    part.get_by_text("In this code noise hides each single pick (epsilon 8, delta 0.00001).").wait_for()
+    assert part.get_by_label("Code", exact=True).input_value().startswith("ppd2:")
     part.get_by_label("Paste a code").fill(code)
     part.get_by_label("Paste a code").press("Enter")
     notice.get_by_text("Kept as taste.safetensors").wait_for()

@@ -21,7 +21,7 @@ def page(server, chromium):
     page.set_default_timeout(60_000)
     page.goto(server.url, wait_until="domcontentloaded")
     page.wait_for_function("window.app?.extensionManager && window.app.canvas && window.app.graph", timeout=90_000)
-    page.wait_for_function("'PreferenceCollector' in LiteGraph.registered_node_types", timeout=90_000)
+    page.wait_for_function("'PPD_PreferenceCollector' in LiteGraph.registered_node_types", timeout=90_000)
     yield page
     page.close()
     server.post("/settings", {"Comfy.Locale": "en"})
@@ -38,7 +38,7 @@ def test_the_dialog_lists_them_in_the_order_of_learning_and_opens_the_first(serv
     loaded = "cards => cards.every(card => [...card.querySelectorAll('img')].some(image => image.naturalWidth >= 400))"
     page.wait_for_function(f'({loaded})([...document.querySelectorAll("{CARD}")].slice(0, 3))')  # others load when seen
     page.locator(CARD).first.evaluate("card => card.click()")
-    page.wait_for_function("app.graph.nodes.some(node => node.type === 'PreferenceCollector')")
+    page.wait_for_function("app.graph.nodes.some(node => node.type === 'PPD_PreferenceCollector')")
     page.get_by_role("dialog").wait_for(state="detached")
     check_that_it_can_be_read(page)
 
@@ -145,6 +145,6 @@ def test_in_japanese_titles_and_notes_are_too_but_not_what_somebody_wrote(server
     page.evaluate("workflow => app.loadGraphData(workflow)", workflow)
     assert "Read me first" in page.evaluate(TITLES)
     text = page.evaluate(
-        "fetch('/extensions/personalized-diffusion/docs/PreferenceCollector/ja.md').then(answer => answer.text())"
+        "fetch('/extensions/personalized-diffusion/docs/PPD_PreferenceCollector/ja.md').then(answer => answer.text())"
     )
     assert text.startswith("# 好みを集める")

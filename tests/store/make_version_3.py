@@ -14,16 +14,19 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 RELEASED = "cf314e3"
 
 
-def main() -> None:
+def make(version: int, released: str, more: Callable[[Any, str], None] = lambda store, person: None) -> None:
+    """`version_<version>.zip` by the code of a commit; `more` adds to the store, for one of its people."""
     with tempfile.TemporaryDirectory() as name:
         source = subprocess.run(
-            ["git", "archive", RELEASED, "ppd"], capture_output=True, check=True, cwd=HERE.parents[1]
+            ["git", "archive", released, "ppd"], capture_output=True, check=True, cwd=HERE.parents[1]
         )
         with tarfile.open(fileobj=io.BytesIO(source.stdout)) as archive:
             archive.extractall(name)
@@ -43,15 +46,16 @@ def main() -> None:
         kept = [store.kept_picture(store.add_picture(ann, "a hill", picture(number))) for number in (100, 101, 102)]
         store.choose(ann, "a hill", [one.digest for one in kept], kept[2].digest, "choice")
         store.rate(ann, kept[0].id, "keep", "rated")
+        more(store, ann)
         someone = store.person(ann)
         said = told(store)
         said["more"] = [someone.ratings, someone.revision, list(store.choices(ann).values())]
         store.database.close()
-        with zipfile.ZipFile(HERE / "version_3.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        with zipfile.ZipFile(HERE / f"version_{version}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
             for path in sorted(path for path in folder.rglob("*") if path.is_file()):
                 archive.write(path, f"taste/{path.relative_to(folder).as_posix()}")
             archive.writestr("told.json", json.dumps(said, ensure_ascii=False))
 
 
 if __name__ == "__main__":
-    main()
+    make(3, RELEASED)

@@ -156,7 +156,7 @@ def test_what_has_made_the_taste_is_not_tested(store, aki, said):
         store.pick(candidate, "tie" if said == "tie" else "second", "r")
     with pytest.raises(StoreError, match="Prompt 1 was answered .* test by other prompts") as refused:
         store.add_test(aki, ["base", "mine"], scenes(prompt="a lake"), 20)
-    assert refused.value.prompt == "a lake"
+    assert vars(refused.value)["prompt"] == "a lake"
     with pytest.raises(StoreError, match="paint it by another seed"):
         store.add_test(aki, ["base", "mine"], scenes(start=40), 20)
     with pytest.raises(StoreError, match="Prompt 2 was .* test by other prompts"):

@@ -8,6 +8,7 @@ import pytest
 
 from ppd.pictures import Picture, PreferenceError
 from ppd.store import Found, MissingError, StoreError, TasteStore
+from tests.slowness import slowness
 
 from .small_stores import ask, picture, stored_pictures
 
@@ -98,9 +99,9 @@ def test_what_is_kept_beats_what_is_not_of_the_same_prompt(store, aki):
 
 def test_ratings_stand_among_picks_by_their_time(store, aki, monkeypatch):
     times = iter(f"2026-01-0{day}T00:00:00+00:00" for day in range(1, 9))
+    at = next(times)
     for module in ("candidates", "ratings"):
         monkeypatch.setattr(f"ppd.store.{module}.now", lambda: at)
-    at = next(times)
     asked = [ask(store, aki, number) for number in (10, 11)]
     kept = [store.add_picture(aki, "a lake", picture(number)) for number in (0, 1, 2)]
     at = next(times)
@@ -199,7 +200,7 @@ def test_ten_thousand_ratings_stay_fast(store, aki):
             start = time.process_time()
             ask_for(aki)
             seconds.append(time.process_time() - start)
-        assert min(seconds) < 0.05, ask_for
+        assert min(seconds) < 0.05 * slowness(), ask_for
 
 
 def test_many_are_rated_in_one_transaction_but_for_damaged_ones(store, aki):

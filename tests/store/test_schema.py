@@ -30,7 +30,7 @@ def test_a_released_store_says_the_same_afterwards(tmp_path, version):
     assert {(one.ratings, store.revision(one.id)) for one in store.people()} == {(0, 0)}
     assert stored_pictures(store) == before
     assert (len(said), sum(len(one["pairs"]) for one in said.values())) == (4, 17)
-    assert versions(folder) == {"taste.sqlite3": 4, f"taste.sqlite3.v{version}": version}
+    assert versions(folder) == {"taste.sqlite3": 5, f"taste.sqlite3.v{version}": version}
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -56,18 +56,22 @@ def test_picks_go_on_in_a_migrated_store(tmp_path, version):
     assert len(again.choices(ann.id)) == 2
 
 
-def test_a_store_of_version_3_keeps_choices_ratings_and_revisions(tmp_path):
-    folder, said = released_store(tmp_path, 3)
+@pytest.mark.parametrize("version", [3, 4])
+def test_a_store_of_version_3_or_4_keeps_choices_ratings_and_revisions(tmp_path, version):
+    folder, said = released_store(tmp_path, version)
     store = TasteStore(folder)
     ann = store.person_called("Ann Ågren")
     more = said.pop("more")
     assert told(store) == said
     assert [ann.ratings, ann.revision, list(store.choices(ann.id).values())] == more
-    assert versions(folder) == {"taste.sqlite3": 4, "taste.sqlite3.v3": 3}
-    assert store.tests(ann.id) == []
+    assert versions(folder) == {"taste.sqlite3": 5, f"taste.sqlite3.v{version}": version}
+    assert [test.arms for test in store.tests(ann.id)] == ([] if version == 3 else [("plain", "mine")])
+    assert {one.guide for one in store.people()} == {None}
+    store.set_guide(ann.id, "input: sea.brand.json", "a" * 64)
+    assert store.revision(ann.id) == more[1] + 1
 
 
-@pytest.mark.parametrize("version", [1, 2, 3])
+@pytest.mark.parametrize("version", [1, 2, 3, 4])
 def test_the_backup_is_the_store_as_it_was(tmp_path, version):
     folder, _ = released_store(tmp_path, version)
     with closing(sqlite3.connect(folder / "taste.sqlite3")) as database:
@@ -87,7 +91,7 @@ def test_deleting_a_person_erases_them_from_the_backup_too(tmp_path):
         store.delete_person("nobody")
     assert (folder / "taste.sqlite3.v1").exists()
     store.delete_person(ann)
-    assert versions(folder) == {"taste.sqlite3": 4}
+    assert versions(folder) == {"taste.sqlite3": 5}
     assert not [path for path in folder.rglob("*") if path.is_file() and "Ågren".encode() in path.read_bytes()]
 
 
@@ -108,7 +112,7 @@ def test_a_store_of_a_newer_pack_is_refused(store):
     store.people()
     with closing(sqlite3.connect(store.folder / "taste.sqlite3")) as database:
         database.execute("PRAGMA user_version = 99")
-    with pytest.raises(StoreError, match="taste.sqlite3 is of version 99, this pack reads 4: update the pack"):
+    with pytest.raises(StoreError, match="taste.sqlite3 is of version 99, this pack reads 5: update the pack"):
         TasteStore(store.folder).people()
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 from ppd.pairs import PreferencePair, read_pairs, write_pairs
 from ppd.pictures import Picture, PreferenceError
 from ppd.store import StoreError, TasteStore
+from tests.slowness import slowness
 
 from .small_stores import ask, picture, stored_pictures
 
@@ -182,8 +183,14 @@ def test_a_copy_has_the_picks_and_goes_its_own_way(store, aki):
     store.pick(store.history(aki)[-1].id, "second", "again")
     ask(store, aki, 9)
     store.set_half_life(aki, 20)
+    before = store.fingerprint(aki)
+    store.set_guide(aki, "input: sea.brand.json", "a" * 64)
+    assert store.fingerprint(aki) != before
     copy = store.duplicate(aki, "Aki at night")
     assert (copy.picks, copy.open, copy.half_life) == (3, 1, 20)
+    assert (copy.guide, copy.guide_digest) == ("input: sea.brand.json", "a" * 64)
+    store.set_guide(aki, None, None)
+    assert (store.person(aki).guide, store.fingerprint(aki)) == (None, before)
     told = [[(pair.chosen.digest, pair.rejected.digest) for pair in store.pairs(one)] for one in (aki, copy.id)]
     assert told[0] == told[1]
     store.undo(copy.id, "u1")
@@ -269,7 +276,7 @@ def test_ten_thousand_pairs_stay_fast(store, aki):
             start = time.process_time()
             ask_for(aki)
             seconds.append(time.process_time() - start)
-        assert min(seconds) < 0.05
+        assert min(seconds) < 0.05 * slowness()
     assert (store.person(aki).picks, store.person(aki).open) == (5000, 5000)
 
 

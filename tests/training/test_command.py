@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from ppd.adapters import UserAdapter
+from ppd.adapters import LowRankAdapter, UserAdapter
 from ppd.cli import main
 from ppd.encoders.encoder import TasteEncoder
 from ppd.hosts import comfyui_base
@@ -20,6 +20,7 @@ from ppd.hosts.comfyui_base import find_comfyui, load_checkpoint
 from ppd.pairs import read_pairs
 from ppd.pictures import Picture
 from ppd.studies import Cell, continue_studies
+from ppd.training import adapter as adapter_training
 from tests.conftest import write_example
 from tests.server.model_files import write_checkpoint
 from tests.training.study_sets import LOOKS
@@ -66,9 +67,10 @@ def home(tmp_path_factory, comfyui_path):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def loaded_once():
-    """The checkpoint is read from its file in the first run alone."""
+def quick():
+    """The checkpoint is read from its file in the first run alone, and few picks are watched."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(adapter_training, "WATCHED_PICKS", 8)
         patch.setattr(comfyui_base, "load_checkpoint", lru_cache(comfyui_base.load_checkpoint))
         yield
 
@@ -144,7 +146,7 @@ def test_real_people_are_trained_on_beside_simulated_ones(home, tmp_path, capsys
         == 0
     )
     adapter = UserAdapter.load(out)
-    assert adapter.config.kind == "low_rank" and adapter.config.rank == 4
+    assert isinstance(adapter, LowRankAdapter) and adapter.config.rank == 4
     assert adapter.config.training["report"]["real_people"]["people"] == 1
     assert "of 1 real people, licence: mine." in (tmp_path / "solo.training" / "report.html").read_text()
     assert len((tmp_path / "solo.training" / "latents" / "4x8x8-0.txt").read_text().split()) >= 6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ class Obedient(Line):
 
 
 def distillation(looks, adapter=0.0):
-    line = Obedient()
+    line: Any = Obedient()
     line.adapter = torch.tensor(adapter, requires_grad=True)
     people = SimulatedPeople(torch.zeros(len(looks), 2), torch.tensor(looks))
     # u is what the looks' words do: bright moves the first number by 2 against dark, warm the second by 1

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -84,7 +85,7 @@ def test_a_user_adapter_that_its_loss_reaches_from_inside_the_denoiser(together,
 
 
 def test_a_broken_microbatch_of_one_is_skipped_by_both_and_the_best_weights_are_the_same(together, tmp_path):
-    settings = {"validate": lambda _, step: -abs(step - 6.0) - 0.5, "validate_every": 2, "patience": 4}
+    settings: dict[str, Any] = {"validate": lambda _, step: -abs(step - 6.0) - 0.5, "validate_every": 2, "patience": 4}
     best = tiny.train(tmp_path / "broken.pt", tiny.sometimes_broken, accumulate=2, precision="no", **settings)
     torch.save(best.state_dict(), tmp_path / "best.pt")
     ours, theirs = (torch.load(folder / "broken.pt", weights_only=True) for folder in (together, tmp_path))

@@ -46,19 +46,19 @@ def test_gradient_lowers_the_chosen_error_and_raises_the_rejected_one():
 
 
 def test_swapped_pairs_mirror_the_logits():
-    errors = torch.rand(4, 6, generator=torch.Generator().manual_seed(0))
-    _, logits = diffusion_dpo_loss(*errors, beta=100.0)
-    _, swapped = diffusion_dpo_loss(errors[1], errors[0], errors[3], errors[2], beta=100.0)
+    a, b, c, d = torch.rand(4, 6, generator=torch.Generator().manual_seed(0))
+    _, logits = diffusion_dpo_loss(a, b, c, d, beta=100.0)
+    _, swapped = diffusion_dpo_loss(b, a, d, c, beta=100.0)
     torch.testing.assert_close(logits, -swapped)
 
 
 def test_soft_labels_are_a_cross_entropy():
     errors = torch.tensor([[0.1], [0.3], [0.2], [0.2]])  # logit 1 at beta 10
-    loss, logits = diffusion_dpo_loss(*errors, 10.0, torch.tensor([0.7]))
+    loss, logits = diffusion_dpo_loss(errors[0], errors[1], errors[2], errors[3], 10.0, torch.tensor([0.7]))
     torch.testing.assert_close(loss, torch.tensor([0.7 * 0.31326169 + 0.3 * 1.31326169]))
     chosen = errors[0].clone().requires_grad_()
     at_best = torch.sigmoid(logits)
-    diffusion_dpo_loss(chosen, *errors[1:], 10.0, at_best)[0].sum().backward()
+    diffusion_dpo_loss(chosen, errors[1], errors[2], errors[3], 10.0, at_best)[0].sum().backward()
     assert chosen.grad.item() == pytest.approx(0.0, abs=1e-6)
 
 

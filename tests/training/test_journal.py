@@ -7,6 +7,7 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch import nn
@@ -95,7 +96,7 @@ def test_the_log_has_each_step_once_also_after_a_kill(tmp_path):
             raise KeyboardInterrupt
         return tiny_loss(model, rng, step)
 
-    settings = {"validate": lambda _, step: float(step), "validate_every": 4}
+    settings: dict[str, Any] = {"validate": lambda _, step: float(step), "validate_every": 4}
     train(tmp_path / "whole.pt", logs=tmp_path / "whole", **settings)
     whole = rows(tmp_path / "whole")
     assert [row[0] for row in whole if row[1] == "mse"] == list(range(1, STEPS + 1))

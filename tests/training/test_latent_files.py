@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -20,7 +22,7 @@ class Encoder:
     def __init__(self) -> None:
         self.seen: list[str] = []
 
-    def __call__(self, pictures: list[Picture]) -> torch.Tensor:
+    def __call__(self, pictures: Sequence[Picture]) -> torch.Tensor:
         self.seen += [picture.digest for picture in pictures]
         return torch.cat([latent_of(picture) for picture in pictures])
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,7 +63,7 @@ def test_adam_schedule_and_average_on_literal_numbers(tmp_path):
 
 def test_frozen_parameters_stay(tmp_path):
     model = tiny_model()
-    model[0].requires_grad_(False)
+    model.get_submodule("0").requires_grad_(False)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     after = fit("tiny", model, tiny_loss, steps=3, learning_rate=0.1, checkpoint=tmp_path / "a.pt").state_dict()
     assert torch.equal(before["0.weight"], after["0.weight"])
@@ -179,7 +180,7 @@ def test_a_run_ends_when_the_held_out_figure_stops_rising_and_returns_its_best_w
         kept[step] = {name: value.clone() for name, value in averaged.state_dict().items()}
         return rises_until_6(averaged, step)
 
-    settings = {"validate": validate, "validate_every": 2, "patience": 4}
+    settings: dict[str, Any] = {"validate": validate, "validate_every": 2, "patience": 4}
     trained = train(tmp_path / "a.pt", **settings)
     assert list(kept) == [2, 4, 6, 8, 10]
     assert all(torch.equal(value, kept[6][name]) for name, value in trained.state_dict().items())
@@ -193,13 +194,13 @@ def test_a_run_ends_when_the_held_out_figure_stops_rising_and_returns_its_best_w
 
 
 def test_a_held_out_figure_that_is_no_number_keeps_nothing(tmp_path):
-    settings = {"validate": lambda averaged, step: float("nan"), "validate_every": 2, "patience": 2}
+    settings: dict[str, Any] = {"validate": lambda averaged, step: float("nan"), "validate_every": 2, "patience": 2}
     assert_same_weights(train(tmp_path / "a.pt", **settings), train(tmp_path / "b.pt"))
 
 
 def test_an_early_stop_is_the_same_after_a_resume(tmp_path):
     """Also when the best weights were made before the interruption."""
-    settings = {"validate": rises_until_6, "validate_every": 2, "patience": 4}
+    settings: dict[str, Any] = {"validate": rises_until_6, "validate_every": 2, "patience": 4}
     whole = train(tmp_path / "whole.pt", **settings)
 
     def interrupted(module, rng, step):

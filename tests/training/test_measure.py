@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -15,12 +18,7 @@ from .test_objective import Line
 PEOPLE = 12
 
 
-class Config:
-    end_percent = 0.5
-
-
-class Adapter:
-    config = Config()
+ADAPTER: Any = SimpleNamespace(config=SimpleNamespace(end_percent=0.5))
 
 
 class Hosted(Line):
@@ -57,7 +55,7 @@ def opposite_people():
 
 
 def test_own_and_another_are_told_apart():
-    told = measure(Hosted(0.1), Adapter(), opposite_people(), people=PEOPLE, batch=5)
+    told = measure(Hosted(0.1), ADAPTER, opposite_people(), people=PEOPLE, batch=5)
     assert told["people"] == PEOPLE
     assert told["own"]["mean"] == 1.0 and told["population"]["mean"] == 0.0
     # Of eleven others five share the taste
@@ -69,7 +67,7 @@ def test_own_and_another_are_told_apart():
 
 
 def test_an_adapter_that_does_nothing_is_nothing_personal():
-    told = measure(Hosted(0.0), Adapter(), opposite_people(), people=PEOPLE, batch=8)
+    told = measure(Hosted(0.0), ADAPTER, opposite_people(), people=PEOPLE, batch=8)
     assert told["own"]["mean"] == told["anothers"]["mean"] == 0.0
     assert told["permutation_p"] == 1.0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from math import log
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,7 +79,7 @@ class Fixed:
 
 
 def dpo(objective, **given):
-    line = Line()
+    line: Any = Line()
     return UserDPO(line, line, picks(**given), line.text([""]), objective, 0.5)
 
 
@@ -154,17 +155,19 @@ def test_the_contrast_pays_for_a_gap_between_ones_own_u_and_anothers():
 
 def test_the_contrast_of_people_who_are_all_the_same_is_log_2():
     one = replace(picks(), embeddings=picks().embeddings[:1, :1].expand(1, PEOPLE, 2))
-    line, objective = Line(), Objective(beta=1.0, contrast=2.0)
+    line: Any = Line()
+    fixed: Any = Fixed()
+    objective = Objective(beta=1.0, contrast=2.0)
     values = []
     for contrast in (0.0, 2.0):
         torch.manual_seed(1)
         run = UserDPO(line, line, one, line.text([""]), replace(objective, contrast=contrast, user_dropout=0.0), 0.5)
-        values.append(run.loss(Fixed(), 8)[0].item())
+        values.append(run.loss(fixed, 8)[0].item())
     assert values[1] - values[0] == pytest.approx(2 * log(2))
 
 
 def test_the_population_adapter_has_no_contrast():
-    line = Line()
+    line: Any = Line()
     found = UserDPO(line, line, picks(), line.text([""]), Objective(beta=1.0, contrast=2.0), 0.5, personal=False)
     value, figures = found.loss(np.random.default_rng(0), 8)
     assert value.item() == pytest.approx(log(2)) and "own_over_other" not in figures  # the population's u is 0

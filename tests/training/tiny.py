@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -92,7 +93,7 @@ def train_user_adapter(base: Path, checkpoint: Path, **settings) -> nn.Module:
 def together(folder: Path, base: Path) -> None:
     """What several processes are compared with one for; each tells what it was called for."""
     rank = processes().process_index
-    logs = {"progress": folder / "progress.json", "logs": folder / "logs"}
+    logs: dict[str, Any] = {"progress": folder / "progress.json", "logs": folder / "logs"}
     seen: list[int] = []
     judged: list[int] = []
 
@@ -101,7 +102,7 @@ def together(folder: Path, base: Path) -> None:
         return -abs(step - 6.0) - rank  # the mean over two is best at 6
 
     train(folder / "tiny.pt", precision="no")
-    settings = {"precision": "no", "validate": validate, "validate_every": 2, "patience": 4}
+    settings: dict[str, Any] = {"precision": "no", "validate": validate, "validate_every": 2, "patience": 4}
     best = train(folder / "broken.pt", sometimes_broken, on_step=lambda _, s: seen.append(s), **settings, **logs)
     torch.save(best.state_dict(), folder / f"best{rank}.pt")
     adapter = train_user_adapter(base, folder / "adapter.pt", precision="no")
@@ -133,4 +134,4 @@ if __name__ == "__main__":
     elif mode == "rest":
         rest(place)
     else:
-        train(place / "killed.pt", slow_loss, **({} if mode == "alone" else {"precision": "no"}))
+        train(place / "killed.pt", slow_loss, **dict[str, Any]({} if mode == "alone" else {"precision": "no"}))

@@ -13,8 +13,9 @@ from typing import Any
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from ppd.federated.flower import FederatedPrior, client_app, server_app
+from ppd.federated.flower import client_app, server_app
 from ppd.federated.hiding import Hiding
+from ppd.federated.prior import FederatedPrior, PriorStudio
 from ppd.federated.studio import people_of, public_prior, save_prior
 from ppd.privacy import Guarantee
 
@@ -25,12 +26,13 @@ def _hiding(agreed: Mapping[str, Any]) -> Hiding | None:
     return None if guarantee is None else Hiding(guarantee, int(agreed["least"]), int(agreed["rounds"]))
 
 
-def _people(context: Context) -> Any:
+def _studio(context: Context) -> PriorStudio:
     node = context.node_config
-    return people_of(Path(str(node["pairs"])), Path(str(node["encoder"])), Path(str(node.get("models", "models"))))
+    people = people_of(Path(str(node["pairs"])), Path(str(node["encoder"])), Path(str(node.get("models", "models"))))
+    return PriorStudio(people, _hiding(node))
 
 
-client = client_app(_people, lambda context: _hiding(context.node_config))
+client = client_app(_studio)
 server = ServerApp()
 
 
@@ -43,6 +45,9 @@ def main(grid: Grid, context: Context) -> None:
     task = FederatedPrior(
         len(known[0]), int(agreed["rounds"]), int(agreed["most-people"]), None if hiding is None else known, hiding
     )
-    server_app(
-        task, studios, int(agreed["least"]), done=lambda prior: save_prior(prior, encoder, out, studios, hiding)
-    )(grid, context)
+
+    def done() -> None:
+        assert task.prior is not None
+        save_prior(task.prior, encoder, out, studios, hiding)
+
+    server_app(task, studios, int(agreed["least"]), done=done)(grid, context)

@@ -1,6 +1,7 @@
 """open_clip's towers: tiny random models of the real classes, and their file."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from ppd.encoders.towers.open_clip import OpenClipTower, save_encoder
 
 open_clip = pytest.importorskip("open_clip")
 
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "embed_dim": 12,
     "vision_cfg": {"layers": 1, "width": 32, "head_width": 16, "patch_size": 8, "image_size": 32},
     "text_cfg": {"context_length": 8, "vocab_size": 20, "width": 16, "heads": 2, "layers": 1},

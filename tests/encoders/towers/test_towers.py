@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,14 +86,14 @@ def test_a_tags_weights_are_never_fetched_unasked(monkeypatch, tmp_path):
 
 def test_a_vision_language_model_is_opened_as_the_reference_says(vlm_folder):
     reference = {"kind": "transformers", "directory": "qwen", "layer": 3, "instruction": "warm?", "pixels": 1000}
-    tower = open_tower(reference, find=lambda kind, name: {"vlm": vlm_folder.parent}[kind] / name)
+    tower: Any = open_tower(reference, find=lambda kind, name: {"vlm": vlm_folder.parent}[kind] / name)
     expected = TransformersVLMTower(LocalVLM.from_folder(vlm_folder), layer=3, instruction="warm?", pixels=1000)
     assert tower.weight_hash == expected.weight_hash and tower.layer == 3
     kept = complete(
         {"kind": "transformers", "directory": "qwen", "layer": 3}, TransformersVLMTower(expected.vlm, layer=3)
     )
     assert kept["instruction"] == INSTRUCTION and kept["pixels"] == PIXELS and kept["pooling"] == POOLING
-    again = open_tower(json.loads(json.dumps(kept)), find=lambda kind, name: vlm_folder)
+    again: Any = open_tower(json.loads(json.dumps(kept)), find=lambda kind, name: vlm_folder)
     assert (again.weight_hash, again.layer) == (kept["hash"], 3) and kept["name"] == "qwen"
     with pytest.raises(ValueError, match="another than the taste encoder was made with"):
         open_tower({**reference, "layer": 2, "hash": tower.weight_hash}, find=lambda kind, name: vlm_folder)
@@ -127,8 +128,8 @@ def test_a_fingerprint_is_of_names_shapes_and_values_at_half_precision():
     def module(bias=0.0, width=4, weight=0.0, rows=SMALL):
         made = nn.Sequential(nn.Linear(width, rows))
         with torch.no_grad():
-            made[0].weight.fill_(weight)
-            made[0].bias.fill_(bias)
+            made.get_parameter("0.weight").fill_(weight)
+            made.get_parameter("0.bias").fill_(bias)
         return made
 
     same = fingerprint(module())

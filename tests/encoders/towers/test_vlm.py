@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -75,7 +77,7 @@ def test_the_hash_differs_by_weights_layer_instruction_and_picture_size(folders,
     plain = TransformersVLMTower(vlm)
     assert TransformersVLMTower(LocalVLM.from_folder(folders["qwen2_5_vl"])).weight_hash == plain.weight_hash
     other = LocalVLM.from_folder(write_vlm(tmp_path / "other", "qwen2_5_vl", seed=1))
-    changes = [{"layer": 3}, {"instruction": "warm or calm"}, {"pixels": 28 * 28}]
+    changes: list[dict[str, Any]] = [{"layer": 3}, {"instruction": "warm or calm"}, {"pixels": 28 * 28}]
     towers = [TransformersVLMTower(vlm, **change) for change in changes] + [TransformersVLMTower(other)]
     assert len({tower.weight_hash for tower in [plain, *towers]}) == 5
     assert plain.layer == 2 and TransformersVLMTower(vlm, layer=2).weight_hash == plain.weight_hash
@@ -94,7 +96,7 @@ def test_half_precision_is_kept_and_features_are_float32_near_the_full_ones(fold
 
 def test_numbers_that_grow_beyond_the_type_are_told(tmp_path):
     vlm = LocalVLM.from_folder(write_vlm(tmp_path / "half", "qwen3_vl", dtype=torch.float16))
-    vlm.layers[0].mlp.down_proj.weight.data.fill_(6e4)
+    vlm.layers[0].get_parameter("mlp.down_proj.weight").data.fill_(6e4)
     tower = TransformersVLMTower(vlm)
     with pytest.raises(ValueError, match="not finite in float16: .* bfloat16"):
         tower.features([tower.prepare(picture(0))])

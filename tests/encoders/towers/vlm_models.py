@@ -75,6 +75,7 @@ def _model(kind: str, words: Any, layers: int) -> Any:
         "bos_token_id": words.convert_tokens_to_ids("<|endoftext|>"),
         "eos_token_id": words.eos_token_id,
     }
+    vision: dict[str, Any]
     if kind == "qwen2_5_vl":
         vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 32}
         vision |= {"fullatt_block_indexes": [1]}
