@@ -1,8 +1,8 @@
 """`python -m benchmarks.cards [--check]`: the tables of README and model cards, written from the figures.
 
 `python -m ppd evaluate WORLD --json weights/figures/WORLD.json` measures the figures; what README says of picks that
-the tab asked is taken from the table in docs/benchmarks.md. A table stands between `<!-- table: NAME -->` and
-`<!-- end of table -->`; with `--check` nothing is written, and tables that say something else are named.
+the tab asked is what `benchmarks.all` kept of `few_picks`. A table stands between `<!-- table: NAME -->` and
+`<!-- end -->`; with `--check` nothing is written, and tables that say something else are named.
 """
 
 from __future__ import annotations
@@ -11,18 +11,19 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
-from ppd.pocket.world import WORLDS
-
-from .pocket_step import ROOT
-from .tables import number
+from .all import ROOT
+from .tables import number, table
 
 PAGES = ("README.md", "weights/README.md")
-TABLE = re.compile(r"(<!-- table: ([\w ]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
-ASKED = re.compile(r"^\| as the tab asks \|" + 4 * r" ([\d.]+) \(([\d.]+) to ([\d.]+)\) \|", re.MULTILINE)
+TABLE = re.compile(r"(<!-- table: ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+ASKED = {"pocket": "few_picks-pocket", "pocket-flow": "few_picks-flow"}
+"""The runs of `benchmarks.all` that asked as the tab does."""
 AIMS = {
     "pocket": {"wins_vs_base": ".80", "wins_vs_population": ".62", "own_vs_other": ".68", "lost": "at most .03"},
     "pocket-flow": {"wins_vs_base": ".85", "own_vs_other": ".72", "lost": "at most .01"},
@@ -53,16 +54,6 @@ def short(value: float, digits: int = 2) -> str:
 def between(figure: Figures, digits: int = 2) -> str:
     """The 95 % interval."""
     return f"{short(figure['low'], digits)} to {short(figure['high'], digits)}"
-
-
-def table(head: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
-    """Markdown."""
-    head = list(head)
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(
-        "|" + "|".join(cell if cell == "---" else f" {cell} ".replace("  ", " ") for cell in row) + "|\n"
-        for row in lines
-    )
 
 
 def main_figures(figures: Figures, world: str) -> str:
@@ -160,34 +151,28 @@ def turbo(figures: Figures, world: str) -> str:
     return table(head, rows)
 
 
-def readme(figures: dict[str, Figures], benchmarks: str) -> str:
+def readme(figures: dict[str, Figures]) -> str:
     """The first page's: both worlds, by random picks and by those that the tab asked."""
-    asked = ASKED.search(benchmarks)
-    if asked is None:
-        raise ValueError("There is no row “as the tab asks” with what was painted in docs/benchmarks.md.")
-    painted = [
-        dict(zip(("mean", "low", "high"), map(float, asked.groups()[at : at + 3]), strict=True)) for at in (0, 3, 6, 9)
+    preferred: dict[str, tuple[str, ...]] = {
+        "the personal picture to the model's own": ("wins_vs_base",),
+        "their own picture to one for somebody else": ("own_vs_other",),
+        "the personal picture, after 16 picks": ("by_pairs", "16"),
+        "... after four picks that the tab asked, not random ones": ("asked", "wins_vs_base"),
+        "their own to one for somebody else, so asked": ("asked", "own_vs_other"),
+    }
+    rows = [
+        [told, *(cell for one in figures.values() for cell in _cells(reduce(getitem, path, one), 0, " %"))]
+        for told, path in preferred.items()
     ]
-    rows: list[tuple[str, list[Figures], str]] = [
-        ("the personal picture to the model's own", [one["wins_vs_base"] for one in figures.values()], "percent"),
-        ("their own picture to one for somebody else", [one["own_vs_other"] for one in figures.values()], "percent"),
-        ("the personal picture, after 16 picks", [one["by_pairs"]["16"] for one in figures.values()], "percent"),
-        ("... after four picks that the tab asked, not random ones", painted[::2], "percent"),
-        ("their own to one for somebody else, so asked", painted[1::2], "percent"),
-        (
-            "points of F1 lost of the objects a prompt names",
-            [one["objects_f1_loss"] for one in figures.values()],
-            "points",
-        ),
-    ]
+    lost = (cell for one in figures.values() for cell in _cells(one["objects_f1_loss"], 1, ""))
+    rows.append(["points of F1 lost of the objects a prompt names", *lost])
     head = ["the simulated person prefers"]
     for world in figures:
         head += [world.replace("-", " "), "95 %"]
-    return table(head, [[told, *(cell for one in found for cell in _cells(one, kind))] for told, found, kind in rows])
+    return table(head, rows)
 
 
-def _cells(figure: Figures, kind: str) -> list[str]:
-    digits, unit = (0, " %") if kind == "percent" else (1, "")
+def _cells(figure: Figures, digits: int, unit: str) -> list[str]:
     mean, low, high = (fixed(100 * figure[name], digits) for name in ("mean", "low", "high"))
     return [mean + unit, f"{low} to {high}"]
 
@@ -203,22 +188,28 @@ TABLES: dict[str, Callable[[Figures, str], str]] = {
 }
 
 
-def written(text: str, figures: dict[str, Figures], benchmarks: str) -> str:
+def written(text: str, figures: dict[str, Figures]) -> str:
     """A page with all its tables anew."""
 
     def anew(match: re.Match[str]) -> str:
         start, name, end = match.groups()
         if name == "readme":
-            return start + readme(figures, benchmarks) + end
-        world, _, kind = name.rpartition(" ")
-        return start + TABLES[kind](figures[world.replace(" ", "-")], world.replace(" ", "-")) + end
+            return f"{start}{readme(figures)}\n{end}"
+        words, _, kind = name.rpartition(" ")
+        world = words.replace(" ", "-")
+        return f"{start}{TABLES[kind](figures[world], world)}\n{end}"
 
     return TABLE.sub(anew, text)
 
 
-def read_figures(folder: Path) -> dict[str, Figures]:
-    """Each world's, as `evaluate` wrote them."""
-    return {world: json.loads((folder / f"{world}.json").read_text(encoding="utf-8")) for world in WORLDS}
+def read_figures(root: Path) -> dict[str, Figures]:
+    """Each world's, as `evaluate` wrote them, and as `asked` what was painted after four picks that the tab asked."""
+    found = {}
+    for world, run in ASKED.items():
+        kept = json.loads((root / "docs" / "figures" / f"{run}.json").read_text(encoding="utf-8"))
+        figures = json.loads((root / "weights" / "figures" / f"{world}.json").read_text(encoding="utf-8"))
+        found[world] = {**figures, "asked": kept["figures"]["as the panel asks"]["painted"]}
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -226,13 +217,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing: 1 where a page says something else")
     parser.add_argument("--root", type=Path, default=ROOT, help="folder of the pages (default: this one)")
     arguments = parser.parse_args(argv)
-    figures = read_figures(arguments.root / "weights" / "figures")
-    benchmarks = (arguments.root / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    figures = read_figures(arguments.root)
     stale = []
     for name in PAGES:
         path = arguments.root / name
         text = path.read_text(encoding="utf-8")
-        anew = written(text, figures, benchmarks)
+        anew = written(text, figures)
         if anew != text:
             stale.append(name)
             if not arguments.check:

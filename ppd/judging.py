@@ -14,6 +14,7 @@ from .encoders.towers.vlm import LocalVLM
 from .evaluation.arms import questions_of, scenes_in
 from .evaluation.judged import PAGE_FILE, Bench, judged, sentences, write_judged
 from .evaluation.judges import Judge, PosteriorJudge, VLMJudge
+from .limits import whole
 from .messages import quoted
 from .pairs import PreferencePair, counted, read_pairs
 from .pictures import Picture
@@ -22,6 +23,7 @@ from .pocket.studio import WEIGHTS
 from .pocket.world import WORLDS
 from .store import BlindTest, TasteStore
 
+MOST_SHOWN = 64
 EVERYBODY = "everybody"
 """Whom pairs without a user are of."""
 
@@ -82,8 +84,8 @@ def _maker(kind: str, arguments: argparse.Namespace) -> Callable[[Sequence[Prefe
         return lambda pairs: PosteriorJudge(encoder, pairs)
     if arguments.vlm is None:
         raise ValueError("The judge vlm needs a model: give --vlm, a folder that transformers reads.")
-    vlm = LocalVLM.from_folder(arguments.vlm)
-    return lambda pairs: VLMJudge(vlm, [pair for pair in pairs if not pair.tie][: arguments.shown])
+    shown, vlm = whole("--shown", arguments.shown, 0, MOST_SHOWN), LocalVLM.from_folder(arguments.vlm)
+    return lambda pairs: VLMJudge(vlm, [pair for pair in pairs if not pair.tie][:shown])
 
 
 def _encoder(arguments: argparse.Namespace) -> PosteriorEncoder:

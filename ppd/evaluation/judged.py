@@ -48,16 +48,17 @@ def judged(arms: Sequence[str], bench: Bench) -> dict[str, Any]:
     and prompts; `p` by permutation. `people` has each one's. For one person also `exact`, the sign test over prompts,
     whose interval stays honest where all prompts say the same.
     """
+    if not all(bench.questions[person] for person in bench.judges):
+        raise ValueError(
+            "All ways have painted the same pictures, so there is nothing to judge: is the strength 0, or is one "
+            "folder given twice?"
+        )
     said = {
         person: judge.judge([Asked(one.prompt, *one.pictures) for one in bench.questions[person]])
         for person, judge in bench.judges.items()
     }
     told = [(who, one, answer) for who in said for one, answer in zip(bench.questions[who], said[who], strict=True)]
     pairs = sorted({one.arms for _, one, _ in told})
-    if not pairs:
-        raise ValueError(
-            "All ways have painted the same pictures, so there is nothing to judge: give pictures that differ."
-        )
     return {
         "judge": bench.told,
         "arms": list(arms),

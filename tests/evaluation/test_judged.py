@@ -165,6 +165,10 @@ def test_the_command_shows_a_vision_language_model_the_persons_pairs(folders, tm
         (["a=x", "a=y", "--by", "posterior"], "each of its own name, got 'a=x a=y'"),
         (["a=x", "b=y", "--by", "vlm"], "goes by people's picks: give --pairs"),
         (["a=x", "b=y", "--by", "vlm", "--pairs", str(EXAMPLE)], "needs a model: give --vlm"),
+        (
+            ["a=x", "b=y", "--by", "vlm", "--pairs", str(EXAMPLE), "--vlm", "x", "--shown", "-1"],
+            "Expected a whole number from 0 to 64 as --shown, got -1",
+        ),
         (["--tests", "nowhere", "--by", "posterior"], "There is no taste store in nowhere"),
         (["a=x", "b=y", "--by", "simulated", "--taste", str(WEIGHTS)], "taste.json"),
     ],
@@ -172,6 +176,11 @@ def test_the_command_shows_a_vision_language_model_the_persons_pairs(folders, tm
 def test_what_cannot_be_judged_is_refused_in_a_sentence(capsys, arguments, told):
     code, _, err = run(capsys, *arguments)
     assert code == 2 and told in err and err.count("\n") == 1
+
+
+def test_one_folder_twice_is_nothing_to_judge(folders, capsys):
+    code, _, err = run(capsys, f"a={folders / 'worse'}", f"b={folders / 'worse'}", "--by", "simulated")
+    assert code == 2 and "painted the same pictures, so there is nothing to judge: is the strength 0" in err
 
 
 def test_simulated_people_see_pictures_as_they_were_painted(folders, tmp_path, capsys):
