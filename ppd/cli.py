@@ -15,7 +15,8 @@ from .families import PARTS
 from .federated.command import add_federated_arguments
 from .training.settings import add_training_arguments
 
-WORLDS = ("pocket", "pocket-flow")
+WORLDS = ("pocket-flow", "pocket")
+"""The first is the default."""
 DEMO_PROMPTS = (
     "a house and a tree in the hills under a cloud",
     "a boat by a lake with a mountain behind",
@@ -37,13 +38,13 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="paint one contact sheet for two people, each known from four picks")
     demo.add_argument("--out", type=Path, default=Path("demo"), help="folder for demo.png (default: demo)")
-    demo.add_argument("--world", choices=WORLDS, default=WORLDS[1], help="the model (default: pocket-flow)")
+    demo.add_argument("--world", choices=WORLDS, default=WORLDS[0], help="the model (default: pocket-flow)")
     demo.add_argument("--seed", type=int, default=7)
 
     encode = commands.add_parser("encode", help="turn preference pairs into a user embedding file")
     encode.add_argument("pairs", type=Path, help="folder with pairs.jsonl, or a .jsonl or .parquet file")
     encode.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
-    encode.add_argument("--world", choices=WORLDS, default=WORLDS[0], help="whose taste encoder (default: pocket)")
+    encode.add_argument("--world", choices=WORLDS, default=WORLDS[0], help="whose taste encoder (default: pocket-flow)")
     encode.add_argument("--encoder", type=Path, help="folder of another taste encoder")
     encode.add_argument("--models", type=Path, default=Path("models"), help="ComfyUI's models, where its tower lies")
     encode.add_argument("--user", help="only this user's pairs, where the set has several users")
@@ -55,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     encode.add_argument("--delta", type=float, default=1e-5, help="of that privacy (default: 1e-5)")
 
     sample = commands.add_parser("sample", help="paint with a pocket model for a user embedding")
-    sample.add_argument("--world", choices=WORLDS, default=WORLDS[0], help="the model (default: pocket)")
+    sample.add_argument("--world", choices=WORLDS, default=WORLDS[0], help="the model (default: pocket-flow)")
     sample.add_argument("--user", type=Path, help="user embedding file; without one the base paints")
     sample.add_argument("--blend-with", type=Path, help="a second user embedding file")
     sample.add_argument("--blend", type=_numbers, default=[0.0, 0.25, 0.5, 0.75, 1.0], help="weights of the second")

@@ -33,8 +33,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(autouse=True)
 def pocket(weights: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Tiny random weights in place of the pack's own folder."""
+    """Tiny random weights in place of the pack's own folder, and the one world that they have as the default."""
     monkeypatch.setattr(studio, "WEIGHTS", weights)
+    monkeypatch.setattr(cli, "WORLDS", ("pocket", "pocket-flow"))
     return weights
 
 
