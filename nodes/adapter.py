@@ -20,7 +20,7 @@ from .sockets import CATEGORY, UserAdapter, UserEmbedding, people_of
 
 
 def adapters() -> list[str]:
-    """Names of all user adapters: the one for new people, the other shipped ones, then files of models/user_adapters."""
+    """Names of all user adapters: that for new people, the other shipped ones, and files of models/user_adapters."""
     found = {folders.POCKET, *(path.stem for path in (folders.WEIGHTS / "adapters").glob("*.safetensors"))}
     shipped = sorted(found, key=lambda name: (name != DEFAULT_ENCODER, name))
     return [*shipped, *folder_paths.get_filename_list("user_adapters")]

@@ -2,9 +2,10 @@
 sentence beside it, and the nodes' reports all say this one number.
 
 What a posterior has explained is the share of the prior's variance that is gone, 1 - tr(covariance) / tr(prior); what
-painting for somebody takes is what eight good picks explain of it. A pick shrinks the covariance by its expected Fisher information (Laplace's approximation; Houlsby et al. 2011): of a
-spread of differences as pictures have them, the most telling is picked each time, and the covariance loses
-C x x' C w / (1 + w x' C x), with w the mean of p (1 - p) over theta ~ N(0, C).
+painting for somebody takes is what eight good picks explain of it. A pick shrinks the covariance by its expected Fisher
+information (Laplace's approximation; Houlsby et al. 2011): of a spread of differences as pictures have them, the most
+telling is picked each time, and the covariance loses C x x' C w / (1 + w x' C x), with w the mean of p (1 - p) over
+theta ~ N(0, C).
 """
 
 from __future__ import annotations

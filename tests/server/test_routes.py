@@ -103,7 +103,8 @@ def test_repetitions_are_skipped_together(server, store, somebody):
 def test_what_is_learned_comes_with_the_question(server, store, somebody):
     person, asked = somebody
     state = told(server, f"people/{person}/question")
-    assert {one["state"] for one in state["statements"]} == {"not asked yet"} and state["known"] == {"share": 0.0, "more": 8}
+    assert {one["state"] for one in state["statements"]} == {"not asked yet"}
+    assert state["known"] == {"share": 0.0, "more": 8}
     warmth = next(one for one in state["statements"] if one["name"] == "warmth")
     assert (warmth["low"], warmth["high"], warmth["probability_low"]) == ("icy", "fiery", warmth["probability_high"])
     for number, candidate in enumerate(asked):  # red, not blue
