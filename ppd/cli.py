@@ -120,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _demo(arguments: argparse.Namespace) -> dict[str, Any]:
+    print(f"Opening {arguments.world} and reading two people's picks: about ten seconds", flush=True)
     from .pairs import read_pairs
     from .pocket.studio import WEIGHTS, Studio, load_encoder
     from .pocket.world import WORLDS
@@ -131,10 +132,11 @@ def _demo(arguments: argparse.Namespace) -> dict[str, Any]:
     encoder, studio = load_encoder(WEIGHTS, world), Studio.open(weights=WEIGHTS, world=world)
     people = [list(read_pairs(folder)) for folder in folders]
     a, b = (encoder.encode(pairs) for pairs in people)
+    print(f"Painting {len(DEMO_PROMPTS)} prompts for both: about half a minute on two cores", flush=True)
     rows = []
     for i, prompt in enumerate(DEMO_PROMPTS):
         rows.append(studio.paint(prompt, arguments.seed + i, [None, a, b, blend(a, b, 0.5)]))
-        print(f"painted {i + 1} of {len(DEMO_PROMPTS)}: {prompt}")
+        print(f"painted {i + 1} of {len(DEMO_PROMPTS)}: {prompt}", flush=True)
     margins = [
         Margin(f"picks of {letter}", [(pair.chosen.open(), pair.rejected.open()) for pair in pairs])
         for letter, pairs in zip("AB", people, strict=True)

@@ -53,7 +53,8 @@ def test_each_opens_at_a_zoom_where_it_can_be_read(server, page, name):
 
 HIDDEN = """() => {
     const note = app.graph.nodes.find(({ type }) => type === 'MarkdownNote');
-    return document.querySelector('.side-bar-panel').getBoundingClientRect().right - app.canvas.ds.convertOffsetToCanvas(note.pos)[0];
+    const [left] = app.canvas.ds.convertOffsetToCanvas(note.pos);
+    return document.querySelector('.side-bar-panel').getBoundingClientRect().right - left;
 }"""
 SEED = "app.graph.nodes.find(({ type }) => type === 'PrimitiveInt').widgets[0]"
 
