@@ -30,9 +30,6 @@ ALIKE = 0.05
 LEAST = 0.05
 """Bits that a question must be expected to tell: of pictures that look alike, twenty answers would tell one. The first
 good ones tell half a bit each, the tenth still a fifth."""
-EQUAL = 0.9
-"""What tells this share of what the most telling candidate does is as good: of those, pictures that differ more are
-easier to answer."""
 NEWEST_EVERY = 3
 """Every third question is one of the newest, so that what is being painted now is asked about too."""
 WORTH = 0.5
@@ -69,14 +66,12 @@ def asked_already(differences: Tensor, asked: Tensor) -> Tensor:
 
 
 def most_telling(differences: Tensor, asked: Tensor, mean: Tensor, covariance: Tensor) -> int | None:
-    """The index of the candidate that tells most, None where all have been asked; of EQUAL ones that whose pictures
-    differ most, and then the first."""
-    tells = information(differences, mean, covariance)
-    for part in tells.argsort(descending=True, stable=True).split(64):  # mostly the first few decide, and all are many
+    """The index of the candidate that tells most, None where all have been asked; of equals the first."""
+    order = information(differences, mean, covariance).argsort(descending=True, stable=True)
+    for part in order.split(64):  # mostly the first decides, and all against all would be slow
         new = part[~asked_already(differences[part], asked)]
         if len(new):
-            equal = new[tells[new] >= EQUAL * tells[new[0]]]
-            return int(equal[differences[equal].norm(dim=-1).argmax()])
+            return int(new[0])
     return None
 
 

@@ -340,16 +340,6 @@ def test_ten_thousand_pairs_with_a_thousand_picks_are_asked_fast(store, encoder)
     assert min(seconds) < 0.05
 
 
-def test_of_equally_telling_pairs_that_with_more_between_its_pictures_is_asked():
-    """Both tell as much of the direction that is open; the second pair's pictures differ in what is known as well."""
-    x, covariance = torch.tensor([[2.0, 0.0], [2.0, 3.0], [0.5, 9.0]]), torch.diag(torch.tensor([1.0, 1e-6]))
-    known = torch.zeros(2), covariance
-    tells = information(x, *known).tolist()
-    assert tells[0] == pytest.approx(tells[1], rel=1e-3) and tells[2] < 0.5 * tells[0]
-    assert most_telling(x, x[:0], *known) == 1
-    assert most_telling(x, x[1:2], *known) == 0
-
-
 def test_the_newest_are_not_asked_about_where_an_old_one_tells_twice_as_much():
     x = torch.ones(NEWEST + 1, 1) * torch.linspace(0.4, 0.5, NEWEST + 1)[:, None]
     x[0] = 2.0
