@@ -158,6 +158,7 @@ def main(arguments: list[str]) -> int:
 
     python, environment = str(venv_python(VENV)), dict(os.environ)
     if command == "demo":
+        print("Starting the demo: some seconds until it says more", flush=True)
         # Run where the user stands, so that a relative --out means what it says; the engine is found by path.
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), environment.get("PYTHONPATH")]))
         execute([python, "-m", "ppd", "demo", *rest], environment)

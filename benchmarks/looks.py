@@ -28,7 +28,7 @@ from tqdm import tqdm
 from ppd.encoders.looks import Looks
 from ppd.encoders.population import fit_whitening
 from ppd.encoders.posterior import fit_posterior
-from ppd.encoders.statements import SURE, Statement, known_so_far, statements
+from ppd.encoders.statements import SURE, Statement, statements
 from ppd.encoders.towers.open_clip import OpenClipTower
 from ppd.evaluation import bootstrap
 from ppd.pocket.looks import rendered_pairs
@@ -183,18 +183,16 @@ def by_people(world: World, people: int) -> dict[str, Any]:
             for true_looks in TRUE_LOOKS:
                 rng = np.random.default_rng([SEED, number, at, true_looks])
                 rows: dict[int, list[tuple[int, int, int]]] = {n: [] for n in COUNTS}
-                known: dict[int, list[float]] = {n: [] for n in COUNTS}
                 for weights in tastes(world.covariance, people, true_looks, rng):
                     picks = picked(world, way, weights, rng)
                     for n in COUNTS:
                         found = statements(world.looks, picks[:n])
                         rows[n].append((*judged(found, weights), true_looks))
-                        known[n].append(known_so_far(found))
                         for threshold in THRESHOLDS:
                             every[threshold].append((*judged(found, weights, threshold), true_looks))
                 cell = report.setdefault(split, {}).setdefault(way, {}).setdefault(str(true_looks), {})
                 for n in COUNTS:
-                    cell[str(n)] = figures(np.array(rows[n], dtype=float)) | {"known": float(np.mean(known[n]))}
+                    cell[str(n)] = figures(np.array(rows[n], dtype=float))
                 line = ", ".join(f"{n}: {_cell(cell[str(n)])}" for n in COUNTS)
                 print(f"{split:9} {way:8} {true_looks} true looks  {line}", flush=True)
         report[split]["by threshold"] = {str(t): figures(np.array(rows, dtype=float)) for t, rows in every.items()}

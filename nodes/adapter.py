@@ -13,15 +13,17 @@ from ..ppd.branch import Outcome, Scope, describe
 from ..ppd.families import PARTS
 from ..ppd.files import file_digest
 from ..ppd.hosts.comfyui import apply_user, load_adapter
+from ..ppd.store import DEFAULT_ENCODER
 from ..ppd.user_embedding import UserEmbedding as Embedding
 from . import folders, run_notes
 from .sockets import CATEGORY, UserAdapter, UserEmbedding, people_of
 
 
 def adapters() -> list[str]:
-    """Names of all user adapters: the pocket's first, then its other seeds, then files of models/user_adapters."""
-    shipped = {path.stem for path in (folders.WEIGHTS / "adapters").glob("*.safetensors")} - {folders.POCKET}
-    return [folders.POCKET, *sorted(shipped), *folder_paths.get_filename_list("user_adapters")]
+    """Names of all user adapters: that for new people, the other shipped ones, and files of models/user_adapters."""
+    found = {folders.POCKET, *(path.stem for path in (folders.WEIGHTS / "adapters").glob("*.safetensors"))}
+    shipped = sorted(found, key=lambda name: (name != DEFAULT_ENCODER, name))
+    return [*shipped, *folder_paths.get_filename_list("user_adapters")]
 
 
 def adapter_file(name: str) -> Path:

@@ -11,6 +11,7 @@ import folder_paths
 from comfy_api.latest import io, ui
 
 from ..ppd.encoders.statements import Statement, in_words
+from ..ppd.enough import Known, enough
 from ..ppd.files import file_digest
 from ..ppd.messages import listed
 from ..ppd.pairs import PreferencePair, counted
@@ -83,17 +84,19 @@ class UserEmbeddingEncoder(io.ComfyNode):
         reader = load_encoder(encoder)
         told = reader.read(pairs, on_bad="skip" if skip_bad else "raise", skipped=skipped, progress=progress)
         embedding = reader.encode_told(pairs, told)
+        assert embedding.covariance is not None
+        known = enough(reader.prior, embedding.covariance)
         person = pairs.person if isinstance(pairs, PairsOf) else None
         embedding, held = guides.held_back(person, embedding, reader)
-        report = "\n".join([report_of(embedding, reader.statements(*told), skipped), *held])
+        report = "\n".join([report_of(embedding, known, reader.statements(*told), skipped), *held])
         return io.NodeOutput(embedding, report, ui=ui.PreviewText(report))
 
 
-def report_of(embedding: Embedding, found: list[Statement], skipped: list[PreferenceError]) -> str:
+def report_of(embedding: Embedding, known: Known, found: list[Statement], skipped: list[PreferenceError]) -> str:
     """What the encoder learned of a person, in lines for people; the facts behind it last."""
-    known = embedding.pairs or skipped
-    lines = [f"Known from {counted(embedding.pairs, 'pick')}." if known else "No picks: this is the average person."]
-    lines += in_words(found)
+    is_somebody = embedding.pairs or skipped
+    who = f"{counted(embedding.pairs, 'pick')}." if is_somebody else "No picks: this is the average person."
+    lines = [f"{who} {known.told()}", *in_words(found)]
     facts = f"read by {embedding.encoder}, {embedding.length_told}"
     if embedding.noise > 1:
         lines.append("Some picks contradict each other, so each tells less.")

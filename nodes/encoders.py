@@ -15,6 +15,7 @@ from ..ppd.encoders.features import Tower
 from ..ppd.encoders.population import PopulationPrior
 from ..ppd.files import file_digest
 from ..ppd.hosts.comfyui_towers import open_tower
+from ..ppd.store import DEFAULT_ENCODER
 from ..ppd.user_embedding import UserEmbedding
 from . import folders
 
@@ -24,8 +25,9 @@ folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir,
 
 
 def taste_encoders() -> list[str]:
-    """Names of all taste encoders, the shipped ones first."""
-    shipped = sorted(path.parent.name for path in (folders.WEIGHTS / FOLDER).glob(f"*/{JSON_FILE}"))
+    """Names of all taste encoders: that of new people, then the other shipped ones first."""
+    found = (path.parent.name for path in (folders.WEIGHTS / FOLDER).glob(f"*/{JSON_FILE}"))
+    shipped = sorted(found, key=lambda name: (name != DEFAULT_ENCODER, name))
     roots = map(Path, folder_paths.get_folder_paths(FOLDER))
     own = {path.parent.name for root in roots for path in root.glob(f"*/{JSON_FILE}") if path.is_file()}
     return [*shipped, *sorted(own - set(shipped))]

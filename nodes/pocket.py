@@ -11,9 +11,9 @@ from .sockets import CATEGORY
 
 FLOW_FILE = "pocket_flow_base.safetensors"
 FILES = {
-    folders.POCKET: ("pocket_base.safetensors",),
     "pocket flow": (FLOW_FILE,),
     "pocket flow turbo": (FLOW_FILE, "pocket_flow_turbo.safetensors"),
+    folders.POCKET: ("pocket_base.safetensors",),
 }
 """What each choice loads: a base, and the LoRA on it. Those that are not in the weights are not offered."""
 

@@ -327,9 +327,9 @@ async def skip_repeats(request: web.Request) -> web.Response:
 
     def work() -> Any:
         store = folders.taste_store()
-        repeats = interviews.interview_of(person).repeats(person)
-        store.skip(store.person(person).id, repeats)
-        return _changed(person, body, repeats[:LONGEST_PAGE])
+        left_over = interviews.interview_of(person).left_over(person)
+        store.skip(store.person(person).id, left_over)
+        return _changed(person, body, left_over[:LONGEST_PAGE])
 
     return await answer(work)
 

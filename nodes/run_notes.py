@@ -18,6 +18,8 @@ class _Run:
     notes: dict[str, None] = field(default_factory=dict)
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     """By the nodes that made a MODEL personal: all of its samplings together, such as a second pass for details."""
+    told: set[tuple[str, str]] = field(default_factory=set)
+    """Nodes and what they have shown."""
 
 
 _newest: defaultdict[str, _Run] = defaultdict(_Run)
@@ -51,6 +53,16 @@ def show(node: str | None, text: str, is_plain: bool) -> None:
     if node is not None and server is not None and (is_plain or node in _warned):
         server.send_progress_text(text, node)
         (_warned.add if is_plain else _warned.discard)(node)
+
+
+def is_new(node: str | None, text: str) -> bool:
+    """Whether a node has yet to show a text in this run: of a list, it runs once for each picture."""
+    if node is None:  # tools run nodes without one
+        return True
+    told, shown = _run().told, (node, text)
+    is_first = shown not in told
+    told.add(shown)
+    return is_first
 
 
 def of_this_run() -> list[str]:

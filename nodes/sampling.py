@@ -114,6 +114,7 @@ class PersonalizedDenoiser(io.ComfyNode):
                 io.Latent.Output(display_name="latent", tooltip="The denoised latent."),
                 io.String.Output(display_name="report", tooltip="What was active in this run, and what came of it."),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -160,8 +161,8 @@ class PersonalizedDenoiser(io.ComfyNode):
         lines = _after_run(applied, notes)
         if user_adapter is not None and len(people) not in (0, 1, latents):
             lines.append(count_report(len(people), latents))
-        report = "\n".join(lines)
-        return io.NodeOutput(latent, report, ui=ui.PreviewText(report))
+        report, node = "\n".join(lines), cls.hidden.unique_id if cls.hidden else None
+        return io.NodeOutput(latent, report, ui=ui.PreviewText(report) if run_notes.is_new(node, report) else None)
 
 
 def _after_run(applied: list[tuple[str, list[Outcome]]], notes: list[str]) -> list[str]:

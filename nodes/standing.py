@@ -35,8 +35,7 @@ def standing(person: str, of: int = 2, asked: Candidate | None = None) -> dict[s
         "reading": None,
         "problem": None,
         "noise": 1.0,
-        "known": 0.0,
-        "more": 0,
+        "known": None,
         "statements": [],
     }
     try:
@@ -64,7 +63,8 @@ def standing(person: str, of: int = 2, asked: Candidate | None = None) -> dict[s
     state["upcoming"] = [picture for one in now.upcoming for picture in (one.first, one.second)]
     assert now.embedding.covariance is not None
     state["guide"] = guides.shown(store.person(person), now.embedding, interview.encoder)
-    state["known"], state["more"] = enough(interview.encoder.prior, now.embedding.covariance)
+    known = enough(interview.encoder.prior, now.embedding.covariance)
+    state["known"] = {"share": known.share, "more": known.more}
     looks = interview.encoder.looks
     japanese = dict(zip(looks.names, looks.japanese, strict=False)) if looks else {}
     state["statements"] = [asdict(one) | {"japanese": japanese.get(one.name)} for one in found]

@@ -129,12 +129,12 @@ def describe(
     few = " Weak so far: pick more." if any(person.pairs < FEW for person in people) else ""
     start, end = scope.window(config)
     facts = [
-        f"{config.family}, {len(scope.places(adapter))} of {config.count} {config.places}",
+        f"{len(scope.places(adapter))} of {config.count} {config.places}",
         f"noise schedule from {start:.0%} to {end:.0%}",
         *([] if cfg is None else [f"strength times cfg {cfg:g} = {used * cfg:g}"]),
-        f"unconditional rows: {_RULES[config.unconditional]}",
+        f"negative prompt: {_RULES[config.unconditional]}",
         *dict.fromkeys(f"read by {person.encoder}" for person in people),
-        f"length of u {' and '.join(f'{person.u.norm():.2f}' for person in people)}",
+        f"length of the taste {' and '.join(f'{person.u.norm():.2f}' for person in people)}",
     ]
     new = "" if has_row(config.family) else NEW_KIND
     return f"Paints {_for_whom(people)} at strength {strength:g}{most}.{few}{new}\n({'; '.join(facts)}.)"
@@ -181,4 +181,4 @@ def _for_whom(people: Sequence[UserEmbedding]) -> str:
 NEW_KIND = " This kind of model is new here: its layers were found by their names."
 FEW = 4
 """Picks below which a taste is hardly known: the least that the method's paper and our measurements give a person."""
-_RULES = {"none": "the base", "same": "the same person", "negative": "the opposite taste"}
+_RULES = {"none": "the model itself", "same": "the same person", "negative": "the opposite taste"}

@@ -15,7 +15,8 @@ from .families import PARTS
 from .federated.command import add_federated_arguments
 from .training.settings import add_training_arguments
 
-WORLDS = ("pocket", "pocket-flow")
+WORLDS = ("pocket-flow", "pocket")
+"""The first is the default."""
 JUDGES = ("posterior", "vlm", "simulated")
 DEMO_PROMPTS = (
     "a house and a tree in the hills under a cloud",
@@ -38,13 +39,13 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="paint one contact sheet for two people, each known from four picks")
     demo.add_argument("--out", type=Path, default=Path("demo"), help="folder for demo.png (default: demo)")
-    demo.add_argument("--world", choices=WORLDS, default=WORLDS[1], help="the model (default: pocket-flow)")
+    demo.add_argument("--world", choices=WORLDS, default=WORLDS[0], help="the model (default: pocket-flow)")
     demo.add_argument("--seed", type=int, default=7)
 
     encode = commands.add_parser("encode", help="turn preference pairs into a user embedding file")
     encode.add_argument("pairs", type=Path, help="folder with pairs.jsonl, or a .jsonl or .parquet file")
     encode.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
-    encode.add_argument("--world", choices=WORLDS, default=WORLDS[0], help="whose taste encoder (default: pocket)")
+    encode.add_argument("--world", choices=WORLDS, default=WORLDS[0], help="whose taste encoder (default: pocket-flow)")
     encode.add_argument("--encoder", type=Path, help="folder of another taste encoder")
     encode.add_argument("--models", type=Path, default=Path("models"), help="ComfyUI's models, where its tower lies")
     encode.add_argument("--user", help="only this user's pairs, where the set has several users")
@@ -56,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     encode.add_argument("--delta", type=float, default=1e-5, help="of that privacy (default: 1e-5)")
 
     sample = commands.add_parser("sample", help="paint with a pocket model for a user embedding")
-    sample.add_argument("--world", choices=WORLDS, default=WORLDS[0], help="the model (default: pocket)")
+    sample.add_argument("--world", choices=WORLDS, default=WORLDS[0], help="the model (default: pocket-flow)")
     sample.add_argument("--user", type=Path, help="user embedding file; without one the base paints")
     sample.add_argument("--blend-with", type=Path, help="a second user embedding file")
     sample.add_argument("--blend", type=_numbers, default=[0.0, 0.25, 0.5, 0.75, 1.0], help="weights of the second")
@@ -134,6 +135,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _demo(arguments: argparse.Namespace) -> dict[str, Any]:
+    print(f"Opening {arguments.world} and reading two people's picks: about ten seconds", flush=True)
     from .pairs import read_pairs
     from .pocket.studio import WEIGHTS, Studio, load_encoder
     from .pocket.world import WORLDS
@@ -145,10 +147,11 @@ def _demo(arguments: argparse.Namespace) -> dict[str, Any]:
     encoder, studio = load_encoder(WEIGHTS, world), Studio.open(weights=WEIGHTS, world=world)
     people = [list(read_pairs(folder)) for folder in folders]
     a, b = (encoder.encode(pairs) for pairs in people)
+    print(f"Painting {len(DEMO_PROMPTS)} prompts for both: about half a minute on two cores", flush=True)
     rows = []
     for i, prompt in enumerate(DEMO_PROMPTS):
         rows.append(studio.paint(prompt, arguments.seed + i, [None, a, b, blend(a, b, 0.5)]))
-        print(f"painted {i + 1} of {len(DEMO_PROMPTS)}: {prompt}")
+        print(f"painted {i + 1} of {len(DEMO_PROMPTS)}: {prompt}", flush=True)
     margins = [
         Margin(f"picks of {letter}", [(pair.chosen.open(), pair.rejected.open()) for pair in pairs])
         for letter, pairs in zip("AB", people, strict=True)

@@ -1,15 +1,18 @@
-"""How much of a taste is known, against what eight good picks tell, and how many more picks that takes.
+"""How well somebody is known, counted in good picks: how many of eight are still to come. The bar of the tab Taste, the
+sentence beside it, and the nodes' reports all say this one number.
 
-What is known is the share of the prior's variance that the posterior has explained, 1 - tr(covariance) / tr(prior). A
-pick shrinks the covariance by its expected Fisher information (Laplace's approximation; Houlsby et al. 2011): of a
-spread of differences as pictures have them, the most telling is picked each time, and the covariance loses
-C x x' C w / (1 + w x' C x), with w the mean of p (1 - p) over theta ~ N(0, C).
+What a posterior has explained is the share of the prior's variance that is gone, 1 - tr(covariance) / tr(prior); what
+painting for somebody takes is what eight good picks explain of it. A pick shrinks the covariance by its expected Fisher
+information (Laplace's approximation; Houlsby et al. 2011): of a spread of differences as pictures have them, the most
+telling is picked each time, and the covariance loses C x x' C w / (1 + w x' C x), with w the mean of p (1 - p) over
+theta ~ N(0, C).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -23,18 +26,45 @@ SPREAD_OF = 256
 """Differences that the picks are chosen from."""
 
 
-def enough(prior: PopulationPrior, covariance: Tensor) -> tuple[float, int]:
-    """How far somebody of a posterior covariance [d, d] is on the way to being known well enough to paint for, 0 to 1,
-    and how many more good picks that takes; 0 only at 1."""
+@dataclass(frozen=True)
+class Known:
+    """How well somebody is known: the good picks that painting for them still takes, 0 to ENOUGH, parts of one too."""
+
+    left: float
+
+    @property
+    def share(self) -> float:
+        """Of ENOUGH picks what is done, 0 to 1."""
+        return 1 - self.left / ENOUGH
+
+    @property
+    def more(self) -> int:
+        """Whole picks still to come; 0 only where all is done."""
+        return math.ceil(self.left)
+
+    def told(self) -> str:
+        """The same words as in the tab (`locales`)."""
+        if not self.more:
+            return "Known well enough to paint in this taste."
+        return f"{100 * self.share:.0f} % known: about {self.more} more {'pick' if self.more == 1 else 'picks'} to go."
+
+
+def enough(prior: PopulationPrior, covariance: Tensor) -> Known:
+    """How well somebody of a posterior covariance [d, d] is known.
+
+    Between two good picks in a row, the later of which explains enough, the last is counted by the part of it that is
+    needed, so that every pick counts.
+    """
     first = prior.covariance.double()
     wanted, now = _wanted(prior), _explained(first, covariance.double())
     if now >= wanted:
-        return 1.0, 0
-    more = 0
-    for more, later in enumerate(_good_picks(covariance.double(), _differences(prior)), 1):
-        if more == ENOUGH or _explained(first, later) >= wanted:
-            break
-    return max(0.0, round(now / wanted, 4)), more
+        return Known(0.0)
+    picks = _good_picks(covariance.double(), _differences(prior))
+    for done, then in enumerate(_explained(first, next(picks)) for _ in range(ENOUGH)):
+        if then >= wanted:
+            return Known(done + (wanted - now) / (then - now))
+        now = then
+    return Known(float(ENOUGH))
 
 
 @lru_cache(maxsize=8)

@@ -27,8 +27,13 @@ SPREAD = math.pi * math.log(2) / 2
 """H(Phi(x)) is about exp(-x^2 / (2 SPREAD)) in bits' shape: Houlsby's C squared."""
 ALIKE = 0.05
 """Differences that are apart by less than this share of their length, either way round, are one question."""
+LEAST = 0.05
+"""Bits that a question must be expected to tell: of pictures that look alike, twenty answers would tell one. The first
+good ones tell half a bit each, the tenth still a fifth."""
 NEWEST_EVERY = 3
 """Every third question is one of the newest, so that what is being painted now is asked about too."""
+WORTH = 0.5
+"""Of what the most telling candidate tells, what one of the newest must."""
 NEWEST = 20
 """How many candidates those are."""
 PICK = "pick"
@@ -79,7 +84,7 @@ def next_question(
     opening: Tensor | None = None,
 ) -> int | None:
     """The index of what to ask after `number` questions, the oldest candidate being first: the most telling, every
-    third time of the newest; None where all have been asked.
+    third time of the newest where that is WORTH it; None where all have been asked.
 
     `opening` [n] marks candidates that differ in a look that no pair has differed in (`statements.would_ask`): while
     there are such, every third question is the most telling of them, however little the population differs there.
@@ -89,11 +94,14 @@ def next_question(
         found = most_telling(differences[rows], asked, mean, covariance)
         if found is not None:
             return int(rows[found])
-    older = max(0, len(differences) - NEWEST) if number % NEWEST_EVERY == NEWEST_EVERY - 1 else 0
-    found = most_telling(differences[older:], asked, mean, covariance)
-    if found is None and older:
-        return most_telling(differences[:older], asked, mean, covariance)
-    return None if found is None else older + found
+    best, older = most_telling(differences, asked, mean, covariance), max(0, len(differences) - NEWEST)
+    if best is None or number % NEWEST_EVERY != NEWEST_EVERY - 1:
+        return best
+    new = most_telling(differences[older:], asked, mean, covariance)
+    if new is None:
+        return best
+    most, told = information(differences[[best, older + new]], mean, covariance)
+    return older + new if told >= WORTH * most else best
 
 
 @dataclass
@@ -110,6 +118,26 @@ class _Filed:
     """Candidates that were not looked at yet, by id and pictures, the first to look at first."""
     unseen: tuple[tuple[int, str, str], ...] = ()
     """Candidates with a picture that could not be looked at then: it may be another time."""
+
+
+@dataclass(frozen=True)
+class _Weighed:
+    """A person's n open candidates by their picks so far: ids, differences over the pick noise [n, d], which differ in
+    a look that no pair has differed in, and which are worth asking, since they tell LEAST or ask about such a look,
+    bool [n]; the decided ones' differences [m, d], how many there are, the embedding, and what it was read from."""
+
+    ids: list[int]
+    differences: Tensor
+    opening: Tensor
+    worth: Tensor
+    asked: Tensor
+    decided: int
+    embedding: UserEmbedding
+    told: Told
+
+    def would_be_asked(self) -> Tensor:
+        """Which of the candidates will be asked, unless an answer changes it: bool [n]."""
+        return self.worth & ~asked_already(self.differences, self.asked)
 
 
 @dataclass(frozen=True)
@@ -156,7 +184,7 @@ class Interview:
     def ask(self, person: str) -> tuple[Candidate | None, UserEmbedding]:
         """What to ask the person next, and the user embedding behind the picks so far.
 
-        None where every candidate is decided, or repeats one that is.
+        None where every candidate is decided, repeats one that is, or would tell too little.
         """
         standing = self.stand(person)
         return standing.question, standing.embedding
@@ -193,41 +221,46 @@ class Interview:
                 self._look_at_rated(person)
                 return
 
-    def repeats(self, person: str) -> list[int]:
-        """The open candidates that are not asked, since they repeat decided ones."""
-        filed = self._read(person)
-        rows, decided = _open_and_decided(filed, self.store.verdicts(person))
-        repeated = asked_already(filed.differences[rows], filed.differences[decided]).tolist()
-        return [filed.ids[row] for row, is_repeated in zip(rows, repeated, strict=True) if is_repeated]
+    def left_over(self, person: str) -> list[int]:
+        """The open candidates that are not asked, since they repeat decided ones or would tell too little."""
+        weighed = self._weigh(person)
+        return [one for one, is_asked in zip(weighed.ids, weighed.would_be_asked(), strict=True) if not is_asked]
 
     def waiting(self, person: str) -> int:
-        """How many open candidates would be asked: those that can be read and repeat no decided one."""
-        filed = self._read(person)
-        rows, decided = _open_and_decided(filed, self.store.verdicts(person))
-        return int((~asked_already(filed.differences[rows], filed.differences[decided])).sum())
+        """How many open candidates would be asked: those that can be read and are not left over."""
+        return int(self._weigh(person).would_be_asked().sum())
 
     def _ask(self, person: str, most: int | None = None, count: int = 1) -> tuple[list[int], UserEmbedding, Told]:
         """At most `count` candidates in the order they would be asked, the embedding, and what it was read from."""
+        weighed = self._weigh(person, most)
+        rows = weighed.worth.nonzero().flatten()
+        x, opening, asked = weighed.differences[rows], weighed.opening[rows], weighed.asked
+        u, covariance = weighed.embedding.u[0], weighed.embedding.covariance
+        assert covariance is not None
+        found: list[int] = []
+        for later in range(count):
+            row = next_question(weighed.decided + later, x, asked, u, covariance, opening)
+            if row is None:
+                break
+            found.append(weighed.ids[int(rows[row])])
+            asked = torch.cat([asked, x[row : row + 1]])
+        return found, weighed.embedding, weighed.told
+
+    def _weigh(self, person: str, most: int | None = None) -> _Weighed:
         verdicts, filed = self.store.verdicts(person), self._read(person, most)
         rows, decided = _open_and_decided(filed, verdicts)
-        x, asked = filed.differences[rows], filed.differences[decided]
         told = self._told(person, verdicts, filed, now=most is None)
         embedding = self.encoder.encode_differences(*told)
         assert embedding.covariance is not None
-        x, asked = x / embedding.noise, asked / embedding.noise
-        opening = None
+        x, asked = filed.differences[rows] / embedding.noise, filed.differences[decided] / embedding.noise
+        opening = torch.zeros(len(rows), dtype=torch.bool)
         if self.encoder.looks is not None:
             noise = self.encoder.prior.noise
             known = asked_of(self.encoder.looks, told.differences * noise, told.weights, told.choices)
             opening = would_ask(self.encoder.looks, known, filed.differences[rows] * noise)
-        found: list[int] = []
-        for later in range(count):
-            row = next_question(len(verdicts) + later, x, asked, embedding.u[0], embedding.covariance, opening)
-            if row is None:
-                break
-            found.append(filed.ids[rows[row]])
-            asked = torch.cat([asked, x[row : row + 1]])
-        return found, embedding, told
+        worth = opening | (information(x, embedding.u[0], embedding.covariance) >= LEAST)
+        ids = [filed.ids[row] for row in rows]
+        return _Weighed(ids, x, opening, worth, asked, len(verdicts), embedding, told)
 
     def statements(self, person: str) -> list[Statement]:
         """What the person's picks so far say of each of the encoder's looks."""

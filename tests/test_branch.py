@@ -62,7 +62,7 @@ def test_strength_scales_up_to_the_adapters_most_and_the_null_user_is_silent(str
     said, facts = describe(own, [PERSON], strength, cfg=4.0).split("\n")
     most = " (acts as 2, this adapter's most)" if strength == 5.0 else ""
     assert said == f"Paints for 4 picks at strength {strength:g}{most}."
-    assert f"times cfg 4 = {4 * used:g}" in facts and facts.endswith("read by pocket; length of u 5.00.)")
+    assert f"times cfg 4 = {4 * used:g}" in facts and facts.endswith("read by pocket; length of the taste 5.00.)")
 
 
 @pytest.mark.parametrize(

@@ -19,11 +19,13 @@ from safetensors.torch import load_file
 from ppd import cli
 from ppd.adapters import LowRankAdapter, LowRankConfig, Site
 from ppd.cli import main
+from ppd.encoders.encoder import embedding_hash
 from ppd.lexicon import read_lexicon
 from ppd.pairs import read_pairs
 from ppd.pictures import Picture
 from ppd.pocket import studio
-from ppd.pocket.world import POCKET, WORLDS
+from ppd.pocket.studio import load_encoder
+from ppd.pocket.world import POCKET, POCKET_FLOW, WORLDS
 from ppd.privacy import Guarantee
 from ppd.studies import continue_studies
 from ppd.user_embedding import UserEmbedding
@@ -33,8 +35,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(autouse=True)
 def pocket(weights: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Tiny random weights in place of the pack's own folder."""
+    """Tiny random weights in place of the pack's own folder, and the one world that they have as the default."""
     monkeypatch.setattr(studio, "WEIGHTS", weights)
+    monkeypatch.setattr(cli, "WORLDS", ("pocket", "pocket-flow"))
     return weights
 
 
@@ -141,6 +144,14 @@ def test_sample_paints_a_grid_of_strengths_and_blends(people, tmp_path):
     assert (cells[1][0] != cells[0][0]).any() and (cells[1][0] != cells[1][1]).any()
 
 
+def test_encode_and_sample_by_default_are_of_the_same_shipped_world(tmp_path, monkeypatch):
+    monkeypatch.undo()  # the shipped weights, both worlds
+    me = tmp_path / "me.safetensors"
+    assert main(["encode", str(studio.WEIGHTS / "examples" / "dark and bold"), "--out", str(me)]) == 0
+    assert UserEmbedding.load(me).encoder_hash == embedding_hash(load_encoder(world=POCKET_FLOW).prior)
+    assert sample(tmp_path / "a.png", "--prompt", "a boat by a lake", "--steps", "1", "--user", str(me)) == 0
+
+
 def test_sample_names_words_that_the_pocket_does_not_know(tmp_path, capsys):
     figures = tmp_path / "figures.json"
     assert sample(tmp_path / "a.png", "--prompt", "a red dragon", "--json", str(figures)) == 0
@@ -191,10 +202,16 @@ def people_of_the_demo(monkeypatch):
     monkeypatch.setitem(WORLDS, "pocket", replace(POCKET, examples={"calm": {}, "warm": {}}))
 
 
-def test_the_demo_is_a_contact_sheet_of_two_people(people_of_the_demo, tmp_path, monkeypatch):
+def test_the_demo_is_a_contact_sheet_of_two_people(people_of_the_demo, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cli, "DEMO_PROMPTS", ("a quiet lake", "a house"))
     figures = tmp_path / "figures.json"
     assert main(["demo", "--world", "pocket", "--out", str(tmp_path / "demo"), "--json", str(figures)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines[:3]] == [
+        "Opening pocket and reading two people's picks",
+        "Painting 2 prompts for both",
+        "painted 1 of 2",
+    ]
     report = json.loads(figures.read_text())
     assert report["people"] == ["calm", "warm"]
     sheet = pixels(tmp_path / "demo" / "demo.png")

@@ -19,8 +19,9 @@ def prior_of(d=12):
 
 def test_nothing_is_known_of_who_has_not_picked_and_all_where_nothing_varies():
     prior = prior_of()
-    assert enough(prior, prior.covariance) == (0.0, ENOUGH)
-    assert enough(prior, prior.covariance * 1e-6) == (1.0, 0)
+    nobody, known = enough(prior, prior.covariance), enough(prior, prior.covariance * 1e-6)
+    assert (nobody.share, nobody.more, nobody.told()) == (0.0, ENOUGH, "0 % known: about 8 more picks to go.")
+    assert (known.share, known.more, known.told()) == (1.0, 0, "Known well enough to paint in this taste.")
 
 
 def test_people_who_are_asked_well_are_known_after_about_eight_picks_and_every_pick_counts():
@@ -38,9 +39,17 @@ def test_people_who_are_asked_well_are_known_after_about_eight_picks_and_every_p
             signs = torch.where(luck[: len(asked)] < torch.sigmoid(x @ taste), 1.0, -1.0)
             m, s = fit_posterior(x * signs[:, None], torch.ones(len(asked)), mean, covariance)
             found.append(enough(prior, s))
-        bars.append([share for share, _ in found])
-        left.append([more for _, more in found])
-    share, more = torch.tensor(bars).mean(0), torch.tensor(left).double().mean(0)
+        bars.append([known.share for known in found])
+        left.append([known.more for known in found])
+    share, more = torch.tensor(bars).double().mean(0), torch.tensor(left).double().mean(0)
     assert bool((share.diff() > 0).all()) and bool((more.diff() < 0).all())
-    assert 0.15 < share[0] < 0.6 and share[-1] > 0.9
     assert more[0] > 4 and more[-1] < 2
+    # The bar and the picks to come are one number
+    assert torch.allclose(share, 1 - more / ENOUGH, atol=1 / ENOUGH) and share[-1] > 0.9
+
+
+def test_the_last_pick_counts_by_the_part_of_it_that_is_needed():
+    """Between two posteriors that a good pick lies between, the bar goes on and never back."""
+    prior = prior_of()
+    shares = [enough(prior, prior.covariance * part).share for part in torch.linspace(1, 0.02, 40)]
+    assert shares == sorted(shares) and len(set(shares)) > 25

@@ -50,11 +50,12 @@ export function header({ panel, root, isPage }) {
     return [row];
 }
 
-// How far the picks have come to what painting for the person takes
+// How far the picks have come to what painting for the person takes; nothing where no taste encoder can tell
 /** @param {Panel} panel */
 export function known({ standing: state }) {
-    const share = Math.round(100 * state.known);
-    const text = state.more ? t(state.more === 1 ? "one_more" : "some_more", state) : t("enough");
+    if (!state.known) return element("div", { className: "known" });
+    const share = Math.round(100 * state.known.share), { more } = state.known;
+    const text = more ? t(more === 1 ? "one_more" : "some_more", { share, more }) : t("enough");
     const filled = element("span", { className: "filled" });
     filled.style.width = `${share}%`;
     return element("div", { className: "known", role: "progressbar", ariaValueNow: share, ariaLabel: t("known_label"), title: t("known_label") },

@@ -15,6 +15,8 @@ function inOrder(names) {
     return [...names].sort((one, other) => place(one) - place(other) || one.localeCompare(other));
 }
 
+const MOST_SEED = 2 ** 32 - 1;
+const MARGIN = 16; // pixels between an open tab and what lies beside it
 /** @type {Promise<Record<string, string>>} */
 let translations;
 
@@ -32,6 +34,28 @@ async function inJapanese({ groups = [], nodes = [] }) {
     }
 }
 
+// ComfyUI's Int takes any number, also at random, and no sampler has a seed below 0
+/** @param {Comfy.Graph} graph */
+function seedsFromZero({ nodes, links }) {
+    for (const { type, widgets, outputs } of nodes) {
+        const targets = type === "PrimitiveInt" ? (outputs[0].links ?? []).flatMap((id) => links.get(id) ?? []) : [];
+        const isSeed = targets.some(({ target_id, target_slot }) => nodes.find(({ id }) => id === target_id)?.inputs[target_slot].name === "seed");
+        if (isSeed && widgets) Object.assign(widgets[0].options, { min: 0, max: MOST_SEED });
+    }
+}
+
+// The frontend fits a template into the whole window, also where an open tab lies over its left: then what is to be read
+// first would be hidden. It is moved no further than to where it can be seen, so that it stays where it is moved once
+/** @param {Comfy.App} app */
+function uncover({ canvas, graph }) {
+    const note = graph.nodes.find(({ type }) => type === "MarkdownNote"), open = document.querySelector(".side-bar-panel")?.getBoundingClientRect();
+    if (!note || !open?.width) return;
+    const left = canvas.ds.convertOffsetToCanvas(note.pos)[0] + canvas.canvas.getBoundingClientRect().left;
+    const hidden = open.right + MARGIN - left;
+    if (hidden > 0 && left > 0) canvas.ds.offset[0] += hidden / canvas.ds.scale;
+    canvas.setDirty(true, true);
+}
+
 // The frontend has no words for packs' templates, and graphs of others are none of our business: ours say so in `extra`
 app.registerExtension({
     name: "ppd.templates",
@@ -45,5 +69,10 @@ app.registerExtension({
     },
     async beforeConfigureGraph(graph) {
         if (graph.extra?.ppd === "template" && isJapanese()) await inJapanese(graph);
+    },
+    afterConfigureGraph() {
+        if (app.graph.extra?.ppd !== "template") return;
+        seedsFromZero(app.graph);
+        uncover(app);
     },
 });

@@ -105,7 +105,7 @@ class Why {
         const of = (sign) => one.causes.filter(({ adds }) => adds * one.lean * sign > 0);
         const causes = [...of(1).map((cause) => this.cause(cause, one, person)), ...of(-1).map((cause) => this.cause(cause, one, person))];
         const people = t("why_people", { value: value > 50 ? one.of_people : 100 - one.of_people });
-        return element("section", {}, element("h4", { textContent: `${nameOf(one)}: ${stateOf(one, one)}` }),
+        return element("section", {}, element("h4", { textContent: titleOf(one) }),
             element("p", { textContent: `${t("why_share", told)} ${people}` }), element("div", { className: "causes" }, ...causes),
             chart(one, found.points));
     }
@@ -120,9 +120,10 @@ class Why {
             frame.classList.toggle("chosen", role === "chosen" && !cause.is_tie);
             return frame;
         });
+        const value = toward(one.share[1]);
         const made = element("div", { className: isFor ? "cause" : "cause against", title: cause.prompt },
             element("div", { className: "both" }, ...pictures),
-            element("small", { textContent: [cause.is_tie ? t("said_tie") : "", t(isFor ? "why_for" : "why_against", { without })].join(" ") }));
+            element("small", { textContent: [cause.is_tie ? t("said_tie") : "", t(isFor ? "why_for" : "why_against", { without, value })].join(" ") }));
         if (cause.rejected && !cause.is_tie) made.append(this.otherWay(cause, person));
         return made;
     }
@@ -157,6 +158,14 @@ class Why {
         this.panel.set("half_life", { picks });
         this.panel.run(async () => this.update(), true);
     }
+}
+
+/** @param {PPD.Statement} one */
+function titleOf(one) {
+    const [low, high] = [wordOf(one, "low"), wordOf(one, "high")];
+    if (!one.prefers) return t("why_title_open", { low, high });
+    const [liked, other] = one.prefers === one.low ? [low, high] : [high, low];
+    return t("why_title", { liked, other, state: t(one.state === "sure" ? "why_sure" : "why_likely") });
 }
 
 /** @param {PPD.Look} one @param {PPD.Said} said */

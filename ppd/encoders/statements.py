@@ -150,32 +150,13 @@ def statements(
     return found
 
 
-def known_so_far(found: Sequence[Statement]) -> float:
-    """The share, 0 to 1, of what can be told of somebody in these looks that the picks have told: the divergence
-    of the posterior from the prior, of which looks matter and with which sign, over their cross entropy. It is 0 before
-    any pick, and 1 where every look is certain."""
-    matters = sum(share * size for size, share in enumerate(_sizes(len(found)))) / len(found)
-    prior = (matters / 2, matters / 2, 1 - matters)
-    told = possible = 0.0
-    for one in found:
-        low, high = one.probability_low, one.probability_high
-        for now, before in zip((low, high, max(0.0, 1 - low - high)), prior, strict=True):
-            possible -= now * math.log(before)
-            told += now * math.log(now / before) if now > 0 else 0.0
-    return min(1.0, max(0.0, told / possible))
-
-
 def in_words(found: Sequence[Statement]) -> list[str]:
-    """What is known of somebody, in sentences; nothing where nothing can be said."""
-    if not found:
-        return []
+    """What is said of somebody's looks, in sentences; nothing where nothing can be said."""
 
     def those(state: State) -> str:
         return ", ".join(one.prefers or f"{one.low} / {one.high}" for one in found if one.state == state)
 
-    sentences = [f"Known so far: {known_so_far(found):.0%}."]
-    sentences += [f"{start}: {those(state)}." for state, start in SENTENCES if those(state)]
-    return sentences
+    return [f"{start}: {those(state)}." for state, start in SENTENCES if those(state)]
 
 
 def asked_of(looks: Looks, differences: Tensor, weights: Tensor | None = None, choices: Tensor | None = None) -> Tensor:

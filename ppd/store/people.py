@@ -16,8 +16,8 @@ from .errors import MissingError, StoreError, damaged
 
 LONGEST_NAME = 80
 PERSON_ID = re.compile("[0-9a-f]{32}")
-DEFAULT_ENCODER = "pocket"
-"""The taste encoder of who has chosen none; the schema says so too."""
+DEFAULT_ENCODER = "pocket-flow"
+"""The taste encoder of new people: that of the model in the first templates."""
 
 
 @dataclass(frozen=True)
@@ -155,8 +155,8 @@ class People:
 
     def _insert_person(self, database: sqlite3.Connection, name: str) -> str:
         person = uuid4().hex
-        values = (person, self._free(database, name, person), now())
-        database.execute("INSERT INTO people (id, name, created) VALUES (?, ?, ?)", values)
+        values = (person, self._free(database, name, person), now(), DEFAULT_ENCODER)
+        database.execute("INSERT INTO people (id, name, created, encoder) VALUES (?, ?, ?, ?)", values)
         return person
 
 

@@ -423,8 +423,8 @@ def test_what_is_active_is_said(model, trained, caplog):
     assert "Personal were 2 of 4 calls of the model, in 7 of 7 cross-attention layers." in caplog.text
     assert describe(adapter, [person(trained)], 0.8, cfg=5.0) == (
         "Paints for 4 picks at strength 0.8.\n"
-        "(pocket, 7 of 7 cross-attention layers; noise schedule from 0% to 50%; strength times cfg 5 = 4; "
-        f"unconditional rows: the base; read by pocket-clip; length of u {person(trained).u.norm():.2f}.)"
+        "(7 of 7 cross-attention layers; noise schedule from 0% to 50%; strength times cfg 5 = 4; "
+        f"negative prompt: the model itself; read by pocket-clip; length of the taste {person(trained).u.norm():.2f}.)"
     )
     assert describe(adapter, [person(trained)], 0.0) == "Personalization is off: strength is 0."
     assert "null user" in describe(adapter, [null_user(person(trained))], 1.0)

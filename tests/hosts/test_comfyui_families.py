@@ -271,7 +271,7 @@ def test_ip_adapters_give_what_they_give_in_diffusers(pair, ip_adapter_file, kin
     everywhere = comfy_predictions(apply_user(model, managed, people, strength, Scope("all")))
     assert torch.equal(also[0], found[0]) and not torch.equal(everywhere[0], found[0])
     report = describe(managed.model, [someone], strength)
-    assert "unconditional rows: the opposite taste" in report
+    assert "negative prompt: the opposite taste" in report
     assert ("acts as 2, this adapter's most" in report) == (strength == 3.0)
 
 

@@ -21,6 +21,9 @@ def comfy_folders(pack, weights, tmp_path, monkeypatch):
     for place in places.values():
         place.mkdir()
     monkeypatch.setattr(folders, "WEIGHTS", weights)
+    for module in ("ppd.store.people", "nodes.whose", "nodes.encoders", "nodes.adapter"):
+        # The only taste encoder of these weights
+        monkeypatch.setattr(importlib.import_module(f"ppd_pack.{module}"), "DEFAULT_ENCODER", "pocket")
     monkeypatch.setattr(folder_paths, "input_directory", str(places["input"]))
     monkeypatch.setattr(folder_paths, "user_directory", str(places["user"]))
     known = dict(folder_paths.folder_names_and_paths)

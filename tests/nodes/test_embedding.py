@@ -8,6 +8,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from ppd.enough import enough
+
 pytestmark = pytest.mark.comfyui
 
 
@@ -25,8 +27,9 @@ def test_pairs_become_an_embedding_and_a_report(run, comfy_folders):
     pairs = run("PreferencePairLoader", preference_set="example: warm").result[0]
     embedding, report = run("UserEmbeddingEncoder", pairs=pairs, encoder="pocket").result
     assert embedding.u.shape == (1, 6) and embedding.pairs == 4
-    assert report.startswith("Known from 4 picks.\n") and "\n(read by pocket-clip, embedding length " in report
-    assert "Known so far: " in report
+    prior = import_module("ppd_pack.nodes.encoders").load_encoder("pocket").prior
+    known = import_module("ppd_pack.ppd.enough").enough(prior, embedding.covariance)
+    assert report.startswith(f"4 picks. {known.told()}\n") and "\n(read by pocket-clip, embedding length " in report
     cached = list(comfy_folders.user.rglob("*.npy"))
     assert len(cached) == 8 and all("__ppd" in str(path) for path in cached)  # not served over HTTP
     again = run("UserEmbeddingEncoder", pairs=pairs, encoder="pocket").result[0]
@@ -38,17 +41,17 @@ def test_no_pairs_are_the_population_user(run, comfy_folders):
     prior = import_module("ppd_pack.ppd.encoders.encoder").TasteEncoder.load(folder).prior
     embedding, report = run("UserEmbeddingEncoder", pairs=[], encoder="pocket").result
     torch.testing.assert_close(embedding.u[0], prior.mean)
-    assert "Known so far: 0%.\nNot asked yet: cold / warm, dark / pale.\n(read by " in report
+    nobody = "No picks: this is the average person. 0 % known: about 8 more picks to go.\n"
+    assert report.startswith(f"{nobody}Not asked yet: cold / warm, dark / pale.\n(read by ")
 
 
 def test_nobody_is_known_by_nought_and_not_less(run):
     """With the shipped prior, whose variance rounds otherwise than the posterior's."""
     from ppd.pocket.studio import load_encoder
 
-    report_of, encoder = import_module("ppd_pack.nodes.embedding").report_of, load_encoder()
-    told = encoder.read([])
-    report = report_of(encoder.encode_differences(*told), encoder.statements(*told), [])
-    assert report.startswith("No picks: this is the average person.\nKnown so far: 0%.\nNot asked yet: icy / fiery, ")
+    encoder = load_encoder()
+    known = enough(encoder.prior, encoder.encode([]).covariance)
+    assert known.told() == "0 % known: about 8 more picks to go."
 
 
 def test_bad_pictures_stop_it_or_are_reported(run, example):

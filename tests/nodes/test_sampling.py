@@ -128,7 +128,7 @@ def test_the_report_counts_what_was_personal(run, graph):
     sampler, adapter, people, _, _ = graph
     connected = {"user_adapter": windowed(adapter, 0.5), "user_embedding": people[0], "latent_image": empty()}
     report = run("PersonalizedDenoiser", **{**sampler, "steps": 6}, **connected).result[1]
-    assert report.startswith("Paints for 4 picks at strength 1.\n(pocket, ")
+    assert report.startswith("Paints for 4 picks at strength 1.\n(7 of 7 ")
     assert report.splitlines()[-1] == "Personal were 3 of 6 calls of the model, in 7 of 7 cross-attention layers."
 
 

@@ -28,6 +28,9 @@ def test_what_keeps_the_guide_goes_on_and_all_are_marked(server, graphs, few):
     (marked,) = graphs.nodes_of(few, "PreviewImage")
     assert len(entry["outputs"][marked]["images"]) == 3
     assert entry["outputs"][leak]["text"][0].startswith("Passed: ")
+    (painter,) = graphs.nodes_of(few, "PersonalizedDenoiser")  # which has run three times, and tells it once
+    (told,) = entry["outputs"][painter]["text"]
+    assert told.startswith("Paints for 4 picks at strength 1.\n(") and "qwen" not in told
 
 
 def test_where_nothing_passes_the_rest_of_the_graph_rests(server, graphs, few):

@@ -127,7 +127,8 @@ def test_repetitions_are_skipped_together(server, store, somebody):
 def test_what_is_learned_comes_with_the_question(server, store, somebody):
     person, asked = somebody
     state = told(server, f"people/{person}/question")
-    assert {one["state"] for one in state["statements"]} == {"not asked yet"} and state["known"] == 0
+    assert {one["state"] for one in state["statements"]} == {"not asked yet"}
+    assert state["known"] == {"share": 0.0, "more": 8}
     warmth = next(one for one in state["statements"] if one["name"] == "warmth")
     assert (warmth["low"], warmth["high"], warmth["probability_low"]) == ("icy", "fiery", warmth["probability_high"])
     for number, candidate in enumerate(asked):  # red, not blue
@@ -135,7 +136,7 @@ def test_what_is_learned_comes_with_the_question(server, store, somebody):
             server, f"people/{person}/picks", {"candidate": candidate, "verdict": "first", "request": f"{number}"}
         )
     warmer = next(one for one in state["statements"] if one["name"] == "warmth")
-    assert warmer["probability_high"] > warmth["probability_high"] and state["known"] > 0
+    assert warmer["probability_high"] > warmth["probability_high"] and state["known"]["share"] > 0
     assert warmer["least"] < warmer["mean"] < warmer["most"]
     assert state["noise"] == 1.0 and state["question"] is None
 
@@ -478,7 +479,7 @@ def test_the_best_of_a_grid_is_one_answer_with_all_that_changed(server, store, s
     body = {"prompt": "a hill", "pictures": grid["pictures"], "best": grid["pictures"][0], "of": 4, "request": "g"}
     for _ in range(2):  # a request that is sent twice counts once
         state = told(server, f"people/{person}/choices", body)
-        assert state["person"]["picks"] == 1 and 0 < state["known"] <= 1
+        assert state["person"]["picks"] == 1 and 0 < state["known"]["share"] <= 1
     assert state["question"]["id"] in asked  # no other prompt has enough pictures
     assert {pair.choice is None for pair in store.pairs(person)} == {False}
     undone = told(server, f"people/{person}/undo", {"of": 4, "request": "u"})

@@ -51,6 +51,29 @@ def test_each_opens_at_a_zoom_where_it_can_be_read(server, page, name):
     check_that_it_can_be_read(page)
 
 
+HIDDEN = """() => {
+    const note = app.graph.nodes.find(({ type }) => type === 'MarkdownNote');
+    const [left] = app.canvas.ds.convertOffsetToCanvas(note.pos);
+    return document.querySelector('.side-bar-panel').getBoundingClientRect().right - left;
+}"""
+SEED = "app.graph.nodes.find(({ type }) => type === 'PrimitiveInt').widgets[0]"
+
+
+def test_beside_an_open_tab_the_note_is_seen_and_no_seed_is_below_0(server, page):
+    toggle = "app.extensionManager.sidebarTab.toggleSidebarTab('ppd-taste')"
+    page.evaluate(toggle)
+    page.locator(".ppd-taste .progress").wait_for()
+    for name in ("learn my taste", "my taste"):
+        template = [server.workflow(name), True, True, None, {"openSource": "template"}]
+        page.evaluate("given => app.loadGraphData(...given)", template)
+        assert -50 < page.evaluate(HIDDEN) < 0, name
+        page.evaluate("given => app.loadGraphData(...given)", template[:3])  # as it was left: it moves no further
+        assert -50 < page.evaluate(HIDDEN) < 0, name
+        if name == "learn my taste":
+            assert page.evaluate(f"{SEED}.options.min") == 0
+    page.evaluate(toggle)
+
+
 DENOISERS = """async () => {
     const prompt = (await app.graphToPrompt()).output;
     return app.graph.nodes.filter(node => node.type === "PersonalizedDenoiser")

@@ -78,7 +78,7 @@ def test_the_tab_shows_why_what_if_and_fades(server, store, fickle, open_panel):
     part = page.locator(".ppd-taste .why")
     part.locator(".drift").first.wait_for()
     drift = part.locator(".drift").first
-    assert "has changed: your first " in drift.inner_text()
+    assert "Your taste has changed (" in drift.inner_text()
     page.wait_for_function(
         "[...document.querySelectorAll('.why .cause:first-child img')].some(image => image.naturalWidth > 0)"
     )
@@ -87,9 +87,9 @@ def test_the_tab_shows_why_what_if_and_fades(server, store, fickle, open_panel):
     assert part.locator("svg polyline").first.get_attribute("points").count(",") == len(looks[0]["course"])
     cause = part.locator(".cause").first
     cause.get_by_role("button").evaluate("button => button.click()")
-    cause.get_by_text("You would choose otherwise in ").wait_for()
+    cause.get_by_text("other questions would be guessed the other way").wait_for()
     drift.get_by_role("button").click()
-    part.get_by_text("Old picks fade already").first.wait_for()
+    part.get_by_text("Old picks count less already").first.wait_for()
     settle(page)
     fading = store.person(fickle.id).half_life
     assert fading == get(server, f"{fickle.id}/why")["drift"][0]["half_life"] == PICKS / 2

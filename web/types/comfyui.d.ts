@@ -4,7 +4,7 @@ declare namespace Comfy {
     interface Widget {
         name: string;
         value: unknown;
-        options: { values?: string[]; getOptionLabel?: (value?: string | null) => string };
+        options: { values?: string[]; min?: number; max?: number; getOptionLabel?: (value?: string | null) => string };
         label?: string;
         tooltip?: string;
         serialize?: boolean;
@@ -22,6 +22,10 @@ declare namespace Comfy {
 
     interface Node {
         id: number | string;
+        type: string;
+        pos: [x: number, y: number];
+        inputs: { name: string }[];
+        outputs: { links: number[] | null }[];
         mode: number;
         graph: Graph | null;
         subgraph?: Graph;
@@ -33,9 +37,16 @@ declare namespace Comfy {
         setSize(size: [number, number]): void;
     }
 
+    interface Link {
+        target_id: Node["id"];
+        target_slot: number;
+    }
+
     interface Graph {
         id: string;
         nodes: Node[];
+        links: Map<number, Link>;
+        extra: Workflow["extra"];
         getNodeById(id: string): Node | null;
     }
 
@@ -117,7 +128,12 @@ declare namespace Comfy {
 
     interface App {
         graph: Graph;
-        canvas: { setDirty(foreground: boolean, background: boolean): void; processMouseWheel(event: WheelEvent): void };
+        canvas: {
+            canvas: HTMLCanvasElement;
+            ds: { scale: number; offset: [x: number, y: number]; convertOffsetToCanvas(at: [x: number, y: number]): [x: number, y: number] };
+            setDirty(foreground: boolean, background: boolean): void;
+            processMouseWheel(event: WheelEvent): void;
+        };
         nodeOutputs?: Record<string, NodeOutput>;
         graphToPrompt(...given: unknown[]): Promise<Prompt>;
         queuePrompt(place: number): Promise<boolean>;

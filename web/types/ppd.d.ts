@@ -107,8 +107,7 @@ declare namespace PPD {
         reading: [done: number, of: number] | null;
         problem: string | null;
         noise: number;
-        known: number;
-        more: number;
+        known: { share: number; more: number } | null;
         statements: Statement[];
         changed?: Pair[];
     }
