@@ -65,7 +65,7 @@ RUNS = {
         for family in ("qwen_image", "z_image", "flux", "krea2")
         for dtype in ("bf16", "int8")
     },
-    "startup": "startup --starts 10",
+    "startup": "startup --starts 5",
 }
 """Commands by the names of their results."""
 ONE_CORE = "sampling"

@@ -23,6 +23,7 @@ def test_the_page_is_what_the_figures_say():
 
 def test_figures_are_written_as_the_house_does():
     assert [number(0.8125), number(1), number(-0.25, 2), number(-0.0001)] == [".812", "1.000", "-.25", ".000"]
+    assert interval({"mean": 0.836}) == ".836"
     assert interval({"ratio": 0.0042, "low": 0.004, "high": 0.0044, "n": 12}, 2, 100, " %") == ".42 % (.40 to .44)"
 
 

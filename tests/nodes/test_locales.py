@@ -129,7 +129,7 @@ def patterns_used(script: str) -> set[str]:
             literals = re.findall(r'"(\w+)"', argument.rpartition(" ? ")[2])
             templates = [re.sub(r"\$\{[^}]*\}", r"\\w+", one) for one in re.findall(r"`([^`]*)`", argument)]
             if re.fullmatch(r"\w+", argument):
-                ((listed, _),) = re.findall(rf'\[((?:"\w+"(, )?)+)\]\.map\(\({argument}\) =>', line)
+                ((listed, _),) = re.findall(rf'\[((?:"\w+"(, )?)+)\]\)?\.map\(\({argument}\) =>', line)
                 literals = re.findall(r'"(\w+)"', listed)
             found = {*literals, *templates}
             assert found and r"\w+" not in found, f"cannot tell which keys t({argument}) uses"
