@@ -115,7 +115,7 @@ def test_where_nothing_differs_there_is_nothing_to_judge_and_ties_say_so():
 
 
 def run(capsys, *arguments):
-    code = main(["judge", *map(str, arguments)])
+    code = main(["judge", "--world", "pocket", *map(str, arguments)])
     told = capsys.readouterr()
     return code, told.out, told.err
 
