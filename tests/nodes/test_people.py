@@ -191,9 +191,14 @@ def test_without_a_browser_the_tabs_person_is_me(node_classes, store, load, run)
     )
 
 
+GROUNDS = (190, 30, 0), (0, 30, 190), (190, 190, 0), (0, 0, 30), (190, 190, 190), (0, 90, 0)
+
+
 def painting(seed):
-    colours = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
-    return Picture.from_image(Image.fromarray(colours).resize((64, 64)))
+    """One colour of its own, with some others: two of them differ in what anybody would see."""
+    noise = np.random.default_rng(seed).integers(0, 64, (4, 4, 3), dtype=np.uint8)
+    ground = np.array(GROUNDS[seed % len(GROUNDS)], dtype=np.uint8)
+    return Picture.from_image(Image.fromarray(noise + ground).resize((64, 64)))
 
 
 def test_the_badge_counts_what_would_be_asked(store, comfy_folders):
