@@ -5,8 +5,8 @@ QUERIES more, all among rendered pictures and each of another caption. *Federate
 averaging, in each of which every studio takes its Local.steps steps of its Local.batch picks. *Pooled*: the same picks
 in one place, as many steps, each of as many picks as all studios' together. Both start at the same weights.
 
-Judged on JUDGES reporting people by picks that nobody trained on (ppd/training/measure.py), and by what the turbo
-paints for them of held-out captions, PICTURES_OF_EACH of each person. Means with 95 % bootstrap intervals over people.
+Judged by picks of JUDGES reporting people that nobody trained on (ppd/training/measure.py). Means with 95 % bootstrap
+intervals over people.
 
 The studios' answers are added up here: what Flower and its masks add is a rounding, see tests/federated.
 """
@@ -24,15 +24,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from ppd.adapters import UserAdapter
-from ppd.evaluation import bootstrap, wins
 from ppd.federated.adapter import AdapterStudio, FederatedAdapter, Local, begin
 from ppd.federated.sums import added
 from ppd.pocket import scenes
-from ppd.pocket.evaluate import Evaluation
 from ppd.pocket.people import People
 from ppd.pocket.recipe import Recipe
 from ppd.pocket.studio import WEIGHTS
@@ -51,7 +48,7 @@ ROUNDS = 3
 LOCAL = Local(
     steps=3, batch=8, learning_rate=2e-3, objective=Objective(beta=POCKET_FLOW.beta, contrast=0.0, soft_labels=False)
 )
-JUDGES, PICTURES_OF_EACH = 40, 2
+JUDGES = 40
 
 
 def some(people: People, first: int, count: int) -> People:
@@ -145,45 +142,12 @@ def together(parts: Sequence[QueryPicks]) -> QueryPicks:
     )
 
 
-class Judges(Evaluation):
-    """Reporting people, their picks that nobody trained on, and what is painted for them by the few-step model."""
-
-    def __init__(self, recipe: Recipe, rendered: Rendered) -> None:
-        self.recipe, self.people, self.count = recipe, some(recipe.people["reporting"], 0, JUDGES), JUDGES
-        self.picks = picks_of(recipe, rendered, self.people, 381)
-        shape, rng = (JUDGES, PICTURES_OF_EACH), np.random.default_rng(382)
-        self.captions = rng.choice(scenes.HELD_OUT_CAPTIONS, shape)
-        self.seeds = 6 * 10**6 + np.arange(JUDGES * PICTURES_OF_EACH).reshape(shape)
-        labels = np.stack([scenes.object_labels(caption) for caption in self.captions.flat]) > 0.5
-        self.labels = labels.reshape(*shape, len(scenes.KINDS))
-        self.progress = tqdm(desc="painting", unit="picture", mininterval=2.0)
-
-    def implicit(self, adapter: UserAdapter) -> dict[str, Any]:
-        """How often the adapter sides with the person's pick, under their own u and another's."""
-        found = measure(self.recipe.model, adapter, self.picks, people=self.count, batch=16)
-        return {name: found[name] for name in ("own", "anothers", "own_minus_anothers")}
-
-    def painted(self, adapters: dict[str, UserAdapter]) -> dict[str, Any]:
-        """How often each person prefers what is painted for them to the base's, and to what is for another."""
-        u = self.picks.embeddings[0]
-        base = self.paint(turbo=True).rewards
-        report: dict[str, Any] = {}
-        for name, adapter in adapters.items():
-            own, others = (self._for(adapter, one) for one in (u, u.roll(1, 0)))
-            report[name] = {"base": bootstrap(wins(own, base)), "another": bootstrap(wins(own, others))}
-        return report
-
-    def _for(self, adapter: UserAdapter, u: Tensor) -> Any:
-        return self.paint(adapter, u, turbo=True).rewards
-
-
-def measured(work: Path) -> dict[str, Any]:
-    """Figures of both adapters."""
-    adapters, judges = {"pooled": pooled(work), "federated": federated(work)}, Judges(*world(work))
-    report: dict[str, Any] = {name: judges.implicit(one) for name, one in adapters.items()}
-    for name, found in judges.painted(adapters).items():
-        report[name] |= {f"wins_against_{what}": figure for what, figure in found.items()}
-    return report
+def judged(work: Path, adapter: UserAdapter) -> dict[str, Any]:
+    """How often the adapter sides with reporting people's picks, under their own u and under another's."""
+    recipe, rendered = world(work)
+    picks = picks_of(recipe, rendered, some(recipe.people["reporting"], 0, JUDGES), 381)
+    found = measure(recipe.model, adapter, picks, people=JUDGES, batch=16)
+    return {name: found[name] for name in ("own", "anothers", "own_minus_anothers")}
 
 
 def main() -> None:
@@ -191,7 +155,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(".work-privacy"), help="folder for the rendered pictures")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    figures = measured(arguments.work)
+    figures = {"pooled": judged(arguments.work, pooled(arguments.work))}
+    figures["federated"] = judged(arguments.work, federated(arguments.work))
     print(json.dumps(figures, indent=1))
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n")

@@ -105,12 +105,11 @@ def test_twenty_studios_with_masks_get_an_adapter_as_good_as_the_pooled_one(tmp_
     from benchmarks import federated_adapter as benchmark
     from ppd.federated.flower import rehearse
 
-    recipe, rendered = benchmark.world(tmp_path)  # once, before the studios' process looks for it
+    recipe, _ = benchmark.world(tmp_path)  # once, before the studios' process looks for it
     task = FederatedAdapter(benchmark.new_adapter(recipe), benchmark.ROUNDS, benchmark.LOCAL)
     rehearse(partial(benchmark.studio, tmp_path), STUDIOS, task, STUDIOS)
     assert task.left == 0
-    judges = benchmark.Judges(recipe, rendered)
-    found, exact = (judges.implicit(one.eval()) for one in (task.adapter, benchmark.pooled(tmp_path)))
+    found, exact = (benchmark.judged(tmp_path, one.eval()) for one in (task.adapter, benchmark.pooled(tmp_path)))
     for name in ("own", "own_minus_anothers"):
         assert exact[name]["low"] <= found[name]["mean"] <= exact[name]["high"]
     assert found["own"]["low"] > 0.55
