@@ -95,7 +95,8 @@ class UserEmbeddingEncoder(io.ComfyNode):
 def report_of(embedding: Embedding, known: Known, found: list[Statement], skipped: list[PreferenceError]) -> str:
     """What the encoder learned of a person, in lines for people; the facts behind it last."""
     is_somebody = embedding.pairs or skipped
-    who = f"{counted(embedding.pairs, 'pick')}." if is_somebody else "No picks: this is the average person."
+    picks = counted(embedding.pairs, "pick")
+    who = f"Known from {picks}." if is_somebody else "No picks: this is the average person."
     lines = [f"{who} {known.told()}", *in_words(found)]
     facts = f"read by {embedding.encoder}, {embedding.length_told}"
     if embedding.noise > 1:

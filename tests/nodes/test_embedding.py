@@ -29,7 +29,10 @@ def test_pairs_become_an_embedding_and_a_report(run, comfy_folders):
     assert embedding.u.shape == (1, 6) and embedding.pairs == 4
     prior = import_module("ppd_pack.nodes.encoders").load_encoder("pocket").prior
     known = import_module("ppd_pack.ppd.enough").enough(prior, embedding.covariance)
-    assert report.startswith(f"4 picks. {known.told()}\n") and "\n(read by pocket-clip, embedding length " in report
+    assert (
+        report.startswith(f"Known from 4 picks. {known.told()}\n")
+        and "\n(read by pocket-clip, embedding length " in report
+    )
     cached = list(comfy_folders.user.rglob("*.npy"))
     assert len(cached) == 8 and all("__ppd" in str(path) for path in cached)  # not served over HTTP
     again = run("UserEmbeddingEncoder", pairs=pairs, encoder="pocket").result[0]

@@ -93,7 +93,7 @@ def test_it_paints_for_the_person_and_says_so(run, graph):
     base = plain(sampler, empty())
     assert not torch.allclose(latent["samples"], base, atol=1e-2)
     assert not torch.allclose(latent["samples"], other["samples"], atol=1e-3)
-    assert report.startswith("Paints for 4 picks at strength 1.\n(pocket, 7 of 7 cross-attention layers; ")
+    assert report.startswith("Paints for 4 picks at strength 1.\n(7 of 7 cross-attention layers; ")
     assert "strength times cfg 3 = 3" in report
     off, report = run("PersonalizedDenoiser", **connected, user_embedding=people[0], strength=0.0).result
     assert torch.equal(off["samples"], base) and report == "Personalization is off: strength is 0."

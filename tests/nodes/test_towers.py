@@ -39,7 +39,7 @@ def test_pairs_are_read_by_it_in_the_queue_and_from_the_cache_beside_it(run, eye
     with pytest.raises(ValueError, match="tiny never looked at, and it works in ComfyUI's queue only"):
         beside.encode(pairs)
     embedding, report = run("UserEmbeddingEncoder", pairs=pairs, encoder="eyes").result
-    assert embedding.encoder == "tiny" and report.startswith("Known from 4 picks.\n") and "(read by tiny, " in report
+    assert embedding.encoder == "tiny" and report.startswith("Known from 4 picks. ") and "(read by tiny, " in report
     torch.testing.assert_close(beside.encode(pairs).u, embedding.u)
     seen = eyes.features([eyes.prepare(pairs[0].chosen.open())])
     torch.testing.assert_close(beside.features.picture_features([pairs[0].chosen]), seen)

@@ -53,7 +53,7 @@ def test_one_node_makes_the_model_personal_is_kept_and_knows_the_next_pick(serve
     (personal,) = server.pictures(entry).values()
     assert text_of(entry, mine) == (
         f"Paints for {store.person(warm).name} by 5 picks, at strength 1.\n"
-        "Took the user adapter pocket, and the taste encoder pocket."
+        "Took the user adapter pocket-flow, and the taste encoder pocket-flow."
     )
     entry = server.run(graphs.set_inputs(prompt, "KSampler", seed=8))
     assert mine in entry["cached"] and sampler not in entry["cached"]

@@ -47,7 +47,7 @@ def plain(*colour):
 def test_another_encoder_reads_the_same_picks(server, store, somebody, other_encoder):
     person, asked = somebody
     state = told(server, f"people/{person}/picks", {"candidate": asked[0], "verdict": "first", "request": "r"})
-    assert state["encoders"] == ["pocket", "pocket-flow", "mine"] and state["person"]["encoder"] == "pocket"
+    assert state["encoders"] == ["pocket-flow", "pocket", "mine"] and state["person"]["encoder"] == "pocket-flow"
     state = told(server, f"people/{person}/encoder", {"encoder": other_encoder, "request": "r"})
     assert (state["person"]["encoder"], state["person"]["picks"], state["statements"]) == ("mine", 1, [])
     assert state["question"]["id"] in asked[1:] and state["problem"] is None

@@ -260,7 +260,7 @@ def test_repetitions_are_skipped_with_one_press(store, somebody, open_panel):
     store.add_candidate(somebody, "again", *(Picture(store.picture(digest)) for digest in (one.second, one.first)))
     page = open_panel(somebody)
     wait_for_picks(page, 3, 1)
-    page.get_by_text("The remaining questions are near-duplicates of ones you answered").wait_for()
+    page.get_by_text("The questions that are left repeat your answers").wait_for()
     page.get_by_role("button", name="Skip them").click()
     wait_for_picks(page, 3, 0)
     page.get_by_text("No question waits").wait_for()

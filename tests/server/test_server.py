@@ -26,7 +26,7 @@ many pictures, and what WORDED paints is looked at below."""
 FIRST, BLEND, SWEEP, LEARN = "first personal picture", "blend two people", "strength sweep", "learn my taste"
 MINE, BEST, TURNED, CODE = "my taste", "best of my taste", "one look turned", "paint for a taste code"
 BLIND = "is it really mine"
-WARM, COOL = "vivid and bold", "cool and soft"
+DARK, PALE = "dark and bold", "pale and soft"
 NODE_IDS = {
     "PPD_TestPrompts",
     "PPD_BlindTest",
@@ -205,27 +205,27 @@ def at_its_own_size(prompt, graphs, batch=BATCH):
     return graphs.set_inputs(prompt, "ImageScaleBy", scale_by=1.0)
 
 
-def statistics_of(pictures, world="pocket"):
-    """Of pictures [n, 128, 128, 3] uint8 of a world."""
-    from ppd.pocket.world import WORLDS
+def statistics_of(pictures):
+    """Of pictures [n, 128, 128, 3] uint8 of pocket flow."""
+    from ppd.pocket.world import POCKET_FLOW
 
-    return WORLDS[world].statistics(torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255)
+    return POCKET_FLOW.statistics(torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255)
 
 
-def rewards(pictures, person, world="pocket"):
+def rewards(pictures, person):
     """What an example person thinks of pictures [n, 128, 128, 3] uint8: one number each, of unit standard deviation."""
     from safetensors.torch import load_file
 
     from ppd.pocket.statistics import STATISTICS, Whitening, reward_statistics
-    from ppd.pocket.world import WORLDS
+    from ppd.pocket.world import POCKET_FLOW
 
-    units = load_file(WORLDS[world].file(ROOT / "weights", "world"))
+    units = load_file(POCKET_FLOW.file(ROOT / "weights", "world"))
     taste = json.loads((ROOT / "weights" / "examples" / person / "taste.json").read_text(encoding="utf-8"))["weights"]
-    statistics = reward_statistics(Whitening(units["mean"], units["matrix"]), statistics_of(pictures, world))
+    statistics = reward_statistics(Whitening(units["mean"], units["matrix"]), statistics_of(pictures))
     return statistics @ torch.tensor([taste[name] for name in STATISTICS])
 
 
-@pytest.mark.parametrize("person", [WARM, COOL])
+@pytest.mark.parametrize("person", [DARK, PALE])
 def test_the_personal_picture_moves_the_persons_way(server, graphs, person):
     prompt = at_its_own_size(server.prompt(FIRST), graphs)
     prompt = graphs.set_inputs(prompt, "PreferencePairLoader", preference_set=f"example: {person}")
@@ -248,9 +248,9 @@ def test_words_and_a_person_move_pocket_flow(server, graphs, checkpoint, least):
     alone, named, personal = (
         pictures[savers[f"words/{name}"]] for name in ("the prompt alone", "with words", "for one person")
     )
-    further = statistics_of(named, "pocket-flow") - statistics_of(alone, "pocket-flow")
+    further = statistics_of(named) - statistics_of(alone)
     assert (further[:, STATISTICS.index("warmth")] > 0).all()  # by the word "warm"
-    person = (rewards(pictures, "pale and soft", "pocket-flow") for pictures in (personal, alone))
+    person = (rewards(pictures, PALE) for pictures in (personal, alone))
     assert (next(person) - next(person)).mean() > least
 
 
@@ -258,7 +258,7 @@ def test_the_blend_lies_between(server, graphs):
     prompt = at_its_own_size(server.prompt(BLEND), graphs)
     pictures, savers = server.pictures(server.run(prompt)), savers_by_prefix(prompt, graphs)
     first, blend, second = (
-        (rewards(pictures[savers[name]], WARM) - rewards(pictures[savers[name]], COOL)).mean()
+        (rewards(pictures[savers[name]], DARK) - rewards(pictures[savers[name]], PALE)).mean()
         for name in ("personal/person a", "personal/blend", "personal/person b")
     )
     assert first > blend > second
@@ -268,7 +268,7 @@ def test_more_strength_goes_further(server, graphs):
     prompt = at_its_own_size(server.prompt(SWEEP), graphs)
     pictures, savers = server.pictures(server.run(prompt)), savers_by_prefix(prompt, graphs)
     none, half, full = (
-        rewards(pictures[savers[f"personal/strength {strength}"]], WARM).mean() for strength in ("0", "0.5", "1")
+        rewards(pictures[savers[f"personal/strength {strength}"]], DARK).mean() for strength in ("0", "0.5", "1")
     )
     assert none < half < full
 

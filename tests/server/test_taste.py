@@ -60,8 +60,8 @@ def test_duels_are_filed_picked_and_read_again(server, store):
         assert question.origin["prompt"]["collector"]["class_type"] == "PPD_PreferenceCollector"
         warmer = warmth(store, question.first) > warmth(store, question.second)
         store.pick(question.id, "first" if warmer else "second", f"round {round_}")
-    told = [taste.splitlines()[0] for taste, _ in reports]
-    assert told[1:] == ["Known from 1 pick.", "Known from 2 picks."] and told[0].startswith("No picks")
+    told = [taste.split(". ")[0] for taste, _ in reports]
+    assert told[1:] == ["Known from 1 pick", "Known from 2 picks"] and told[0].startswith("No picks")
     assert [filed for _, filed in reports] == [f"{WHO}: questions open 1, answered {n}." for n in range(3)]
     assert [warmth(store, p.chosen.digest) > warmth(store, p.rejected.digest) for p in store.pairs(me.id)] == [True] * 3
 

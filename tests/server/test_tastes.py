@@ -97,7 +97,7 @@ def test_a_file_goes_out_and_in_and_is_a_choice(server, people, folder):
     shown = [one for one in call(server, "GET", "tastes") if one["name"] == ann.name]
     assert {one["choice"] for one in shown} == {"taste: Ann.safetensors", "taste: Ann (2).safetensors"}
     assert {(one["picks"], one["note"], one["encoder_here"], one["problem"]) for one in shown} == {
-        (3, "evenings", "pocket", None)
+        (3, "evenings", "pocket-flow", None)
     }
     options = server.get("/object_info/PPD_MyTaste")["PPD_MyTaste"]["input"]["optional"]["person"][1]["options"]
     assert "taste: Ann (2).safetensors" in options
