@@ -42,7 +42,7 @@ def test_of_a_tensor_with_other_channels():
         clear = torch.full((4, 4, 4), hidden)
         clear[..., 3] = 0
         assert Picture.from_tensor(clear).open().getpixel((0, 0)) == (255, 255, 255)
-    with pytest.raises(PreferenceError, match=r"shape \[height, width, 1 to 4\], got \[4, 4, 5\]"):
+    with pytest.raises(PreferenceError, match=r"a picture \[height, width, 1 to 4\], got \[4, 4, 5\]"):
         Picture.from_tensor(torch.zeros(4, 4, 5))
 
 
