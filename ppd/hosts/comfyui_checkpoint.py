@@ -32,6 +32,7 @@ class ComfyUICheckpoint:
         if loaded.vae is None:
             raise ValueError("The checkpoint has no VAE: name it as the diffusion model, and its VAE's file.")
         self.loaded, self.sampling = loaded, Sampling(**studies.sampling)
+        self._painter = Painter(loaded.model, loaded.clip, loaded.vae, self.sampling)
         shape = latents[0].latent().shape[1:]
         self.denoiser = ComfyUIDenoiser(loaded.model, reader(loaded.clip), shape, checkpointing=checkpointing)
         self.signature = model_signature(loaded.model)
@@ -68,6 +69,6 @@ class ComfyUICheckpoint:
         if adapter is not None and u is not None:
             person = UserEmbedding(u, adapter.config.encoder, adapter.config.encoder_hash, 0, "")
             model = apply_user(model, manage_adapter(copy.deepcopy(adapter).requires_grad_(False)), [person])
-        painter = Painter(model, self.loaded.clip, self.loaded.vae, self.sampling)
+        painter = self._painter.of(model)
         picture, _, _ = painter.paint(prompt, self.sampling.negative, seed, lambda step, foreseen: None)
         return Image.fromarray((picture.clamp(0, 1) * 255).round().byte().cpu().numpy())

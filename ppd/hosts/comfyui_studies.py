@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -112,6 +113,12 @@ class Painter:
         empty = torch.zeros([1, 4, *places], device=device)
         self.empty = comfy.sample.fix_empty_latent_channels(model, empty, EMPTY_RATIO)
         """The latent [1, C, ...] that painting starts from."""
+
+    def of(self, model: ModelPatcher) -> Painter:
+        """One that paints with another model of the family, and knows the texts that this one has read."""
+        painter = copy.copy(self)
+        painter.model = model
+        return painter
 
     def read(self, texts: Iterable[str]) -> None:
         """Encode texts that will be painted next, while the text encoder is loaded; forget the others."""

@@ -92,7 +92,6 @@ class ComfyUIDenoiser:
     def __init__(self, model: ModelPatcher, read: Reader, shape: Sequence[int], *, checkpointing: bool = False) -> None:
         self.model, self.read, self.shape, self.checkpointing = model, read, tuple(shape), checkpointing
         self.base = model.model.requires_grad_(False)
-        self._known: dict[str, Conditions] = {}
         self.family = low_rank_family(model)
         self.personal: Callable[[Tensor, Tensor, int], Effect | None] | None = None
         """Who is painted for now: what is added for rows [n] at sigma [n] of a batch of so many."""

@@ -112,17 +112,22 @@ def test_a_run_leaves_a_file_its_figures_pictures_and_a_page(home, trained):
         assert str(home) not in json.dumps(file.metadata())
 
 
-def test_the_adapter_paints_for_a_person(home, trained):
+def test_the_adapter_paints_for_a_person(home, trained, monkeypatch):
     from ppd.studies import open_studies
 
     studies = open_studies(home / "studies")
     base = ComfyUICheckpoint(load_checkpoint(find_comfyui(), home / "base.safetensors"), studies)
     adapter = UserAdapter.load(trained)
     u = torch.ones(1, adapter.config.embedding_dim)
+    read, encode = [], base.loaded.clip.encode_from_tokens_scheduled
+    monkeypatch.setattr(
+        base.loaded.clip, "encode_from_tokens_scheduled", lambda text: read.append(text) or encode(text)
+    )
     plain, null, ours, other = (
         np.asarray(base.paint("a lake", 1, adapter, one)) for one in (None, 0 * u, 20 * u, -20 * u)
     )
     assert (plain == null).all() and (ours != plain).any() and (ours != other).any()
+    assert len(read) == 2  # prompt and negative prompt, once for the four
     encoded = base.latents([next(iter(read_pairs(home / "pairs"))).chosen])
     assert encoded.shape == (1, 4, 8, 8)
 
