@@ -26,4 +26,4 @@ Importing `ppd` itself costs nothing. These modules, `ppd.user_embedding`, `ppd.
 `ppd.training` are for others to use; what begins with an underscore is not.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
