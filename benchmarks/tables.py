@@ -14,6 +14,7 @@ Runs = dict[str, Any]
 
 SWITCHES = {
     "contrast": "contrast of own and another's u",
+    "safeguard": "the safeguard alone",
     "all": "all four, and the safeguard",
     "distillation": "self-distillation alone",
     "distillation, then all": "self-distillation, then all",
