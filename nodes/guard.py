@@ -143,8 +143,10 @@ class PPD_CheckLeakage(io.ComfyNode):  # noqa: N801
         report = check.report()
         if ask[0] and not check.passed:
             plain, own = ([Picture.from_tensor(one) for one in side] for side in (base, personal))
-            name, filed = file_questions(person[0], content_offers(check, looked_for, sides[:2], (plain, own), asked))
-            report += f"\n{name} is asked {counted(filed, 'question')} about what was found, in the tab Taste."
+            offers = content_offers(check, looked_for, sides[:2], (plain, own), asked)
+            if offers:
+                name, filed = file_questions(person[0], offers)
+                report += f"\n{name} is asked {counted(filed, 'question')} about what was found, in the tab Taste."
         return io.NodeOutput(check.passed, report, ui=ui.PreviewText(report))
 
 

@@ -46,7 +46,8 @@ class Known:
         """The same words as in the tab (`locales`)."""
         if not self.more:
             return "Known well enough to paint in this taste."
-        return f"{100 * self.share:.0f} % known: about {self.more} more {'pick' if self.more == 1 else 'picks'} to go."
+        share = min(99.0, 100 * self.share)
+        return f"{share:.0f} % known: about {self.more} more {'pick' if self.more == 1 else 'picks'} to go."
 
 
 def enough(prior: PopulationPrior, covariance: Tensor) -> Known:

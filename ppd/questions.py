@@ -16,6 +16,7 @@ from torch import Tensor
 from .encoders.choices import numbered
 from .encoders.encoder import PosteriorEncoder, Told
 from .encoders.statements import Statement, asked_of, would_ask
+from .enough import enough
 from .pairs import PreferencePair
 from .pictures import Picture, PreferenceError
 from .store import Candidate, MissingError, TasteStore, fade
@@ -27,9 +28,10 @@ SPREAD = math.pi * math.log(2) / 2
 """H(Phi(x)) is about exp(-x^2 / (2 SPREAD)) in bits' shape: Houlsby's C squared."""
 ALIKE = 0.05
 """Differences that are apart by less than this share of their length, either way round, are one question."""
+HARDLY = 0.05
+"""Two pictures that differ by less than this share of what any two do look alike, and are not asked about."""
 LEAST = 0.05
-"""Bits that a question must be expected to tell: of pictures that look alike, twenty answers would tell one. The first
-good ones tell half a bit each, the tenth still a fifth."""
+"""Bits that a question must be expected to tell of somebody who is known well enough: twenty answers would tell one."""
 NEWEST_EVERY = 3
 """Every third question is one of the newest, so that what is being painted now is asked about too."""
 WORTH = 0.5
@@ -123,8 +125,8 @@ class _Filed:
 @dataclass(frozen=True)
 class _Weighed:
     """A person's n open candidates by their picks so far: ids, differences over the pick noise [n, d], which differ in
-    a look that no pair has differed in, and which are worth asking, since they tell LEAST or ask about such a look,
-    bool [n]; the decided ones' differences [m, d], how many there are, the embedding, and what it was read from."""
+    a look that no pair has differed in, and which are worth asking (HARDLY, LEAST), bool [n]; the decided ones'
+    differences [m, d], how many there are, the embedding, and what it was read from."""
 
     ids: list[int]
     differences: Tensor
@@ -258,7 +260,11 @@ class Interview:
             noise = self.encoder.prior.noise
             known = asked_of(self.encoder.looks, told.differences * noise, told.weights, told.choices)
             opening = would_ask(self.encoder.looks, known, filed.differences[rows] * noise)
-        worth = opening | (information(x, embedding.u[0], embedding.covariance) >= LEAST)
+        prior = self.encoder.prior
+        differ = filed.differences[rows].norm(dim=-1) * prior.noise >= HARDLY * math.sqrt(2 * prior.dim)
+        worth = opening | differ
+        if not enough(prior, embedding.covariance).more:
+            worth = opening | (differ & (information(x, embedding.u[0], embedding.covariance) >= LEAST))
         ids = [filed.ids[row] for row in rows]
         return _Weighed(ids, x, opening, worth, asked, len(verdicts), embedding, told)
 

@@ -14,9 +14,10 @@ from PIL import Image
 
 from ppd.encoders.posterior import fit_posterior
 from ppd.encoders.statements import asked_of, would_ask
+from ppd.enough import Known
 from ppd.pictures import Picture
 from ppd.pocket.studio import load_encoder
-from ppd.questions import LEAST, NEWEST, Interview, asked_already, information, most_telling, next_question
+from ppd.questions import HARDLY, NEWEST, Interview, asked_already, information, most_telling, next_question
 from ppd.store import MissingError, TasteStore
 from tests.slowness import slowness
 
@@ -156,6 +157,18 @@ def test_new_candidates_picks_and_undo_are_seen(store, encoder):
     assert interview.ask(aki)[0].id in (first, repeated)
 
 
+def test_while_more_is_to_be_known_what_tells_little_is_asked_all_the_same(store, encoder, monkeypatch):
+    """Else a prior whose people hardly differ, or much pick noise, would leave nobody anything to answer."""
+    aki = store.add_person("Aki").id
+    monkeypatch.setattr("ppd.questions.LEAST", 2.0)  # more than any question tells
+    fill(store, aki, PAIRS[1:4])
+    interview = Interview(store, encoder)
+    assert interview.waiting(aki) == 3
+    monkeypatch.setattr("ppd.questions.enough", lambda *posterior: Known(0.0))
+    monkeypatch.setattr("ppd.questions.would_ask", lambda looks, known, x: torch.zeros(len(x), dtype=torch.bool))
+    assert interview.waiting(aki) == 0
+
+
 def test_what_is_never_asked_can_be_skipped(store, encoder):
     aki = store.add_person("Aki").id
     first, _, lost = fill(store, aki, PAIRS[1:4])
@@ -191,7 +204,8 @@ def test_an_interview_asks_by_the_rule(store, encoder, monkeypatch):
         opening = would_ask(encoder.looks, told, x[rows] * encoder.prior.noise)
         known = embedding.u[0], embedding.covariance
         new, old = (part / embedding.noise for part in (x[rows], x[asked]))
-        worth = (opening | (information(new, *known) >= LEAST)).nonzero().flatten().tolist()
+        apart = x[rows].norm(dim=1) * encoder.prior.noise >= HARDLY * math.sqrt(2 * encoder.prior.dim)
+        worth = (opening | apart).nonzero().flatten().tolist()  # also what tells little: more is to be known
         expected = rows[worth[next_question(number, new[worth], old, *known, opening[worth])]]
         assert question.id == candidates[expected]
         asked.append(expected)

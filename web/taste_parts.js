@@ -54,7 +54,7 @@ export function header({ panel, root, isPage }) {
 /** @param {Panel} panel */
 export function known({ standing: state }) {
     if (!state.known) return element("div", { className: "known" });
-    const share = Math.round(100 * state.known.share), { more } = state.known;
+    const { more } = state.known, share = Math.min(more ? 99 : 100, Math.round(100 * state.known.share));
     const text = more ? t(more === 1 ? "one_more" : "some_more", { share, more }) : t("enough");
     const filled = element("span", { className: "filled" });
     filled.style.width = `${share}%`;

@@ -20,7 +20,7 @@ def scenes_in(arms: Mapping[str, Path], person: str = "") -> list[Scene]:
     and another for each. ValueError where an arm lacks a picture that another has.
     """
     found = {
-        arm: _pictures(folder / person if person and (folder / person).is_dir() else folder)
+        arm: _pictures(next((one for one in folder.glob("*") if one.name == person and one.is_dir()), folder))
         for arm, folder in arms.items()
     }
     names = set().union(*found.values())

@@ -37,7 +37,8 @@ def bound(embedding: UserEmbedding, guide: Guide, looks: Looks, prior: Populatio
 
     Nearest in the prior's Mahalanobis distance (v - u)' S^-1 (v - u), S the covariance over people: what people hardly
     differ in is hardly changed, and what is left is the likeliest person who obeys. Exact (nonnegative least squares in
-    the dual), idempotent, and the same u where it obeys already. Draws of the posterior stay on the edge.
+    the dual), idempotent, and the same u where it obeys already. Draws of the posterior stay on the
+    edges that hold u; beyond others they may lean: what is drawn is asked about, not what the person is taken for.
     """
     rules = binding(guide)
     prior.check_embedding(embedding.u)

@@ -68,7 +68,12 @@ def people_of(world: World, weights: Path, tastes: Sequence[Path]) -> dict[str, 
     units = load_file(world.file(weights, "world"))
     eyes = PocketEyes(world, Whitening(units["mean"], units["matrix"]))
     if tastes:
-        return {folder.name: PocketPerson(eyes, _weights(folder / TASTE_FILE)) for folder in tastes}
+        names = [folder.resolve().name for folder in tastes]
+        if len({*names}) < len(names):
+            raise ValueError(f"Expected tastes in folders of different names, got {', '.join(names)}: rename one.")
+        return {
+            name: PocketPerson(eyes, _weights(folder / TASTE_FILE)) for name, folder in zip(names, tastes, strict=True)
+        }
     everybody = population(units["covariance"])["reporting"].weights
     return {f"person {place}": PocketPerson(eyes, one) for place, one in enumerate(everybody, 1)}
 

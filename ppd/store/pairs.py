@@ -103,7 +103,7 @@ class Pairs(Erasing):
             " ON ratings.picture = pictures.id WHERE person = ? AND pictures.rating IS NOT NULL GROUP BY pictures.id",
             (person,),
         )
-        settings = who.half_life, who.encoder, who.guide
+        settings = who.half_life, who.encoder, who.guide, who.guide_digest
         return hashlib.sha256(repr((person, *settings, picks, ratings)).encode()).hexdigest()
 
     def export(self, person: str, folder: Path | str) -> None:

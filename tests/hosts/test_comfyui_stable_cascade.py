@@ -296,7 +296,7 @@ def test_which_layers_carry_style_is_not_known(unet, model):
     with pytest.raises(ValueError, match="Stage C are 'style only': use all layers"):
         apply_user(model, manage_adapter(adapter_for(unet)), [person()], scope=Scope("style only"))
     report = describe(adapter_for(unet), [person()], 1.0)
-    assert "(stable_cascade, 6 of 6 cross-attention layers" in report
+    assert "(6 of 6 cross-attention layers" in report
 
 
 def test_diffusers_trains_the_adapter(unet):

@@ -148,7 +148,7 @@ def test_a_checkpoint_paints_for_a_person(server, files_of, family, kind):
     count = FAMILIES[family].count
     acting = len(FAMILIES[family].style) if kind == "IP-Adapter" else count
     (report,) = entry["outputs"]["on"]["text"]
-    assert f"({family}, {acting} of {count} cross-attention layers;" in report
+    assert f"({acting} of {count} cross-attention layers;" in report
     assert report.startswith("Paints for 4 picks at strength 1.\n")
 
 
@@ -232,7 +232,11 @@ def test_the_learning_workflow_runs_from_nobody(server, store, graphs, files_of,
         if encoder in entry["outputs"]:
             assert entry["outputs"][encoder]["text"][0].startswith(told)
         for sampler in graphs.nodes_of(prompt, "PersonalizedDenoiser"):
-            assert entry["outputs"][sampler]["text"][0].split("\n")[1].startswith(f"({family}, ")
+            assert (
+                entry["outputs"][sampler]["text"][0]
+                .split("\n")[1]
+                .startswith(f"({len(FAMILIES[family].style)} of {FAMILIES[family].count} ")
+            )
         (question,) = store.inbox(person.id)
         one, other = (np.asarray(Picture(store.picture(d)).open()) for d in (question.first, question.second))
         assert not np.array_equal(one, other)
@@ -262,7 +266,10 @@ def test_the_familys_workflow_runs_and_yields_pictures(server, graphs, ip_adapte
     assert base.shape == personal.shape == (1, 64, 64, 3)
     assert base.std() > 5 and not np.array_equal(base, personal)
     reports = [output["text"][0] for output in entry["outputs"].values() if "cross-attention" in str(output)]
-    assert reports and all(text.split("\n")[1].startswith(f"({family}, ") for text in reports)
+    assert reports and all(
+        text.split("\n")[1].startswith(f"({len(FAMILIES[family].style)} of {FAMILIES[family].count} ")
+        for text in reports
+    )
 
 
 @pytest.mark.slow

@@ -65,7 +65,7 @@ def test_the_machine_that_paints_sees_no_picture_no_prompt_and_no_name(server, e
 def test_a_code_behind_noise_paints_there_too_and_says_so(server, elsewhere, person, graphs):
     graph = {
         "1": node("PreferencePairLoader", preference_set=f"person: {person.id}", user="", limit=1000, skip_bad=False),
-        "2": node("UserEmbeddingEncoder", pairs=["1", 0], encoder="pocket", skip_bad=False),
+        "2": node("UserEmbeddingEncoder", pairs=["1", 0], encoder="pocket-flow", skip_bad=False),
         "3": node("PPD_TasteToCode", user_embedding=["2", 0], epsilon=8.0),
     }
     (code,) = server.run(graph)["outputs"]["3"]["text"]

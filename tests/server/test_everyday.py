@@ -85,7 +85,7 @@ def test_after_a_run_without_a_personal_step_the_node_says_so_until_there_is_one
     server.run(prompt)  # whatever other tests did
     assert told(graphs.set_inputs(prompt, "KSampler", seed=97)) == []
     assert told(late) == [plain]
-    counted = "Personal were 2 of 4 calls of the model, in 7 of 7 cross-attention layers."
+    counted = "Personal were 4 of 4 calls of the model, in 60 of 60 layers."
     assert told(graphs.set_inputs(prompt, "KSampler", seed=98)) == [counted]
     server.run(graphs.set_inputs(late, "KSampler", seed=99))
 

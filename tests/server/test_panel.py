@@ -236,7 +236,9 @@ def test_a_brand_guide_is_chosen_and_the_tab_says_what_it_changes(server, store,
     told.get_by_text(
         "Bound to the brand guide Ours: what is painted for you leaves out a part of your taste."
     ).wait_for()
-    assert re.search("It no longer leans to: (dark|bright), which the guide never wants.$", told.inner_text())
+    assert re.search(
+        "It no longer leans to: (dark, bright|dark|bright), which the guide never wants.$", told.inner_text()
+    )
     assert store.person(somebody).guide == "input: ours.brand.json"
     file.write_text(file.read_text().replace("Ours", "Theirs"))
     page.get_by_label("Left is better").click()

@@ -79,6 +79,7 @@ def test_an_undo_without_an_answer_pressed_again_takes_one_pick_back(store, pick
         page.keyboard.press("u")
         until(page, lambda times=times: len(lost) == times)
         page.locator(".ppd-taste .notice", has_text="busy").wait_for()
+        settle(page)  # with the look that the server's news led to
     page.unroute("**/undo")
     page.unroute("**/question?*")
     page.keyboard.press("u")

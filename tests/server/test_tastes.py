@@ -192,7 +192,7 @@ def test_who_is_bound_to_a_guide_shares_what_it_lets_be(server, people, folder):
     assert state["person"]["guide"] == "input: plain.brand.json" in state["guides"]
     shown = state["guide"]
     assert (shown["name"], shown["changed"], shown["binds"]) == ("Plain", False, True) and len(shown["held"]) >= 1
-    looks = TasteEncoder.load(WEIGHTS / "taste_encoders" / "pocket").looks
+    looks = TasteEncoder.load(WEIGHTS / "taste_encoders" / "pocket-flow").looks
     at = looks.low.index("dark")
     data, _ = call(server, "GET", f"people/{ann.id}/taste")
     (folder / "bound.safetensors").write_bytes(data)

@@ -165,7 +165,7 @@ def test_precision_is_what_was_asked_for(tmp_path):
     train(tmp_path / "a.pt", loss, steps=1, precision="no")
     train(tmp_path / "b.pt", loss, steps=1, precision="bf16")
     assert seen == [torch.float32, torch.bfloat16]
-    with pytest.raises(ValueError, match='precision is "bf16" or "no" .*\'fp16\''):
+    with pytest.raises(ValueError, match='Expected "bf16" or "no" .*\'fp16\''):
         train(tmp_path / "c.pt", precision="fp16")
 
 
