@@ -77,19 +77,25 @@ def _judges(kind: str, arguments: argparse.Namespace) -> tuple[str, Mapping[str,
     return _told(kind, arguments), {person: make(pairs) for person, pairs in by_person.items()}
 
 
-def _maker(kind: str, arguments: argparse.Namespace) -> Callable[[Sequence[PreferencePair]], Judge]:
-    """Picks to a judge."""
+def _maker(
+    kind: str, arguments: argparse.Namespace, own: str | None = None
+) -> Callable[[Sequence[PreferencePair]], Judge]:
+    """Picks to a judge; the posterior's by their `own` taste encoder, where none is asked for."""
     if kind == "posterior":
-        encoder = _encoder(arguments)
+        encoder = _encoder(arguments, own or arguments.world)
         return lambda pairs: PosteriorJudge(encoder, pairs)
     if arguments.vlm is None:
         raise ValueError("The judge vlm needs a model: give --vlm, a folder that transformers reads.")
     shown, vlm = whole("--shown", arguments.shown, 0, MOST_SHOWN), LocalVLM.from_folder(arguments.vlm)
-    return lambda pairs: VLMJudge(vlm, [pair for pair in pairs if not pair.tie][:shown])
+    return lambda pairs: VLMJudge(vlm, [pair for pair in pairs if not pair.tie][-shown:] if shown else [])
 
 
-def _encoder(arguments: argparse.Namespace) -> PosteriorEncoder:
-    folder = arguments.encoder or WORLDS[arguments.world].encoder(WEIGHTS)
+def _encoder(arguments: argparse.Namespace, name: str) -> PosteriorEncoder:
+    if arguments.encoder is None and name not in WORLDS:
+        raise ValueError(
+            f"Picks of this store are read by the taste encoder {quoted(name)}: give its folder, --encoder."
+        )
+    folder = arguments.encoder or WORLDS[name].encoder(WEIGHTS)
     made = TasteEncoder.load(folder)
     return made.open(open_tower(made.tower, folder, find=lambda kind, name: arguments.models / kind / name))
 
@@ -101,14 +107,18 @@ def _told(kind: str, arguments: argparse.Namespace) -> str:
 
 
 def _of_tests(arguments: argparse.Namespace) -> tuple[list[str], list[Bench]]:
-    """Each person's newest finished test, by their picks that came after it, or a model that is shown those before."""
+    """Each person's newest finished test, by their picks that came after it, or a model that is shown those before; who
+    has no such picks is left out."""
+    if arguments.arms:
+        raise ValueError("Expected ways to paint or --tests, got both: leave one out.")
     if not (arguments.tests / "taste.sqlite3").is_file():
         raise ValueError(f"There is no taste store in {arguments.tests}: expected user/__ppd/taste of a ComfyUI.")
     store = TasteStore(arguments.tests)
+    people = {person.id: person for person in store.people()}
     tests = {
-        person.id: test
-        for person in store.people()
-        if (test := next((one for one in store.tests(person.id) if one.finished), None)) is not None
+        person: test
+        for person in people
+        if (test := next((one for one in store.tests(person) if one.finished), None)) is not None
     }
     compared = sorted({test.arms for test in tests.values()})
     if len(compared) != 1:
@@ -120,12 +130,20 @@ def _of_tests(arguments: argparse.Namespace) -> tuple[list[str], list[Bench]]:
     for kind in arguments.by:
         if kind == "simulated":
             raise ValueError("A person's own test is judged by their picks: give --by posterior or vlm.")
-        make = _maker(kind, arguments)
-        judges = {person: make(_picks(store, test, kind)) for person, test in tests.items()}
-        asked = {person: [one for one in test.trials if one.repeats is None] for person, test in tests.items()}
+        picks = {person: found for person, test in tests.items() if (found := _picks(store, test, kind))}
+        if not picks:
+            raise ValueError(
+                "Nobody has picked anything since their blind test was painted, so no pick is held out: pick some "
+                "more, or give --by vlm."
+            )
+        make = {name: _maker(kind, arguments, name) for name in {people[person].encoder for person in picks}}
+        judges = {person: make[people[person].encoder](found) for person, found in picks.items()}
+        asked = {person: [one for one in tests[person].trials if one.repeats is None] for person in picks}
         questions = {person: [_question(store, one) for one in trials] for person, trials in asked.items()}
         answers = {person: [one.winner() for one in trials] for person, trials in asked.items()}
-        benches.append(Bench(_told(kind, arguments), judges, questions, answers))
+        left_out = f"; {counted(len(tests) - len(picks), 'test')} left out, without picks to go by"
+        told = _told(kind, arguments) + left_out * (len(tests) > len(picks))
+        benches.append(Bench(told, judges, questions, answers))
     return list(compared[0]), benches
 
 
@@ -139,12 +157,4 @@ def _picks(store: TasteStore, test: BlindTest, kind: str) -> list[PreferencePair
     """The person's pairs that the taste under test had, for a model to see; for the posterior those that came later."""
     first = sum(answer.created <= test.created for answer in store.answers(test.person))
     before = store.pairs(test.person, [], first=first)
-    if kind == "vlm":
-        return before
-    later = store.pairs(test.person, [])[len(before) :]
-    if not later:
-        raise ValueError(
-            f"The person {test.person[:8]} has picked nothing since their blind test was painted, so no pick is held "
-            "out: pick some more, or give --by vlm."
-        )
-    return later
+    return before if kind == "vlm" else store.pairs(test.person, [])[len(before) :]

@@ -221,7 +221,7 @@ def test_a_finished_blind_test_is_judged_by_later_picks_and_told_beside_the_pers
     store, person = tested
     asked = "--tests", store.folder, "--by", "posterior", "--out", tmp_path
     code, _, err = run(capsys, *asked)
-    assert code == 2 and f"The person {person[:8]} has picked nothing since their blind test was painted" in err
+    assert code == 2 and "Nobody has picked anything since their blind test was painted" in err
     monkeypatch.setattr("ppd.store.candidates.now", lambda: "2999-01-31T00:00:00+00:00")
     for number, pair in enumerate(liked):
         store.pick(
@@ -232,6 +232,21 @@ def test_a_finished_blind_test_is_judged_by_later_picks_and_told_beside_the_pers
     assert code == 0 and "Ann" not in out and [pair["losses"] for pair in figures["pairs"]] == [4]
     assert figures["agreement"]["same"] == 3 and figures["agreement"]["of"] == 4
     assert "asked the same in a blind test, preferred the same 3 of 4 times (95 % between 19 and 99 %)" in out
+    late = store.add_person("Bo").id  # tested, and without picks
+    test, _ = store.add_test(
+        late, ["worse", "better"], [Scene("s", (liked[0].rejected, liked[0].chosen))], 1, {"picks": 0}
+    )
+    store.answer_trial(test, store.test(test).trials[0].id, "first", 1.0, "Bo's answer")
+    store.finish_test(test)
+    code, out, _ = run(capsys, *asked)
+    assert code == 0 and "1 test left out, without picks to go by" in out
+    store.delete_person(late)
+    store.set_encoder(person, "mine")
+    code, _, err = run(capsys, *asked)
+    assert code == 2 and "are read by the taste encoder 'mine': give its folder, --encoder" in err
+    store.set_encoder(person, "pocket-flow")
+    code, _, err = run(capsys, "a=here", "b=there", *asked)
+    assert code == 2 and "got both: leave one out" in err
     code, _, err = run(capsys, *asked[:2], "--by", "simulated")
     assert code == 2 and "judged by their picks" in err
 
