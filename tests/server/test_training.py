@@ -112,7 +112,7 @@ def go_on_and_kill(page, widget):
     widget.get_by_role("button", name="Continue").click()
     widget.get_by_text("Has begun").wait_for()
     widget.get_by_role("button", name="Stop").click()
-    widget.get_by_text("It stops after this step").wait_for()
+    widget.get_by_text("Stopping after this step").wait_for()
     kill(json.loads((page.runs / NAME / "run.json").read_text())["pid"])
     widget.get_by_text("It ended without a word").wait_for()
     widget.get_by_role("button", name="Continue").wait_for()
