@@ -22,6 +22,21 @@ MOST = 200
 """Questions of a test: half an hour."""
 
 
+def compared_inputs() -> list[io.Input]:
+    """Two ways to paint, and what was painted."""
+    return [
+        io.Image.Input(
+            "images_a", tooltip="Pictures painted in the first way: a batch or a list, in the order of the prompts."
+        ),
+        io.Image.Input("images_b", tooltip="Pictures of the same prompts and seeds, painted in the second way."),
+        io.String.Input(
+            "prompts",
+            force_input=True,
+            tooltip="The prompts of the pictures: the list of Test Prompts, or one prompt.",
+        ),
+    ]
+
+
 class PPD_TestPrompts(io.ComfyNode):  # noqa: N801
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -68,18 +83,7 @@ class PPD_BlindTest(io.ComfyNode):  # noqa: N801
             is_output_node=True,
             is_input_list=True,  # a list has a batch for each prompt
             inputs=[
-                io.Image.Input(
-                    "images_a",
-                    tooltip="Pictures painted in the first way: a batch or a list, in the order of the prompts.",
-                ),
-                io.Image.Input(
-                    "images_b", tooltip="Pictures of the same prompts and seeds, painted in the second way."
-                ),
-                io.String.Input(
-                    "prompts",
-                    force_input=True,
-                    tooltip="The prompts of the pictures: the list of Test Prompts, or one prompt.",
-                ),
+                *compared_inputs(),
                 people.person_input("Who answers, and whose taste is tested."),
                 io.String.Input("name_a", default=NAMES[0], optional=True, tooltip="What the report calls the first."),
                 io.String.Input("name_b", default=NAMES[1], optional=True, tooltip="What the report calls the second."),

@@ -77,7 +77,7 @@ def waiting(person: str) -> int:
             return now.open
         interview = interview_of(person)
         takes_long = interview.unread(person) > MANY or now.open > MOST_COUNTED
-        return now.open if takes_long else interview.waiting(person)
+        return now.open if takes_long else interview.stand(person).waiting()
     except (ValueError, OSError, RuntimeError):  # the tab says why
         return now.open
 

@@ -16,7 +16,7 @@ from ..ppd.evaluation.judges import Judge, PosteriorJudge, VLMJudge
 from ..ppd.hosts.comfyui_verdicts import TextEncoderReader
 from ..ppd.pairs import PreferencePair, counted
 from . import whose
-from .blind_test import NAMES, scenes_of
+from .blind_test import NAMES, compared_inputs, scenes_of
 from .encoders import encoder_digest, load_encoder, taste_encoders
 from .sockets import CATEGORY, PreferencePairs
 
@@ -35,11 +35,7 @@ class PPD_JudgePictures(io.ComfyNode):  # noqa: N801
             search_aliases=["judge", "evaluate", "compare", "win rate", "VLM", "score", "preference"],
             is_input_list=True,  # a list has a batch for each prompt
             inputs=[
-                io.Image.Input("images_a", tooltip="Painted in the first way: a batch or a list, prompt by prompt."),
-                io.Image.Input("images_b", tooltip="The same prompts and seeds in the second way."),
-                io.String.Input(
-                    "prompts", force_input=True, tooltip="What was painted: the list of Test Prompts, or one prompt."
-                ),
+                *compared_inputs(),
                 PreferencePairs.Input(
                     "pairs",
                     tooltip="Whose taste: picks that made none of these pictures, such as the newest of Load "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -26,6 +26,7 @@ from .bodies import (
     Encoder,
     HalfLife,
     Import,
+    Model,
     Named,
     Pick,
     StudyQuestions,
@@ -63,7 +64,7 @@ def register(routes: web.RouteTableDef) -> None:
     routes.post(f"{person}/picks")(pick)
     routes.post(f"{person}/choices")(choose)
     routes.post(f"{person}/undo")(undo)
-    routes.post(f"{person}/skip_repeats")(skip_repeats)
+    routes.post(f"{person}/skip_left_over")(skip_left_over)
     routes.get(f"{PREFIX}/pictures/{{digest}}")(picture)
     routes.get(f"{PREFIX}/thumbnails/{{digest}}")(thumbnail)
     routes.get(f"{PREFIX}/sets")(preference_sets)
@@ -145,32 +146,24 @@ async def duplicate(request: web.Request) -> web.Response:
 
 async def set_half_life(request: web.Request) -> web.Response:
     """How fast the person's picks fade; how the person stands then."""
-    person, body = request.match_info["person"], await read(request, HalfLife)
-
-    def work() -> Any:
-        folders.taste_store().set_half_life(person, body.picks)
-        return _changed(person, body)
-
-    return await answer(work)
+    return await _set(request, HalfLife, lambda person, body: folders.taste_store().set_half_life(person, body.picks))
 
 
 async def set_encoder(request: web.Request) -> web.Response:
     """Which taste encoder reads the person's pictures, from now on and anew; how the person stands then."""
-    person, body = request.match_info["person"], await read(request, Encoder)
-
-    def work() -> Any:
-        interviews.set_encoder(person, body.encoder)
-        return _changed(person, body)
-
-    return await answer(work)
+    return await _set(request, Encoder, lambda person, body: interviews.set_encoder(person, body.encoder))
 
 
 async def set_guide(request: web.Request) -> web.Response:
     """Which brand guide the person's taste is bound to, from now on; how the person stands then."""
-    person, body = request.match_info["person"], await read(request, BrandGuide)
+    return await _set(request, BrandGuide, lambda person, body: guides.set_guide(person, body.guide))
+
+
+async def _set(request: web.Request, model: type[Model], change: Callable[[str, Model], None]) -> web.Response:
+    person, body = request.match_info["person"], await read(request, model)
 
     def work() -> Any:
-        guides.set_guide(person, body.guide)
+        change(person, body)
         return _changed(person, body)
 
     return await answer(work)
@@ -321,8 +314,8 @@ async def undo(request: web.Request) -> web.Response:
     return await answer(work)
 
 
-async def skip_repeats(request: web.Request) -> web.Response:
-    """Skip all open questions that repeat what has been answered; how the person stands then."""
+async def skip_left_over(request: web.Request) -> web.Response:
+    """Skip all open questions that would not be asked; how the person stands then."""
     person, body = request.match_info["person"], await read(request, Asked)
 
     def work() -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from ..ppd.enough import enough
 from ..ppd.store import Candidate, MissingError, UnusableError
 from . import folders, guides, interviews
 from .encoders import taste_encoders
@@ -43,7 +42,9 @@ def standing(person: str, of: int = 2, asked: Candidate | None = None) -> dict[s
             top_up(person)
             state["person"] = asdict(store.person(person))
         now, state["reading"] = interviews.stand(person)
-        state["waiting"] = interviews.waiting(person)
+        is_open = state["person"]["open"]
+        is_counted = state["reading"] is None and is_open <= interviews.MOST_COUNTED
+        state["waiting"] = now.waiting() if is_counted else is_open
         interview = interviews.interview_of(person)
         found = interview.encoder.statements(*now.told)
         grid = interviews.grid_for(person, now, of) if of > 2 and asked is None else None
@@ -61,10 +62,8 @@ def standing(person: str, of: int = 2, asked: Candidate | None = None) -> dict[s
     elif asked is None and now.question is not None:
         state["question"] = shown(now.question)
     state["upcoming"] = [picture for one in now.upcoming for picture in (one.first, one.second)]
-    assert now.embedding.covariance is not None
     state["guide"] = guides.shown(store.person(person), now.embedding, interview.encoder)
-    known = enough(interview.encoder.prior, now.embedding.covariance)
-    state["known"] = {"share": known.share, "more": known.more}
+    state["known"] = {"share": now.known.share, "more": now.known.more}
     looks = interview.encoder.looks
     japanese = dict(zip(looks.names, looks.japanese, strict=False)) if looks else {}
     state["statements"] = [asdict(one) | {"japanese": japanese.get(one.name)} for one in found]

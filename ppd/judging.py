@@ -103,7 +103,9 @@ def _encoder(arguments: argparse.Namespace, name: str) -> PosteriorEncoder:
 def _told(kind: str, arguments: argparse.Namespace) -> str:
     if kind == "posterior":
         return "The posterior of the person's held-out picks"
-    return f"{arguments.vlm.name}, shown {counted(arguments.shown, 'pair')} of the person and asked in both orders"
+    return (
+        f"{arguments.vlm.name}, shown at most {counted(arguments.shown, 'pair')} of the person and asked in both orders"
+    )
 
 
 def _of_tests(arguments: argparse.Namespace) -> tuple[list[str], list[Bench]]:
@@ -136,8 +138,13 @@ def _of_tests(arguments: argparse.Namespace) -> tuple[list[str], list[Bench]]:
                 "Nobody has picked anything since their blind test was painted, so no pick is held out: pick some "
                 "more, or give --by vlm."
             )
-        make = {name: _maker(kind, arguments, name) for name in {people[person].encoder for person in picks}}
-        judges = {person: make[people[person].encoder](found) for person, found in picks.items()}
+        # A model that sees is the same for all, and so is an encoder that was asked for
+        own = {
+            person: people[person].encoder if kind == "posterior" and not arguments.encoder else None
+            for person in picks
+        }
+        make = {name: _maker(kind, arguments, name) for name in set(own.values())}
+        judges = {person: make[own[person]](found) for person, found in picks.items()}
         asked = {person: [one for one in tests[person].trials if one.repeats is None] for person in picks}
         questions = {person: [_question(store, one) for one in trials] for person, trials in asked.items()}
         answers = {person: [one.winner() for one in trials] for person, trials in asked.items()}

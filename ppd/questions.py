@@ -16,7 +16,7 @@ from torch import Tensor
 from .encoders.choices import numbered
 from .encoders.encoder import PosteriorEncoder, Told
 from .encoders.statements import Statement, asked_of, would_ask
-from .enough import enough
+from .enough import Known, enough
 from .pairs import PreferencePair
 from .pictures import Picture, PreferenceError
 from .store import Candidate, MissingError, TasteStore, fade
@@ -126,7 +126,7 @@ class _Filed:
 class _Weighed:
     """A person's n open candidates by their picks so far: ids, differences over the pick noise [n, d], which differ in
     a look that no pair has differed in, and which are worth asking (HARDLY, LEAST), bool [n]; the decided ones'
-    differences [m, d], how many there are, the embedding, and what it was read from."""
+    differences [m, d], how many there are, the embedding, how well it is known, and what it was read from."""
 
     ids: list[int]
     differences: Tensor
@@ -135,22 +135,55 @@ class _Weighed:
     asked: Tensor
     decided: int
     embedding: UserEmbedding
+    known: Known
     told: Told
 
     def would_be_asked(self) -> Tensor:
         """Which of the candidates will be asked, unless an answer changes it: bool [n]."""
         return self.worth & ~asked_already(self.differences, self.asked)
 
+    def asked_next(self, count: int) -> list[int]:
+        """At most `count` of the ids, in the order they would be asked."""
+        rows = self.worth.nonzero().flatten()
+        x, opening, asked = self.differences[rows], self.opening[rows], self.asked
+        u, covariance = self.embedding.u[0], self.embedding.covariance
+        assert covariance is not None
+        found: list[int] = []
+        for later in range(count):
+            row = next_question(self.decided + later, x, asked, u, covariance, opening)
+            if row is None:
+                break
+            found.append(self.ids[int(rows[row])])
+            asked = torch.cat([asked, x[row : row + 1]])
+        return found
+
 
 @dataclass(frozen=True)
 class Standing:
-    """How an interview stands: what to ask, what may come after it, the user embedding behind the picks, and what it
-    was read from, as `PosteriorEncoder.statements` takes it."""
+    """How an interview stands by one fit of the posterior: what to ask, and what may come after it."""
 
     question: Candidate | None
     upcoming: tuple[Candidate, ...]
-    embedding: UserEmbedding
-    told: Told
+    _weighed: _Weighed
+
+    @property
+    def embedding(self) -> UserEmbedding:
+        """Behind the picks."""
+        return self._weighed.embedding
+
+    @property
+    def known(self) -> Known:
+        """How well the person is known."""
+        return self._weighed.known
+
+    @property
+    def told(self) -> Told:
+        """What the embedding was read from, as `PosteriorEncoder.statements` takes it."""
+        return self._weighed.told
+
+    def waiting(self) -> int:
+        """How many open candidates would be asked: those that can be read and are not left over."""
+        return int(self._weighed.would_be_asked().sum())
 
 
 def _open_and_decided(filed: _Filed, verdicts: dict[int, str]) -> tuple[list[int], list[int]]:
@@ -192,17 +225,18 @@ class Interview:
         return standing.question, standing.embedding
 
     def stand(self, person: str, most: int | None = None, upcoming: int = 0) -> Standing:
-        """How the person's interview stands, by one fit of the posterior.
+        """How the person's interview stands.
 
         `most` candidates are looked at now where more are new: of the rest nothing is asked and said yet. `upcoming`
         questions are those that follow if the picks change nothing.
         """
         while True:
-            numbers, embedding, told = self._ask(person, most, 1 + upcoming)
+            weighed = self._weigh(person, most)
+            numbers = weighed.asked_next(1 + upcoming)
             candidates = [self.store.candidate(number) for number in numbers]
             if all(one.verdict is None for one in candidates):  # else one was answered elsewhere just now
                 question = candidates[0] if candidates else None
-                return Standing(question, tuple(candidates[1:]), embedding, told)
+                return Standing(question, tuple(candidates[1:]), weighed)
 
     def unread(self, person: str) -> int:
         """How many candidates of the person, and pictures that they rated, have not been looked at."""
@@ -228,26 +262,6 @@ class Interview:
         weighed = self._weigh(person)
         return [one for one, is_asked in zip(weighed.ids, weighed.would_be_asked(), strict=True) if not is_asked]
 
-    def waiting(self, person: str) -> int:
-        """How many open candidates would be asked: those that can be read and are not left over."""
-        return int(self._weigh(person).would_be_asked().sum())
-
-    def _ask(self, person: str, most: int | None = None, count: int = 1) -> tuple[list[int], UserEmbedding, Told]:
-        """At most `count` candidates in the order they would be asked, the embedding, and what it was read from."""
-        weighed = self._weigh(person, most)
-        rows = weighed.worth.nonzero().flatten()
-        x, opening, asked = weighed.differences[rows], weighed.opening[rows], weighed.asked
-        u, covariance = weighed.embedding.u[0], weighed.embedding.covariance
-        assert covariance is not None
-        found: list[int] = []
-        for later in range(count):
-            row = next_question(weighed.decided + later, x, asked, u, covariance, opening)
-            if row is None:
-                break
-            found.append(weighed.ids[int(rows[row])])
-            asked = torch.cat([asked, x[row : row + 1]])
-        return found, weighed.embedding, weighed.told
-
     def _weigh(self, person: str, most: int | None = None) -> _Weighed:
         verdicts, filed = self.store.verdicts(person), self._read(person, most)
         rows, decided = _open_and_decided(filed, verdicts)
@@ -258,15 +272,15 @@ class Interview:
         opening = torch.zeros(len(rows), dtype=torch.bool)
         if self.encoder.looks is not None:
             noise = self.encoder.prior.noise
-            known = asked_of(self.encoder.looks, told.differences * noise, told.weights, told.choices)
-            opening = would_ask(self.encoder.looks, known, filed.differences[rows] * noise)
+            differed = asked_of(self.encoder.looks, told.differences * noise, told.weights, told.choices)
+            opening = would_ask(self.encoder.looks, differed, filed.differences[rows] * noise)
         prior = self.encoder.prior
-        differ = filed.differences[rows].norm(dim=-1) * prior.noise >= HARDLY * math.sqrt(2 * prior.dim)
-        worth = opening | differ
-        if not enough(prior, embedding.covariance).more:
-            worth = opening | (differ & (information(x, embedding.u[0], embedding.covariance) >= LEAST))
+        worth = filed.differences[rows].norm(dim=-1) * prior.noise >= HARDLY * math.sqrt(2 * prior.dim)
+        known = enough(prior, embedding.covariance)
+        if not known.more:
+            worth &= information(x, embedding.u[0], embedding.covariance) >= LEAST
         ids = [filed.ids[row] for row in rows]
-        return _Weighed(ids, x, opening, worth, asked, len(verdicts), embedding, told)
+        return _Weighed(ids, x, opening, opening | worth, asked, len(verdicts), embedding, known, told)
 
     def statements(self, person: str) -> list[Statement]:
         """What the person's picks so far say of each of the encoder's looks."""

@@ -163,10 +163,10 @@ def test_while_more_is_to_be_known_what_tells_little_is_asked_all_the_same(store
     monkeypatch.setattr("ppd.questions.LEAST", 2.0)  # more than any question tells
     fill(store, aki, PAIRS[1:4])
     interview = Interview(store, encoder)
-    assert interview.waiting(aki) == 3
+    assert interview.stand(aki).waiting() == 3
     monkeypatch.setattr("ppd.questions.enough", lambda *posterior: Known(0.0))
     monkeypatch.setattr("ppd.questions.would_ask", lambda looks, known, x: torch.zeros(len(x), dtype=torch.bool))
-    assert interview.waiting(aki) == 0
+    assert interview.stand(aki).waiting() == 0
 
 
 def test_what_is_never_asked_can_be_skipped(store, encoder):
@@ -177,14 +177,14 @@ def test_what_is_never_asked_can_be_skipped(store, encoder):
     alike = store.add_candidate(aki, "hardly two pictures", plain(250, 10, 10), plain(250, 11, 10))
     store.picture(PAIRS[3][0].digest).unlink()
     interview = Interview(store, encoder)
-    assert interview.left_over(aki) == [repeated, alike] and interview.waiting(aki) == 1
+    assert interview.left_over(aki) == [repeated, alike] and interview.stand(aki).waiting() == 1
 
 
 def test_two_pictures_that_look_alike_are_not_asked_about(store, encoder):
     aki = store.add_person("Aki").id
     interview = Interview(store, encoder)
     store.add_candidate(aki, "hardly two pictures", plain(250, 10, 10), plain(250, 11, 10))
-    assert interview.ask(aki)[0] is None and interview.waiting(aki) == 0
+    assert interview.ask(aki)[0] is None and interview.stand(aki).waiting() == 0
     (red_or_blue,) = fill(store, aki, PAIRS[1:2])
     assert interview.ask(aki)[0].id == red_or_blue
 
@@ -213,20 +213,29 @@ def test_an_interview_asks_by_the_rule(store, encoder, monkeypatch):
         encoded = encoder.encode(store.pairs(aki))
 
 
+def test_how_an_interview_stands_is_one_fit(store, encoder, monkeypatch):
+    aki = store.add_person("Aki").id
+    fill(store, aki, PAIRS[1:4])
+    fits, fit = [], encoder.encode_differences
+    monkeypatch.setattr(encoder, "encode_differences", lambda *told: fits.append(told) or fit(*told))
+    now = Interview(store, encoder).stand(aki, upcoming=2)
+    assert (now.question is not None, now.known.more, now.waiting(), len(fits)) == (True, 8, 3, 1)
+
+
 def test_what_was_answered_elsewhere_meanwhile_is_not_asked(store, encoder, monkeypatch):
     aki = store.add_person("Aki").id
     fill(store, aki, PAIRS[1:4])
     interview = Interview(store, encoder)
-    found, ask = [], interview._ask
+    found, weigh = [], interview._weigh
 
     def in_between(*arguments):
-        numbers, *rest = ask(*arguments)
-        if not found:
-            store.pick(numbers[0], "first", "another window")
-        found.append(numbers[0])
-        return numbers, *rest
+        weighed = weigh(*arguments)
+        found.extend(weighed.asked_next(1))
+        if len(found) == 1:
+            store.pick(found[0], "first", "another window")
+        return weighed
 
-    monkeypatch.setattr(interview, "_ask", in_between)
+    monkeypatch.setattr(interview, "_weigh", in_between)
     question, embedding = interview.ask(aki)
     assert question.verdict is None and question.id == found[1] != found[0]
     assert embedding.pairs == 1

@@ -217,8 +217,8 @@ export class Panel {
         if (this.state) this.run(() => this.press("undo", {}));
     }
 
-    skipRepeats() {
-        this.run(() => this.press("skip_repeats", {}));
+    skipLeftOver() {
+        this.run(() => this.press("skip_left_over", {}));
     }
 
     /** @param {number} candidate */

@@ -51,7 +51,7 @@ export function empty(panel) {
     const said = (text, ...more) => [element("p", { className: "empty", textContent: text }), element("div", { className: "row" }, ...more)];
     if (problem) return said(problem);
     if (reading) return said(readingOf(panel.standing));
-    if (person?.open) return said(t(known?.more === 0 ? "empty_enough" : "empty_repeats"), button(t("skip_repeats"), () => panel.skipRepeats()), ...painting(panel));
+    if (person?.open) return said(t(known?.more === 0 ? "empty_enough" : "empty_repeats"), button(t("skip_left_over"), () => panel.skipLeftOver()), ...painting(panel));
     return said(studies?.length ? t("empty_studies") : t("empty"), ...painting(panel));
 }
 

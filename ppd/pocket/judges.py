@@ -16,12 +16,12 @@ from ..limits import number, parsed
 from ..pictures import Picture
 from .data import to_tensor
 from .people import population
+from .scenes import SIZE
 from .statistics import STATISTICS, Whitening, reward_statistics
 from .world import World
 
 TASTE_FILE = "taste.json"
 HEAVIEST = 100.0
-SIDE = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,9 +37,9 @@ class PocketEyes:
         for picture in pictures:
             if picture.digest not in self.seen:
                 image = picture.open()
-                if image.size != (SIDE, SIDE):
+                if image.size != (SIZE, SIZE):
                     raise ValueError(
-                        f"The people of {self.world.title} see pictures of {SIDE} x {SIDE}, got {image.width} x "
+                        f"The people of {self.world.title} see pictures of {SIZE} x {SIZE}, got {image.width} x "
                         f"{image.height}: save them as they were painted, not larger."
                     )
                 statistics = self.world.statistics(to_tensor(np.asarray(image.convert("RGB"))[None]))

@@ -12,6 +12,7 @@ from PIL import Image
 
 from ppd.blind_questions import Question, Scene, left_to_ask
 from ppd.cli import main
+from ppd.encoders.towers.vlm import LocalVLM
 from ppd.evaluation.arms import questions_of, scenes_in
 from ppd.evaluation.judged import Bench, judged, sentences
 from ppd.evaluation.judges import Judged
@@ -154,7 +155,7 @@ def test_the_command_shows_a_vision_language_model_the_persons_pairs(folders, tm
     )
     (figures,) = json.loads((tmp_path / "out" / "judged.json").read_text())["judged"]
     (pair,) = figures["pairs"]
-    assert code == 0 and "tiny, shown 1 pair of the person and asked in both orders" in out
+    assert code == 0 and "tiny, shown at most 1 pair of the person and asked in both orders" in out
     assert pair["wins"] + pair["losses"] + pair["ties"] == 4 and pair["inconsistent"] == pair["ties"]
 
 
@@ -249,6 +250,24 @@ def test_a_finished_blind_test_is_judged_by_later_picks_and_told_beside_the_pers
     assert code == 2 and "got both: leave one out" in err
     code, _, err = run(capsys, *asked[:2], "--by", "simulated")
     assert code == 2 and "judged by their picks" in err
+
+
+def test_one_model_judges_people_of_different_taste_encoders(tested, liked, tmp_path, capsys, monkeypatch):
+    store, person = tested
+    bo = store.add_person("Bo").id
+    store.set_encoder(bo, "pocket")
+    assert store.person(person).encoder != "pocket"
+    store.pick(store.add_candidate(bo, "before", noise(90), noise(91)), "first", "Bo's pick")
+    scenes = [Scene(liked[0].prompt, (liked[0].rejected, liked[0].chosen))]
+    test, _ = store.add_test(bo, ["worse", "better"], scenes, 1, {"picks": 1})
+    store.answer_trial(test, store.test(test).trials[0].id, "first", 1.0, "Bo's answer")
+    store.finish_test(test)
+    loaded, load = [], LocalVLM.from_folder
+    monkeypatch.setattr(LocalVLM, "from_folder", lambda folder: loaded.append(folder) or load(folder))
+    model = write_vlm(tmp_path / "tiny", "qwen2_5_vl")
+    code, out, _ = run(capsys, "--tests", store.folder, "--by", "vlm", "--vlm", model, "--out", tmp_path / "out")
+    assert code == 0 and loaded == [model] and "2 people" in out and "shown at most 4 pairs" in out
+    store.delete_person(bo)
 
 
 def test_people_of_a_set_are_judged_apart(folders, liked, tmp_path, capsys):

@@ -119,7 +119,7 @@ def test_repetitions_are_skipped_together(server, store, somebody):
     ]
     state = told(server, f"people/{person}/question")
     assert (state["question"], state["person"]["open"]) == (None, 2)
-    state = told(server, f"people/{person}/skip_repeats", {"request": "r"})
+    state = told(server, f"people/{person}/skip_left_over", {"request": "r"})
     assert (state["question"], state["person"]["open"], state["person"]["picks"]) == (None, 0, 3)
     assert {store.verdicts(person)[number] for number in repeated} == {"skip"}
 
@@ -353,7 +353,7 @@ def test_foreign_numbers_and_paths_are_not_found(server, store, somebody):
         call(server, "people/nobody/question"),
         call(server, "people/nobody/undo", undo),
         call(server, "people/nobody/export", undo),
-        call(server, "people/nobody/skip_repeats", undo),
+        call(server, "people/nobody/skip_left_over", undo),
         call(server, "people/nobody/duplicate", {"name": "n", "request": "r"}),
         call(server, "people/nobody", method="DELETE"),
         call(server, f"people/{quote('../..', safe='')}/question"),
