@@ -238,6 +238,7 @@ def self_training(runs: Runs) -> str:
         if run.startswith("self_training-"):
             settings = report["settings"]
             more = f", {settings['steps']} steps" * (settings["steps"] != 120)
+            more += f", rate {number(settings['rate'])}" if settings.get("rate") else ""
             more += ", read by the shipped encoder" * (settings["encoder"] == "shipped")
             for arm, found in report.items():
                 if arm != "settings":
@@ -253,14 +254,16 @@ def self_training(runs: Runs) -> str:
 
 def training(runs: Runs) -> str:
     """Beside diffusers' script."""
-    found = runs["training"]
+    found, names = runs["training"], ("plain", "default", "plain checkpointed", "default checkpointed")
     speed, memory = found["pairs_per_second_vs_diffusers"], found["peak_memory_vs_diffusers"]
     rows = [
-        ["pairs per second, of theirs", *(interval(speed[name], 2) for name in ("plain", "default"))],
-        ["peak memory, of theirs", *(number(memory[name], 2) for name in ("plain", "default"))],
-        ["reading latents from disk, of a step", f"{number(100 * found['loading_share'], 3)} %", ""],
+        ["pairs per second, of theirs", *(interval(speed[name], 2) for name in names)],
+        ["peak memory, of theirs", *(number(memory[name], 2) for name in names)],
+        ["reading latents from disk, of a step", f"{number(100 * found['loading_share'], 3)} %", "", "", ""],
+        ["two processes, of twice one", number(runs["training-scaling"]["two_processes_vs_one"], 2), "", "", ""],
     ]
-    return table(["", "plain user-DPO", "with the contrast, the default"], rows)
+    both = "both with gradient checkpointing"
+    return table(["", "plain user-DPO", "the default, with the contrast", f"plain, {both}", f"default, {both}"], rows)
 
 
 def pair_index(runs: Runs) -> str:

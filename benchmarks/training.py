@@ -278,7 +278,8 @@ def scaling(arguments: argparse.Namespace, work: Path) -> float:
 
 def steps_to_learn(work: Path, steps: int, people: int, every: int) -> dict[str, Any]:
     """On the pocket flow: own minus another's accuracy on people and prompts that training never saw, step by step,
-    of plain user-DPO and of the defaults; and the share of plain's steps that the defaults take to where it ends."""
+    of plain user-DPO and of the defaults; and the share of plain's steps that the defaults take to where it ends, None
+    if they never come there. Three looks are averaged, since one is as uncertain as all that is learned."""
     from ppd.encoders.simulated import simulate
     from ppd.pocket.recipe import Recipe
     from ppd.pocket.world import POCKET_FLOW
@@ -318,7 +319,8 @@ def steps_to_learn(work: Path, steps: int, people: int, every: int) -> dict[str,
             objective=Objective(beta=recipe.world.beta, **changed),
             on_step=look,
         )
-    reached = next((n + 1 for n, gap in enumerate(curves["default"]) if gap >= curves["plain"][-1]), None)
+    steady = {name: np.convolve(curve, np.ones(3) / 3, "valid").tolist() for name, curve in curves.items()}
+    reached = next((n + 3 for n, gap in enumerate(steady["default"]) if gap >= steady["plain"][-1]), None)
     share = None if reached is None else reached / len(curves["plain"])
     return {"steps_vs_plain_dpo": share, "own_minus_anothers": curves, "every": every, "people": people}
 

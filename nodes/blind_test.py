@@ -169,6 +169,7 @@ def report_of(test: BlindTest, person: Person, is_new: bool) -> str:
         f"A blind test of {', '.join(f'“{arm}”' for arm in test.arms)} {waits} for {person.name}: at most "
         f"{len(test.trials)} questions, {again} of them asked twice. Press Answer the test, or answer it in the tab "
         "Taste, under “Is it really mine?”."
+        + ("" if person.picks else f" {person.name} has not picked yet, so what is tested is the average taste.")
     )
 
 

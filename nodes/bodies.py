@@ -146,6 +146,8 @@ async def read(request: web.Request, model: type[Model]) -> Model:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"])) or "the body"
         message = f"Expected a {model.__name__} body: {where}: {first['msg']}."
+        if first["type"] == "string_too_long":
+            message = f"Expected a {where} of at most {first['ctx']['max_length']} letters: shorten it."
         raise refused(web.HTTPBadRequest, message) from None
 
 

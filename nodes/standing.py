@@ -31,6 +31,7 @@ def standing(person: str, of: int = 2, asked: Candidate | None = None) -> dict[s
         "question": None if asked is None else shown(asked),
         "upcoming": [],
         "waiting": 0,
+        "unseen": 0,
         "reading": None,
         "problem": None,
         "noise": 1.0,
@@ -63,6 +64,7 @@ def standing(person: str, of: int = 2, asked: Candidate | None = None) -> dict[s
         state["question"] = shown(now.question)
     state["upcoming"] = [picture for one in now.upcoming for picture in (one.first, one.second)]
     state["guide"] = guides.shown(store.person(person), now.embedding, interview.encoder)
+    state["unseen"] = now.unseen
     state["known"] = {"share": now.known.share, "more": now.known.more}
     looks = interview.encoder.looks
     japanese = dict(zip(looks.names, looks.japanese, strict=False)) if looks else {}

@@ -126,7 +126,8 @@ class _Filed:
 class _Weighed:
     """A person's n open candidates by their picks so far: ids, differences over the pick noise [n, d], which differ in
     a look that no pair has differed in, and which are worth asking (HARDLY, LEAST), bool [n]; the decided ones'
-    differences [m, d], how many there are, the embedding, how well it is known, and what it was read from."""
+    differences [m, d], how many there are, the embedding, how well it is known, and what it was read from; how many
+    open candidates have a picture that cannot be read."""
 
     ids: list[int]
     differences: Tensor
@@ -137,6 +138,7 @@ class _Weighed:
     embedding: UserEmbedding
     known: Known
     told: Told
+    unseen: int
 
     def would_be_asked(self) -> Tensor:
         """Which of the candidates will be asked, unless an answer changes it: bool [n]."""
@@ -180,6 +182,11 @@ class Standing:
     def told(self) -> Told:
         """What the embedding was read from, as `PosteriorEncoder.statements` takes it."""
         return self._weighed.told
+
+    @property
+    def unseen(self) -> int:
+        """How many open candidates have a picture that is damaged or gone, and so are not asked."""
+        return self._weighed.unseen
 
     def waiting(self) -> int:
         """How many open candidates would be asked: those that can be read and are not left over."""
@@ -280,7 +287,8 @@ class Interview:
         if not known.more:
             worth &= information(x, embedding.u[0], embedding.covariance) >= LEAST
         ids = [filed.ids[row] for row in rows]
-        return _Weighed(ids, x, opening, opening | worth, asked, len(verdicts), embedding, known, told)
+        unseen = sum(candidate not in verdicts for candidate, *_ in filed.unseen)
+        return _Weighed(ids, x, opening, opening | worth, asked, len(verdicts), embedding, known, told, unseen)
 
     def statements(self, person: str) -> list[Statement]:
         """What the person's picks so far say of each of the encoder's looks."""

@@ -7,14 +7,14 @@ import { isBusy } from "./taste_painting.js";
 import { button } from "./taste_parts.js";
 
 const READERS = ["PPD_MyTaste", "PreferencePairLoader"]; // they have the input first_answers
-const COUNTS = [0, 5, 10];
+const FEW = 5; // answers, beside none and all
+const MANY = 10; // from so many on those few come between
 const ALL = -1; // answers, and the moodboard
 const SHOWN = "ppd_before_after"; // the node that shows the picture of a run: a name that no node of a graph has
 
-// With fewer answers than that: none, half, all
+// None, a few, all
 /** @param {number} answers */
-const countsOf = (answers) =>
-    answers < Math.max(...COUNTS) ? [...new Set([0, Math.floor(answers / 2), answers])] : COUNTS;
+const countsOf = (answers) => [...new Set([0, answers < MANY ? Math.floor(answers / 2) : FEW, answers])];
 
 // A node of the queued graph and all that it hangs on
 /** @param {Comfy.Output} output @param {string} id @param {Set<string>} [found] @returns {Set<string>} */

@@ -66,6 +66,8 @@ export function known({ standing: state }) {
 export const wordOf = (one, side) => (isJapanese() && one.japanese?.[side === "low" ? 0 : 1]) || t(`word_${one[side]}`, {}, one[side]);
 /** @param {PPD.Statement} one */
 const liked = (one) => wordOf(one, one.probability_low > one.probability_high ? "low" : "high");
+/** @param {PPD.Statement} one */
+const leanOf = (one) => Math.max(one.probability_low, one.probability_high);
 /** @param {PPD.Look} one */
 export const nameOf = (one) => t(`look_${one.name}`, {}, `${wordOf(one, "low")} / ${wordOf(one, "high")}`);
 /** @template One @param {One[]} ones @param {(one: One) => string} word */
@@ -79,7 +81,8 @@ function progress({ person, statements, noise }) {
     const sure = of("sure"), likely = of("likely");
     if (sure.length) sentences.push(t("sure", { words: list(sure, liked) }));
     if (likely.length) sentences.push(t("likely", { words: list(likely, liked) }));
-    if (person.picks && statements.length && !sure.length && !likely.length) sentences.push(t("unsure_of_all"));
+    const [lead] = of("unknown").sort((a, b) => leanOf(b) - leanOf(a));
+    if (person.picks && lead && !sure.length && !likely.length) sentences.push(t("unsure_of_all", { word: liked(lead) }));
     if (noise > 1) sentences.push(t("contradictions"));
     return element("p", { className: "progress", ariaLive: "polite", textContent: sentences.join(" ") });
 }

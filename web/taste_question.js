@@ -46,11 +46,12 @@ export function frames(view) {
 // Where there is no question: why, and what to do about it
 /** @param {Panel} panel */
 export function empty(panel) {
-    const { person, reading, problem, studies, known } = panel.state ?? {};
+    const { person, reading, problem, studies, known, unseen } = panel.state ?? {};
     /** @param {string} text @param {...Node} more */
     const said = (text, ...more) => [element("p", { className: "empty", textContent: text }), element("div", { className: "row" }, ...more)];
     if (problem) return said(problem);
     if (reading) return said(readingOf(panel.standing));
+    if (unseen && unseen === person?.open) return said(t("empty_unseen", { count: unseen }), ...painting(panel));
     if (person?.open) return said(t(known?.more === 0 ? "empty_enough" : "empty_repeats"), button(t("skip_left_over"), () => panel.skipLeftOver()), ...painting(panel));
     return said(studies?.length ? t("empty_studies") : t("empty"), ...painting(panel));
 }

@@ -66,12 +66,12 @@ class Tastes {
             this.exporting(), this.importing(), this.list, this.back, this.mix);
         this.root.addEventListener("dragover", (event) => this.onDrag(event));
         this.root.addEventListener("drop", (event) => this.onDrop(event));
-        new IntersectionObserver(([{ isIntersecting }]) => isIntersecting && this.run(() => this.refresh())).observe(this.root);
+        new IntersectionObserver(([{ isIntersecting }]) => isIntersecting && panel.run(() => this.refresh(), true)).observe(this.root);
     }
 
     /** @param {() => unknown} work */
     run(work) {
-        this.panel.run(work, true);
+        this.panel.run(work);
     }
 
     // A new file is in the nodes' lists at once

@@ -211,9 +211,7 @@ def in_words(found: Explanation) -> list[str]:
         for one in found.drift
     ]
     if found.is_early:
-        lines.append(
-            f"No change over time is told, which says little yet: below {EARLY} picks most changes go unnoticed."
-        )
+        lines.append(f"No change over time was seen; with fewer than {EARLY} picks most changes would be missed.")
     return lines
 
 

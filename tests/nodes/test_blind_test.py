@@ -82,6 +82,7 @@ def test_running_it_again_is_the_same_test_until_the_result_was_seen(blind, stor
     for again in (False, True):
         out = blind(images_a=images(3, 1), images_b=images(3, 2))
         assert ("has been there before" in out.result[0]) == again
+        assert "me has not picked yet, so what is tested is the average taste." in out.result[0]
     test = only_test(store)
     store.answer_trial(test.id, test.trials[0].id, "first", 1.0, "r")
     store.finish_test(test.id)

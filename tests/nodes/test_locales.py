@@ -100,8 +100,9 @@ def placeholders(text: str) -> list[str]:
     return sorted(re.findall(r"\{(\w+)\}", text))
 
 
-def test_every_look_and_word_of_the_pocket_is_there():
-    looks = TasteEncoder.load(ROOT / "weights" / "taste_encoders" / "pocket").looks
+@pytest.mark.parametrize("name", ["pocket", "pocket-flow"])
+def test_every_look_and_word_of_a_shipped_encoder_is_there(name):
+    looks = TasteEncoder.load(ROOT / "weights" / "taste_encoders" / name).looks
     assert {key for key in read("en", "main.json")["ppd"] if key.startswith("look_")} == {
         f"look_{name}" for name in looks.names
     }

@@ -64,7 +64,7 @@ def pixels(url):
 @pytest.mark.parametrize(
     ("workflow", "answers", "captions"),
     [
-        ("my taste", 12, ["0 answers", "5 answers", "10 answers"]),
+        ("my taste", 12, ["0 answers", "5 answers", "all answers (12)"]),
         ("learn my taste", 7, ["0 answers", "3 answers", "all answers (7)"]),
     ],
 )

@@ -256,6 +256,15 @@ def test_a_picture_that_cannot_be_shown_says_so_and_the_question_can_be_skipped(
     page.complaints.clear()  # the browser's own, of the picture
 
 
+def test_a_picture_that_is_gone_is_told_where_no_other_question_is_left(store, somebody, open_panel):
+    for one in store.inbox(somebody):
+        store.pick(one.id, "skip", f"{somebody}-{one.id}")
+    lost = store.candidate(store.add_candidate(somebody, "lost", plain(10, 200, 30), plain(200, 10, 30)))
+    store.picture(lost.first).unlink()
+    _, root = open_page(open_panel, somebody)
+    root.get_by_text("Questions that cannot be shown: 1. The file of one of their pictures").wait_for()
+
+
 def test_an_old_answer_is_shown_and_answered_anew(store, somebody, open_panel):
     page, root = open_page(open_panel, somebody, width=900, height=700)
     all_loaded(page)

@@ -146,6 +146,8 @@ def test_people_are_made_renamed_copied_and_erased(server, store, somebody):
     made = told(server, "people", {"name": "  Haru  Ito ", "request": "r"})
     assert made["name"] == "Haru Ito"
     assert told(server, f"people/{made['id']}/rename", {"name": "Haru", "request": "r"})["name"] == "Haru"
+    status, text = call(server, "people", {"name": "名" * 81, "request": "r"})
+    assert (status, json.loads(text)["error"]) == (400, "Expected a name of at most 80 letters: shorten it.")
     status, text = call(server, "people", {"name": "HARU", "request": "r"})
     assert (status, json.loads(text)["error"]) == (
         400,

@@ -104,6 +104,7 @@ declare namespace PPD {
         question: Pair | Grid | null;
         upcoming: string[];
         waiting: number;
+        unseen: number;
         reading: [done: number, of: number] | null;
         problem: string | null;
         noise: number;
