@@ -330,7 +330,7 @@ def main() -> None:
     work = arguments.work or Path(f".work{arguments.world.removeprefix('pocket')}")
     world = WORLDS[arguments.world]
     recipe = Recipe(work, ROOT / "weights", replace(world, model=RivalFlow) if world.model is FlowModel else world)
-    recipe.make("judge", "pool", "latents", "statistics")
+    recipe.make("classifier", "pool", "latents", "statistics")
     settings = {name: getattr(arguments, name) for name in ("world", "people", "pictures", "steps", "batch", "rates")}
     report = {"settings": settings, **measure(recipe, arguments)}
     if arguments.json is not None:

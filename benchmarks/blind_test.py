@@ -24,7 +24,7 @@ from typing import Any
 
 from PIL import Image
 
-from ppd.blind_questions import Scene, Trial, Verdict, design, left_to_ask
+from ppd.blind_questions import Matchup, Trial, Verdict, design, left_to_ask
 from ppd.evaluation.blind import score
 from ppd.pictures import Picture
 
@@ -65,12 +65,12 @@ def by_prompt() -> Person:
     return answer
 
 
-def answered(scenes: Sequence[Scene], questions: int, person: Person, seed: int) -> list[Trial]:
+def answered(matchups: Sequence[Matchup], questions: int, person: Person, seed: int) -> list[Trial]:
     """A test from its first question to its end."""
     draw = random.Random(seed)
     trials = [
         Trial(str(place), place, one.prompt, ("", ""), one.arms, one.repeats)
-        for place, one in enumerate(design(scenes, questions, draw))
+        for place, one in enumerate(design(matchups, questions, draw))
     ]
     for number in range(1, len(trials) + 1):
         waiting = left_to_ask(trials)
@@ -83,14 +83,14 @@ def answered(scenes: Sequence[Scene], questions: int, person: Person, seed: int)
 def measure(arms: int, questions: int, tests: int, people: People, seeds: int = 1) -> dict[str, Any]:
     """Of many tests, by pair of arms: the share decided for the first, for the second, and the median of answers."""
     colours = [[(number, arm, 0) for arm in range(arms)] for number in range(questions)]
-    scenes = [
-        Scene(f"prompt {number // seeds}", tuple(Picture.from_image(Image.new("RGB", (1, 1), one)) for one in row))
+    matchups = [
+        Matchup(f"prompt {number // seeds}", tuple(Picture.from_image(Image.new("RGB", (1, 1), one)) for one in row))
         for number, row in enumerate(colours)
     ]
     found: dict[str, list[tuple[bool, bool]]] = {}
     counts = []
     for seed in range(tests):
-        trials = answered(scenes, questions, people(), seed)
+        trials = answered(matchups, questions, people(), seed)
         counts.append(sum(one.verdict is not None for one in trials))
         for pair in score([str(arm) for arm in range(arms)], trials, 0.0)["pairs"]:
             ahead = pair["wins"] > pair["losses"]

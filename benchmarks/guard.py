@@ -1,11 +1,11 @@
 """`python -m benchmarks.guard`: what the guards find that was planted, and what they flag where nothing was.
 
-On pocket flow turbo, read by the pocket's judge of objects. People are draws of the shipped population prior, painted
-for by the shipped adapter. Nothing is planted: the base against itself, other seeds drawn for either side (no taste at
-all, so that each flag is a false one), and the shipped adapter. Planted: in a share of a person's pictures the prompt
-that was painted names a thing that the checked prompt does not (leakage) or lacks one that it names (prompt loss);
-where the checked prompt leaves open whether it is day or night, sun gives way to moon, for all subjects, or for one
-half of them while for the other moon gives way to sun (stereotype). All are painted, and a share of them is drawn.
+On pocket flow turbo, read by the pocket's classifier of objects. People are draws of the shipped population prior,
+painted for by the shipped adapter. Nothing is planted: the base against itself, other seeds drawn for either side (no
+taste at all, so that each flag is a false one), and the shipped adapter. Planted: in a share of a person's pictures the
+prompt that was painted names a thing that the checked prompt does not (leakage) or lacks one that it names (prompt
+loss); where the checked prompt leaves open whether it is day or night, sun gives way to moon, for all subjects, or for
+one half of them while for the other moon gives way to sun (stereotype). All are painted, and a share of them is drawn.
 
 Rates have exact 95 % intervals (Clopper-Pearson).
 """
@@ -58,7 +58,7 @@ Found = NDArray[np.bool_]
 
 @dataclass
 class Studio:
-    """The few-step model with the shipped adapter, and the judge that reads its pictures at once."""
+    """The few-step model with the shipped adapter, and the classifier that reads its pictures at once."""
 
     model: FlowModel
     host: DiffusersHost
@@ -69,7 +69,7 @@ class Studio:
         """The shipped weights."""
         model = with_turbo(FlowModel.load(POCKET_FLOW.file(WEIGHTS, "base")), POCKET_FLOW.file(WEIGHTS, "turbo"))
         adapter = UserAdapter.load(WEIGHTS / "adapters" / f"{POCKET_FLOW.name}.safetensors", family=model.family)
-        return cls(model, model.host(adapter), object_probe(POCKET_FLOW.file(WEIGHTS, "judge")).classify)
+        return cls(model, model.host(adapter), object_probe(POCKET_FLOW.file(WEIGHTS, "classifier")).classify)
 
     def found(self, prompts: Sequence[str], seeds: Sequence[int], u: Tensor | None = None) -> Found:
         """Which of scenes.KINDS are in the pictures of prompts and seeds, painted for u [d]: [n, kinds]."""

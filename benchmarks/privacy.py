@@ -50,7 +50,7 @@ from ppd.pocket.statistics import reward_statistics
 from ppd.pocket.studio import WEIGHTS
 from ppd.pocket.taste import Pool, Support, draw_support
 from ppd.pocket.world import POCKET_FLOW
-from ppd.privacy import CLIP, COUNT, BoundedTaste, Guarantee, clipped, noise_multiplier, noised
+from ppd.privacy import CLIP, COUNT, ClippedTaste, Guarantee, clipped, noise_multiplier, noised
 from ppd.training.dpo import diffusion_dpo_loss
 from ppd.training.objective import UserDPO
 from ppd.training.picks import QueryPicks
@@ -121,17 +121,17 @@ class Crowd:
         """[P, n, d]."""
         return self.phi[picks.chosen[:, :count]] - self.phi[picks.rejected[:, :count]]
 
-    def read(self, count: int) -> tuple[Tensor, list[BoundedTaste]]:
+    def read(self, count: int) -> tuple[Tensor, list[ClippedTaste]]:
         """Everybody's exact u [P, d] from so many picks, and what noise is put on."""
         found = [self.encoder.encode_differences(row.float()) for row in self.differences(self.support, count)]
-        return torch.cat([one.u for one in found]), [one.bounded for one in found if one.bounded is not None]
+        return torch.cat([one.u for one in found]), [one.clipped for one in found if one.clipped is not None]
 
     def shared(self, count: int) -> dict[str, Tensor]:
         """Everybody's u [P, d] by what was shared: exact, or the epsilon."""
-        exact, bounded = self.read(count)
+        exact, clipped = self.read(count)
         noise = random.Random(count)
         return {EXACT: exact} | {
-            f"{epsilon:g}": torch.stack([noised(one, Guarantee(epsilon), noise)[0] for one in bounded]).float()
+            f"{epsilon:g}": torch.stack([noised(one, Guarantee(epsilon), noise)[0] for one in clipped]).float()
             for epsilon in EPSILONS
         }
 

@@ -26,8 +26,8 @@ from torch import Tensor
 from ppd.encoders.encoder import embedding_hash
 from ppd.encoders.posterior import fit_posteriors
 from ppd.evaluation import bootstrap, micro_f1, wins
+from ppd.pocket.classifier import objects_found
 from ppd.pocket.evaluate import Evaluation, Look
-from ppd.pocket.judge import objects_found
 from ppd.pocket.painter import GUIDANCE
 from ppd.pocket.recipe import Recipe
 from ppd.pocket.statistics import STATISTICS
@@ -173,7 +173,7 @@ class Words:
     def _judged(self, pictures: Tensor) -> Look:
         """As `Evaluation.paint` judges them."""
         statistics = torch.cat([self.recipe.world.statistics(part) for part in pictures.split(100)])
-        found = np.concatenate([objects_found(self.recipe.judge, part).numpy() for part in pictures.split(100)])
+        found = np.concatenate([objects_found(self.recipe.classifier, part).numpy() for part in pictures.split(100)])
         named = self.run.labels[:, :PICTURES].reshape(len(found), -1)
         counts = np.stack([(found & named).sum(1), found.sum(1), named.sum(1)], 1).astype(np.float64)
         shape = (self.run.count, PICTURES)

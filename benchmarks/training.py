@@ -4,8 +4,9 @@ Both train on one UNet of SD1.5's structure (narrow on a CPU), on the same pairs
 process of its own: theirs is examples/research_projects/diffusion_dpo/train_diffusion_dpo.py of a clone of diffusers
 (--script; it needs peft and datasets, and --libraries names a folder that holds them), with its LoRA on every
 attention, of which the adapter is switched off for the reference. Ours: pictures and prompts encoded once; plain
-user-DPO, and with the contrast of one's own and another's u, which is the default. Seconds per step are differences of
-a long and a short run, so that loading does not count; rounds alternate.
+user-DPO, and with the contrast of one's own and another's u, which is the default. Each also with gradient
+checkpointing, which both have: memory is compared with it as without. Seconds per step are differences of a long and a
+short run, so that loading does not count; rounds alternate.
 
 Beside it: what reading pairs from disk takes of a step, and two processes against one (weak scaling).
 `--parts steps` counts, on the pocket flow, the steps until held-out people are told apart as well as plain user-DPO
@@ -35,6 +36,8 @@ NARROW: dict[str, Any] = {"widths": (80, 160, 320, 320), "vae": (32, 64, 128, 12
 FULL: dict[str, Any] = {"widths": (320, 640, 1280, 1280), "vae": (128, 256, 512, 512), "text": 768, "size": 512}
 PAIRS, PEOPLE = 64, 8
 OBJECTIVES: dict[str, dict[str, Any]] = {"plain": {"contrast": 0.0, "soft_labels": False}, "default": {}}
+SAVING = " checkpointed"
+"""After a name: with gradient checkpointing."""
 READS = 50
 
 
@@ -101,7 +104,7 @@ def write_pairs(folder: Path, size: int) -> None:
     pyarrow.parquet.write_table(pyarrow.table(columns), folder / "validation.parquet")
 
 
-def theirs(arguments: argparse.Namespace, work: Path, steps: int) -> list[str]:
+def theirs(arguments: argparse.Namespace, work: Path, steps: int, saving: bool) -> list[str]:
     """Their script's command."""
     options = {
         "pretrained_model_name_or_path": work / "checkpoint",
@@ -117,7 +120,8 @@ def theirs(arguments: argparse.Namespace, work: Path, steps: int) -> list[str]:
         "mixed_precision": "bf16" if arguments.full else "no",
         "cache_dir": work / "cache",
     }
-    return [str(arguments.script), *(f"--{name}={value}" for name, value in options.items())]
+    flags = ["--gradient_checkpointing"] if saving else []
+    return [str(arguments.script), *(f"--{name}={value}" for name, value in options.items()), *flags]
 
 
 def ours(arguments: argparse.Namespace, work: Path, steps: int, objective: str) -> list[str]:
@@ -180,13 +184,13 @@ def one(objective: str, work: Path, steps: int, batch: int) -> None:
         family="sd15", layers=layers, encoder="benchmark", encoder_hash="0" * 64, embedding_dim=32, end_percent=1.0
     )
     train_adapter(
-        DiffusersDenoiser(unet, scheduler, read),
+        DiffusersDenoiser(unet, scheduler, read, checkpointing=objective.endswith(SAVING)),
         CrossAttentionAdapter(config),
         picks,
         work / f"ours-{os.getpid()}.pt",
         steps=steps,
         batch=batch,
-        objective=Objective(**OBJECTIVES[objective]),
+        objective=Objective(**OBJECTIVES[objective.removesuffix(SAVING)]),
     )
     index, started = torch.arange(2 * batch) % len(latents), time.perf_counter()
     for _ in range(READS):
@@ -218,14 +222,15 @@ def compare(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
     libraries = os.pathsep.join(str(path) for path in (work / "unused", *arguments.libraries))
     offline = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": libraries}
     short, long = arguments.steps
-    names = ["theirs", *OBJECTIVES]
+    plain = ["theirs", *OBJECTIVES]
+    names = [*plain, *(f"{name}{SAVING}" for name in plain)]
     seconds: dict[str, list[float]] = {name: [] for name in names}
     peaks: dict[str, list[float]] = {name: [] for name in names}
     read = 0.0
 
     def took(name: str, steps: int) -> dict[str, float]:
-        if name == "theirs":
-            return run(theirs(arguments, work, steps), offline)
+        if name.startswith("theirs"):
+            return run(theirs(arguments, work, steps, name.endswith(SAVING)), offline)
         return run(ours(arguments, work, steps, name), {})
 
     run(ours(arguments, work, 1, "plain"), {})  # encodes the pictures, which all others find
@@ -236,14 +241,16 @@ def compare(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
             peaks[name].append(many["peak"])
             read = many.get("read_seconds", read)
         print({name: round(values[-1], 3) for name, values in seconds.items()}, flush=True)
+    compared = [(name, "theirs" + name[len(name.removesuffix(SAVING)) :]) for name in names if "theirs" not in name]
     return {
         "seconds_per_step": {name: float(np.median(values)) for name, values in seconds.items()},
         "pairs_per_second_vs_diffusers": {
-            name: ratio_of_medians(np.array(seconds["theirs"]), np.array(seconds[name])) for name in OBJECTIVES
+            name: ratio_of_medians(np.array(seconds[beside]), np.array(seconds[name])) for name, beside in compared
         },
         "peak_memory_vs_diffusers": {
-            name: float(np.median(peaks[name]) / np.median(peaks["theirs"])) for name in OBJECTIVES
+            name: float(np.median(peaks[name]) / np.median(peaks[beside])) for name, beside in compared
         },
+        "peak_gigabytes": {name: float(np.median(values) / 2**30) for name, values in peaks.items()},
         "loading_share": read / float(np.median(seconds["plain"])),
     }
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..ppd.blind_questions import Scene, folded
+from ..ppd.blind_questions import Matchup, folded
 from ..ppd.pictures import Picture
 from ..ppd.store import BlindTest, LearnedError, Person
 from . import folders, people
@@ -125,19 +125,19 @@ class PPD_BlindTest(io.ComfyNode):  # noqa: N801
     ) -> io.NodeOutput:
         arms = [(name_a[0].strip(), images_a), (name_b[0].strip(), images_b)]
         arms += [] if images_c is None else [(name_c[0].strip(), images_c)]
-        scenes = scenes_of(arms, prompts)
+        matchups = matchups_of(arms, prompts)
         somebody = people.find(person[0], make=True)
         assert somebody is not None
         store, notes = folders.taste_store(), {"picks": somebody.picks, "taste_encoder": somebody.encoder}
         with _learned_shown():
-            test, is_new = store.add_test(somebody.id, [name for name, _ in arms], scenes, questions[0], notes)
+            test, is_new = store.add_test(somebody.id, [name for name, _ in arms], matchups, questions[0], notes)
         announce(somebody.id)
-        report = report_of(store.test(test), somebody, is_new) + _on_seeds(scenes)
+        report = report_of(store.test(test), somebody, is_new) + _on_seeds(matchups)
         return io.NodeOutput(report, ui={"ppd_blind_test": [{"id": test, "person": somebody.id}], "text": (report,)})
 
 
-def scenes_of(arms: Sequence[tuple[str, Sequence[torch.Tensor]]], prompts: Sequence[str]) -> list[Scene]:
-    """The scenes of named lists of batches [n, H, W, C]; prompts come one a batch, one a picture, or one in all."""
+def matchups_of(arms: Sequence[tuple[str, Sequence[torch.Tensor]]], prompts: Sequence[str]) -> list[Matchup]:
+    """The matchups of named lists of batches [n, H, W, C]; prompts come one a batch, one a picture, or one in all."""
     flat = [[(index, image) for index, batch in enumerate(batches) for image in batch] for _, batches in arms]
     counts = [len(images) for images in flat]
     if len(set(counts)) > 1:
@@ -151,7 +151,7 @@ def scenes_of(arms: Sequence[tuple[str, Sequence[torch.Tensor]]], prompts: Seque
         )
     by_batch = len(prompts) in (1, batches)
     return [
-        Scene(at(prompts, rows[0][0] if by_batch else number), tuple(Picture.from_tensor(image) for _, image in rows))
+        Matchup(at(prompts, rows[0][0] if by_batch else number), tuple(Picture.from_tensor(image) for _, image in rows))
         for number, rows in enumerate(zip(*flat, strict=True))
     ]
 
@@ -172,13 +172,13 @@ def report_of(test: BlindTest, person: Person, is_new: bool) -> str:
     )
 
 
-def _on_seeds(scenes: Sequence[Scene]) -> str:
+def _on_seeds(matchups: Sequence[Matchup]) -> str:
     """How many questions count where prompts come by several seeds; nothing where none does."""
-    prompts = len({folded(scene.prompt) for scene in scenes})
-    if prompts == len(scenes):
+    prompts = len({folded(matchup.prompt) for matchup in matchups})
+    if prompts == len(matchups):
         return ""
     return (
-        f" There are {len(scenes)} pictures of each way for {_count(prompts, 'prompt')}: answers to one prompt go "
+        f" There are {len(matchups)} pictures of each way for {_count(prompts, 'prompt')}: answers to one prompt go "
         f"together, so each asks by one of its seeds, and at most {_count(prompts, 'question')} of each two ways can "
         "count."
     )

@@ -26,7 +26,7 @@ from . import folders, people, whose
 from .announce import announce, say
 from .sockets import CATEGORY
 
-JUDGES = {"pocket": "pocket_judge.safetensors", "pocket flow": "pocket_flow_judge.safetensors"}
+CLASSIFIERS = {"pocket": "pocket_classifier.safetensors", "pocket flow": "pocket_flow_classifier.safetensors"}
 """Probes that come with the pack: they know the pocket models' objects only."""
 OPEN_CLIP = "open_clip: "
 OWN = "own"
@@ -261,13 +261,13 @@ def probe_input() -> io.Combo.Input:
 
 def probes() -> list[str]:
     """Names of all probes: the pack's own, and open_clip's models, which have a text side."""
-    return [*JUDGES, *(name for name in tower_choices() if name.startswith(OPEN_CLIP))]
+    return [*CLASSIFIERS, *(name for name in tower_choices() if name.startswith(OPEN_CLIP))]
 
 
 def open_probe(name: str, pictures: int) -> Probe:
     """The probe of a name, to look at so many pictures."""
-    if name in JUDGES:
-        return object_probe(folders.shipped_file(JUDGES[name]))
+    if name in CLASSIFIERS:
+        return object_probe(folders.shipped_file(CLASSIFIERS[name]))
     reference = tower_choices().get(name)
     if reference is None or not name.startswith(OPEN_CLIP):
         raise ValueError(

@@ -16,7 +16,7 @@ from ..ppd.evaluation.judges import Judge, PosteriorJudge, VLMJudge
 from ..ppd.hosts.comfyui_verdicts import TextEncoderReader
 from ..ppd.pairs import PreferencePair, counted
 from . import whose
-from .blind_test import NAMES, compared_inputs, scenes_of
+from .blind_test import NAMES, compared_inputs, matchups_of
 from .encoders import encoder_digest, load_encoder, taste_encoders
 from .sockets import CATEGORY, PreferencePairs
 
@@ -66,7 +66,10 @@ class PPD_JudgePictures(io.ComfyNode):  # noqa: N801
             ],
             outputs=[
                 io.String.Output(display_name="report", tooltip="Who would be preferred, and how sure that is."),
-                io.Float.Output(display_name="share", tooltip="How often the first way would be preferred, 0 to 1."),
+                io.Float.Output(
+                    display_name="share",
+                    tooltip="How often the first way would be preferred, 0 to 1; neither counts half.",
+                ),
                 io.String.Output(display_name="figures", tooltip="All counts, as JSON."),
             ],
         )
@@ -91,7 +94,7 @@ class PPD_JudgePictures(io.ComfyNode):  # noqa: N801
         picks = [pair for pair in pairs[0] if not pair.tie]
         if not picks:
             raise ValueError("There are no picks to judge by: connect somebody's who has picked.")
-        questions = questions_of(scenes_of([("a", images_a), ("b", images_b)], prompts))
+        questions = questions_of(matchups_of([("a", images_a), ("b", images_b)], prompts))
         judge: Judge
         if clip is None:
             told, judge = f"By {counted(len(picks), 'pick')}", PosteriorJudge(load_encoder(encoder[0]), picks)

@@ -27,7 +27,7 @@ LATER = (4, 6)
 
 
 @dataclass(frozen=True)
-class Scene:
+class Matchup:
     """One prompt and seed, painted by every arm."""
 
     prompt: str
@@ -35,7 +35,7 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class Question:
+class BlindQuestion:
     """Two arms' pictures of one prompt, the first on the left; `repeats` is the place of the question that it asks
     again, sides exchanged."""
 
@@ -65,33 +65,32 @@ class Trial:
         return {"first": self.arms[0], "second": self.arms[1]}.get(self.verdict or "")
 
 
-def design(scenes: Sequence[Scene], most: int, draw: random.Random) -> list[Question]:
-    """At most `most` different questions of the scenes, each two arms equally often, in random order, and one in ten of
-    them again.
+def design(matchups: Sequence[Matchup], most: int, draw: random.Random) -> list[BlindQuestion]:
+    """At most `most` different questions, each two arms equally often, in random order, and one in ten of them again.
 
-    Of a prompt's seeds one is drawn, since answers to one prompt go together. A scene where two arms have painted the
+    Of a prompt's seeds one is drawn, since answers to one prompt go together. A matchup where two arms have painted the
     same picture asks nothing of those two, and neither do two pictures that stand for another prompt already.
     """
-    arms = len(scenes[0].pictures) if scenes else 0
-    if arms < 2 or any(len(scene.pictures) != arms for scene in scenes):
+    arms = len(matchups[0].pictures) if matchups else 0
+    if arms < 2 or any(len(matchup.pictures) != arms for matchup in matchups):
         raise ValueError(
             "A blind test needs prompts painted by the same two or three arms: paint each of them in every way."
         )
-    drawn = draw.sample(scenes, len(scenes))
+    drawn = draw.sample(matchups, len(matchups))
     by_pair = []
     for pair in combinations(range(arms), 2):
         asking = _one_of_each_prompt(drawn, pair)
-        by_pair.append([(scene, pair) for scene in draw.sample(asking, len(asking))])
+        by_pair.append([(matchup, pair) for matchup in draw.sample(asking, len(asking))])
     chosen = [
-        row for turn in zip(*(_padded(rows, len(scenes)) for rows in by_pair), strict=True) for row in turn if row
+        row for turn in zip(*(_padded(rows, len(matchups)) for rows in by_pair), strict=True) for row in turn if row
     ]
     asked = chosen[:most]
     draw.shuffle(asked)
     questions = []
-    for scene, pair in asked:
+    for matchup, pair in asked:
         one, other = pair if draw.random() < 0.5 else pair[::-1]
-        pictures = scene.pictures[one], scene.pictures[other]
-        questions.append(Question(scene.prompt, pictures, (one, other)))
+        pictures = matchup.pictures[one], matchup.pictures[other]
+        questions.append(BlindQuestion(matchup.prompt, pictures, (one, other)))
     return _with_repeats(questions, draw)
 
 
@@ -129,7 +128,7 @@ def left_to_ask(trials: Sequence[Trial]) -> list[Trial]:
     ]
 
 
-def _with_repeats(questions: list[Question], draw: random.Random) -> list[Question]:
+def _with_repeats(questions: list[BlindQuestion], draw: random.Random) -> list[BlindQuestion]:
     """Of each ten one of the first half again, some questions later, with its sides exchanged."""
     order: list[tuple[float, int, bool]] = [(float(place), place, False) for place in range(len(questions))]
     for start in range(0, len(questions), REPEATED):
@@ -140,19 +139,19 @@ def _with_repeats(questions: list[Question], draw: random.Random) -> list[Questi
     made = []
     for _, place, is_repeat in order:
         one = questions[place]
-        again = Question(one.prompt, one.pictures[::-1], one.arms[::-1], places[place])
+        again = BlindQuestion(one.prompt, one.pictures[::-1], one.arms[::-1], places[place])
         made.append(again if is_repeat else one)
     return made
 
 
-def _one_of_each_prompt(scenes: Sequence[Scene], pair: tuple[int, int]) -> list[Scene]:
-    """The first scene of each prompt that has two pictures to compare which no other has."""
-    found: dict[str, Scene] = {}
+def _one_of_each_prompt(matchups: Sequence[Matchup], pair: tuple[int, int]) -> list[Matchup]:
+    """The first matchup of each prompt that has two pictures to compare which no other has."""
+    found: dict[str, Matchup] = {}
     compared: set[frozenset[str]] = set()
-    for scene in scenes:
-        prompt, two = folded(scene.prompt), frozenset(scene.pictures[arm].digest for arm in pair)
+    for matchup in matchups:
+        prompt, two = folded(matchup.prompt), frozenset(matchup.pictures[arm].digest for arm in pair)
         if len(two) == 2 and prompt not in found and two not in compared:
-            found[prompt] = scene
+            found[prompt] = matchup
             compared.add(two)
     return list(found.values())
 

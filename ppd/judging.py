@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .blind_questions import Question, Trial
+from .blind_questions import BlindQuestion, Trial
 from .encoders.encoder import PosteriorEncoder, TasteEncoder
 from .encoders.towers import open_tower
 from .encoders.towers.vlm import LocalVLM
-from .evaluation.arms import questions_of, scenes_in
+from .evaluation.arms import matchups_in, questions_of
 from .evaluation.judged import PAGE_FILE, Bench, judged, sentences, write_judged
 from .evaluation.judges import Judge, PosteriorJudge, VLMJudge
 from .limits import whole
@@ -46,7 +46,7 @@ def _of_folders(arguments: argparse.Namespace) -> tuple[list[str], list[Bench]]:
     benches = []
     for kind in arguments.by:
         told, judges = _judges(kind, arguments)
-        questions = {person: questions_of(scenes_in(folders, person)) for person in judges}
+        questions = {person: questions_of(matchups_in(folders, person)) for person in judges}
         benches.append(Bench(told, judges, questions))
     return list(folders), benches
 
@@ -154,10 +154,10 @@ def _of_tests(arguments: argparse.Namespace) -> tuple[list[str], list[Bench]]:
     return list(compared[0]), benches
 
 
-def _question(store: TasteStore, trial: Trial) -> Question:
+def _question(store: TasteStore, trial: Trial) -> BlindQuestion:
     """A test's question with the lower arm first, as other questions have it."""
     (one, first), (other, second) = sorted(zip(trial.arms, trial.pictures, strict=True))
-    return Question(trial.prompt, (Picture(store.picture(first)), Picture(store.picture(second))), (one, other))
+    return BlindQuestion(trial.prompt, (Picture(store.picture(first)), Picture(store.picture(second))), (one, other))
 
 
 def _picks(store: TasteStore, test: BlindTest, kind: str) -> list[PreferencePair]:

@@ -1,4 +1,4 @@
-"""An index of a large preference set, and which of its pairs train, make u, or judge.
+"""An index of a large preference set, and which of its pairs train, make u, or measure.
 
 Two passes: the first keeps numbers of each pair, 40 bytes in arrays; the second reads the pairs that are wanted, one
 at a time. People, prompts and pictures are held out by hash, so that a picture or a person is on the same side in every
@@ -25,7 +25,7 @@ from .pictures import Picture, PreferenceError, picture_stamp
 log = logging.getLogger(__name__)
 
 LEAST_PAIRS = 8
-"""Of somebody with fewer, too little is left to make u of and to judge by."""
+"""Of somebody with fewer, too little is left to make u of and to measure on."""
 SHARE = 0.1
 """Of people and of prompts that are held out."""
 SHARE_OF_PICTURES = 0.02
@@ -79,8 +79,8 @@ class Split:
     """What each of n pairs is for, bool [n], none for two things.
 
     `train`: people, prompts and pictures that are not held out. `support`: u of held-out people is made of these.
-    `query`: held-out prompts, to judge by: ties and pictures of the other two are left out. `held_out` says which pairs
-    are of held-out people, `dropped` which are of people with too few.
+    `query`: held-out prompts, to measure on: ties and pictures of the other two are left out. `held_out` says which
+    pairs are of held-out people, `dropped` which are of people with too few.
     """
 
     train: Array

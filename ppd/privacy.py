@@ -69,7 +69,7 @@ class Guarantee:
 
 
 @dataclass(frozen=True, eq=False)
-class BoundedTaste:
+class ClippedTaste:
     """A mode that one pick moves by CLIP at most, in theta's coordinates [d]; prior `mean` [d] and `root` [d, d]; the
     number of picks. Not to be released without noise."""
 
@@ -102,9 +102,9 @@ def _delta(multiplier: float, epsilon: float) -> float:
     return math.exp(a) - math.exp(epsilon + b)
 
 
-def noised(bounded: BoundedTaste, guarantee: Guarantee, noise: random.Random) -> tuple[Tensor, int]:
+def noised(taste: ClippedTaste, guarantee: Guarantee, noise: random.Random) -> tuple[Tensor, int]:
     """u [d] and a number of picks that may be released: the mechanism. `noise` draws it."""
     sigma = noise_multiplier(guarantee) * CLIP * math.hypot(1, COUNT)
-    *drawn, of_count = (noise.gauss(0, sigma) for _ in range(len(bounded.mean) + 1))
-    moved = bounded.mode - bounded.mean + bounded.root @ torch.tensor(drawn, dtype=bounded.root.dtype)
-    return bounded.mean + moved / (1 + sigma**2), max(1, round(bounded.picks + of_count / (COUNT * CLIP)))
+    *drawn, of_count = (noise.gauss(0, sigma) for _ in range(len(taste.mean) + 1))
+    moved = taste.mode - taste.mean + taste.root @ torch.tensor(drawn, dtype=taste.root.dtype)
+    return taste.mean + moved / (1 + sigma**2), max(1, round(taste.picks + of_count / (COUNT * CLIP)))

@@ -20,7 +20,7 @@ from torch import Tensor
 from .files import read_tensors, write_tensors
 from .limits import LONGEST_NAME, WIDEST
 from .messages import quoted, shortened
-from .privacy import BoundedTaste, Guarantee, noised
+from .privacy import ClippedTaste, Guarantee, noised
 
 FORMAT = "ppd-user-embedding"
 VERSION = "1"
@@ -40,7 +40,7 @@ class UserEmbedding:
     `u` [N, d] float32 · `encoder`, `encoder_hash` the encoder that made it · `pairs` how many picks are behind it, the
     best of several being one · `created` ISO date ·
     `covariance_factor` [d, r], F with posterior covariance F F' · `noise` scale of this person's pick noise as inferred
-    from contradictions, 1 the population's; it explains the covariance, and no file holds it · `bounded` what
+    from contradictions, 1 the population's; it explains the covariance, and no file holds it · `clipped` what
     `release` puts its noise on, where the embedding comes from picks; no file holds it · `guarantee` where
     that noise is in u.
     """
@@ -52,7 +52,7 @@ class UserEmbedding:
     created: str
     covariance_factor: Tensor | None = None
     noise: float = 1.0
-    bounded: BoundedTaste | None = None
+    clipped: ClippedTaste | None = None
     guarantee: Guarantee | None = None
 
     def __post_init__(self) -> None:
@@ -128,7 +128,7 @@ class UserEmbedding:
     def moved(self, u: Tensor, covariance_factor: Tensor | None = None) -> UserEmbedding:
         """The same person with another u, such as a draw or a turned look: no longer what their picks say, so that
         nothing is known of what one pick moves in it."""
-        return replace(self, u=u, covariance_factor=covariance_factor, bounded=None)
+        return replace(self, u=u, covariance_factor=covariance_factor, clipped=None)
 
     def check_encoder(self, encoder: str, encoder_hash: str, what: str = "user adapter") -> None:
         """Raise ValueError unless this embedding was made by the encoder that the other file (`what`) was made for."""
@@ -228,7 +228,7 @@ def _shape(tensor: Tensor) -> str:
 
 def null_user(like: UserEmbedding) -> UserEmbedding:
     """The null user (u = 0) of the same encoder and shape: the base itself."""
-    return replace(like, u=torch.zeros_like(like.u), pairs=0, covariance_factor=None, bounded=None, guarantee=None)
+    return replace(like, u=torch.zeros_like(like.u), pairs=0, covariance_factor=None, clipped=None, guarantee=None)
 
 
 def release(embedding: UserEmbedding, guarantee: Guarantee, noise: random.Random | None = None) -> UserEmbedding:
@@ -238,20 +238,20 @@ def release(embedding: UserEmbedding, guarantee: Guarantee, noise: random.Random
         raise ValueError(
             f"This user embedding has its noise already ({embedding.guarantee.told}): save it as it is, with epsilon 0."
         )
-    if embedding.bounded is None:
+    if embedding.clipped is None:
         raise ValueError(
             "This user embedding does not come from picks alone, so nothing is known of what one pick moves in it: "
             "connect what Encode User Embedding makes of picks, without rated or loved pictures, and bind or turn it "
             "afterwards; or use epsilon 0 for no noise. The tab Taste makes such codes of who is bound to a guide."
         )
-    u, picks = noised(embedding.bounded, guarantee, noise or random.SystemRandom())
+    u, picks = noised(embedding.clipped, guarantee, noise or random.SystemRandom())
     return replace(
         embedding,
         u=u[None].to(embedding.u),
         pairs=picks,
         covariance_factor=None,
         noise=1.0,
-        bounded=None,
+        clipped=None,
         guarantee=guarantee,
     )
 

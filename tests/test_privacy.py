@@ -21,7 +21,7 @@ from ppd.pocket.world import POCKET
 from ppd.privacy import (
     CLIP,
     COUNT,
-    BoundedTaste,
+    ClippedTaste,
     Guarantee,
     _delta,
     clipped,
@@ -119,8 +119,8 @@ def test_the_noise_is_the_least_that_will_do(epsilon, delta):
 
 def test_the_noise_has_the_stated_size_and_the_priors_shape(prior):
     mean, root, guarantee, noise = prior.mean.double(), root_of(prior.covariance), Guarantee(2.0), random.Random(0)
-    bounded = BoundedTaste(mean.clone(), mean, root, 40)
-    drawn, counts = zip(*(noised(bounded, guarantee, noise) for _ in range(4000)), strict=True)
+    clipped = ClippedTaste(mean.clone(), mean, root, 40)
+    drawn, counts = zip(*(noised(clipped, guarantee, noise) for _ in range(4000)), strict=True)
     sigma = noise_multiplier(guarantee) * CLIP * math.hypot(1, COUNT)
     a = (torch.stack(drawn) - mean) @ torch.linalg.pinv(root).T * (1 + sigma**2)
     assert float(a.std()) == pytest.approx(sigma, rel=0.01)
@@ -133,7 +133,7 @@ def test_what_is_released_says_so_and_holds_nothing_else(prior, picks, tmp_path)
     encoder = load_encoder()
     embedding = encoder.encode_differences(picks[0].float())
     shared = release(embedding, Guarantee(4.0, 1e-6), random.Random(3))
-    assert shared.covariance_factor is None and shared.bounded is None and shared.noise == 1
+    assert shared.covariance_factor is None and shared.clipped is None and shared.noise == 1
     assert not torch.equal(shared.u, release(embedding, Guarantee(4.0, 1e-6)).u)  # the system's noise
     shared.save(tmp_path / "a.safetensors")
     found = UserEmbedding.load(tmp_path / "a.safetensors")

@@ -361,7 +361,7 @@ def test_ten_thousand_pairs_with_a_thousand_picks_are_asked_fast(store, encoder)
         start = time.process_time()
         interview.ask(aki)
         seconds.append(time.process_time() - start)
-    assert min(seconds) < 0.05 * slowness()
+    assert min(seconds) < 0.1 * slowness()  # about .04, and what a press may take
 
 
 def test_the_newest_are_not_asked_about_where_an_old_one_tells_twice_as_much():

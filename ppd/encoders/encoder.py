@@ -28,7 +28,7 @@ from ..messages import quoted
 from ..moodboard import is_rated
 from ..pairs import PreferencePair
 from ..pictures import PreferenceError
-from ..privacy import BoundedTaste, clipped
+from ..privacy import ClippedTaste, clipped
 from ..user_embedding import UserEmbedding, covariance_factor
 from .features import PairFeatures, PictureFeatures, Tower
 from .looks import Looks
@@ -108,7 +108,7 @@ class PosteriorEncoder:
     def encode_told(self, pairs: Sequence[PreferencePair], told: Told) -> UserEmbedding:
         """The same of what the pairs say."""
         found = self.encode_differences(*told)
-        return replace(found, bounded=None) if any(map(is_rated, pairs)) else found
+        return replace(found, clipped=None) if any(map(is_rated, pairs)) else found
 
     def read(
         self,
@@ -158,15 +158,15 @@ class PosteriorEncoder:
             created=date.today().isoformat(),
             covariance_factor=covariance_factor(covariance).float(),
             noise=noise,
-            bounded=self._bounded(differences, outcomes, choices),
+            clipped=self._clipped(differences, outcomes, choices),
         )
 
-    def _bounded(self, differences: Tensor, outcomes: Tensor, choices: Tensor | None) -> BoundedTaste:
+    def _clipped(self, differences: Tensor, outcomes: Tensor, choices: Tensor | None) -> ClippedTaste:
         """The taste as one pick moves it little (privacy.py): clipped, at the population's noise, without fading."""
         mean, root = self.prior.mean.double(), root_of(self.prior.covariance)
         short = clipped(differences, root)
         mode, _ = fit_posterior(short, outcomes, mean, self.prior.covariance.double(), choices=choices)
-        return BoundedTaste(mode, mean, root, len(differences) if choices is None else len(choices.unique()))
+        return ClippedTaste(mode, mean, root, len(differences) if choices is None else len(choices.unique()))
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
-from ..blind_questions import Question, Scene
+from ..blind_questions import BlindQuestion, Matchup
 from ..finished import finished_pictures, prompt_of
 from ..messages import quoted
 from ..pictures import Picture
 
 
-def scenes_in(arms: Mapping[str, Path], person: str = "") -> list[Scene]:
+def matchups_in(arms: Mapping[str, Path], person: str = "") -> list[Matchup]:
     """What all folders have painted, matched by the pictures' names; the prompt is what the first arm's file tells,
     else its name.
 
@@ -33,18 +33,18 @@ def scenes_in(arms: Mapping[str, Path], person: str = "") -> list[Scene]:
             )
     first = next(iter(found.values()))
     return [
-        Scene(prompt_of(first[name]) or Path(name).stem, tuple(Picture(arm[name]) for arm in found.values()))
+        Matchup(prompt_of(first[name]) or Path(name).stem, tuple(Picture(arm[name]) for arm in found.values()))
         for name in sorted(names)
     ]
 
 
-def questions_of(scenes: Sequence[Scene]) -> list[Question]:
-    """Every two arms' pictures of each scene, the lower arm first; none of two that have painted the same."""
+def questions_of(matchups: Sequence[Matchup]) -> list[BlindQuestion]:
+    """Every two arms' pictures of each matchup, the lower arm first; none of two that have painted the same."""
     return [
-        Question(scene.prompt, (scene.pictures[one], scene.pictures[other]), (one, other))
-        for scene in scenes
-        for one, other in combinations(range(len(scene.pictures)), 2)
-        if scene.pictures[one].digest != scene.pictures[other].digest
+        BlindQuestion(matchup.prompt, (matchup.pictures[one], matchup.pictures[other]), (one, other))
+        for matchup in matchups
+        for one, other in combinations(range(len(matchup.pictures)), 2)
+        if matchup.pictures[one].digest != matchup.pictures[other].digest
     ]
 
 

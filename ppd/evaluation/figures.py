@@ -69,6 +69,11 @@ def permutation_p(differences: Array, rounds: int = 20_000, seed: int = 0) -> fl
     return max((_sign_flip_p(units, rounds, seed) for units in tests), default=1.0)
 
 
+def least_p(people: int, prompts: int) -> float:
+    """The smallest `permutation_p` that any answers of so many can have: every sign the same."""
+    return max((2.0 ** (1 - units) for units in (people, prompts) if units > 1), default=1.0)
+
+
 def _sign_flip_p(units: Array, rounds: int, seed: int) -> float:
     """Of independent sums [n], each as likely with the other sign."""
     units = units[units != 0]

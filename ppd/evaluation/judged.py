@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from ..blind_questions import Question, folded
+from ..blind_questions import BlindQuestion, folded
 from ..files import write_file
 from ..pairs import counted
-from ..sequential import binomial_interval, binomial_p
-from .figures import Array, bootstrap_both, permutation_p
+from ..sequential import ALPHA, binomial_interval, binomial_p
+from .figures import Array, bootstrap_both, least_p, permutation_p
 from .judges import Asked, Judge, Judged
 from .report import SHOWN, STYLE, bar, by_chance, by_prompt
 
@@ -36,7 +36,7 @@ class Bench:
 
     told: str
     judges: Mapping[str, Judge]
-    questions: Mapping[str, Sequence[Question]]
+    questions: Mapping[str, Sequence[BlindQuestion]]
     answers: Mapping[str, Sequence[int | None]] | None = None
 
 
@@ -110,7 +110,7 @@ def page(benches: Sequence[tuple[Bench, dict[str, Any]]]) -> str:
 
 
 def _compared(
-    arms: Sequence[str], pair: tuple[int, int], told: Sequence[tuple[str, Question, Judged]]
+    arms: Sequence[str], pair: tuple[int, int], told: Sequence[tuple[str, BlindQuestion, Judged]]
 ) -> dict[str, Any]:
     people = list(dict.fromkeys(who for who, *_ in told))
     rows = _rates(told, people)
@@ -136,7 +136,7 @@ def _compared(
     return found
 
 
-def _rates(told: Sequence[tuple[str, Question, Judged]], people: Sequence[str]) -> Array:
+def _rates(told: Sequence[tuple[str, BlindQuestion, Judged]], people: Sequence[str]) -> Array:
     """[people, prompts]: how often the first arm won, a tie as half; NaN where somebody was not asked."""
     prompts = list(dict.fromkeys(folded(one.prompt) for _, one, _ in told))
     values: dict[tuple[int, int], list[float]] = {}
@@ -149,15 +149,15 @@ def _rates(told: Sequence[tuple[str, Question, Judged]], people: Sequence[str]) 
     return rows
 
 
-def _counts(arms: Sequence[str], pair: tuple[int, int], told: Sequence[tuple[Question, Judged]]) -> dict[str, Any]:
+def _counts(arms: Sequence[str], pair: tuple[int, int], told: Sequence[tuple[BlindQuestion, Judged]]) -> dict[str, Any]:
     verdicts = Counter(answer.verdict for _, answer in told)
     counts = {"wins": verdicts["first"], "losses": verdicts["second"], "ties": verdicts["tie"]}
     return {"arms": [arms[one] for one in pair], **counts}
 
 
-def _prompts(arms: Sequence[str], told: Sequence[tuple[Question, Judged]]) -> list[dict[str, Any]]:
+def _prompts(arms: Sequence[str], told: Sequence[tuple[BlindQuestion, Judged]]) -> list[dict[str, Any]]:
     """As `blind.score` tells them, over all people."""
-    found: dict[str, list[tuple[Question, Judged]]] = {}
+    found: dict[str, list[tuple[BlindQuestion, Judged]]] = {}
     for row in told:
         found.setdefault(row[0].prompt, []).append(row)
     return [
@@ -189,6 +189,7 @@ def _of_pair(pair: dict[str, Any], people: int) -> str:
     odd = f", {pair['inconsistent']} of them since the order decided" if pair["inconsistent"] else ""
     tied = f"; neither: {pair['ties']}{odd}" if pair["ties"] else ""
     p, (rate, low, high) = pair["p"], (interval[name] for name in ("mean", "low", "high"))
+    least = least_p(people, interval["prompts"])
     if people == 1:
         exact = pair["exact"]
         if exact["interval"] is None:
@@ -200,6 +201,7 @@ def _of_pair(pair: dict[str, Any], people: int) -> str:
     return (
         f"“{first}” preferred to “{second}” {100 * rate:.0f} times in 100, with 95 % confidence between "
         f"{100 * low:.0f} and {100 * high:.0f} ({asked}{tied}). {by_chance(p)}"
+        + (f" No answers to so few could make it fewer than {100 * least:.0f}: ask more." if least > ALPHA else "")
     )
 
 
@@ -213,7 +215,7 @@ def _people(pair: dict[str, Any]) -> str:
     return f"<h2>{first} : {second}, by person</h2><table>{rows}</table>"
 
 
-def _shown(arms: Sequence[str], one: Question) -> str:
+def _shown(arms: Sequence[str], one: BlindQuestion) -> str:
     frames = []
     for arm, picture in zip(one.arms, one.pictures, strict=True):
         data = base64.b64encode(picture.small_jpeg(SHOWN)).decode()

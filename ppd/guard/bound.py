@@ -9,7 +9,7 @@ leans, not how pictures come out: that is the brand check's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -37,8 +37,8 @@ def bound(embedding: UserEmbedding, guide: Guide, looks: Looks, prior: Populatio
 
     Nearest in the prior's Mahalanobis distance (v - u)' S^-1 (v - u), S the covariance over people: what people hardly
     differ in is hardly changed, and what is left is the likeliest person who obeys. Exact (nonnegative least squares in
-    the dual), idempotent, and the same u where it obeys already. Draws of the posterior stay on the
-    edges that hold u; beyond others they may lean: what is drawn is asked about, not what the person is taken for.
+    the dual), idempotent, and the same u where it obeys already. What a rule says of a look is no longer open: the
+    posterior's draws differ from u along none of the rules' half-spaces, and so obey as u does.
     """
     rules = binding(guide)
     prior.check_embedding(embedding.u)
@@ -51,19 +51,15 @@ def bound(embedding: UserEmbedding, guide: Guide, looks: Looks, prior: Populatio
     u, s = embedding.u[0].double(), prior.covariance.double()
     pulls = a @ u
     against = pulls > SLACK * a.norm(dim=1) * u.norm()
+    gram, factor = a @ s @ a.T, embedding.covariance_factor
+    if factor is not None:
+        across = torch.linalg.pinv(gram, hermitian=True) @ a @ factor.double()
+        factor = (factor.double() - s @ a.T @ across).float()
     if not against.any():
-        return Bound(embedding, ())
-    gram = a @ s @ a.T
-    weights = nonnegative(gram, pulls)
-    active = (weights > 0).nonzero().flatten().tolist()
-    moved = u - s @ a.T @ weights
+        return Bound(replace(embedding, covariance_factor=factor), ())
+    moved = u - s @ a.T @ nonnegative(gram, pulls)
     if moved.norm() <= SLACK * u.norm():  # rounding: nothing of the taste obeys
         moved = torch.zeros_like(u)
-    factor = embedding.covariance_factor
-    if factor is not None:
-        edge = a[active]
-        onto = torch.linalg.pinv(gram[active][:, active]) @ edge @ factor.double()
-        factor = (factor.double() - s @ edge.T @ onto).float()
     held = tuple(rule for rule, one in zip(rules, against.view(2, -1).any(0), strict=True) if one)
     return Bound(embedding.moved(moved[None].float(), factor), held)
 

@@ -51,6 +51,8 @@ class DiffusersHost:
         check_denoiser(denoiser, adapter.config)
         self.denoiser, self.adapter = denoiser, adapter
         self.timestep_at = timestep_at or schedule_of(denoiser)
+        self.effect: LowRankEffect | CrossAttentionEffect | None = None
+        """That of the `personalized` that lasts."""
 
     @contextmanager
     def personalized(
@@ -73,7 +75,7 @@ class DiffusersHost:
             return
         weight = next(self.adapter.parameters())
         u = u.to(weight.device, weight.dtype)
-        effect = self._effect(strength, scope.places(self.adapter))
+        self.effect = effect = self._effect(strength, scope.places(self.adapter))
         calls = _Calls(self, u, effect, (start, end))
         hooks = [
             self.denoiser.register_forward_pre_hook(calls.begin, with_kwargs=True),
@@ -83,6 +85,7 @@ class DiffusersHost:
             with effect.installed():
                 yield
         finally:
+            self.effect = None
             for hook in hooks:
                 hook.remove()
 

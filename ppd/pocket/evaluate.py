@@ -17,8 +17,8 @@ from ..files import file_digest
 from ..precision import has_bfloat16
 from . import scenes
 from .autoencoder import encode_pictures
+from .classifier import objects_found
 from .data import PictureSet, picture_set, to_tensor
-from .judge import objects_found
 from .painter import GUIDANCE, generate
 from .people import TEMPERATURE, People, sample_weights
 from .recipe import Recipe
@@ -95,7 +95,7 @@ class Evaluation:
         for part in latents.split(100):
             decoded = self.recipe.model.decode(part)
             statistics.append(self.recipe.world.statistics(decoded))
-            found.append(objects_found(self.recipe.judge, decoded).numpy())
+            found.append(objects_found(self.recipe.classifier, decoded).numpy())
         shape = (self.count, pictures)
         scores = self.recipe.whitening.scores(torch.cat(statistics)).unflatten(0, shape)
         counts = object_counts(np.concatenate(found), self.labels[:, :pictures].reshape(-1, len(scenes.KINDS)))
@@ -273,7 +273,7 @@ def pocket_figures(recipe: Recipe, base: Look) -> dict[str, Any]:
     statistics, shifted = recipe.world.statistics(real), recipe.world.statistics(decoded)
     shift = (shifted - statistics).mean(0) / statistics.std(0)
     labels = np.stack([scenes.object_labels(scenes.SCENES[i].caption) for i in fresh.captions]) > 0.5
-    right = (objects_found(recipe.judge, decoded).numpy() == labels).mean(1)
+    right = (objects_found(recipe.classifier, decoded).numpy() == labels).mean(1)
     terciles = []
     for column in fresh.styles.T:
         cut = np.quantile(column, [1 / 3, 2 / 3])
@@ -287,8 +287,8 @@ def pocket_figures(recipe: Recipe, base: Look) -> dict[str, Any]:
     return {
         "autoencoder_psnr_db": -10 * float(torch.log10(error.mean())),
         "autoencoder_shift_sd": dict(zip(STATISTICS, shift.tolist(), strict=True)),
-        "judge_accuracy": float(right.mean()),
-        "judge_accuracy_worst_tercile": min(terciles),
+        "classifier_accuracy": float(right.mean()),
+        "classifier_accuracy_worst_tercile": min(terciles),
         "base_named_objects_found": float(right_named[0] / right_named[2]),
         "encoder_r2": readable,
     }

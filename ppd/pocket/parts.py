@@ -25,10 +25,10 @@ from ..training.distributed import default_device
 from ..training.picks import QueryPicks
 from . import scenes
 from .autoencoder import PocketAutoencoder
+from .classifier import ObjectClassifier
 from .data import PictureSet, picture_set
 from .encoder import TEXT, VISION
 from .flow import FlowModel
-from .judge import ObjectJudge
 from .painter import Painter
 from .people import People, pick, population
 from .statistics import Whitening, reward_statistics
@@ -179,12 +179,12 @@ class Parts:
         return self.taste_encoder.looks
 
     @cached_property
-    def judge(self) -> ObjectJudge:
+    def classifier(self) -> ObjectClassifier:
         """Says which objects are in a picture."""
-        judge, path = ObjectJudge(), self._there(self.world.file(self.weights, "judge"))
-        judge.load_state_dict({name: value.float() for name, value in load_file(path).items()})
-        judge.eval().requires_grad_(False).to(default_device())
-        return judge.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        classifier, path = ObjectClassifier(), self._there(self.world.file(self.weights, "classifier"))
+        classifier.load_state_dict({name: value.float() for name, value in load_file(path).items()})
+        classifier.eval().requires_grad_(False).to(default_device())
+        return classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @cached_property
     def painted(self) -> dict[str, Tensor]:

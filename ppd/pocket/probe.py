@@ -8,12 +8,12 @@ from safetensors.torch import load_file
 
 from ..guard.probes import FixedProbe
 from . import scenes
-from .judge import ObjectJudge
+from .classifier import ObjectClassifier
 
 
 def object_probe(path: Path) -> FixedProbe:
-    """The judge of a file of weights: it knows the kinds of object of scenes.py, on the CPU."""
-    judge = ObjectJudge()
-    judge.load_state_dict({name: value.float() for name, value in load_file(path).items()})
-    judge.eval().requires_grad_(False)
-    return FixedProbe(scenes.KINDS, judge, scenes.SIZE)
+    """The classifier of a file of weights: it knows the kinds of object of scenes.py, on the CPU."""
+    classifier = ObjectClassifier()
+    classifier.load_state_dict({name: value.float() for name, value in load_file(path).items()})
+    classifier.eval().requires_grad_(False)
+    return FixedProbe(scenes.KINDS, classifier, scenes.SIZE)

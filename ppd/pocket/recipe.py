@@ -28,12 +28,12 @@ from ..training.settings import Objective
 from . import scenes
 from .autoencoder import decode_latents, encode_pictures
 from .autoencoder_training import refine_decoder, train_autoencoder
+from .classifier import objects_found
+from .classifier_training import train_classifier
 from .data import picture_set, to_tensor
 from .encoder import EMBED_DIM, MEAN, STD, VISION, train_encoder
 from .examples import write_examples
 from .flow import FlowModel
-from .judge import objects_found
-from .judge_training import train_judge
 from .looks import make_looks
 from .painter import GUIDANCE, generate, preview_colors
 from .parts import Parts
@@ -56,7 +56,7 @@ class Recipe(Parts):
 
     def run(self) -> None:
         """Everything, in order."""
-        self.make("base", "judge", "pool", "taste encoder", *(["turbo"] if self.world.has_turbo else []))
+        self.make("base", "classifier", "pool", "taste encoder", *(["turbo"] if self.world.has_turbo else []))
         examples, everybody = self.weights / "examples", self.people["tuning"]
         write_examples(examples, self.world.examples, everybody, self.pool, self.painted["latents"], self.model)
         for name in self.world.adapters:
@@ -82,7 +82,7 @@ class Recipe(Parts):
         path = self._adapter(name)
         if path.exists():
             return
-        self.make("judge", "pool", "taste encoder", "latents", "statistics")
+        self.make("classifier", "pool", "taste encoder", "latents", "statistics")
         personal, seed = self.world.adapters[name]
         start = time.monotonic()
         config = {
@@ -143,7 +143,7 @@ class Recipe(Parts):
     def _look(self, people: People, labels: np.ndarray, latents: Tensor) -> tuple[Tensor, float]:
         pictures = self.model.decode(latents)
         reward = people.rewards(reward_statistics(self.whitening, self.world.statistics(pictures)))
-        return reward, micro_f1(object_counts(objects_found(self.judge, pictures).numpy(), labels))
+        return reward, micro_f1(object_counts(objects_found(self.classifier, pictures).numpy(), labels))
 
     def _render(self) -> None:
         picture_set(self.work / "pictures", self.world.sizes["pictures"], render=self.world.render)
@@ -178,10 +178,12 @@ class Recipe(Parts):
         with replacing(self.work / "decoded.npy") as partial, partial.open("wb") as file:
             np.save(file, np.concatenate(parts))
 
-    def _train_judge(self) -> None:
-        judge = train_judge(self.data, self.decoded, self.work / "judge.pt", self.world.steps["judge"])
-        halves = {name: value.half() for name, value in judge.state_dict().items()}
-        _save(halves, self.world.file(self.weights, "judge"))
+    def _train_classifier(self) -> None:
+        classifier = train_classifier(
+            self.data, self.decoded, self.work / "classifier.pt", self.world.steps["classifier"]
+        )
+        halves = {name: value.half() for name, value in classifier.state_dict().items()}
+        _save(halves, self.world.file(self.weights, "classifier"))
 
     def _train_tower(self) -> None:
         if self.world.tower != self.world.name:
@@ -260,7 +262,9 @@ STAGES = {
     "latents": Stage(("pictures", "autoencoder"), lambda of: of._kept("latents"), Recipe._encode),
     "base": Stage(("latents",), lambda of: of._base, Recipe._train_base),
     "decoded": Stage(("latents", "base"), lambda of: of.work / "decoded.npy", Recipe._decode),
-    "judge": Stage(("pictures", "decoded"), lambda of: of.world.file(of.weights, "judge"), Recipe._train_judge),
+    "classifier": Stage(
+        ("pictures", "decoded"), lambda of: of.world.file(of.weights, "classifier"), Recipe._train_classifier
+    ),
     "tower": Stage(("pictures", "decoded"), lambda of: of._tower, Recipe._train_tower),
     "pool": Stage(("base", "tower"), lambda of: of._kept("painted"), Recipe._paint_pool),
     "units": Stage(("pool",), lambda of: of.world.file(of.weights, "world"), Recipe._fit_units),

@@ -24,14 +24,14 @@ from .painter import Painter
 from .statistics import Statistics, picture_statistics
 
 SIZES = {"pictures": 24000, "decoded": 8000, "pool": 2000}
-"""Rendered pictures, how many of them the autoencoder returns for judge and encoder, and how many the base paints."""
+"""Rendered pictures, how many of them the autoencoder returns to train on, and how many the base paints."""
 
 STEPS = {
     "autoencoder": 1500,
     "decoder": 300,
     "base": 2000,
     "encoder": 400,
-    "judge": 800,
+    "classifier": 800,
     "adapter": 240,
 }
 FLOW_VAE_CONFIG: dict[str, Any] = {"latent_channels": 4, "width": 96, "fine_width": 32}
@@ -69,7 +69,7 @@ class World:
     """The shipped preference sets: for each, the tuning person whose taste is nearest to this direction."""
 
     def file(self, weights: Path, part: str) -> Path:
-        """base, judge, world or turbo, in the folder of weights."""
+        """base, classifier, world or turbo, in the folder of weights."""
         return weights / f"{self.name.replace('-', '_')}_{part}.safetensors"
 
     def encoder(self, weights: Path) -> Path:
@@ -118,7 +118,7 @@ POCKET_FLOW = World(
     end_percent=0.8,
     beta=30.0,
     learning_rate=5e-4,
-    steps={"autoencoder": 1600, "decoder": 300, "base": 3000, "judge": 800, "adapter": 400, "turbo": 300},
+    steps={"autoencoder": 1600, "decoder": 300, "base": 3000, "classifier": 800, "adapter": 400, "turbo": 300},
     sizes={"pictures": 16000, "decoded": 8000, "pool": 2000},
     adapters={"pocket-flow": (True, 11), "pocket-flow-seed2": (True, 12), "pocket-flow-population": (False, 11)},
     examples={

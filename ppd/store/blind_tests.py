@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
-from ..blind_questions import Question, Scene, Trial, design, folded, left_to_ask
+from ..blind_questions import BlindQuestion, Matchup, Trial, design, folded, left_to_ask
 from .candidates import VERDICTS
 from .errors import LearnedError, MissingError, StoreError, damaged
 from .people import now
@@ -57,7 +57,7 @@ class BlindTests(Versions):
         self,
         person: str,
         arms: Sequence[str],
-        scenes: Sequence[Scene],
+        matchups: Sequence[Matchup],
         most: int,
         notes: dict[str, Any] | None = None,
         draw: random.Random | None = None,
@@ -69,10 +69,10 @@ class BlindTests(Versions):
         lesson.
         """
         _check_arms(arms)
-        painted = [(scene.prompt, [picture.digest for picture in scene.pictures]) for scene in scenes]
-        for picture in (picture for scene in scenes for picture in scene.pictures):
+        painted = [(matchup.prompt, [picture.digest for picture in matchup.pictures]) for matchup in matchups]
+        for picture in (picture for matchup in matchups for picture in matchup.pictures):
             picture.check()
-        questions = design(scenes, most, draw or random.SystemRandom())
+        questions = design(matchups, most, draw or random.SystemRandom())
         if not questions:
             raise StoreError(
                 "All ways have painted the same pictures, so there is nothing to ask: is the strength 0, or has the "
@@ -109,7 +109,7 @@ class BlindTests(Versions):
         person: str,
         arms: Sequence[str],
         key: str,
-        questions: Sequence[Question],
+        questions: Sequence[BlindQuestion],
         painted: Sequence[tuple[str, Sequence[str]]],
         notes: dict[str, Any],
     ) -> tuple[str, bool] | None:

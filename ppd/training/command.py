@@ -93,12 +93,12 @@ def opened(arguments: argparse.Namespace, folder: Path, settings: Settings) -> R
         loaded = load_checkpoint(comfyui, arguments.base)
     base = ComfyUICheckpoint(loaded, studies, checkpointing=arguments.gradient_checkpointing)
     encoder = made.open(open_tower(made.tower, arguments.encoder), arguments.cache)
-    pairs, judges = [], []
+    pairs, held_out = [], []
     for path in arguments.pairs:
         taught, apart = (list(read_pairs(path)), []) if arguments.solo else people_in(path, settings.most_pairs)
         pairs += taught
-        judges += apart
-    return Run(base, encoder, studies, folder, settings, pairs, judges, arguments.solo, arguments.licence)
+        held_out += apart
+    return Run(base, encoder, studies, folder, settings, pairs, held_out, arguments.solo, arguments.licence)
 
 
 def add_folders(folders: Mapping[str, Sequence[str]]) -> None:

@@ -30,7 +30,7 @@ MEASURED_PEOPLE = 100
 class Materials:
     """`picks` of simulated `people` to train on, with the first prompts' wordings for each look (`sides`);
     `everybody`'s, of real people too; and picks of other simulated people on other prompts, None where these are too
-    few: `watched` ones to choose the weights by, and `held_out` ones to judge them.
+    few: `watched` ones to choose the weights by, and `held_out` ones to measure them.
     """
 
     people: SimulatedPeople

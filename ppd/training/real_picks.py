@@ -72,16 +72,16 @@ def real_picks(
 
 
 def people_in(path: Path, most: int) -> tuple[list[PreferencePair], list[PreferencePair]]:
-    """Pairs of a set of many people, in two passes over it: those to train on, and those of held-out people, who judge;
-    at most `most` and a fifth of that, the first ones."""
+    """Pairs of a set of many people, in two passes over it: those to train on, and those of held-out people, to measure
+    on; at most `most` and a fifth of that, the first ones."""
     index = index_pairs(path)
     parts = split(index)
-    judging = (parts.support | parts.query) & parts.held_out
+    measuring = (parts.support | parts.query) & parts.held_out
 
     def pairs(wanted: Array, limit: int) -> list[PreferencePair]:
         return [pair for _, pair in index.read(wanted & (wanted.cumsum() <= limit))]
 
-    return pairs(parts.train, most), pairs(judging, most // 5)
+    return pairs(parts.train, most), pairs(measuring, most // 5)
 
 
 def _halves(

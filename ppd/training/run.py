@@ -48,8 +48,8 @@ REHEARSED = 2
 
 @dataclass(frozen=True)
 class Run:
-    """One training: `base` with its `studies` and their `encoder`, real people's `pairs`, `judges` of other people's,
-    and the `folder` it lies in.
+    """One training: `base` with its `studies` and their `encoder`, real people's `pairs`, `held_out` ones of
+    others to measure on, and the `folder` it lies in.
 
     `solo`: for the one person of the pairs, whose share is then that of many. `licence`: of the pairs, as their owner
     states it, for the report.
@@ -61,7 +61,7 @@ class Run:
     folder: Path
     settings: Settings = Settings()
     pairs: Sequence[PreferencePair] = ()
-    judges: Sequence[PreferencePair] = ()
+    held_out: Sequence[PreferencePair] = ()
     solo: bool = False
     licence: str = ""
 
@@ -217,9 +217,9 @@ class Run:
     def _figures(self, materials: Materials, adapter: UserAdapter) -> dict[str, Any]:
         """What is known of the adapter: simulated people apart from real ones."""
         picks, denoiser = materials.everybody, self.base.denoiser
-        judges = real_picks(self.judges, self.encoder, self.base.latents, self._latents, seed=self.settings.seed)
+        real = real_picks(self.held_out, self.encoder, self.base.latents, self._latents, seed=self.settings.seed)
         options = {"people": self.settings.measured_people, "batch": self.settings.batch}
-        measured = {"simulated": materials.held_out, "real": judges}
+        measured = {"simulated": materials.held_out, "real": real}
         return {
             "base": self.base.signature,
             "encoder": self.encoder.name,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ppd.blind_questions import Scene, Trial, Verdict, design, error_of, left_to_ask, outcomes, pairs_of
+from ppd.blind_questions import Matchup, Trial, Verdict, design, error_of, left_to_ask, outcomes, pairs_of
 from ppd.evaluation.blind import ALPHA, by_look, consistency, over_prompts, score
 from ppd.pictures import Picture
 from ppd.sequential import decided
@@ -20,9 +20,10 @@ def painted(number):
     return Picture.from_image(Image.new("RGB", (4, 4), (number % 256, number // 256, 5)))
 
 
-def scenes(count, arms, seeds=1):
+def matchups(count, arms, seeds=1):
     return [
-        Scene(f"prompt {one // seeds}", tuple(painted(one * arms + arm) for arm in range(arms))) for one in range(count)
+        Matchup(f"prompt {one // seeds}", tuple(painted(one * arms + arm) for arm in range(arms)))
+        for one in range(count)
     ]
 
 
@@ -51,7 +52,7 @@ def always(arm):
 
 @pytest.mark.parametrize(("arms", "most"), [(2, 40), (3, 60), (3, 31)])
 def test_every_pair_of_arms_is_asked_equally_often_and_a_tenth_again(arms, most):
-    questions = design(scenes(40, arms), most, random.Random(1))
+    questions = design(matchups(40, arms), most, random.Random(1))
     new = [one for one in questions if one.repeats is None]
     again = [(place, one) for place, one in enumerate(questions) if one.repeats is not None]
     assert len(new) == most and len(again) == -(-most // 10)
@@ -66,7 +67,7 @@ def test_every_pair_of_arms_is_asked_equally_often_and_a_tenth_again(arms, most)
 def test_the_side_is_a_fair_coin_and_the_order_no_clue():
     sides, places = [], []
     for seed in range(200):
-        questions = [one for one in design(scenes(20, 2), 20, random.Random(seed)) if one.repeats is None]
+        questions = [one for one in design(matchups(20, 2), 20, random.Random(seed)) if one.repeats is None]
         sides += [one.arms[0] for one in questions]
         places.append([one.prompt for one in questions].index("prompt 0"))
     assert np.mean(sides) == pytest.approx(0.5, abs=0.025)
@@ -75,7 +76,7 @@ def test_the_side_is_a_fair_coin_and_the_order_no_clue():
 
 def test_pictures_that_are_the_same_ask_nothing():
     same = painted(1)
-    with_same = [Scene("a", (same, same, painted(2))), Scene("b", (painted(3), painted(4), painted(5)))]
+    with_same = [Matchup("a", (same, same, painted(2))), Matchup("b", (painted(3), painted(4), painted(5)))]
     asked = [
         (one.prompt, tuple(sorted(one.arms))) for one in design(with_same, 40, random.Random(0)) if not one.repeats
     ]
@@ -85,14 +86,14 @@ def test_pictures_that_are_the_same_ask_nothing():
 
 
 def test_a_prompt_asks_once_of_two_arms_whatever_its_seeds():
-    many = scenes(24, 3, seeds=2)
+    many = matchups(24, 3, seeds=2)
     asked = [one for one in design(many, 72, random.Random(0)) if one.repeats is None]
     assert (
         Counter((one.prompt, tuple(sorted(one.arms))) for one in asked).most_common(1)[0][1] == 1 and len(asked) == 36
     )
-    spelled = [Scene(name, one.pictures) for name, one in zip(("A  lake", "a lake", "a hill"), many, strict=False)]
+    spelled = [Matchup(name, one.pictures) for name, one in zip(("A  lake", "a lake", "a hill"), many, strict=False)]
     assert len({one.prompt.lower()[-4:] for one in design(spelled, 9, random.Random(1))}) == 2
-    again = [Scene(f"prompt {n}", many[0].pictures) for n in range(5)]
+    again = [Matchup(f"prompt {n}", many[0].pictures) for n in range(5)]
     assert len([one for one in design(again, 15, random.Random(2)) if one.repeats is None]) == 3
 
 
@@ -110,7 +111,7 @@ def liking_by_prompt(draw, spread=4.0):
 @pytest.mark.parametrize(("prompts", "seeds", "arms"), [(12, 2, 3), (20, 4, 2)])
 def test_it_is_wrong_in_at_most_five_of_a_hundred_when_answers_go_by_the_prompt(prompts, seeds, arms):
     """Where each seed counted it was wrong in 8 and 16 of 100."""
-    many, draw, wrong = scenes(prompts * seeds, arms, seeds), random.Random(1), 0
+    many, draw, wrong = matchups(prompts * seeds, arms, seeds), random.Random(1), 0
     for _ in range(200):
         trials = answered(filed(design(many, 72, draw)), liking_by_prompt(draw))
         wrong += any(decided(outcomes(trials, pair), error_of(trials)) for pair in pairs_of(trials))
@@ -118,7 +119,7 @@ def test_it_is_wrong_in_at_most_five_of_a_hundred_when_answers_go_by_the_prompt(
 
 
 def test_it_ends_once_decided_and_the_repeats_of_what_was_answered_still_come():
-    trials = answered(filed(design(scenes(40, 2), 40, random.Random(3))), always(1))
+    trials = answered(filed(design(matchups(40, 2), 40, random.Random(3))), always(1))
     told = outcomes(trials, (0, 1))
     assert told == [False] * 8  # 2^8 / 9 is the first above 20
     again = consistency(trials)
@@ -127,7 +128,7 @@ def test_it_ends_once_decided_and_the_repeats_of_what_was_answered_still_come():
 
 
 def test_three_arms_share_the_error_and_end_one_by_one():
-    trials = filed(design(scenes(40, 3), 90, random.Random(3)))
+    trials = filed(design(matchups(40, 3), 90, random.Random(3)))
     assert error_of(trials) == pytest.approx(ALPHA / 3)
     draw = random.Random(0)
     prefers = lambda one: always(2)(one) if 2 in one.arms else draw.choice(["first", "second"])  # noqa: E731
@@ -140,7 +141,7 @@ def test_three_arms_share_the_error_and_end_one_by_one():
 
 
 def test_the_figures_are_those_of_the_answers():
-    trials = filed(design(scenes(30, 2), 30, random.Random(5)))
+    trials = filed(design(matchups(30, 2), 30, random.Random(5)))
     verdicts = iter(["mine", "base", "mine", "tie"] * 5 + ["skip"] * 2 + ["base", "mine"] * 10)
 
     def prefers(one):

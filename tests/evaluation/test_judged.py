@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ppd.blind_questions import Question, Scene, left_to_ask
+from ppd.blind_questions import BlindQuestion, Matchup, left_to_ask
 from ppd.cli import main
 from ppd.encoders.towers.vlm import LocalVLM
-from ppd.evaluation.arms import questions_of, scenes_in
+from ppd.evaluation.arms import matchups_in, questions_of
 from ppd.evaluation.judged import Bench, judged, sentences
 from ppd.evaluation.judges import Judged
 from ppd.pairs import PreferencePair, read_pairs, write_pairs
@@ -43,7 +43,7 @@ class Says:
 
 
 def questions(prompts, arms=(0, 1)):
-    return [Question(prompt, (noise(2 * n), noise(2 * n + 1)), arms) for n, prompt in enumerate(prompts)]
+    return [BlindQuestion(prompt, (noise(2 * n), noise(2 * n + 1)), arms) for n, prompt in enumerate(prompts)]
 
 
 @pytest.fixture(scope="module")
@@ -63,19 +63,19 @@ def folders(tmp_path_factory, liked):
     return root
 
 
-def test_pictures_of_the_same_names_are_one_scene_and_the_same_picture_asks_nothing(tmp_path, folders):
-    scenes = scenes_in({"a": folders / "worse", "b": folders / "better"})
-    assert [scene.prompt for scene in scenes] == ["0", "1", "2", "3"]
-    assert scenes[2].pictures[1].path == folders / "better" / "x" / "2.png"
-    same = scenes_in({"a": folders / "worse", "b": folders / "better", "c": folders / "better"})
+def test_pictures_of_the_same_names_are_one_matchup_and_the_same_picture_asks_nothing(tmp_path, folders):
+    matchups = matchups_in({"a": folders / "worse", "b": folders / "better"})
+    assert [matchup.prompt for matchup in matchups] == ["0", "1", "2", "3"]
+    assert matchups[2].pictures[1].path == folders / "better" / "x" / "2.png"
+    same = matchups_in({"a": folders / "worse", "b": folders / "better", "c": folders / "better"})
     assert {one.arms for one in questions_of(same)} == {(0, 1), (0, 2)}  # b and c are one
-    mine = scenes_in({"a": folders / "worse", "b": folders / "better"}, "x")  # the pictures of a person called x
-    assert [scene.pictures[0].path.name for scene in mine] == ["0.png", "1.png", "2.png", "3.png"]
+    mine = matchups_in({"a": folders / "worse", "b": folders / "better"}, "x")  # the pictures of a person called x
+    assert [matchup.pictures[0].path.name for matchup in mine] == ["0.png", "1.png", "2.png", "3.png"]
     (tmp_path / "0.png").write_bytes((folders / "worse" / "x" / "0.png").read_bytes())
     with pytest.raises(ValueError, match="The folder of 'b' lacks 3 of 4 pictures that another has, such as '1.png'"):
-        scenes_in({"a": folders / "worse" / "x", "b": tmp_path})
+        matchups_in({"a": folders / "worse" / "x", "b": tmp_path})
     with pytest.raises(ValueError, match="There are no pictures in "):
-        scenes_in({"a": folders, "b": tmp_path / "none"})
+        matchups_in({"a": folders, "b": tmp_path / "none"})
 
 
 def test_seeds_of_one_prompt_count_once_and_inconsistent_answers_as_ties():
@@ -90,7 +90,7 @@ def test_seeds_of_one_prompt_count_once_and_inconsistent_answers_as_ties():
     assert sentences(figures)[0] == (
         "“mine” preferred to “plain” 67 times in 100, with 95 % confidence between 9 and 99 (4 prompts; neither: 1, 1 "
         "of them since the order decided). Were the two as good as each other, chance would set them as far apart 100 "
-        "times in 100."
+        "times in 100. No answers to so few could make it fewer than 12: ask more."
     )
 
 
@@ -104,7 +104,11 @@ def test_people_and_prompts_are_both_asked_anew():
     assert pair["rate"] == pytest.approx(0.5 / 6) and pair["interval"]["people"] == 3
     assert sentences(figures)[0].startswith("“mine” preferred to “plain” 92 times in 100, ")
     assert "(6 prompts, 3 people; neither: 3). " in sentences(figures)[0]
-    assert sentences(figures)[0].endswith("chance would set them as far apart 25 times in 100.")
+    assert "chance would set them as far apart 25 times in 100. " in sentences(figures)[0]
+    assert sentences(figures)[0].endswith(" No answers to so few could make it fewer than 25: ask more.")
+    many = {str(number): Says(*["second"] * 6) for number in range(6)}
+    figures = judged(["plain", "mine"], Bench("by all", many, dict.fromkeys(many, asked)))
+    assert sentences(figures)[0].endswith("chance would set them as far apart 3 times in 100.")
 
 
 def test_where_nothing_differs_there_is_nothing_to_judge_and_ties_say_so():
@@ -204,8 +208,8 @@ def tested(tmp_path_factory, liked):
         store.pick(candidate, "first", f"pick {number}")
 
     pick(1)
-    scenes = [Scene(pair.prompt, (pair.rejected, pair.chosen)) for pair in liked]
-    test, _ = store.add_test(person, ["worse", "better"], scenes, 20, {"picks": 1}, random.Random(1))
+    matchups = [Matchup(pair.prompt, (pair.rejected, pair.chosen)) for pair in liked]
+    test, _ = store.add_test(person, ["worse", "better"], matchups, 20, {"picks": 1}, random.Random(1))
     for number in range(20):
         left = left_to_ask(store.test(test).trials)
         if not left:
@@ -235,7 +239,7 @@ def test_a_finished_blind_test_is_judged_by_later_picks_and_told_beside_the_pers
     assert "asked the same in a blind test, preferred the same 3 of 4 times (95 % between 19 and 99 %)" in out
     late = store.add_person("Bo").id  # tested, and without picks
     test, _ = store.add_test(
-        late, ["worse", "better"], [Scene("s", (liked[0].rejected, liked[0].chosen))], 1, {"picks": 0}
+        late, ["worse", "better"], [Matchup("s", (liked[0].rejected, liked[0].chosen))], 1, {"picks": 0}
     )
     store.answer_trial(test, store.test(test).trials[0].id, "first", 1.0, "Bo's answer")
     store.finish_test(test)
@@ -258,8 +262,8 @@ def test_one_model_judges_people_of_different_taste_encoders(tested, liked, tmp_
     store.set_encoder(bo, "pocket")
     assert store.person(person).encoder != "pocket"
     store.pick(store.add_candidate(bo, "before", noise(90), noise(91)), "first", "Bo's pick")
-    scenes = [Scene(liked[0].prompt, (liked[0].rejected, liked[0].chosen))]
-    test, _ = store.add_test(bo, ["worse", "better"], scenes, 1, {"picks": 1})
+    matchups = [Matchup(liked[0].prompt, (liked[0].rejected, liked[0].chosen))]
+    test, _ = store.add_test(bo, ["worse", "better"], matchups, 1, {"picks": 1})
     store.answer_trial(test, store.test(test).trials[0].id, "first", 1.0, "Bo's answer")
     store.finish_test(test)
     loaded, load = [], LocalVLM.from_folder

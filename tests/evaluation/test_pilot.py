@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ppd.blind_questions import Scene, left_to_ask
+from ppd.blind_questions import Matchup, left_to_ask
 from ppd.cli import main
 from ppd.evaluation.pilot import Report, pilot, read_reports, sentences
 from ppd.evaluation.report import figures_of, sheet, write_report
@@ -20,10 +20,10 @@ from ppd.store import TasteStore
 ARMS = ("plain <model>", "mine")
 
 
-def scenes(count):
+def matchups(count):
     colours = [(60 + number, 100 * arm, 7) for number in range(count) for arm in range(2)]
     pictures = [Picture.from_image(Image.new("RGB", (24, 16), colour)) for colour in colours]
-    return [Scene(f"prompt <{n}>", (pictures[2 * n], pictures[2 * n + 1])) for n in range(count)]
+    return [Matchup(f"prompt <{n}>", (pictures[2 * n], pictures[2 * n + 1])) for n in range(count)]
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def answered(tmp_path_factory):
     def answer(name, probability, picks, questions=20, seconds=3.0):
         store, draw = TasteStore(tmp_path_factory.mktemp(name)), random.Random(name)
         person = store.add_person(name).id
-        test, _ = store.add_test(person, ARMS, scenes(questions), questions, {"picks": picks}, random.Random(name))
+        test, _ = store.add_test(person, ARMS, matchups(questions), questions, {"picks": picks}, random.Random(name))
         for number in range(1000):
             left = left_to_ask(store.test(test).trials)
             if not left:

@@ -40,11 +40,14 @@ def test_it_is_the_likeliest_way_among_people():
 
 
 def test_more_looks_than_can_be_told_apart_still_turn():
+    """Of one look's standard deviation as much as is not the others' too: its leverage."""
     prior, looks = a_prior(), some_looks(k=9)
-    assert directions(prior, looks).isfinite().all()
     (more,) = turned(somebody(), prior, looks, "look 8", [1.0])
+    among_people = leans(looks, 1.0) @ torch.linalg.cholesky(prior.covariance.double())
+    leverage = torch.linalg.qr(among_people).Q[8].square().sum()
     moved = leans(looks, 1.0) @ (more.u - somebody().u)[0].double()
-    assert moved[8] > 0.5
+    torch.testing.assert_close(moved[8], leverage * among_people[8].norm(), rtol=1e-5, atol=0)
+    assert 0.1 < leverage < 0.9
 
 
 def test_a_strip_goes_evenly_from_less_to_more():

@@ -56,12 +56,24 @@ def test_it_is_the_nearest_taste_that_obeys(seed):
     torch.testing.assert_close(found.embedding.u[0].double(), expected, rtol=1e-5, atol=1e-5)
     assert bool((a @ found.embedding.u[0].double() <= 1e-5).all())
     again = bound(found.embedding, guide, looks, prior)
-    assert again.embedding is found.embedding and again.held == ()
+    assert torch.equal(again.embedding.u, found.embedding.u) and again.held == ()
     against = (a @ u.u[0].double() > 0).view(2, -1).any(0)
     assert found.held == tuple(rule for rule, one in zip(guide.rules, against, strict=True) if one)
     on_edge = (a @ found.embedding.u[0].double()).abs() < 1e-5
-    assert on_edge.any() and (a[on_edge] @ found.embedding.covariance_factor.double()).abs().max() < 1e-4  # draws stay
+    assert on_edge.any()
+    for one in (found, again):  # draws lean where u does
+        assert (a @ one.embedding.covariance_factor.double()).abs().max() < 1e-4
     assert (found.embedding.pairs, found.embedding.encoder_hash) == (4, HASH)
+
+
+def test_draws_obey_whatever_rule_the_mean_was_moved_by():
+    """Beyond the edges that hold u, too; what is not ruled stays as open as it was."""
+    for seed in range(12):
+        u, guide, looks, prior, a = world(seed)
+        found, rows = bound(u, Guide("g", guide.looks[:2]), looks, prior).embedding, a[[0, 1, 4, 5]]
+        draws = found.u.double() + torch.randn(200, D, dtype=torch.float64) @ found.covariance_factor.T.double()
+        assert float((draws @ rows.T).max()) < 1e-4
+        assert torch.linalg.matrix_rank(found.covariance_factor, rtol=1e-4) == D - 4
 
 
 def test_what_obeys_already_is_the_same_bit_for_bit():
@@ -70,7 +82,7 @@ def test_what_obeys_already_is_the_same_bit_for_bit():
         UserEmbedding(torch.zeros(1, D), "e", HASH, 0, "2026-01-01"),
         bound(u, guide, looks, prior).embedding,
     ):
-        assert bound(one, guide, looks, prior).embedding is one
+        assert torch.equal(bound(one, guide, looks, prior).embedding.u, one.u)
     free = Guide("g", (LookRule("should", "high a", 0.5), Contrast("must", 3)))
     assert bound(u, free, looks, prior).embedding is u
     assert told(bound(u, free, looks, prior), free).startswith("The guide g has no looks")

@@ -94,7 +94,7 @@ def test_the_pockets_probe_sees_what_is_drawn():
     style = dict.fromkeys(scenes.STYLES, 0.0)
     pictures = to_tensor(np.stack([scenes.render(caption, style, seed) for seed, caption in enumerate(captions)]))
     images = list(pictures.movedim(1, -1))
-    probe = object_probe(POCKET.file(WEIGHTS, "judge"))
+    probe = object_probe(POCKET.file(WEIGHTS, "classifier"))
     words = ["a house", "Trees", "sun / moon", "flowers"]
     assert found(probe, images, words)[0].tolist() == [True, False, True, False]
     assert found(probe, images, words)[1, [0, 1, 3]].tolist() == [False, True, True]

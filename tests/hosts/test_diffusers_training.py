@@ -25,6 +25,7 @@ if find_spec("comfy"):
     from .test_comfyui_low_rank import adapter_for, person
 
 stage_c = test_comfyui_stable_cascade.unet
+RNG = np.random.default_rng
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 POOLED = {"sdxl": 1280, "flux1": 32, "stable_cascade": test_comfyui_stable_cascade.CONTEXT}
 WIDTHS = {"sdxl": CONTEXT, "sd15": CONTEXT, "stable_cascade": test_comfyui_stable_cascade.CONTEXT}
@@ -116,3 +117,36 @@ def test_all_is_as_in_comfyui(both):
         found[1] = (found[1][0] / (1 + sigma.view(-1, 1, 1, 1) ** 2).sqrt(), *found[1][1:])
     for mine, other in zip(*found, strict=True):
         torch.testing.assert_close(mine, other.reshape(mine.shape), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["sd15", "qwen_image"])
+def test_gradient_checkpointing_changes_no_gradient_and_keeps_less(name):
+    """With another call for other people between, as the contrast has it, and backward after both."""
+    network = twin(name) if name in TWINS else denoiser(name)
+    scheduler = FlowMatchEulerDiscreteScheduler() if name in TWINS else DDPMScheduler(**SCHEDULE)
+    adapter = adapter_for(comfy_twin(name, network) if name in TWINS else comfy_model(name, network))
+    u, found = torch.stack([person(0).u, person(1).u]), []
+    for checkpointing in (False, True):
+        ours = DiffusersDenoiser(network, scheduler, lambda prompts: read(name, prompts), checkpointing=checkpointing)
+        x, t = draw(2, *((16, 8, 8) if name in TWINS else (4, 16, 16)), seed=1), ours.draw_timesteps(RNG(0), 2, 0.8)
+        host, context = ours.host(adapter.requires_grad_(True)), ours.text(["one", "other"])[np.array([0, 1])]
+        adapter.zero_grad()
+        kept: list[int] = []
+
+        def pack(x, kept=kept):
+            kept.append(x.nbytes)
+            return x
+
+        with ours.plain_attention():
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+                with host.personalized(u):
+                    loss = ours.predict(x, t, context).square().mean()
+                with host.personalized(-u):
+                    other = ours.predict(x, t, context).square().mean()
+            (loss - 0.5 * other).backward()
+        gradients = [weight.grad for weight in adapter.parameters() if weight.grad is not None]
+        found.append((loss.item(), torch.cat([one.flatten() for one in gradients]), sum(kept)))
+    (whole, plain, all_kept), (again, same, few_kept) = found
+    assert again == whole and plain.norm() > 0
+    assert (same - plain).norm() <= 1e-5 * plain.norm()
+    assert few_kept < 0.6 * all_kept

@@ -29,7 +29,7 @@ from ppd.pocket.world import POCKET, POCKET_FLOW
 
 FILES = {
     "pocket_base.safetensors",
-    "pocket_judge.safetensors",
+    "pocket_classifier.safetensors",
     "pocket_world.safetensors",
     "taste_encoders/pocket/encoder.safetensors",
     "taste_encoders/pocket/tower.safetensors",
@@ -45,7 +45,7 @@ TOY: tuple[tuple[dict, dict], ...] = (
     (encoder.TEXT, {"width": 32, "layers": 1}),
     (
         POCKET.steps,
-        {"autoencoder": 30, "decoder": 2, "base": 3, "encoder": 3, "judge": 3, "adapter": 2},
+        {"autoencoder": 30, "decoder": 2, "base": 3, "encoder": 3, "classifier": 3, "adapter": 2},
     ),
     (POCKET.sizes, {"pictures": 160, "decoded": 160, "pool": 60}),
     (people.SPLITS, {"training": 16, "tuning": 4, "reporting": 4}),
@@ -103,7 +103,7 @@ def test_every_file_is_made(finished):
 
 
 def test_floating_point_weights_are_half_precision(finished):
-    for name in ("pocket_base", "taste_encoders/pocket/tower", "pocket_judge", "adapters/pocket"):
+    for name in ("pocket_base", "taste_encoders/pocket/tower", "pocket_classifier", "adapters/pocket"):
         tensors = load_file(finished.weights / f"{name}.safetensors").values()
         assert {tensor.dtype for tensor in tensors if tensor.is_floating_point()} == {torch.float16}, name
 
@@ -116,7 +116,18 @@ def test_the_time_of_every_stage_is_noted(finished):
 def test_reading_makes_nothing(tmp_path):
     """What is missing is named, with the command that makes it."""
     empty = Recipe(tmp_path / "work", tmp_path / "weights")
-    for part in ("data", "vae", "latents", "decoded", "model", "encoder", "taste_encoder", "judge", "painted", "units"):
+    for part in (
+        "data",
+        "vae",
+        "latents",
+        "decoded",
+        "model",
+        "encoder",
+        "taste_encoder",
+        "classifier",
+        "painted",
+        "units",
+    ):
         with pytest.raises(ValueError, match=r"There is no .* in .*: `python -m ppd train pocket` makes it"):
             getattr(empty, part)
     with pytest.raises(ValueError, match=r"There is no pocket.safetensors .*`python -m ppd train pocket`"):
@@ -303,14 +314,14 @@ def test_preview_colors_are_least_squares():
 
 
 def test_the_second_world_is_made_by_the_same_recipe(finished, tmp_path, monkeypatch):
-    """Its base, judge, units, taste encoder with the first world's tower, and turbo; every figure of the model card."""
+    """Base, classifier, units, taste encoder with the first world's tower, turbo; every figure of the model card."""
     small = ({"num_layers": 1, "num_attention_heads": 1}, {"num_hidden_layers": 1, "intermediate_size": 32})
     for config, values in zip((flow.FLOW_CONFIG, flow.FLOW_TEXT_CONFIG), small, strict=True):
         for name, value in values.items():
             monkeypatch.setitem(config, name, value)
     for settings, values in (
         (POCKET_FLOW.vae_config, {"width": 16, "fine_width": 8}),
-        (POCKET_FLOW.steps, {"autoencoder": 3, "decoder": 2, "base": 3, "judge": 3, "adapter": 2, "turbo": 2}),
+        (POCKET_FLOW.steps, {"autoencoder": 3, "decoder": 2, "base": 3, "classifier": 3, "adapter": 2, "turbo": 2}),
         (POCKET_FLOW.sizes, {"pictures": 60, "decoded": 60, "pool": 60}),
     ):
         for name, value in values.items():
@@ -321,7 +332,7 @@ def test_the_second_world_is_made_by_the_same_recipe(finished, tmp_path, monkeyp
     shutil.copytree(finished.weights / "taste_encoders", weights / "taste_encoders")
     assert cli.main(["train", *options]) == 0
     made = {path.relative_to(weights).as_posix() for path in weights.rglob("*.safetensors")}
-    parts = {f"pocket_flow_{part}" for part in ("base", "judge", "world", "turbo")}
+    parts = {f"pocket_flow_{part}" for part in ("base", "classifier", "world", "turbo")}
     others = {"adapters/pocket-flow", "adapters/pocket-flow-seed2", "baselines/pocket-flow-population"}
     assert made - FILES == {f"{name}.safetensors" for name in parts | others | {"taste_encoders/pocket-flow/encoder"}}
     encoder = TasteEncoder.load(weights / "taste_encoders" / "pocket-flow")

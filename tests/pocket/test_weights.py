@@ -16,8 +16,8 @@ from ppd import cli
 from ppd.adapters import UserAdapter
 from ppd.pairs import read_pairs
 from ppd.pocket import scenes
+from ppd.pocket.classifier import ObjectClassifier, objects_found
 from ppd.pocket.data import to_tensor
-from ppd.pocket.judge import ObjectJudge, objects_found
 from ppd.pocket.look_words import LOOK_WORDS
 from ppd.pocket.painter import Painter, generate
 from ppd.pocket.statistics import STATISTICS, picture_statistics
@@ -30,7 +30,7 @@ FILES = {
     "pocket": (
         *(
             "pocket_base",
-            "pocket_judge",
+            "pocket_classifier",
             "pocket_world",
             "taste_encoders/pocket/tower",
             "taste_encoders/pocket/encoder",
@@ -38,7 +38,7 @@ FILES = {
         *("adapters/pocket", "adapters/pocket-seed2", "baselines/pocket-population"),
     ),
     "pocket-flow": (
-        *("pocket_flow_base", "pocket_flow_turbo", "pocket_flow_judge", "pocket_flow_world"),
+        *("pocket_flow_base", "pocket_flow_turbo", "pocket_flow_classifier", "pocket_flow_world"),
         *("taste_encoders/pocket-flow/encoder", "adapters/pocket-flow"),
     ),
 }
@@ -80,12 +80,12 @@ def test_its_adapters_fit_the_base_and_the_encoder(world, models):
 
 @BOTH
 def test_the_base_paints_what_is_named(world, models):
-    judge, model = ObjectJudge(), models[world.name]
-    judge.load_state_dict({k: v.float() for k, v in load_file(world.file(WEIGHTS, "judge")).items()})
+    classifier, model = ObjectClassifier(), models[world.name]
+    classifier.load_state_dict({k: v.float() for k, v in load_file(world.file(WEIGHTS, "classifier")).items()})
     prompts = scenes.HELD_OUT_CAPTIONS[::3]
     with torch.no_grad():
         pictures = model.decode(generate(model, prompts, range(len(prompts))))
-        found = objects_found(judge.eval(), pictures).numpy()
+        found = objects_found(classifier.eval(), pictures).numpy()
     named = np.stack([scenes.object_labels(prompt) for prompt in prompts]) > 0.5
     assert (found & named).sum() / named.sum() >= 0.9
 

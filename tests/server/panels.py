@@ -136,14 +136,14 @@ def choose(page, person):
 def settle(page, asking=0):
     """Waits until the page has done all that came of what was pressed till now: its requests, but for so many that are
     `asking` still, have their answers, the server's news of them have come, and all that is drawn."""
-    is_done, end = False, time.monotonic() + 60
-    while not is_done:
+    quiet, end = 0, time.monotonic() + 60
+    while quiet < 2:  # an answer that has come may be read a little later, and the next request only then sent
         assert time.monotonic() < end, [one.url for one in page.waiting]
         sent = page.sent
         if len(page.waiting) <= asking:
             page.evaluate(TOLD)
         page.evaluate(DRAWN)
-        is_done = len(page.waiting) <= asking and page.sent == sent
+        quiet = quiet + 1 if len(page.waiting) <= asking and page.sent == sent else 0
 
 
 def until(page, holds):

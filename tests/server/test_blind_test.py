@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ppd.blind_questions import Scene, outcomes
+from ppd.blind_questions import Matchup, outcomes
 from ppd.pictures import Picture
 from ppd.sequential import decided
 
@@ -89,11 +89,11 @@ def painter(server):
 def small(store, somebody):
     """A person with a test of four flat pictures."""
     person, _ = somebody
-    scenes = [
-        Scene(f"flat {n}", tuple(Picture.from_image(Image.new("RGB", (16, 16), (n, 99 * a, 1))) for a in (0, 1)))
+    matchups = [
+        Matchup(f"flat {n}", tuple(Picture.from_image(Image.new("RGB", (16, 16), (n, 99 * a, 1))) for a in (0, 1)))
         for n in range(4)
     ]
-    return person, store.add_test(person, ARMS, scenes, 10)[0]
+    return person, store.add_test(person, ARMS, matchups, 10)[0]
 
 
 def chunks(data):

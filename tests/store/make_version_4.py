@@ -14,12 +14,14 @@ RELEASED = "e7ba9d0"
 
 def blind_test(store: Any, person: str) -> None:
     """A test of two ways to paint, which is not yet answered."""
-    from ppd.blind_questions import Scene
+    from ppd.blind_questions import Matchup
 
     from .small_stores import picture
 
-    scenes = [Scene(f"a mill {number}", (picture(200 + 2 * number), picture(201 + 2 * number))) for number in range(4)]
-    store.add_test(person, ["plain", "mine"], scenes, 4, {"picks": 3})
+    matchups = [
+        Matchup(f"a mill {number}", (picture(200 + 2 * number), picture(201 + 2 * number))) for number in range(4)
+    ]
+    store.add_test(person, ["plain", "mine"], matchups, 4, {"picks": 3})
 
 
 if __name__ == "__main__":

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from ppd.blind_questions import Scene
+from ppd.blind_questions import Matchup
 from ppd.store import MissingError, StoreError, TasteStore
 
 from .small_stores import ask, picture, stored_pictures
 
 
-def scenes(count=4, start=1000, prompt="a test {}"):
-    return [Scene(prompt.format(n), (picture(start + 2 * n), picture(start + 2 * n + 1))) for n in range(count)]
+def matchups(count=4, start=1000, prompt="a test {}"):
+    return [Matchup(prompt.format(n), (picture(start + 2 * n), picture(start + 2 * n + 1))) for n in range(count)]
 
 
 @pytest.fixture
 def blind(store, aki):
-    return store.add_test(aki, ["base", "mine"], scenes(), 20, {"picks": 0})[0]
+    return store.add_test(aki, ["base", "mine"], matchups(), 20, {"picks": 0})[0]
 
 
 def of_taste(store, person):
@@ -93,19 +93,19 @@ def test_once_the_result_is_shown_nothing_is_blind(store, aki, blind):
 
 
 def test_the_same_pictures_are_one_test(store, aki, blind):
-    assert store.add_test(aki, ["base", "mine"], scenes(), 20) == (blind, False)
-    assert store.add_test(aki, ["base", "mine"], scenes(), 3) == (blind, False)
-    assert store.add_test(aki, ["renamed", "mine"], scenes(), 20) == (blind, False)
-    exchanged = [Scene(f"other words {one.prompt}", one.pictures[::-1]) for one in reversed(scenes())]
+    assert store.add_test(aki, ["base", "mine"], matchups(), 20) == (blind, False)
+    assert store.add_test(aki, ["base", "mine"], matchups(), 3) == (blind, False)
+    assert store.add_test(aki, ["renamed", "mine"], matchups(), 20) == (blind, False)
+    exchanged = [Matchup(f"other words {one.prompt}", one.pictures[::-1]) for one in reversed(matchups())]
     assert store.add_test(aki, ["mine", "base"], exchanged, 20) == (blind, False)
-    other, is_new = store.add_test(aki, ["base", "mine"], scenes(5), 20)
+    other, is_new = store.add_test(aki, ["base", "mine"], matchups(5), 20)
     assert is_new and [one.id for one in store.tests(aki)] == [other, blind]
 
 
 def test_after_the_result_no_other_name_asks_the_same_again(store, aki, blind):
     store.answer_trial(blind, store.test(blind).trials[0].id, "first", 1.0, "r")
     store.finish_test(blind)
-    assert store.add_test(aki, ["base", "yours"], scenes(), 20) == (blind, False)
+    assert store.add_test(aki, ["base", "yours"], matchups(), 20) == (blind, False)
     assert [one.finished is not None for one in store.tests(aki)] == [True]
 
 
@@ -128,7 +128,7 @@ def test_pictures_are_kept_with_the_lock_free_between_them(store, aki, monkeypat
 
     monkeypatch.setattr(store.pictures, "keep", kept_slowly)
     monkeypatch.setattr(store.pictures, "has", erased_once)
-    test, is_new = store.add_test(aki, ["base", "mine"], scenes(), 20)
+    test, is_new = store.add_test(aki, ["base", "mine"], matchups(), 20)
     assert is_new and asked and len(kept) == 11
     assert {digest for one in store.test(test).trials for digest in one.pictures} <= stored_pictures(store)
 
@@ -143,7 +143,7 @@ def test_a_test_that_cannot_be_filed_leaves_no_picture(store, aki, monkeypatch):
 
     monkeypatch.setattr(store.pictures, "keep", fails_late)
     with pytest.raises((StoreError, OSError), match="full|No space"):
-        store.add_test(aki, ["base", "mine"], scenes(), 20)
+        store.add_test(aki, ["base", "mine"], matchups(), 20)
     assert stored_pictures(store) == set() and store.tests(aki) == []
 
 
@@ -155,10 +155,10 @@ def test_what_has_made_the_taste_is_not_tested(store, aki, said):
         candidate = store.add_candidate(aki, "A  lake", picture(40), picture(41))
         store.pick(candidate, "tie" if said == "tie" else "second", "r")
     with pytest.raises(StoreError, match="Prompt 1 was answered .* test by other prompts") as refused:
-        store.add_test(aki, ["base", "mine"], scenes(prompt="a lake"), 20)
+        store.add_test(aki, ["base", "mine"], matchups(prompt="a lake"), 20)
     assert vars(refused.value)["prompt"] == "a lake"
     with pytest.raises(StoreError, match="paint it by another seed"):
-        store.add_test(aki, ["base", "mine"], scenes(start=40), 20)
+        store.add_test(aki, ["base", "mine"], matchups(start=40), 20)
     with pytest.raises(StoreError, match="Prompt 2 was .* test by other prompts"):
         store.check_apart(aki, [("a hill", ()), ("a lake", ())])
     assert store.tests(aki) == [] and store.digests(aki) <= {picture(40).digest, picture(41).digest}
@@ -167,13 +167,13 @@ def test_what_has_made_the_taste_is_not_tested(store, aki, said):
 def test_what_was_skipped_or_waits_may_be_tested(store, aki):
     store.pick(ask(store, aki, 20, "a lake"), "skip", "r")
     ask(store, aki, 30, "a lake")
-    assert store.add_test(aki, ["base", "mine"], scenes(prompt="a lake", start=40), 20)[1]
+    assert store.add_test(aki, ["base", "mine"], matchups(prompt="a lake", start=40), 20)[1]
 
 
 @pytest.mark.parametrize("arms", [["base"], ["base", "Base "], ["a", "b", "c", "d"], ["", "b"], ["x" * 41, "b"]])
 def test_names_of_arms_that_say_nothing_are_refused(store, aki, arms):
     with pytest.raises(StoreError, match="give"):
-        store.add_test(aki, arms, scenes(), 20)
+        store.add_test(aki, arms, matchups(), 20)
 
 
 def test_a_deleted_test_and_an_erased_person_leave_nothing(store, aki, blind):
@@ -184,14 +184,14 @@ def test_a_deleted_test_and_an_erased_person_leave_nothing(store, aki, blind):
     assert stored_pictures(store) == {store.candidate(kept).first, store.candidate(kept).second}
     with pytest.raises(MissingError, match="blind test is not there any more"):
         store.test(blind)
-    store.add_test(aki, ["base", "secret arm"], scenes(prompt="secret {}"), 20)
+    store.add_test(aki, ["base", "secret arm"], matchups(prompt="secret {}"), 20)
     store.delete_person(aki)
     left = [path for path in store.folder.rglob("*") if path.is_file() and b"secret" in path.read_bytes()]
     assert stored_pictures(store) == set() and left == []
 
 
 def test_questions_of_another_test_are_refused(store, aki, blind):
-    other, _ = store.add_test(aki, ["base", "yours"], scenes(start=2000), 20)
+    other, _ = store.add_test(aki, ["base", "yours"], matchups(start=2000), 20)
     trial = store.test(other).trials[0]
     with pytest.raises(MissingError, match="not of this blind test"):
         store.answer_trial(blind, trial.id, "first", 1.0, "r")
@@ -204,4 +204,4 @@ def test_questions_of_another_test_are_refused(store, aki, blind):
 
 def test_arms_that_paint_the_same_are_refused(store, aki):
     with pytest.raises(StoreError, match="^All ways have painted the same pictures"):
-        store.add_test(aki, ["base", "mine"], [Scene("x", (picture(1), picture(1)))], 20)
+        store.add_test(aki, ["base", "mine"], [Matchup("x", (picture(1), picture(1)))], 20)

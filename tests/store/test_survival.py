@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from ppd.blind_questions import Scene
+from ppd.blind_questions import Matchup
 from ppd.pictures import Picture
 from ppd.store import TasteStore
 
@@ -78,8 +78,8 @@ def the_scenario(store):
     yield
     store.undo(aki, "u2")
     yield
-    scene = Scene("a test", (picture(50), picture(51)))
-    test, _ = store.add_test(aki, ["base", "mine"], [scene], 4, draw=random.Random(0))
+    matchup = Matchup("a test", (picture(50), picture(51)))
+    test, _ = store.add_test(aki, ["base", "mine"], [matchup], 4, draw=random.Random(0))
     yield
     store.answer_trial(test, store.test(test).trials[0].id, "first", 1.0, "t1")
     yield

@@ -11,19 +11,19 @@ from torch import Tensor
 
 from ..training.loop import device_of, fit
 from . import scenes
+from .classifier import ObjectClassifier
 from .data import PictureSet, to_tensor
-from .judge import ObjectJudge
 
 
-def train_judge(
+def train_classifier(
     data: PictureSet, decoded: np.ndarray, checkpoint: Path, steps: int, batch: int = 48, seed: int = 4
-) -> ObjectJudge:
+) -> ObjectClassifier:
     """Multi-label training on pictures as the autoencoder returns them, a little blurred, shifted and noisy."""
     torch.manual_seed(seed)
-    judge = ObjectJudge().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    classifier = ObjectClassifier().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     labels = torch.from_numpy(np.stack([scenes.object_labels(scene.caption) for scene in scenes.SCENES]))
 
-    def loss(module: ObjectJudge, rng: np.random.Generator, step: int) -> tuple[Tensor, dict[str, float]]:
+    def loss(module: ObjectClassifier, rng: np.random.Generator, step: int) -> tuple[Tensor, dict[str, float]]:
         index = rng.integers(len(decoded), size=batch)
         x = to_tensor(decoded[index]).to(device_of(module))
         if rng.random() < 0.5:
@@ -38,4 +38,6 @@ def train_judge(
         value = F.binary_cross_entropy_with_logits(logits, target)
         return value, {"loss": value.item(), "right": ((logits > 0) == (target > 0.5)).float().mean().item()}
 
-    return fit("judge", judge, loss, steps=steps, learning_rate=1.2e-3, checkpoint=checkpoint, seed=seed, muon=True)
+    return fit(
+        "classifier", classifier, loss, steps=steps, learning_rate=1.2e-3, checkpoint=checkpoint, seed=seed, muon=True
+    )

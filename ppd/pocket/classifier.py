@@ -1,4 +1,4 @@
-"""The object classifier: says which kinds of object are in a picture. It judges figures and sets adapters' strength."""
+"""The object classifier: which kinds of object are in a picture, for figures and the choice of adapters' strength."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from . import scenes
 
 
-class ObjectJudge(nn.Module):
+class ObjectClassifier(nn.Module):
     """Pictures [n, 3, 128, 128] in 0..1 to logits [n, 10], one for each of scenes.KINDS."""
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class ObjectJudge(nn.Module):
 
 
 @torch.inference_mode()
-def objects_found(judge: ObjectJudge, pictures: Tensor, batch: int = 64) -> Tensor:
+def objects_found(classifier: ObjectClassifier, pictures: Tensor, batch: int = 64) -> Tensor:
     """Pictures [n, 3, 128, 128] in 0..1 to bool [n, 10]: which kinds are there."""
-    device = next(judge.parameters()).device
-    return torch.cat([judge(part.to(device)).cpu() > 0 for part in pictures.split(batch)])
+    device = next(classifier.parameters()).device
+    return torch.cat([classifier(part.to(device)).cpu() > 0 for part in pictures.split(batch)])
