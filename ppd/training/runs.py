@@ -72,7 +72,7 @@ class State:
         """What a finished training, or rehearsal, tells in words; empty for others."""
         if self.result is None:
             return ""
-        return "\n".join(sentences(self.result)) if "held_out" in self.result else Costs(**self.result).report()
+        return "\n".join(sentences(self.result)) if self._is_trained else Costs(**self.result).report()
 
     def worth(self) -> dict[str, Any] | None:
         """Of a finished training: `own`, `anothers` and `personal`, their difference, in 0..1, as measured on so many
@@ -87,10 +87,15 @@ class State:
 
     def costs(self) -> dict[str, float] | None:
         """Of a finished rehearsal: what the training would take, in `seconds` and in `gigabytes` of memory."""
-        if self.result is None or "peak_memory" not in self.result:
+        if self.result is None or self._is_trained:
             return None
         costs = Costs(**self.result)
         return {"seconds": 3600 * costs.hours, "gigabytes": costs.peak_memory / 2**30}
+
+    @property
+    def _is_trained(self) -> bool:
+        """Whether the result is a training's, and no rehearsal's: both tell of memory."""
+        return self.result is not None and "held_out" in self.result
 
 
 @dataclass(frozen=True)

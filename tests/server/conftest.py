@@ -103,18 +103,18 @@ class Server:
     def submit(self, prompt: Prompt, client: str = "") -> str:
         return self.post("/prompt", {"prompt": prompt, "client_id": client or uuid4().hex})["prompt_id"]
 
-    def finished(self, prompt_id: str) -> dict[str, Any]:
+    def finished(self, prompt_id: str, seconds: float = RUNNING) -> dict[str, Any]:
         """Waits for the end of a run; its entry in the history."""
-        end = time.monotonic() + RUNNING
+        end = time.monotonic() + seconds
         while time.monotonic() < end:
             if entry := self.get(f"/history/{prompt_id}").get(prompt_id):
                 return entry
             time.sleep(0.05)
-        raise AssertionError(f"the graph did not end within {RUNNING} s:\n{self.log.read_text()[-3000:]}")
+        raise AssertionError(f"the graph did not end within {seconds} s:\n{self.log.read_text()[-3000:]}")
 
-    def run(self, prompt: Prompt) -> dict[str, Any]:
+    def run(self, prompt: Prompt, seconds: float = RUNNING) -> dict[str, Any]:
         """Runs a graph to its end; its entry in the history, with the nodes taken from the cache as "cached"."""
-        entry = self.finished(self.submit(prompt))
+        entry = self.finished(self.submit(prompt), seconds)
         messages = {kind: data for kind, data in entry["status"]["messages"]}
         assert entry["status"]["status_str"] == "success", messages.get("execution_error", messages)
         return {**entry, "cached": set(messages["execution_cached"]["nodes"])}

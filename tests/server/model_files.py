@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from functools import partial
 from importlib.util import find_spec
 from math import prod
 from pathlib import Path
@@ -18,20 +17,17 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from benchmarks.random_models import MODELS, WIDTH
 from ppd.adapters import AdapterConfig, CrossAttentionAdapter, CrossAttentionConfig
 from ppd.families import FAMILIES
 from ppd.user_embedding import UserEmbedding
 
 if find_spec("comfy"):
     import comfy.clip_vision
-    import comfy.model_base
     import comfy.ops
-    import comfy.supported_models
     from comfy.ldm.cascade.stage_c import StageC
     from comfy.taesd.taesd import TAESD
 
-WIDTH = 320
-"""Of all levels, and so of all cross-attention layers."""
 TOKENS, POOLED = 77, 1280
 """Of text states."""
 ENCODER, ENCODER_HASH = "some-clip", "0" * 64
@@ -52,45 +48,6 @@ def write_checkpoint(path: Path, family: str, *, text_encoder: bool) -> None:
             text = model.model_config.clip_target({}).clip(device="meta", dtype=torch.float16).state_dict()
     parts = model.state_dict_for_saving(model.diffusion_model.state_dict(), text, autoencoder)
     write_random(path, parts)
-
-
-def unet_model(
-    kind: str, depths: tuple[int, ...], context: int, *, linear: bool = True, pooled: int | None = None
-) -> comfy.model_base.BaseModel:
-    """ComfyUI's model of the configuration `kind` in half precision, without weights.
-
-    depths: transformer blocks of each level · linear: whether they project linearly, not by convolutions ·
-    pooled: width of the pooled text states and picture sizes, where the denoiser reads them.
-    """
-    config = {
-        "image_size": 32,
-        "in_channels": 4,
-        "out_channels": 4,
-        "model_channels": WIDTH,
-        "num_res_blocks": [2] * len(depths),
-        "channel_mult": [1] * len(depths),
-        "transformer_depth": [depth for depth in depths for _ in range(2)],
-        "transformer_depth_output": [depth for depth in depths for _ in range(3)],
-        "transformer_depth_middle": depths[-1] or 1,
-        "use_linear_in_transformer": linear,
-        "context_dim": context,
-        "adm_in_channels": pooled,
-        "num_classes": "sequential" if pooled else None,
-        "use_temporal_attention": False,
-        "use_spatial_transformer": True,
-        "legacy": False,
-    }
-    settings = getattr(comfy.supported_models, kind)(config)
-    settings.set_inference_dtype(torch.float16, None)
-    return settings.get_model({}, device="meta")
-
-
-MODELS = {
-    "sd15": partial(unet_model, "SD15", (1, 1, 1, 0), 768, linear=False),
-    "sd2": partial(unet_model, "SD20", (1, 1, 1, 0), 1024),
-    "sdxl": partial(unet_model, "SDXL", (0, 2, 10), 2048, pooled=2816),
-}
-"""Family to what builds its narrow model."""
 
 
 def write_stage_c(path: Path) -> list[int]:

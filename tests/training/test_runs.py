@@ -109,6 +109,9 @@ def test_how_it_ended_is_told_by_its_files(tmp_path):
     state = training.state()
     assert state.state == "finished" and state.costs() == {"seconds": 3600.0, "gigabytes": 2.0}
     assert "about 1.0 hours" in state.report() and state.worth() is None
+    trained = {"held_out": {"simulated": None, "real": None}, "real_people": {"people": 0}, "peak_memory": 2**31}
+    (tmp_path / "result.json").write_text(json.dumps(trained))
+    assert training.state().costs() is None and "too few prompts" in training.state().report()
     training.clear()
     assert training.state().state == "failed"
 
