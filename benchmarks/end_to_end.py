@@ -225,7 +225,7 @@ def train_by_command(server: Server, files: dict[str, Path], family: str, work: 
     """Trains on the same files once more; the report."""
     base = server.base
     out = base / "models" / "user_adapters" / f"{BY_COMMAND}.safetensors"
-    options = {
+    options: dict[str, Any] = {
         "--base": files.get("checkpoints") or files["diffusion_models"],
         "--studies": base / "datasets" / STUDIES,
         "--encoder": base / "models" / "taste_encoders" / ENCODER,

@@ -62,6 +62,7 @@ Changes = Mapping[str, Callable[[Tensor], object]]
 
 def write_model(family: str, models: Path) -> dict[str, Path]:
     """The files of a model below ComfyUI's folder of models, by the folder each lies in."""
+    files: dict[str, Callable[[Path], None]]
     if family in MODELS:
         files = {"checkpoints": partial(write_checkpoint, family=family)}
     else:
@@ -92,7 +93,8 @@ def write_checkpoint(path: Path, family: str) -> None:
     }
     changes |= {f"{last}to_{one}.weight": torch.Tensor.zero_ for one in "qk"}
     changes[f"{last}to_v.weight"] = partial(hear, torch.cat(directions, 1), TOKENS[family])
-    write_weights(path, weights, changes | visible(weights), f"{QUIET_TEXT}|{QUIET_AUTOENCODER}")
+    changes |= visible(weights)
+    write_weights(path, weights, changes, f"{QUIET_TEXT}|{QUIET_AUTOENCODER}")
 
 
 def write_transformer(path: Path, family: str) -> None:
@@ -215,7 +217,7 @@ def write_weights(path: Path, like: Mapping[str, Tensor], changes: Changes, quie
                 weight *= QUIET
             if name in changes:
                 changes[name](weight)
-            file.write(weight.reshape(-1).view(torch.uint8).numpy())
+            file.write(weight.reshape(-1).view(torch.uint8).numpy().tobytes())
 
 
 def drawn(name: str, like: Tensor) -> Tensor:

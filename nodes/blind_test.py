@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..ppd.blind_questions import Matchup, folded
+from ..ppd.blind_questions import Matchup
+from ..ppd.pairs import folded
 from ..ppd.pictures import Picture
 from ..ppd.store import BlindTest, LearnedError, Person
 from . import folders, people

@@ -18,6 +18,7 @@ from PIL import Image
 from ..ppd.encoders.encoder import TasteEncoder
 from ..ppd.files import write_file
 from ..ppd.studies import StudySet
+from ..ppd.training.latent_files import LATENTS
 from ..ppd.training.runs import State, Training, trainings
 from ..ppd.training.settings import KINDS, Settings
 from . import folders, people
@@ -321,16 +322,26 @@ def pairs_arguments(choice: str, folder: Path, solo: bool) -> list[str]:
         if person is None:
             raise ValueError("There is nobody of that name in the taste store yet: pick in the tab Taste first.")
         path = folder / person.id
-        if not path.exists():
-            folders.taste_store().export(person.id, path)
+        is_read = any(Training(one).state().is_active for one in (folder, folder / DRY_RUN))
+        has_begun = is_read or any(folder.glob("*.pt"))
+        if not (path.exists() and has_begun):  # else it goes on with what it began with
+            fresh = folder / f"{person.id} now"
+            for old in (fresh, path):
+                shutil.rmtree(old, ignore_errors=True)
+            folders.taste_store().export(person.id, fresh)
+            fresh.rename(path)
     return ["--pairs", str(path), *(["--solo"] if solo else [])]
 
 
 @forgets
 def forget(person: str) -> None:
-    """Erase the picks that were kept for trainings."""
-    for path in folders.trainings_folder().glob(f"*/{person}"):
+    """Erase the picks that were kept for trainings, and what the VAE made of their pictures; a training on them is
+    asked to stop."""
+    root = folders.trainings_folder()
+    for path in [*root.glob(f"*/{person}"), *root.glob(f"*/{DRY_RUN}/{person}")]:
+        Training(path.parent).stop()
         shutil.rmtree(path)
+        shutil.rmtree(path.parent / LATENTS, ignore_errors=True)
 
 
 def write_folders(folder: Path) -> Path:

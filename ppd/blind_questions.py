@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Literal
 
+from .pairs import folded
 from .pictures import Picture
 from .sequential import ALPHA, decided
 
@@ -92,11 +93,6 @@ def design(matchups: Sequence[Matchup], most: int, draw: random.Random) -> list[
         pictures = matchup.pictures[one], matchup.pictures[other]
         questions.append(BlindQuestion(matchup.prompt, pictures, (one, other)))
     return _with_repeats(questions, draw)
-
-
-def folded(text: str) -> str:
-    """What tells prompts and names apart: neither case nor spaces."""
-    return " ".join(text.split()).casefold()
 
 
 def pairs_of(trials: Sequence[Trial]) -> list[tuple[int, int]]:

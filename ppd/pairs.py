@@ -249,8 +249,13 @@ def disjoint(support: Iterable[PreferencePair], query: Sequence[PreferencePair])
 
 
 def caption_of(pair: PreferencePair) -> str:
-    """The prompt by which pairs are told apart: whatever its case and spaces."""
-    return " ".join(pair.prompt.split()).casefold()
+    """The prompt by which pairs are told apart."""
+    return folded(pair.prompt)
+
+
+def folded(text: str) -> str:
+    """What tells prompts and names apart: neither case nor spaces."""
+    return " ".join(text.split()).casefold()
 
 
 def _is_anothers(row: Row, user: str) -> bool:

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from ..blind_questions import BlindQuestion, folded
+from ..blind_questions import BlindQuestion
 from ..files import write_file
-from ..pairs import counted
+from ..pairs import counted, folded
 from ..sequential import ALPHA, binomial_interval, binomial_p
 from .figures import Array, bootstrap_both, least_p, permutation_p
 from .judges import Asked, Judge, Judged

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
-from ..blind_questions import BlindQuestion, Matchup, Trial, design, folded, left_to_ask
+from ..blind_questions import BlindQuestion, Matchup, Trial, design, left_to_ask
+from ..pairs import folded
 from .candidates import VERDICTS
 from .errors import LearnedError, MissingError, StoreError, damaged
 from .people import now

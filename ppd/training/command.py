@@ -76,12 +76,14 @@ def opened(arguments: argparse.Namespace, folder: Path, settings: Settings) -> R
     """Everything that the run reads."""
     from ..encoders.encoder import TasteEncoder
     from ..hosts.comfyui_base import find_comfyui, load_checkpoint, load_parts, use_comfyui
-    from ..pairs import read_pairs
+    from ..pairs import PreferencePair, read_pairs
     from ..studies import open_studies
-    from .real_picks import people_in
+    from .distributed import processes
+    from .real_picks import HeldOut, people_in
 
     studies, made = open_studies(arguments.studies), TasteEncoder.load(arguments.encoder)
     comfyui = arguments.comfyui or find_comfyui()
+    processes()  # gives each its own GPU, which ComfyUI then takes
     use_comfyui(comfyui)
     from ..hosts.comfyui_checkpoint import ComfyUICheckpoint
     from ..hosts.comfyui_towers import open_tower
@@ -93,11 +95,16 @@ def opened(arguments: argparse.Namespace, folder: Path, settings: Settings) -> R
         loaded = load_checkpoint(comfyui, arguments.base)
     base = ComfyUICheckpoint(loaded, studies, checkpointing=arguments.gradient_checkpointing)
     encoder = made.open(open_tower(made.tower, arguments.encoder), arguments.cache)
-    pairs, held_out = [], []
+    pairs: list[PreferencePair] = []
+    held_out = HeldOut([], [])
     for path in arguments.pairs:
-        taught, apart = (list(read_pairs(path)), []) if arguments.solo else people_in(path, settings.most_pairs)
+        if arguments.solo:
+            pairs += read_pairs(path)
+            continue
+        taught, others = people_in(path, settings.most_pairs)
         pairs += taught
-        held_out += apart
+        held_out.support.extend(others.support)
+        held_out.query.extend(others.query)
     return Run(base, encoder, studies, folder, settings, pairs, held_out, arguments.solo, arguments.licence)
 
 

@@ -12,6 +12,7 @@ from ..encoders.encoder import PosteriorEncoder
 from ..encoders.looks import Looks
 from ..encoders.simulated import SIMULATED, SimulatedPeople, simulate
 from ..pair_index import held_out, key_of
+from ..pairs import folded
 from ..studies import StudyPicture, StudySet
 from .distillation import Sides
 from .picks import QueryPicks
@@ -30,7 +31,8 @@ MEASURED_PEOPLE = 100
 class Materials:
     """`picks` of simulated `people` to train on, with the first prompts' wordings for each look (`sides`);
     `everybody`'s, of real people too; and picks of other simulated people on other prompts, None where these are too
-    few: `watched` ones to choose the weights by, and `held_out` ones to measure them.
+    few: `watched` ones to choose the weights by, and `held_out` ones to measure them. `apart` are the prompts of these
+    two (`caption_of`'s words) and their pictures' digests, which real people may have picked among as well.
     """
 
     people: SimulatedPeople
@@ -39,6 +41,7 @@ class Materials:
     everybody: QueryPicks
     watched: QueryPicks | None
     held_out: QueryPicks | None
+    apart: frozenset[str] = frozenset()
 
 
 def gather(
@@ -75,8 +78,9 @@ def gather(
     known = [studies.looks[name] for name in looks.names]
     sides = [[(look.low.on(prompt), look.high.on(prompt)) for look in known] for prompt in taught[:WORDED_PROMPTS]]
     own = picks(people, taught)
-    judging = [picks(of, apart) if len(apart) >= LEAST_PROMPTS else None for of in (watched, others)]
-    return Materials(people, own, sides, own, *judging)
+    by_watched, by_others = (picks(of, apart) if len(apart) >= LEAST_PROMPTS else None for of in (watched, others))
+    unseen = {picture.picture.digest for picture in pictures if picture.prompt in set(apart)}
+    return Materials(people, own, sides, own, by_watched, by_others, frozenset(unseen.union(map(folded, apart))))
 
 
 def _looks(studies: StudySet, encoder: PosteriorEncoder) -> Looks:

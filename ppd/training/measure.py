@@ -45,7 +45,8 @@ def measure(
     noise_rng = np.random.default_rng(seed + 1)
     rows = [_errors(dpo, index[i : i + batch], other[i : i + batch], noise_rng) for i in range(0, len(index), batch)]
     logits = torch.cat([logits for logits, _ in rows], 1)
-    right = (logits > 0).double().unflatten(1, (count, PICKS)).mean(2).numpy()
+    # Where u is 0, as the population's is in an encoder that met nobody, the logit is 0: no lean is half right
+    right = (0.5 * (logits.sign() + 1)).double().unflatten(1, (count, PICKS)).mean(2).numpy()
     own, theirs, population = right
     changes = torch.cat([changes for _, changes in rows], 1)
     order = changes[2].argsort(descending=True).chunk(PARTS)
@@ -66,7 +67,8 @@ def measure(
 def permutation_p(differences: np.ndarray, rng: np.random.Generator, shuffles: int = SHUFFLES) -> float:
     """One-sided p of the mean of paired differences [n] being above 0, by random signs (never 0: Phipson and Smyth)."""
     signs = rng.choice([-1.0, 1.0], (shuffles, len(differences)))
-    return float((1 + ((signs * differences).mean(1) >= differences.mean()).sum()) / (1 + shuffles))
+    as_far = (signs * differences).mean(1) >= differences.mean() - 1e-12  # the same sum in another order
+    return float((1 + as_far.sum()) / (1 + shuffles))
 
 
 @torch.no_grad()

@@ -1,10 +1,11 @@
-"""Real people's picks as an adapter is trained on them: half of each person's prompts make their u, the others are the
-queries."""
+"""Real people's picks as an adapter is trained on them, and measured by: half of each person's prompts make their u,
+the others are the queries; who is held out is measured on prompts that nobody trained on."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from ..encoders.encoder import PosteriorEncoder
 from ..pair_index import LEAST_PAIRS, Array, index_pairs, split
-from ..pairs import PreferencePair
+from ..pairs import PreferencePair, caption_of
 from ..pictures import Picture
 from .latent_files import encoded
 from .picks import QueryPicks
@@ -28,14 +29,18 @@ def real_picks(
     latents_of: Callable[[Sequence[Picture]], Tensor],
     folder: Path,
     *,
+    queries_of: Sequence[PreferencePair] | None = None,
+    apart: frozenset[str] = frozenset(),
     seed: int = 0,
 ) -> QueryPicks | None:
     """Picks of all users with LEAST_PAIRS pairs or more; None where there is nobody. `latents_of` gives pictures'
-    latents [n, C, ...], which `folder` keeps; ties only make u."""
+    latents [n, C, ...], which `folder` keeps; ties only make u.
+
+    A user's pairs are halved into those that make u and queries, or all make u where `queries_of` has the queries.
+    What others are measured on, prompts and pictures `apart` (materials.py), is in no query.
+    """
     rng = np.random.default_rng(seed)
-    by_user: dict[str | None, list[PreferencePair]] = {}
-    for pair in pairs:
-        by_user.setdefault(pair.user, []).append(pair)
+    by_user, asked = _by_user(pairs), _by_user(queries_of or ())
     known = {user: own for user, own in by_user.items() if len(own) >= LEAST_PAIRS}
     if len(known) < len(by_user):
         log.info("Left out %d people with fewer than %d picks.", len(by_user) - len(known), LEAST_PAIRS)
@@ -44,9 +49,10 @@ def real_picks(
     queries: list[PreferencePair] = []
     person: list[int] = []
     embeddings: list[Tensor] = []
-    for own in known.values():
-        support, query = _halves(own, rng)
-        if not query:  # all of its pictures are in the support
+    for user, own in known.items():
+        support, query = _halves(own, rng) if queries_of is None else (own, asked.get(user, []))
+        query = [pair for pair in query if not apart & {caption_of(pair), pair.chosen.digest, pair.rejected.digest}]
+        if not query:  # all of its pictures are in the support, or apart
             continue
         person += [len(embeddings)] * len(query)
         embeddings.append(_embeddings(support, encoder, rng))
@@ -71,17 +77,36 @@ def real_picks(
     )
 
 
-def people_in(path: Path, most: int) -> tuple[list[PreferencePair], list[PreferencePair]]:
-    """Pairs of a set of many people, in two passes over it: those to train on, and those of held-out people, to measure
-    on; at most `most` and a fifth of that, the first ones."""
+@dataclass(frozen=True)
+class HeldOut:
+    """Pairs of people whom training never sees: those that make their u, and `query` ones on prompts and pictures that
+    training never sees either, to measure on."""
+
+    support: list[PreferencePair]
+    query: list[PreferencePair]
+
+
+def people_in(path: Path, most: int) -> tuple[list[PreferencePair], HeldOut]:
+    """Pairs of a set of many people, in two passes over it: those to train on, and held-out people's; at most `most`
+    and a fifth of that, the first ones."""
     index = index_pairs(path)
     parts = split(index)
-    measuring = (parts.support | parts.query) & parts.held_out
 
-    def pairs(wanted: Array, limit: int) -> list[PreferencePair]:
-        return [pair for _, pair in index.read(wanted & (wanted.cumsum() <= limit))]
+    def first(wanted: Array, limit: int) -> Array:
+        return wanted & (wanted.cumsum() <= limit)
 
-    return pairs(parts.train, most), pairs(measuring, most // 5)
+    def pairs(wanted: Array) -> list[PreferencePair]:
+        return [pair for _, pair in index.read(wanted)]
+
+    measured = first((parts.support | parts.query) & parts.held_out, most // 5)
+    return pairs(first(parts.train, most)), HeldOut(pairs(measured & parts.support), pairs(measured & parts.query))
+
+
+def _by_user(pairs: Sequence[PreferencePair]) -> dict[str | None, list[PreferencePair]]:
+    found: dict[str | None, list[PreferencePair]] = {}
+    for pair in pairs:
+        found.setdefault(pair.user, []).append(pair)
+    return found
 
 
 def _halves(

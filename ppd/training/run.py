@@ -15,6 +15,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,12 @@ from .adapter import distil, train_adapter
 from .base import Base
 from .costs import Costs, forget_peak, peak_memory
 from .distributed import processes
+from .latent_files import LATENTS
 from .materials import Materials, gather
 from .measure import measure
 from .picks import MOST_REAL
 from .prompt_loss import PROMPTS, prompt_loss
-from .real_picks import LEAST_PAIRS, real_picks
+from .real_picks import LEAST_PAIRS, HeldOut, real_picks
 from .report import page, people_sheet
 from .settings import Settings
 
@@ -44,12 +46,16 @@ log = logging.getLogger(__name__)
 VALIDATE_EVERY = 50
 REHEARSED = 2
 """Steps of each stage that a rehearsal takes."""
+INPUTS = "inputs.json"
+LEARNED_BY = ("learning_rate", "end_percent", "kind", "rank", "seed", "people", "objective")
+"""Settings with which what a run has saved was learned: it goes on with no others, else its file would not tell the
+truth."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training: `base` with its `studies` and their `encoder`, real people's `pairs`, `held_out` ones of
-    others to measure on, and the `folder` it lies in.
+    """One training: `base` with its `studies` and their `encoder`, real people's `pairs`, others `held_out`
+    to measure on, and the `folder` it lies in.
 
     `solo`: for the one person of the pairs, whose share is then that of many. `licence`: of the pairs, as their owner
     states it, for the report.
@@ -61,7 +67,7 @@ class Run:
     folder: Path
     settings: Settings = Settings()
     pairs: Sequence[PreferencePair] = ()
-    held_out: Sequence[PreferencePair] = ()
+    held_out: HeldOut | None = None
     solo: bool = False
     licence: str = ""
 
@@ -72,6 +78,7 @@ class Run:
         """
         started = time.monotonic()
         self.check()
+        self._go_on()
         materials = self.materials()
         adapter = self._stages(materials, self.folder, self.settings)
         figures = self._figures(materials, adapter)
@@ -80,10 +87,10 @@ class Run:
         figures["prompt_loss"] = self._prompt_loss(materials, adapter)
         figures["hours"] = round((time.monotonic() - started) / 3600, 3)
         adapter.config = replace(adapter.config, training={**adapter.config.training, "report": figures})
-        adapter.save(out, torch.float16)
         self._paint(materials, adapter)
         write_file(self.folder / "report.json", json.dumps(figures, indent=1).encode())
         write_file(self.folder / "report.html", page(out.stem, figures, "sheet.png").encode())
+        adapter.save(out, torch.float16)  # last, since who has it is not trained again
         return figures
 
     def rehearse(self) -> Costs:
@@ -120,6 +127,33 @@ class Run:
                 "one."
             )
 
+    def _go_on(self) -> None:
+        """Refuse what was saved of a training on something else."""
+        file, now = self.folder / INPUTS, json.loads(json.dumps(self._inputs()))
+        then = json.loads(file.read_text()) if file.exists() and any(self.folder.glob("*.pt")) else now
+        changed = [name for name in now if now[name] != then.get(name)]
+        if changed:
+            raise ValueError(
+                f"What lies in {self.folder} was trained with other {', '.join(changed)}: name another file as --out, "
+                "or delete that folder to begin anew."
+            )
+        if processes().is_main_process:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_file(file, json.dumps(now, indent=1).encode())
+
+    def _inputs(self) -> dict[str, Any]:
+        """What the weights come of, by content."""
+        painted = sorted(picture.picture.digest for picture in self.studies.pictures)
+        picked = [(pair.chosen.digest, pair.rejected.digest, pair.outcome) for pair in self.pairs]
+        settings = asdict(self.settings)
+        return {
+            "base": self.base.signature,
+            "taste encoder": self.encoder.weight_hash,
+            "studies": _hash(painted),
+            "pairs": _hash([picked, self.solo]),
+            **{name: settings[name] for name in LEARNED_BY},
+        }
+
     def materials(self) -> Materials:
         """Picks of simulated people, and of real ones where there are enough."""
         settings = self.settings
@@ -130,7 +164,8 @@ class Run:
             measured=settings.measured_people,
             seed=settings.seed,
         )
-        real = real_picks(self.pairs, self.encoder, self.base.latents, self._latents, seed=self.settings.seed)
+        options: dict[str, Any] = {"apart": materials.apart, "seed": settings.seed}
+        real = real_picks(self.pairs, self.encoder, self.base.latents, self._latents, **options)
         if self.solo and (real is None or real.people > 1):
             raise ValueError(
                 f"Training for one person takes {LEAST_PAIRS} picks or more, all of that person: give such pairs."
@@ -141,8 +176,8 @@ class Run:
 
     @property
     def _latents(self) -> Path:
-        """Real people's pictures as latents, which the next start of the run finds."""
-        return self.folder / "latents"
+        """Real people's pictures as this base's latents, which the next start of the run finds."""
+        return self.folder / LATENTS / _hash(self.base.signature)[:12]
 
     def _paint(self, materials: Materials, adapter: UserAdapter) -> None:
         """Pictures of the adapter as it is, for people to look at."""
@@ -217,7 +252,9 @@ class Run:
     def _figures(self, materials: Materials, adapter: UserAdapter) -> dict[str, Any]:
         """What is known of the adapter: simulated people apart from real ones."""
         picks, denoiser = materials.everybody, self.base.denoiser
-        real = real_picks(self.held_out, self.encoder, self.base.latents, self._latents, seed=self.settings.seed)
+        real, others = None, self.held_out
+        if others is not None:
+            real = real_picks(others.support, self.encoder, self.base.latents, self._latents, queries_of=others.query)
         options = {"people": self.settings.measured_people, "batch": self.settings.batch}
         measured = {"simulated": materials.held_out, "real": real}
         return {
@@ -237,3 +274,7 @@ class Run:
                 for kind, held_out in measured.items()
             },
         }
+
+
+def _hash(value: Any) -> str:
+    return sha256(json.dumps(value).encode()).hexdigest()

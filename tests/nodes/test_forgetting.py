@@ -92,11 +92,11 @@ def test_a_report_that_cannot_be_deleted_keeps_its_test_so_that_it_is_asked_agai
     comfy_folders, nodes, monkeypatch, whole
 ):
     routes, blind_routes = (importlib.import_module(f"ppd_pack.nodes.{name}") for name in ("routes", "blind_routes"))
-    Scene = importlib.import_module("ppd_pack.ppd.blind_questions").Scene
+    Matchup = importlib.import_module("ppd_pack.ppd.blind_questions").Matchup
     store = comfy_folders.module.taste_store()
     aki = store.add_person("Aki").id
     painted = [Picture.from_image(Image.new("RGB", (16, 16), (50 * number, 0, 9))) for number in range(2)]
-    test, _ = store.add_test(aki, ["plain", "mine"], [Scene("a lake", tuple(painted))], 4)
+    test, _ = store.add_test(aki, ["plain", "mine"], [Matchup("a lake", tuple(painted))], 4)
     store.answer_trial(test, store.test(test).trials[0].id, "first", 1.0, "r")
     folder = blind_routes._report(store.finish_test(test))
     assert (folder / "report.json").is_file()

@@ -130,6 +130,18 @@ def test_somebodys_picks_are_kept_until_they_are_erased(trained, comfy_folders):
     kept = comfy_folders.user / "__ppd" / "trainings" / "my adapter" / person
     told = json.loads((kept.parent / "run.json").read_text())["arguments"]
     assert str(kept) in told and "--solo" in told
-    assert len((kept / "pairs.jsonl").read_text().splitlines()) == 3
+    picks = kept / "pairs.jsonl"
+    assert len(picks.read_text().splitlines()) == 3
+    finish(kept.parent)
+    pick(store, person, 2)
+    trained(preference_set=f"person: {person}", solo=True)
+    assert len(picks.read_text().splitlines()) == 5  # nothing was learned of the first three yet
+    finish(kept.parent)
+    (kept.parent / "preferences.pt").touch()
+    pick(store, person, 1)
+    trained(preference_set=f"person: {person}", solo=True)
+    assert len(picks.read_text().splitlines()) == 5
+    latents = kept.parent / "latents" / "0"
+    latents.mkdir(parents=True)
     import_module("ppd_pack.nodes.forgetting").forget(person)
-    assert not kept.exists()
+    assert not kept.exists() and not latents.parent.exists()

@@ -153,3 +153,22 @@ def test_real_pictures_of_another_size_are_refused(encoder, materials, tmp_path)
     real = real_picks(pairs_of("ann", 12), encoder, latents_of, tmp_path)
     with pytest.raises(ValueError, match=r"latents of \[4, 8, 8\] and \[4, 4, 4\], expected one size"):
         materials.picks.with_real(replace(real, latents=torch.zeros(len(real.latents), 4, 4, 4)))
+
+
+def test_who_is_held_out_is_measured_on_the_queries_that_are_given(encoder, tmp_path):
+    support, query = pairs_of("ann", 9), pairs_of("ann", 4, prompts=2, start=700)
+    real = real_picks(support, encoder, latents_of, tmp_path, queries_of=query)
+    assert len(real) == 4 and set(real.prompts) == {"a 0", "a 1"}
+    assert real_picks(support, encoder, latents_of, tmp_path, queries_of=[]) is None
+
+
+def test_what_others_are_measured_on_is_in_no_query(encoder, materials, studies, tmp_path):
+    """Neither by its prompt, however it is spelled, nor by a picture."""
+    query = pairs_of("ann", 4, start=700)
+    apart = frozenset({"a 1", query[2].rejected.digest})
+    real = real_picks(pairs_of("ann", 9), encoder, latents_of, tmp_path, queries_of=query, apart=apart)
+    assert set(real.prompts) == {"a 0", "a 3"}
+    shown = {one.picture.digest for one in studies.pictures if one.prompt in materials.held_out.prompts}
+    assert shown < materials.apart and set(materials.held_out.prompts) < materials.apart
+    taught = {one.picture.digest for one in studies.pictures if one.prompt in materials.picks.prompts}
+    assert not taught & materials.apart

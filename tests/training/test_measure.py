@@ -57,7 +57,7 @@ def opposite_people():
 def test_own_and_another_are_told_apart():
     told = measure(Hosted(0.1), ADAPTER, opposite_people(), people=PEOPLE, batch=5)
     assert told["people"] == PEOPLE
-    assert told["own"]["mean"] == 1.0 and told["population"]["mean"] == 0.0
+    assert told["own"]["mean"] == 1.0 and told["population"]["mean"] == 0.5
     # Of eleven others five share the taste
     assert told["anothers"]["mean"] == pytest.approx(5 / 11, abs=0.15)
     assert told["own_minus_anothers"]["low"] > 0.2 and told["permutation_p"] < 0.01
@@ -68,7 +68,7 @@ def test_own_and_another_are_told_apart():
 
 def test_an_adapter_that_does_nothing_is_nothing_personal():
     told = measure(Hosted(0.0), ADAPTER, opposite_people(), people=PEOPLE, batch=8)
-    assert told["own"]["mean"] == told["anothers"]["mean"] == 0.0
+    assert told["own"]["mean"] == told["anothers"]["mean"] == 0.5
     assert told["permutation_p"] == 1.0
 
 

@@ -1,0 +1,46 @@
+"""A run goes on only with what it was trained on so far."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from ppd.encoders.towers import open_tower
+from ppd.pocket.studio import ENCODER, WEIGHTS
+from ppd.training.run import Run
+from ppd.training.settings import Objective, Settings
+
+from .study_sets import MODEL, encoder_of, paint_studies
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    studies = paint_studies(folder / "studies", prompts=10)
+    encoder = encoder_of(studies, open_tower({"kind": "folder"}, WEIGHTS / ENCODER))
+    return Run(SimpleNamespace(signature=MODEL), encoder, studies, folder / "work")
+
+
+def test_what_was_learned_of_something_else_is_refused(run, tmp_path):
+    more = paint_studies(tmp_path / "more", prompts=11)
+    others = {
+        "base": replace(run, base=SimpleNamespace(signature={**MODEL, "weights": "2" * 16})),
+        "studies": replace(run, studies=more),
+        "pairs": replace(run, solo=True),
+        "learning_rate, objective": replace(run, settings=Settings(learning_rate=1e-4, objective=Objective(beta=9.0))),
+    }
+    run._go_on()
+    for other in others.values():
+        other._go_on()  # nothing was learned yet
+    run._go_on()
+    (run.folder / "preferences.pt").touch()
+    for name, other in others.items():
+        with pytest.raises(ValueError, match=f"was trained with other {name}: name another file as --out, or delete"):
+            other._go_on()
+    replace(run, settings=Settings(steps=9, pictures_every=5))._go_on()
+
+
+def test_another_bases_latents_lie_apart(run):
+    assert run._latents != replace(run, base=SimpleNamespace(signature={**MODEL, "weights": "2" * 16}))._latents
