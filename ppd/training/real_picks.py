@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -88,7 +88,7 @@ class HeldOut:
 
 def people_in(path: Path, most: int) -> tuple[list[PreferencePair], HeldOut]:
     """Pairs of a set of many people, in two passes over it: those to train on, and held-out people's; at most `most`
-    and a fifth of that, the first ones."""
+    and a fifth of that, the first ones. Where none says whose it is, all are of one person: two exports are two."""
     index = index_pairs(path)
     parts = split(index)
 
@@ -96,7 +96,7 @@ def people_in(path: Path, most: int) -> tuple[list[PreferencePair], HeldOut]:
         return wanted & (wanted.cumsum() <= limit)
 
     def pairs(wanted: Array) -> list[PreferencePair]:
-        return [pair for _, pair in index.read(wanted)]
+        return [replace(pair, user=pair.user or str(path)) for _, pair in index.read(wanted)]
 
     measured = first((parts.support | parts.query) & parts.held_out, most // 5)
     return pairs(first(parts.train, most)), HeldOut(pairs(measured & parts.support), pairs(measured & parts.query))
