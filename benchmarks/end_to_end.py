@@ -16,7 +16,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,21 +28,16 @@ from ppd.lexicon import read_lexicon
 from ppd.pair_index import held_out, key_of
 from ppd.studies import StudySet, open_studies
 from ppd.training.materials import HELD_OUT
-from tests.server.conftest import ROOT, Prompt, Server, nodes_of, set_inputs, started, to_prompt
+from tests.server.conftest import ROOT, Prompt, Server, started
 
-from .random_models import FILE, LOOKS, TEXT_TYPES, write_model
+from .random_models import TEXT_TYPES, write_model
+from .training_template import BY_TEMPLATE, ENCODER, STUDIES, Template
 
-TEMPLATE = "train your own adapter"
-SIZE = 64
-SAMPLING = {"steps": 2, "cfg": 1.0, "sampler_name": "euler"}
-SCHEDULER = {"sd15": "normal", "sdxl": "normal", "z_image": "simple", "qwen_image": "simple"}
-STUDIES, ENCODER = "studies", "encoder"
-BY_TEMPLATE, BY_COMMAND = "by the template", "by the command line"
+BY_COMMAND = "by the command line"
 SIDES = {"fan": "high", "opposite": "low"}
 """Of the look that is told, what the two people like."""
 WAIT = 3600
 """Seconds for one press of Run, and for one training."""
-PROMPT, SEED = "a lighthouse by a lake", 7
 
 
 @dataclass(frozen=True)
@@ -63,6 +57,8 @@ class Work:
     measured_people: int = 10
 
 
+SETTINGS = ("distillation_steps", "steps", "batch", "rank")
+"""That the node has as well as the command line."""
 FEW = Work(trained=6, distillation_steps=10, steps=10, batch=1, measured_people=2)
 WORK = {"sd15": Work(), "sdxl": Work(batch=1, measured_people=4), "z_image": FEW, "qwen_image": FEW}
 
@@ -83,109 +79,6 @@ class Story:
         start = time.monotonic()
         yield
         self.seconds[name] = round(time.monotonic() - start, 1)
-
-
-class Template:
-    """The template's graph for a family, with its own files, sizes and names; each part is what one press of Run is."""
-
-    def __init__(self, server: Server, family: str, work: Work) -> None:
-        workflow = server.workflow(TEMPLATE)
-        for node in workflow["nodes"]:
-            node["mode"] = 0  # the group that waits for the adapter is on
-        prompt = to_prompt(workflow, server.object_info)
-        choice: dict[str, Any] = {"checkpoint": FILE}
-        if family in TEXT_TYPES:
-            use_parts(prompt, TEXT_TYPES[family])
-            choice = {"checkpoint": f"diffusion model: {FILE}", "text_encoder": FILE, "vae": FILE}
-            choice["text_encoder_type"] = TEXT_TYPES[family]
-        else:
-            prompt = set_inputs(prompt, "CheckpointLoaderSimple", ckpt_name=FILE)
-        settings = {name: getattr(work, name) for name in ("distillation_steps", "steps", "batch", "rank")}
-        sampling = {**SAMPLING, "scheduler": SCHEDULER[family]}
-        prompt = set_inputs(
-            prompt,
-            "PPD_PaintStudies",
-            studies=STUDIES,
-            width=SIZE,
-            height=SIZE,
-            looks=LOOKS,
-            negative="",
-            **sampling,
-        )
-        prompt = set_inputs(prompt, "PPD_MakeTasteEncoder", name=ENCODER)
-        prompt = set_inputs(prompt, "PPD_TrainUserAdapter", name=BY_TEMPLATE, **choice, **settings)
-        prompt = set_inputs(prompt, "UserEmbeddingEncoder", encoder=ENCODER)
-        prompt = set_inputs(prompt, "EmptyLatentImage", width=SIZE, height=SIZE)
-        prompt = set_inputs(prompt, "PersonalizedDenoiser", seed=SEED, **sampling)
-        self.prompt = prompt
-
-    def studies(self, prompts: list[str]) -> Prompt:
-        """Painting studies of these prompts, each in every look."""
-        count = len(prompts) * len(LOOKS.split(","))
-        painted = set_inputs(self.prompt, "PPD_PaintStudies", prompts="\n".join(prompts), count=count)
-        return upstream(painted, "PPD_PaintStudies")
-
-    def encoder(self, prompts: list[str]) -> Prompt:
-        return upstream(self.prompt | self.studies(prompts), "PPD_MakeTasteEncoder")
-
-    def training(self) -> Prompt:
-        """Training alone, with what was made before chosen by name."""
-        (node,) = nodes_of(self.prompt, "PPD_TrainUserAdapter")
-        alone = deepcopy(self.prompt[node])
-        alone["inputs"] = {name: x for name, x in alone["inputs"].items() if not isinstance(x, list)}
-        alone["inputs"] |= {"studies": STUDIES, "taste_encoder": ENCODER}
-        return {node: alone}
-
-    def picture(self, adapter: str, person: str, strength: float = 1.0) -> Prompt:
-        """A picture for a person by an adapter."""
-        prompt = set_inputs(self.prompt, "PPD_UserAdapterLoader", user_adapter=f"{adapter}.safetensors")
-        prompt = set_inputs(prompt, "PreferencePairLoader", preference_set=f"person: {person}")
-        prompt = set_inputs(prompt, "PersonalizedDenoiser", strength=strength)
-        positive = prompt[nodes_of(prompt, "PersonalizedDenoiser")[0]]["inputs"]["positive"][0]
-        prompt[positive]["inputs"]["text"] = PROMPT
-        return upstream(prompt, "SaveImage")
-
-    def plain(self) -> Prompt:
-        """The base's picture by the stock sampler."""
-        prompt = self.picture(BY_TEMPLATE, "me")
-        node = prompt[nodes_of(prompt, "PersonalizedDenoiser")[0]]
-        ours = (
-            "user_adapter",
-            "user_embedding",
-            "strength",
-            "layers",
-            "start_percent",
-            "end_percent",
-            "words_strength",
-        )
-        node["class_type"] = "KSampler"
-        node["inputs"] = {name: x for name, x in node["inputs"].items() if name not in ours}
-        return upstream(prompt, "SaveImage")
-
-
-def use_parts(prompt: Prompt, text_type: str) -> None:
-    """Puts the stock loaders of a model's parts where the graph loads a checkpoint."""
-    (checkpoint,) = nodes_of(prompt, "CheckpointLoaderSimple")
-    parts = {
-        "model": ("UNETLoader", {"unet_name": FILE, "weight_dtype": "default"}),
-        "clip": ("CLIPLoader", {"clip_name": FILE, "type": text_type}),
-        "vae": ("VAELoader", {"vae_name": FILE}),
-    }
-    for node in prompt.values():
-        for name, source in node["inputs"].items():
-            if isinstance(source, list) and source[0] == checkpoint:
-                node["inputs"][name] = [list(parts)[source[1]], 0]
-    prompt |= {name: {"class_type": kind, "inputs": inputs} for name, (kind, inputs) in parts.items()}
-    del prompt[checkpoint]
-
-
-def upstream(prompt: Prompt, class_type: str) -> Prompt:
-    """The node of a class, and all that it needs."""
-    wanted, found = nodes_of(prompt, class_type), set[str]()
-    while wanted:
-        found.add(node := wanted.pop())
-        wanted += [x[0] for x in prompt[node]["inputs"].values() if isinstance(x, list)]
-    return {node: deepcopy(entry) for node, entry in prompt.items() if node in found}
 
 
 def prompts_of(work: Work) -> tuple[list[str], list[str]]:
@@ -234,7 +127,7 @@ def train_by_command(server: Server, files: dict[str, Path], family: str, work: 
     }
     if family in TEXT_TYPES:
         options |= {"--text-encoder": files["text_encoders"], "--text-type": TEXT_TYPES[family], "--vae": files["vae"]}
-    for name in ("distillation_steps", "steps", "batch", "rank", "people", "measured_people"):
+    for name in (*SETTINGS, "people", "measured_people"):
         options[f"--{name.replace('_', '-')}"] = getattr(work, name)
     command = [sys.executable, "-m", "ppd", "train", "adapter", *(str(x) for both in options.items() for x in both)]
     subprocess.run(command, cwd=ROOT, check=True, stdout=sys.stderr, timeout=WAIT)
@@ -279,7 +172,8 @@ def tell(server: Server, story: Story, work: Work) -> None:
     family, datasets = story.family, server.base / "datasets"
     with story.stage("files"):
         files = write_model(family, server.base / "models")
-    template = Template(server, family, work)
+    settings = {name: getattr(work, name) for name in SETTINGS}
+    template = Template(server, family, settings)
     taught, apart = prompts_of(work)
     with story.stage("studies"):
         server.run(template.studies(taught), WAIT)
@@ -309,7 +203,7 @@ def tell(server: Server, story: Story, work: Work) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--family", choices=SCHEDULER, required=True)
+    parser.add_argument("--family", choices=WORK, required=True)
     parser.add_argument("--folder", type=Path, required=True, help="a new folder, which gigabytes are written to")
     parser.add_argument("--json", type=Path, help="write the figures there, for machines")
     arguments = parser.parse_args()

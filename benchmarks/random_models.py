@@ -116,6 +116,9 @@ def write_transformer(path: Path, family: str) -> None:
         changes = {
             f"{last}attention.qkv.weight": lambda x: listen(x.zero_()[2 * width :]),
             f"{last}attention_norm2.weight": lambda x: x.fill_(1),
+            f"{last}adaLN_modulation.0.bias": lambda x: x[width : 2 * width].fill_(2),  # its gate is open
+            "cap_pad_token": torch.Tensor.zero_,  # there are many, which would add up
+            "x_pad_token": torch.Tensor.zero_,
         }
     else:
         last = f"transformer_blocks.{BLOCKS - 1}.attn."
@@ -126,7 +129,7 @@ def write_transformer(path: Path, family: str) -> None:
 
 
 def write_text_encoder(path: Path, family: str) -> None:
-    """The family's language model, of which the loader knows one size: in 8 bits with a scale for each layer."""
+    """The family's language model, of which the loader knows one size; that of 7 billion weights in 8 bits."""
     import comfy.ops
     import comfy.text_encoders.llama as language_models
     from comfy.text_encoders.qwen_image import Qwen25_7BVLITokenizer
@@ -136,13 +139,21 @@ def write_text_encoder(path: Path, family: str) -> None:
     tokenizer = Qwen3Tokenizer() if family == "z_image" else Qwen25_7BVLITokenizer()
     weights = dict(kind({}, torch.bfloat16, "meta", comfy.ops.disable_weight_init).state_dict())
     table = "model.embed_tokens.weight"
+    width = weights[table].shape[1]
+    if family == "qwen_image":
+        in_8_bits(weights, table)
+    own = directions_in(family, width)
+    words = {table: lambda x: embed(tokenizer, " ", own, x.mul_(width**0.5))}  # as large as what the layers add up to
+    write_weights(path, weights, words, QUIET_TEXT)
+
+
+def in_8_bits(weights: dict[str, Tensor], but: str) -> None:
+    """Stores layers in 8 bits with a scale each, as published files of large text encoders do."""
     for name, weight in list(weights.items()):
-        if weight.ndim == 2 and name != table:
+        if weight.ndim == 2 and name != but:
             weights[name] = weight.to(torch.float8_e4m3fn)
             weights[f"{name.removesuffix('weight')}scale_weight"] = torch.tensor(1 / (RMS * weight.shape[1] ** 0.5))
     weights["scaled_fp8"] = torch.zeros(2, dtype=torch.float8_e4m3fn)
-    own = directions_in(family, weights[table].shape[1])
-    write_weights(path, weights, {table: partial(embed, tokenizer, " ", own)}, QUIET_TEXT)
 
 
 def write_autoencoder(path: Path, channels: int) -> None:
