@@ -254,16 +254,14 @@ def self_training(runs: Runs) -> str:
 
 def training(runs: Runs) -> str:
     """Beside diffusers' script."""
-    found, names = runs["training"], ("plain", "default", "plain checkpointed", "default checkpointed")
+    found = runs["training"]
     speed, memory = found["pairs_per_second_vs_diffusers"], found["peak_memory_vs_diffusers"]
     rows = [
-        ["pairs per second, of theirs", *(interval(speed[name], 2) for name in names)],
-        ["peak memory, of theirs", *(number(memory[name], 2) for name in names)],
-        ["reading latents from disk, of a step", f"{number(100 * found['loading_share'], 3)} %", "", "", ""],
-        ["two processes, of twice one", number(runs["training-scaling"]["two_processes_vs_one"], 2), "", "", ""],
+        ["pairs per second, of theirs", *(interval(speed[name], 2) for name in ("plain", "default"))],
+        ["peak memory, of theirs", *(number(memory[name], 2) for name in ("plain", "default"))],
+        ["reading latents from disk, of a step", f"{number(100 * found['loading_share'], 3)} %", ""],
     ]
-    both = "both with gradient checkpointing"
-    return table(["", "plain user-DPO", "the default, with the contrast", f"plain, {both}", f"default, {both}"], rows)
+    return table(["", "plain user-DPO", "with the contrast, the default"], rows)
 
 
 def pair_index(runs: Runs) -> str:
