@@ -50,7 +50,8 @@ def test_the_posterior_prefers_what_was_picked(judge):
     assert report.splitlines() == [
         "By 4 picks:",
         "“mine” preferred to “plain” 100 times in 100, with 95 % confidence between 40 and 100 (4 prompts). "
-        "Were the two as good as each other, chance would set them as far apart 12 times in 100.",
+        "Were the two as good as each other, chance would set them as far apart 12 times in 100. "
+        "No answers to so few could make it fewer than 12: ask more.",
         "A judge is not the person: how far it is like them, only their own blind test tells.",
     ]
     assert share == 0.0 and json.loads(figures)["pairs"][0]["losses"] == 4
