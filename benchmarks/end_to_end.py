@@ -107,7 +107,7 @@ def pick(server: Server, studies: StudySet, look: str, side: str, count: int) ->
 def wait(server: Server, name: str) -> dict[str, Any]:
     """How a training ended that the node started."""
     end, folder = time.monotonic() + WAIT, server.base / "user" / "__ppd" / "trainings" / name
-    while (state := server.get(f"/ppd/trainings/{name.replace(' ', '%20')}"))["is_active"]:
+    while (state := server.get(f"/ppd/trainings/{name.replace(' ', '%20')}", WAIT))["is_active"]:
         assert time.monotonic() < end, f"the training did not end: {state}"
         time.sleep(1)
     assert state["state"] == "finished", (folder / "log.txt").read_text()[-3000:]
@@ -118,7 +118,7 @@ def train_by_command(server: Server, files: dict[str, Path], family: str, work: 
     """Trains on the same files once more; the report."""
     base = server.base
     out = base / "models" / "user_adapters" / f"{BY_COMMAND}.safetensors"
-    options = {
+    options: dict[str, Any] = {
         "--base": files.get("checkpoints") or files["diffusion_models"],
         "--studies": base / "datasets" / STUDIES,
         "--encoder": base / "models" / "taste_encoders" / ENCODER,

@@ -232,7 +232,7 @@ def unet(kind, **more):
     """A MODEL of a family at the narrowest width, without weights."""
     import comfy.model_patcher
 
-    from tests.server.model_files import unet_model
+    from benchmarks.random_models import unet_model
 
     return comfy.model_patcher.ModelPatcher(unet_model(kind, **more), torch.device("cpu"), torch.device("cpu"))
 
