@@ -107,7 +107,7 @@ def pick(server: Server, studies: StudySet, look: str, side: str, count: int) ->
 def wait(server: Server, name: str) -> dict[str, Any]:
     """How a training ended that the node started."""
     end, folder = time.monotonic() + WAIT, server.base / "user" / "__ppd" / "trainings" / name
-    while (state := server.get(f"/ppd/trainings/{name.replace(' ', '%20')}"))["is_active"]:
+    while (state := server.get(f"/ppd/trainings/{name.replace(' ', '%20')}", WAIT))["is_active"]:
         assert time.monotonic() < end, f"the training did not end: {state}"
         time.sleep(1)
     assert state["state"] == "finished", (folder / "log.txt").read_text()[-3000:]

@@ -56,7 +56,7 @@ TYPES = {
 }
 """Names of types in safetensors."""
 
-Changes = Mapping[str, Callable[[Tensor], object]]
+Changes = dict[str, Callable[[Tensor], object]]
 """By a weight's name, what is done to it in place."""
 
 
@@ -88,7 +88,7 @@ def write_checkpoint(path: Path, family: str) -> None:
     tables = sorted(name for name in weights if name.endswith("token_embedding.weight"))  # CLIP-L's, then CLIP-G's
     directions = [directions_in(name, weights[name].shape[1]) for name in tables]
     last = [name for name in weights if name.endswith("attn2.to_v.weight")][-1].removesuffix("to_v.weight")
-    changes: dict[str, Callable[[Tensor], object]] = {
+    changes: Changes = {
         name: partial(embed, SDTokenizer(), "", own) for name, own in zip(tables, directions, strict=True)
     }
     changes |= {f"{last}to_{one}.weight": torch.Tensor.zero_ for one in "qk"}
@@ -110,7 +110,7 @@ def write_transformer(path: Path, family: str) -> None:
     into = "cap_embedder.1.weight" if family == "z_image" else "txt_in.weight"
     directions = directions_in(family, weights[into].shape[1]) @ drawn(into, weights[into]).float().T
     listen = partial(hear, directions, TOKENS[family])
-    changes: dict[str, Callable[[Tensor], object]]
+    changes: Changes
     if family == "z_image":
         last, width = f"layers.{BLOCKS - 1}.", weights[into].shape[0]
         changes = {
@@ -143,7 +143,9 @@ def write_text_encoder(path: Path, family: str) -> None:
     if family == "qwen_image":
         in_8_bits(weights, table)
     own = directions_in(family, width)
-    words = {table: lambda x: embed(tokenizer, " ", own, x.mul_(width**0.5))}  # as large as what the layers add up to
+    words: Changes = {
+        table: lambda x: embed(tokenizer, " ", own, x.mul_(width**0.5))
+    }  # as large as what the layers add up to
     write_weights(path, weights, words, QUIET_TEXT)
 
 
@@ -228,7 +230,7 @@ def write_weights(path: Path, like: Mapping[str, Tensor], changes: Changes, quie
                 weight *= QUIET
             if name in changes:
                 changes[name](weight)
-            file.write(weight.reshape(-1).view(torch.uint8).numpy().tobytes())
+            file.write(weight.reshape(-1).view(torch.uint8).numpy().data)
 
 
 def drawn(name: str, like: Tensor) -> Tensor:

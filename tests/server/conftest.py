@@ -73,8 +73,8 @@ class Server:
     log: Path
     pid: int
 
-    def get(self, path: str) -> Any:
-        with urllib.request.urlopen(self.url + path, timeout=60) as answer:
+    def get(self, path: str, seconds: float = 60) -> Any:
+        with urllib.request.urlopen(self.url + path, timeout=seconds) as answer:
             return json.load(answer)
 
     def post(self, path: str, data: dict[str, Any]) -> Any:
@@ -107,7 +107,7 @@ class Server:
         """Waits for the end of a run; its entry in the history."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            if entry := self.get(f"/history/{prompt_id}").get(prompt_id):
+            if entry := self.get(f"/history/{prompt_id}", seconds).get(prompt_id):
                 return entry
             time.sleep(0.05)
         raise AssertionError(f"the graph did not end within {seconds} s:\n{self.log.read_text()[-3000:]}")
