@@ -18,8 +18,7 @@ from PIL import Image
 from ..ppd.encoders.encoder import TasteEncoder
 from ..ppd.files import write_file
 from ..ppd.studies import StudySet
-from ..ppd.training.latent_files import LATENTS
-from ..ppd.training.runs import State, Training, trainings
+from ..ppd.training.runs import LATENTS, State, Training, trainings
 from ..ppd.training.settings import KINDS, Settings
 from . import folders, people
 from .encoders import encoder_folder, taste_encoders

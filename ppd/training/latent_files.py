@@ -20,8 +20,6 @@ from ..pictures import Picture
 from .distributed import processes
 from .rows import Stacked
 
-LATENTS = "latents"
-"""The folder of a run that they lie in."""
 BATCH = 32
 DIGEST = 64
 """Letters of a SHA-256."""

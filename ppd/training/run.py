@@ -32,13 +32,13 @@ from .adapter import distil, train_adapter
 from .base import Base
 from .costs import Costs, forget_peak, peak_memory
 from .distributed import processes
-from .latent_files import LATENTS
 from .materials import Materials, gather
 from .measure import measure
 from .picks import MOST_REAL
 from .prompt_loss import PROMPTS, prompt_loss
 from .real_picks import LEAST_PAIRS, HeldOut, real_picks
 from .report import page, people_sheet
+from .runs import LATENTS
 from .settings import Settings
 
 log = logging.getLogger(__name__)

@@ -58,6 +58,7 @@ def model_names(server):
 def frontend(request, server, model_names, chromium):
     """The open frontend, and the list of what its console complained of."""
     page = chromium.new_page(viewport={"width": 1920, "height": 1440})
+    page.set_default_timeout(60_000)
     complaints: list[str] = []
 
     def on_console(message):
