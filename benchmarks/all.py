@@ -55,6 +55,7 @@ RUNS = {
     "self_training-flow-shipped": f'{SELF} pocket-flow --steps 240 --arms "soft labels and contrast" --encoder shipped',
     "self_training-pocket-shipped": f'{SELF} pocket --steps 240 --arms "soft labels and contrast" --encoder shipped',
     "training": "training --script SCRIPT --libraries LIBRARIES --rounds 2 --steps 2 10 --parts speed",
+    "training-scaling": "training --parts scaling --steps 2 10",
     "training-steps": "training --parts steps",
     "pair_index-rows": "pair_index --rows 1000000",
     "pair_index-pictures": "pair_index --rows 10000 --picture-bytes 95000",
