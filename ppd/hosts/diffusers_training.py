@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -65,7 +66,7 @@ class DiffusersDenoiser:
         self.name = class_of(denoiser)
         self.is_flow = isinstance(scheduler, FlowMatchEulerDiscreteScheduler)
         self.checkpointing = checkpointing
-        self.personal: DiffusersHost | None = None
+        self.hosts: WeakSet[DiffusersHost] = WeakSet()
 
     @property
     def device(self) -> torch.device:
@@ -109,15 +110,16 @@ class DiffusersDenoiser:
 
     def host(self, adapter: UserAdapter) -> DiffusersHost:
         """The denoiser, to be personalised on its own noise schedule."""
-        self.personal = DiffusersHost(self.denoiser, adapter, self.timestep_at)
-        return self.personal
+        host = DiffusersHost(self.denoiser, adapter, self.timestep_at)
+        self.hosts.add(host)
+        return host
 
     def plain_attention(self) -> AbstractContextManager[None]:
         """diffusers' attention has gradients as it is."""
         return checkpointed(self.denoiser, self._resume) if self.checkpointing else nullcontext()
 
     def _resume(self) -> Resume:
-        effect = None if self.personal is None else self.personal.effect
+        effect = next((host.effect for host in self.hosts if host.effect is not None), None)
         return lambda block: nullcontext() if effect is None else effect.installed(block)
 
     def _seen(self, x0: Tensor) -> Tensor:

@@ -130,6 +130,7 @@ def test_gradient_checkpointing_changes_no_gradient_and_keeps_less(name):
         ours = DiffusersDenoiser(network, scheduler, lambda prompts: read(name, prompts), checkpointing=checkpointing)
         x, t = draw(2, *((16, 8, 8) if name in TWINS else (4, 16, 16)), seed=1), ours.draw_timesteps(RNG(0), 2, 0.8)
         host, context = ours.host(adapter.requires_grad_(True)), ours.text(["one", "other"])[np.array([0, 1])]
+        measuring = ours.host(adapter)  # another one, made later
         adapter.zero_grad()
         kept: list[int] = []
 
@@ -146,6 +147,7 @@ def test_gradient_checkpointing_changes_no_gradient_and_keeps_less(name):
             (loss - 0.5 * other).backward()
         gradients = [weight.grad for weight in adapter.parameters() if weight.grad is not None]
         found.append((loss.item(), torch.cat([one.flatten() for one in gradients]), sum(kept)))
+        assert measuring.effect is None
     (whole, plain, all_kept), (again, same, few_kept) = found
     assert again == whole and plain.norm() > 0
     assert (same - plain).norm() <= 1e-5 * plain.norm()
