@@ -336,11 +336,11 @@ def pairs_arguments(choice: str, folder: Path, solo: bool) -> list[str]:
 def forget(person: str) -> None:
     """Erase the picks that were kept for trainings, and what the VAE made of their pictures; a training on them is
     asked to stop."""
-    root = folders.trainings_folder()
-    for path in [*root.glob(f"*/{person}"), *root.glob(f"*/{DRY_RUN}/{person}")]:
-        Training(path.parent).stop()
+    for path in folders.trainings_folder().glob(f"*/{person}*"):  # also what a kill left of an export
+        for run in (path.parent, path.parent / DRY_RUN):
+            Training(run).stop()
+            shutil.rmtree(run / LATENTS, ignore_errors=True)
         shutil.rmtree(path)
-        shutil.rmtree(path.parent / LATENTS, ignore_errors=True)
 
 
 def write_folders(folder: Path) -> Path:
