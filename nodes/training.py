@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,7 @@ NAME = "my adapter"
 DEFAULTS = Settings()
 FOLDERS = ("clip_vision", "open_clip", "text_encoders", "vlm", "embeddings")
 """Model folders that towers lie in."""
+_starting = threading.Lock()
 GREY = torch.full((1, 64, 64, 3), 0.2)
 """Where there is no sheet yet."""
 
@@ -358,18 +362,29 @@ def adapter_path(name: str) -> Path:
 
 
 def begin(training: Training, out: Path, arguments: list[str], action: str) -> None:
-    """Start a training, alone, with ComfyUI's models out of the memory."""
+    """Start a training, with ComfyUI's models out of the memory."""
     if out.exists() and action == TRAIN:
         raise ValueError(f"There is a user adapter {out.stem!r} already: choose another name.")
-    busy = running()
-    if busy is not None:
-        name = busy.folder.relative_to(folders.trainings_folder()).as_posix()
-        raise ValueError(f"The training {name!r} is running: stop it, or wait for its end.")
-    if training.state().state == "finished":  # its file was deleted, or the costs are asked for again
-        training.clear()
-    comfy.model_management.unload_all_models()
-    comfy.model_management.soft_empty_cache()
-    training.start(arguments, comfyui=Path(folder_paths.__file__).parent)
+    with alone(training):
+        state = training.state()
+        if state.is_active:  # a second press
+            return
+        if state.state == "finished":  # its file was deleted, or the costs are asked for again
+            training.clear()
+        comfy.model_management.unload_all_models()
+        comfy.model_management.soft_empty_cache()
+        training.start(arguments, comfyui=Path(folder_paths.__file__).parent)
+
+
+@contextmanager
+def alone(training: Training) -> Iterator[None]:
+    """Within it nobody else starts one; ValueError where another training than this one runs."""
+    with _starting:
+        busy = running()
+        if busy is not None and busy.folder != training.folder:
+            name = busy.folder.relative_to(folders.trainings_folder()).as_posix()
+            raise ValueError(f"The training {name!r} is running: stop it, or wait for its end.")
+        yield
 
 
 def running() -> Training | None:

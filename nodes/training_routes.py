@@ -15,7 +15,7 @@ from ..ppd.training.runs import Training, trainings
 from . import folders
 from .answers import HEADERS, answer, done
 from .bodies import Body, read
-from .training import newest, running
+from .training import alone, newest
 
 PAGE = {"Content-Security-Policy": "default-src 'none'; img-src 'self'; style-src 'unsafe-inline'"}
 """The report is a page of text and one picture."""
@@ -53,10 +53,11 @@ async def go_on(request: web.Request) -> web.Response:
     await read(request, Body)
 
     def work(training: Training) -> None:
-        if running() is None:
-            for flag in ("unload_models", "free_memory"):  # by the thread that has them
-                PromptServer.instance.prompt_queue.set_flag(flag, True)
-            training.go_on()
+        with alone(training):
+            if not training.state().is_active:  # else a second press
+                for flag in ("unload_models", "free_memory"):  # by the thread that has them
+                    PromptServer.instance.prompt_queue.set_flag(flag, True)
+                training.go_on()
 
     return await _pressed(request, work)
 

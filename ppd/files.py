@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,8 @@ MOST_NUMBERS = 1 << 30
 """In one file: the largest IP-Adapters have half of it."""
 LONGEST_HEADER = 1 << 23
 """Bytes before a file's tensors, its metadata among them."""
+TRIES, SECONDS_BETWEEN_TRIES = 20, 0.05
+"""Of replacing a file that someone reads."""
 
 _digests: dict[Path, tuple[Stamp, str]] = {}
 
@@ -44,9 +47,19 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.part")
     try:
         yield temporary
-        os.replace(temporary, path)
+        _replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _replace(new: Path, old: Path) -> None:
+    """Windows replaces no file while someone reads it: then it is tried for a second."""
+    for _ in range(TRIES):
+        try:
+            return os.replace(new, old)
+        except PermissionError:
+            time.sleep(SECONDS_BETWEEN_TRIES)
+    os.replace(new, old)
 
 
 def write_file(path: Path, data: bytes) -> None:

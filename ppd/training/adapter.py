@@ -22,7 +22,7 @@ from .objective import UserDPO
 from .picks import QueryPicks
 from .settings import Objective
 
-WATCHED_PICKS, PICKS_OF_EACH = 64, 4
+WATCHED_PICKS, PICKS_OF_EACH = 128, 8
 
 
 def train_adapter(

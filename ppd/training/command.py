@@ -4,17 +4,32 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .control import STOP, Stopped
+import psutil
+import torch
+
+from ..encoders.encoder import TasteEncoder
+from ..files import write_file
+from ..hosts.comfyui_base import find_comfyui, load_checkpoint, load_parts, use_comfyui
+from ..messages import reason_of
+from ..pairs import PreferencePair, read_pairs
+from ..studies import open_studies
+from .control import AGAIN, STOP, Stopped
+from .distributed import processes, shared
+from .real_picks import HeldOut, people_in
 from .run import Run
+from .runs import PROGRESS
 from .settings import Settings, settings_of
 
 LEAST_BATCH = 1
+FITTED = "vram.json"
 
 
 def command(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -27,74 +42,96 @@ def command(arguments: argparse.Namespace) -> dict[str, Any]:
     missing = [name for name in ("base", "studies", "encoder") if getattr(arguments, name) is None]
     if missing:
         raise ValueError(f"An adapter needs {' and '.join(f'--{name}' for name in missing)}: name them.")
+    if arguments.solo and not arguments.pairs:
+        raise ValueError("Training for one person needs their picks: name their folder with --pairs.")
     if arguments.out.exists() and not arguments.dry_run:
         raise ValueError(f"There is a file {arguments.out.name} already: name another one as --out.")
     run = opened(arguments, folder, settings_of(arguments))
+    try:
+        return done(run, arguments)
+    except Stopped as stopped:
+        write_file(folder / PROGRESS, json.dumps(_read(folder) | {"state": "stopped", "time": time.time()}).encode())
+        raise SystemExit(str(stopped)) from None
+    except KeyboardInterrupt:
+        raise SystemExit(f"Interrupted; what was done is saved in {folder}. {AGAIN}") from None
+    except torch.OutOfMemoryError as error:
+        raise ValueError(
+            f"The GPU's memory does not suffice for a batch of {run.settings.batch} ({reason_of(error)}): give a "
+            "smaller --batch or --gradient-checkpointing, and it goes on from what it saved."
+        ) from error
+
+
+def done(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Train or rehearse."""
+    if arguments.vram is not None:
+        run = fitted(run, arguments.vram)
     if arguments.dry_run:
         costs = run.rehearse()
         print(costs.report())
         return vars(costs)
-    if arguments.vram is not None:
-        run = fitted(run, arguments.vram)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        figures = run.train(arguments.out)
-    except Stopped as stopped:
-        raise SystemExit(str(stopped)) from None
-    print(f"{arguments.out}: user adapter; {folder / 'report.html'} says what it is worth")
+    figures = run.train(arguments.out)
+    print(f"{arguments.out}: user adapter; {run.folder / 'report.html'} says what it is worth")
     return {"file": str(arguments.out), **figures}
 
 
 def stop(folder: Path) -> dict[str, Any]:
     """Ask the run in a folder to stop."""
-    if not (folder / "progress.json").is_file():
+    told = _read(folder)
+    if not told:
         raise ValueError(f"There is no run in {folder}: name its folder with --work.")
+    if not psutil.pid_exists(told["pid"]):
+        raise ValueError(f"No run is going on in {folder}: there is nothing to stop.")
     (folder / STOP).touch()
     print(f"Asked the run in {folder} to stop after its step.")
     return {"folder": str(folder)}
 
 
+def _read(folder: Path) -> dict[str, Any]:
+    """What a run last said of itself; nothing where none began."""
+    file = folder / PROGRESS
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
 def fitted(run: Run, vram: float) -> Run:
-    """The run with its batch halved, and as many more of them a step, until a rehearsal fits into so many GB."""
+    """The run with its batch halved, and as many more of them a step, until a rehearsal fits into so many GB; its
+    folder remembers with which."""
     if run.base.denoiser.device.type != "cuda":
         raise ValueError("How much memory a batch takes can be told on CUDA alone: give --batch in place of --vram.")
-    while True:
-        peak = run.rehearse().peak_memory / 2**30
-        if peak <= vram:
-            return run
-        batch = run.settings.batch // 2
+    asked = {"vram": vram, "batch": run.settings.batch, "accumulate": run.settings.accumulate}
+    file = run.folder / FITTED
+    found = shared(json.loads(file.read_text()) if file.is_file() else {})
+    if found.get("asked") == asked:
+        return replace(run, settings=replace(run.settings, **found["fits"]))
+    while (peak := rehearsed(run)) > vram:
+        batch, taken = run.settings.batch // 2, "more than there is" if peak == math.inf else f"{peak:.1f} GB"
         if batch < LEAST_BATCH:
             raise ValueError(
-                f"One pair at a time takes {peak:.1f} GB, more than {vram:g}: use --gradient-checkpointing, smaller "
+                f"One pair at a time takes {taken}, and {vram:g} GB are allowed: use --gradient-checkpointing, smaller "
                 "studies, or a checkpoint in 8 bits."
             )
-        print(f"A batch of {run.settings.batch} takes {peak:.1f} GB: going on with {batch}.", file=sys.stderr)
+        print(f"A batch of {run.settings.batch} takes {taken}: going on with {batch}.", file=sys.stderr)
         run = replace(run, settings=replace(run.settings, batch=batch, accumulate=2 * run.settings.accumulate))
+    if processes().is_main_process:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        fits = {"batch": run.settings.batch, "accumulate": run.settings.accumulate}
+        write_file(file, json.dumps({"asked": asked, "fits": fits}).encode())
+    return run
+
+
+def rehearsed(run: Run) -> float:
+    """GB that a run takes; infinite where it does not fit at all."""
+    try:
+        return run.rehearse().peak_memory / 2**30
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return math.inf
 
 
 def opened(arguments: argparse.Namespace, folder: Path, settings: Settings) -> Run:
-    """Everything that the run reads."""
-    from ..encoders.encoder import TasteEncoder
-    from ..hosts.comfyui_base import find_comfyui, load_checkpoint, load_parts, use_comfyui
-    from ..pairs import PreferencePair, read_pairs
-    from ..studies import open_studies
-    from .distributed import processes
-    from .real_picks import HeldOut, people_in
-
+    """Everything that the run reads; the checkpoint last, which takes longest."""
     studies, made = open_studies(arguments.studies), TasteEncoder.load(arguments.encoder)
     comfyui = arguments.comfyui or find_comfyui()
-    processes()  # gives each its own GPU, which ComfyUI then takes
-    use_comfyui(comfyui)
-    from ..hosts.comfyui_checkpoint import ComfyUICheckpoint
-    from ..hosts.comfyui_towers import open_tower
-
-    add_folders({} if arguments.folders is None else json.loads(arguments.folders.read_text()))
-    if arguments.text_encoder:
-        loaded = load_parts(comfyui, arguments.base, arguments.text_encoder, arguments.text_type, arguments.vae)
-    else:
-        loaded = load_checkpoint(comfyui, arguments.base)
-    base = ComfyUICheckpoint(loaded, studies, checkpointing=arguments.gradient_checkpointing)
-    encoder = made.open(open_tower(made.tower, arguments.encoder), arguments.cache)
     pairs: list[PreferencePair] = []
     held_out = HeldOut([], [])
     for path in arguments.pairs:
@@ -105,6 +142,18 @@ def opened(arguments: argparse.Namespace, folder: Path, settings: Settings) -> R
         pairs += taught
         held_out.support.extend(others.support)
         held_out.query.extend(others.query)
+    processes()  # gives each its own GPU, which ComfyUI then takes
+    use_comfyui(comfyui)
+    from ..hosts.comfyui_checkpoint import ComfyUICheckpoint
+    from ..hosts.comfyui_towers import open_tower
+
+    add_folders({} if arguments.folders is None else json.loads(arguments.folders.read_text()))
+    encoder = made.open(open_tower(made.tower, arguments.encoder), arguments.cache)
+    if arguments.text_encoder:
+        loaded = load_parts(comfyui, arguments.base, arguments.text_encoder, arguments.text_type, arguments.vae)
+    else:
+        loaded = load_checkpoint(comfyui, arguments.base)
+    base = ComfyUICheckpoint(loaded, studies, checkpointing=arguments.gradient_checkpointing)
     return Run(base, encoder, studies, folder, settings, pairs, held_out, arguments.solo, arguments.licence)
 
 

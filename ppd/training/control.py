@@ -18,15 +18,15 @@ LOADED = time.time()
 """About when this process began."""
 
 
+AGAIN = "Start it again in the same way, and it goes on from there."
+
+
 class Stopped(Exception):  # noqa: N818 (nothing went wrong)
     """A run that was asked to stop and has saved its state; the message says how to go on."""
 
     @classmethod
     def by(cls, name: str, step: int, steps: int, who: str, checkpoint: Path) -> Stopped:
-        return cls(
-            f"{name}: stopped by {who} after step {step} of {steps}, all is saved in {checkpoint}. Start it again in "
-            "the same way, and it goes on from there."
-        )
+        return cls(f"{name}: stopped by {who} after step {step} of {steps}, all is saved in {checkpoint}. {AGAIN}")
 
 
 class NotFiniteError(ValueError):
@@ -55,7 +55,7 @@ class StopRequest:
         self._previous: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
 
     def __enter__(self) -> StopRequest:
-        if self._file is not None and self._file.exists() and self._file.stat().st_mtime < LOADED:
+        if self._file is not None and self._file.exists() and not _is_new(self._file):
             self._file.unlink()
         if threading.current_thread() is threading.main_thread():  # Python gives signals to no other
             self._previous = {number: signal.signal(number, self._asked) for number in WORDS}
@@ -76,3 +76,17 @@ class StopRequest:
         if self._signal is not None:
             return self._signal
         return "the file STOP" if self._file is not None and self._file.exists() else ""
+
+
+def stop_if_asked(folder: Path, doing: str) -> None:
+    """Raise Stopped where a file STOP asks a run for it between two pieces of what it does before or after its steps.
+
+    The file stays, so that every process of the run sees it.
+    """
+    if (file := folder / STOP).exists() and _is_new(file):
+        raise Stopped(f"Stopped by the file STOP while {doing}; what was done is saved in {folder}. {AGAIN}")
+
+
+def _is_new(file: Path) -> bool:
+    """Whether it is meant for this process."""
+    return file.stat().st_mtime >= LOADED

@@ -1,26 +1,39 @@
-"""What a training will cost, as measured by a rehearsal."""
+"""What a training will cost, as measured by a rehearsal, and what it has cost."""
 
 from __future__ import annotations
 
+import json
 import sys
+import time
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 
+from ..files import write_file
 from ..pairs import counted
+
+SPENT = "spent.json"
+SECONDS_BETWEEN = 60.0
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds of each part; `peak_memory` in bytes, of the GPU's memory where it computes there, else the process's."""
+    """Pictures and picks of the studies, and of real people; seconds of each part; `peak_memory` in bytes, of the GPU's
+    memory where it computes there, else the process's, at so many pairs a `batch`; `disk`, bytes that the run keeps."""
 
     pictures: int
     picks: int
     real_people: int
+    real_pictures: int
+    real_picks: int
     reading_seconds: float
     distillation_seconds: float
     dpo_seconds: float
     peak_memory: int
+    disk: int
+    batch: int
 
     @property
     def hours(self) -> float:
@@ -29,15 +42,59 @@ class Costs:
 
     def report(self) -> str:
         """In lines for people."""
-        people = f", and of {counted(self.real_people, 'real person')}" if self.real_people else ""
+        real = ""
+        if self.real_people:
+            people = "1 real person" if self.real_people == 1 else f"{self.real_people} real people"
+            real = f", and {counted(self.real_pictures, 'picture')} and {self.real_picks} picks of {people}"
         return "\n".join(
             (
-                f"{counted(self.pictures, 'picture')} and {self.picks} picks of simulated people{people} are usable.",
+                f"{counted(self.pictures, 'picture')} and {self.picks} picks of simulated people{real} are usable.",
                 f"Training: about {self.hours:.1f} hours ({self.distillation_seconds / 60:.0f} minutes of "
                 f"self-distillation, {self.dpo_seconds / 60:.0f} of preferences).",
-                f"Peak memory: {self.peak_memory / 2**30:.1f} GB. Disk: under 0.1 GB.",
+                f"Peak memory: {self.peak_memory / 2**30:.1f} GB with a batch of {self.batch}. Disk: "
+                f"{self.disk / 2**30:.2f} GB.",
             )
         )
+
+
+class Spent:
+    """Hours and peak memory of all starts of a run together, kept in its folder once a minute, so that a kill loses no
+    more."""
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        self._file, self._device = folder / SPENT, device
+        self._before: dict[str, Any] = {"hours": 0.0, "peak_memory": 0}
+        if self._file.exists():
+            self._before = json.loads(self._file.read_text())
+        self._started = self._kept = time.monotonic()
+
+    def __enter__(self) -> Spent:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._write()
+
+    def told(self) -> dict[str, Any]:
+        """{hours, peak_memory} until now."""
+        hours = self._before["hours"] + (time.monotonic() - self._started) / 3600
+        return {
+            "hours": round(hours, 4),
+            "peak_memory": max(self._before["peak_memory"], peak_memory(self._device)),
+        }
+
+    def keep(self) -> None:
+        """A step is done."""
+        if time.monotonic() - self._kept > SECONDS_BETWEEN:
+            self._kept = time.monotonic()
+            self._write()
+
+    def _write(self) -> None:
+        write_file(self._file, json.dumps(self.told()).encode())
+
+
+def bytes_below(folder: Path) -> int:
+    """Of all files in a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def forget_peak(device: torch.device) -> None:
@@ -49,7 +106,7 @@ def forget_peak(device: torch.device) -> None:
 def peak_memory(device: torch.device) -> int:
     """Bytes that were in use at most since `forget_peak`, or off CUDA since the process began."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+        return torch.cuda.max_memory_reserved(device)  # also what lies between the tensors
     if sys.platform == "win32":
         return 0
     import resource

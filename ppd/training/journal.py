@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
-from ..files import write_file
+from ..files import replacing, write_file
 from .control import Stopped
 from .distributed import processes
 
@@ -30,15 +30,16 @@ class Journal:
     """The records of one run; process 0 keeps them, the others none.
 
     The progress file is JSON, replaced in one step: `name`, `state` (training, stopped, finished, failed), `message`,
-    `step`, `of`, `seconds_per_step`, `seconds_left`, `figures` (running means, and the last `held_out`), `skipped`,
-    `pid`, `time` (seconds since 1970). The folder `logs` gets log.csv with the figures of each step, and TensorBoard's
-    events in a folder by the run's name where that package is installed. What a killed run left there beyond the step
-    `first` is removed: the steps that follow are the same. Several runs, the stages of a training, may share both.
+    `step`, `of`, `seconds_per_step` (the mean of this start, but for the first one, which warms up), `seconds_left`,
+    `figures` (running means, and the last `held_out`), `skipped`, `pid`, `time` (seconds since 1970). The folder `logs`
+    gets log.csv with the figures of each step, and TensorBoard's events in a folder by the run's name where that
+    package is installed. What a killed run left there beyond the step `first` is removed: the steps that follow are the
+    same. Several runs, the stages of a training, may share both.
     """
 
     def __init__(self, name: str, first: int, steps: int, *, progress: Path | None, logs: Path | None) -> None:
         main = processes().is_main_process
-        self._progress = progress if main else None
+        self._progress, self._first = progress if main else None, first
         self._state: dict[str, Any] = {"name": name, "state": "training", "message": "", "step": first, "of": steps}
         self._state |= {"seconds_per_step": None, "seconds_left": None, "figures": {}, "skipped": 0, "pid": os.getpid()}
         if main and first:
@@ -46,7 +47,8 @@ class Journal:
         self._bar = tqdm(desc=name, initial=first, total=steps, mininterval=2.0, disable=not main)
         self._log = _Log(logs, name, first) if main and logs is not None else None
         self._started = self._written = time.monotonic()
-        self._seconds: float | None = None
+        self._timed = 0
+        """Steps since `_started`."""
 
     def __enter__(self) -> Journal:
         self._write()
@@ -68,16 +70,18 @@ class Journal:
         if problem and not self._bar.disable:
             log.warning("%s: step %d of %d is skipped, %s.", self._state["name"], step, self._state["of"], problem)
         now = time.monotonic()
-        taken, self._started = now - self._started, now
-        self._seconds = taken if self._seconds is None else 0.9 * self._seconds + 0.1 * taken
+        self._timed += 1
+        seconds = (now - self._started) / self._timed
+        if step == self._first + 1:
+            self._started, self._timed = now, 0
         shown: dict[str, float] = self._state["figures"]
         for key, figure in figures.items():
             if math.isfinite(figure):
                 shown[key] = SMOOTHING * shown.get(key, figure) + (1 - SMOOTHING) * figure
         self._bar.set_postfix({key: f"{figure:.4g}" for key, figure in shown.items()}, refresh=False)
         self._bar.update()
-        self._state |= {"step": step, "skipped": skipped, "seconds_per_step": self._seconds}
-        self._state["seconds_left"] = self._seconds * (self._state["of"] - step)
+        self._state |= {"step": step, "skipped": skipped, "seconds_per_step": seconds}
+        self._state["seconds_left"] = seconds * (self._state["of"] - step)
         if self._log is not None:
             self._log.add(step, {**figures, **more})
         if now - self._written > SECONDS_BETWEEN:
@@ -95,13 +99,10 @@ class Journal:
         if self._progress is None:
             return
         self._progress.parent.mkdir(parents=True, exist_ok=True)
-        data = json.dumps(self._state | {"time": time.time()}, allow_nan=False).encode()
-        for _ in range(20):
-            try:
-                return write_file(self._progress, data)
-            except PermissionError:  # Windows replaces no file while someone reads it
-                time.sleep(0.05)
-        log.warning("%s could not be written: another program holds it open.", self._progress)
+        try:
+            write_file(self._progress, json.dumps(self._state | {"time": time.time()}, allow_nan=False).encode())
+        except PermissionError:
+            log.warning("%s could not be written: another program holds it open.", self._progress)
 
 
 class _Log:
@@ -117,10 +118,12 @@ class _Log:
             with path.open(newline="", encoding="utf-8") as file:
                 rows = [row for row in csv.reader(file) if len(row) == len(self.HEADER)][1:]
         self._name = name
-        self._file: IO[str] = path.open("w", newline="", encoding="utf-8", buffering=1)
+        with replacing(path) as whole, whole.open("w", newline="", encoding="utf-8") as file:
+            kept = csv.writer(file)
+            kept.writerow(self.HEADER)
+            kept.writerows(row for row in rows if row[0] != name or int(row[1]) <= first)
+        self._file: IO[str] = path.open("a", newline="", encoding="utf-8", buffering=1)
         self._csv = csv.writer(self._file)
-        self._csv.writerow(self.HEADER)
-        self._csv.writerows(row for row in rows if row[0] != name or int(row[1]) <= first)
         self._events = _events(folder / re.sub(r"\W+", "-", name), first)
 
     def add(self, step: int, figures: Mapping[str, float]) -> None:

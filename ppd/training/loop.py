@@ -139,7 +139,7 @@ def fit(
                 saved = time.monotonic()
             if broken:
                 raise NotFiniteError.after(name, state.step, steps, problem, checkpoint)
-            if asked and state.step < steps:
+            if asked:
                 raise Stopped.by(name, state.step, steps, asked, checkpoint)
         if state.step > first:
             state.save(checkpoint)

@@ -31,8 +31,9 @@ MEASURED_PEOPLE = 100
 class Materials:
     """`picks` of simulated `people` to train on, with the first prompts' wordings for each look (`sides`);
     `everybody`'s, of real people too; and picks of other simulated people on other prompts, None where these are too
-    few: `watched` ones to choose the weights by, and `held_out` ones to measure them. `apart` are the prompts of these
-    two (`caption_of`'s words) and their pictures' digests, which real people may have picked among as well.
+    few: `watched` ones to choose the weights by, and `held_out` ones to measure them, each on half of the prompts where
+    these suffice. `apart` are the prompts of these two (`caption_of`'s words) and their pictures' digests, which real
+    people may have picked among as well.
     """
 
     people: SimulatedPeople
@@ -78,7 +79,13 @@ def gather(
     known = [studies.looks[name] for name in looks.names]
     sides = [[(look.low.on(prompt), look.high.on(prompt)) for look in known] for prompt in taught[:WORDED_PROMPTS]]
     own = picks(people, taught)
-    by_watched, by_others = (picks(of, apart) if len(apart) >= LEAST_PROMPTS else None for of in (watched, others))
+    if len(apart) >= 2 * LEAST_PROMPTS:  # weights are not chosen by the prompts that they are measured on
+        chosen_by, measured_by = apart[::2], apart[1::2]
+    else:
+        chosen_by = measured_by = apart if len(apart) >= LEAST_PROMPTS else []
+    by_watched, by_others = (
+        picks(of, wanted) if wanted else None for of, wanted in ((watched, chosen_by), (others, measured_by))
+    )
     unseen = {picture.picture.digest for picture in pictures if picture.prompt in set(apart)}
     return Materials(people, own, sides, own, by_watched, by_others, frozenset(unseen.union(map(folded, apart))))
 

@@ -2,11 +2,12 @@
 
 Implicit accuracy: how often the personal denoiser, against the base, lowers the error on the picture that the person
 prefers more than on the other one. Under one's own u it should be high, under another person's low: their difference is
-what is personal, and its p is that of a permutation test that swaps the two at random for each person.
+what is personal, and its p is that of a permutation test that exchanges the two for whole people.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..adapters import UserAdapter
-from ..evaluation import bootstrap
+from ..evaluation import bootstrap, permutation_p
 from ..hosts.denoiser import Denoiser
 from ..precision import autocast
 from .dpo import PairErrors, diffusion_dpo_loss
@@ -26,14 +27,20 @@ PICKS = 6
 """Picks of each person."""
 PARTS = 4
 """Of the noise schedule, from most to least noise, by which errors are told."""
-SHUFFLES = 10_000
 
 
 def measure(
-    denoiser: Denoiser, adapter: UserAdapter, picks: QueryPicks, *, people: int, batch: int, seed: int = 0
+    denoiser: Denoiser,
+    adapter: UserAdapter,
+    picks: QueryPicks,
+    *,
+    people: int,
+    batch: int,
+    on_batch: Callable[[], None] = lambda: None,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Figures of an adapter on the first `people` of held-out picks, with intervals over people; `batch` pairs fit into
-    memory."""
+    memory, and `on_batch` is called before so many."""
     count = min(people, picks.people)
     dpo = UserDPO(
         denoiser, denoiser.host(adapter), picks, denoiser.text(picks.prompts), Objective(), adapter.config.end_percent
@@ -43,7 +50,10 @@ def measure(
     other = (picks.person[index] + rng.integers(1, picks.people, len(index))) % picks.people
     torch.manual_seed(seed)
     noise_rng = np.random.default_rng(seed + 1)
-    rows = [_errors(dpo, index[i : i + batch], other[i : i + batch], noise_rng) for i in range(0, len(index), batch)]
+    rows = []
+    for start in range(0, len(index), batch):
+        on_batch()
+        rows.append(_errors(dpo, index[start : start + batch], other[start : start + batch], noise_rng))
     logits = torch.cat([logits for logits, _ in rows], 1)
     # Where u is 0, as the population's is in an encoder that met nobody, the logit is 0: no lean is half right
     right = (0.5 * (logits.sign() + 1)).double().unflatten(1, (count, PICKS)).mean(2).numpy()
@@ -57,18 +67,11 @@ def measure(
         "anothers": bootstrap(theirs),
         "population": bootstrap(population),
         "own_minus_anothers": bootstrap(own - theirs),
-        "permutation_p": permutation_p(own - theirs, rng),
+        "permutation_p": permutation_p((own - theirs)[:, None]),
         "chosen_error_change_by_noise": [changes[0, part].mean().item() for part in order],
         "rejected_error_change_by_noise": [changes[1, part].mean().item() for part in order],
         "null_user_difference": null_user_difference(dpo),
     }
-
-
-def permutation_p(differences: np.ndarray, rng: np.random.Generator, shuffles: int = SHUFFLES) -> float:
-    """One-sided p of the mean of paired differences [n] being above 0, by random signs (never 0: Phipson and Smyth)."""
-    signs = rng.choice([-1.0, 1.0], (shuffles, len(differences)))
-    as_far = (signs * differences).mean(1) >= differences.mean() - 1e-12  # the same sum in another order
-    return float((1 + as_far.sum()) / (1 + shuffles))
 
 
 @torch.no_grad()

@@ -59,6 +59,8 @@ class UserDPO:
         dropped = torch.ones(batch, dtype=torch.bool)
         if self.personal:
             dropped = torch.from_numpy(rng.random(batch) < self.objective.user_dropout)
+            if not self.picks.population.any():  # of an encoder that met nobody: the null user, who teaches nothing
+                dropped[:] = False
         return index, torch.where(dropped[:, None], self.picks.population, u)
 
     def loss(self, rng: np.random.Generator, batch: int) -> tuple[Tensor, dict[str, float]]:

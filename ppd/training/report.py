@@ -78,9 +78,11 @@ def sentences(figures: dict[str, Any]) -> list[str]:
         lines.append("There were too few prompts to hold some out for measuring: paint studies of more.")
     if real["people"]:
         licence = f", licence: {figures['licence']}" if figures.get("licence") else ""
-        lines.append(f"It was also trained on {real['picks']} picks of {real['people']} real people{licence}.")
+        people = "1 real person" if real["people"] == 1 else f"{real['people']} real people"
+        lines.append(f"It was also trained on {real['picks']} picks of {people}{licence}.")
     if figures["held_out"]["real"] is None:
-        lines.append("Measured on simulated people only: whether real people like it, a blind test has to tell.")
+        measured = "simulated people only" if figures["held_out"]["simulated"] else "nobody"
+        lines.append(f"Measured on {measured}: whether real people like it, a blind test has to tell.")
     return lines
 
 

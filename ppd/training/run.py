@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -19,33 +20,38 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from .. import __version__
 from ..adapters import UserAdapter
 from ..encoders.encoder import PosteriorEncoder
 from ..encoders.features import text_side_of
 from ..files import replacing, write_file
+from ..messages import reason_of
 from ..pairs import PreferencePair
+from ..pictures import Picture
 from ..studies import StudySet, model_name
 from .adapter import distil, train_adapter
 from .base import Base
-from .costs import Costs, forget_peak, peak_memory
-from .distributed import processes
+from .control import stop_if_asked
+from .costs import Costs, Spent, bytes_below, forget_peak, peak_memory
+from .distributed import gathered, processes, shared
 from .materials import Materials, gather
 from .measure import measure
 from .picks import MOST_REAL
 from .prompt_loss import PROMPTS, prompt_loss
 from .real_picks import LEAST_PAIRS, HeldOut, real_picks
 from .report import page, people_sheet
-from .runs import LATENTS
+from .runs import LATENTS, PROGRESS
 from .settings import Settings
 
 log = logging.getLogger(__name__)
 
 VALIDATE_EVERY = 50
-REHEARSED = 2
-"""Steps of each stage that a rehearsal takes."""
+REHEARSED = 3
+"""Steps of each stage that a rehearsal takes; the first one warms up, and is not timed."""
 INPUTS = "inputs.json"
 LEARNED_BY = ("learning_rate", "end_percent", "kind", "rank", "seed", "people", "objective")
 """Settings with which what a run has saved was learned: it goes on with no others, else its file would not tell the
@@ -76,16 +82,15 @@ class Run:
 
         Stopped where somebody asks; a second call goes on from there.
         """
-        started = time.monotonic()
         self.check()
         self._go_on()
-        materials = self.materials()
-        adapter = self._stages(materials, self.folder, self.settings)
-        figures = self._figures(materials, adapter)
-        if not processes().is_main_process:
-            return figures
-        figures["prompt_loss"] = self._prompt_loss(materials, adapter)
-        figures["hours"] = round((time.monotonic() - started) / 3600, 3)
+        with Spent(self.folder, self.base.denoiser.device) as spent:
+            materials = self.materials()
+            adapter = self._stages(materials, self.folder, self.settings, spent)
+            figures = self._figures(materials, adapter)
+            if not processes().is_main_process:
+                return figures
+            figures |= {"prompt_loss": self._prompt_loss(materials, adapter), **spent.told()}
         adapter.config = replace(adapter.config, training={**adapter.config.training, "report": figures})
         self._paint(materials, adapter)
         write_file(self.folder / "report.json", json.dumps(figures, indent=1).encode())
@@ -96,26 +101,42 @@ class Run:
     def rehearse(self) -> Costs:
         """Read every picture and pair, take REHEARSED real steps of each stage, and say what the whole would cost."""
         self.check()
-        forget_peak(self.base.denoiser.device)
+        device, settings, folder = self.base.denoiser.device, self.settings, self.folder / "rehearsal"
+        forget_peak(device)
         started = time.monotonic()
         materials = self.materials()
-        seconds = []
-        for distilled, preferred in ((REHEARSED, 0), (0, REHEARSED)):
-            few = replace(self.settings, distillation_steps=distilled, steps=preferred)
-            folder = self.folder / "rehearsal"
-            shutil.rmtree(folder, ignore_errors=True)
+        parts = [(REHEARSED, 0)] * bool(settings.distillation_steps) + [(0, REHEARSED)] * bool(settings.steps)
+        seconds, written = [0.0, 0.0], 0
+        for distilled, preferred in parts:
+            few = replace(settings, distillation_steps=distilled, steps=preferred)
+            self._empty(folder)
             self._stages(materials, folder, few)
-            seconds.append(json.loads((folder / "progress.json").read_text())["seconds_per_step"])
+            told: dict[str, Any] = json.loads((folder / PROGRESS).read_text()) if processes().is_main_process else {}
+            seconds[distilled == 0] = shared(told)["seconds_per_step"]
+            written += bytes_below(folder)
+        self._empty(folder)
         read = time.monotonic() - started - REHEARSED * sum(seconds)
+        everybody = materials.everybody
+        real = np.arange(len(materials.picks), len(everybody))
         return Costs(
-            pictures=len(materials.everybody.latents),
-            picks=len(materials.everybody),
-            real_people=materials.everybody.real_people,
+            pictures=self._painted,
+            picks=len(materials.picks),
+            real_people=everybody.real_people,
+            real_pictures=len(np.unique(everybody.pictures(real))),
+            real_picks=len(real),
             reading_seconds=read,
-            distillation_seconds=seconds[0] * self.settings.distillation_steps,
-            dpo_seconds=seconds[1] * self.settings.steps,
-            peak_memory=peak_memory(self.base.denoiser.device),
+            distillation_seconds=seconds[0] * settings.distillation_steps,
+            dpo_seconds=seconds[1] * settings.steps,
+            peak_memory=max(gathered([peak_memory(device)])),
+            disk=written + bytes_below(self._latents),
+            batch=settings.batch,
         )
+
+    def _empty(self, folder: Path) -> None:
+        """Remove a folder, before any process goes on."""
+        if processes().is_main_process:
+            shutil.rmtree(folder, ignore_errors=True)
+        processes().wait_for_everyone()
 
     def check(self) -> None:
         """Refuse studies of another model."""
@@ -140,6 +161,8 @@ class Run:
         if processes().is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_file(file, json.dumps(now, indent=1).encode())
+            begun = {"state": "preparing", "pid": os.getpid(), "time": time.time()}
+            write_file(self.folder / PROGRESS, json.dumps(begun).encode())
 
     def _inputs(self) -> dict[str, Any]:
         """What the weights come of, by content."""
@@ -165,7 +188,7 @@ class Run:
             seed=settings.seed,
         )
         options: dict[str, Any] = {"apart": materials.apart, "seed": settings.seed}
-        real = real_picks(self.pairs, self.encoder, self.base.latents, self._latents, **options)
+        real = real_picks(self.pairs, self.encoder, self._encode, self._latents, **options)
         if self.solo and (real is None or real.people > 1):
             raise ValueError(
                 f"Training for one person takes {LEAST_PAIRS} picks or more, all of that person: give such pairs."
@@ -175,17 +198,33 @@ class Run:
         return replace(materials, everybody=materials.picks.with_real(real, MOST_REAL if self.solo else None))
 
     @property
+    def _painted(self) -> int:
+        """Studies that can be trained on."""
+        return sum(picture.latent_file is not None for picture in self.studies.pictures)
+
+    @property
     def _latents(self) -> Path:
         """Real people's pictures as this base's latents, which the next start of the run finds."""
         return self.folder / LATENTS / _hash(self.base.signature)[:12]
 
-    def _paint(self, materials: Materials, adapter: UserAdapter) -> None:
-        """Pictures of the adapter as it is, for people to look at."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with replacing(self.folder / "sheet.png") as partial:
-            people_sheet(self.base, adapter, materials, self.encoder).save(partial, "PNG")
+    def _encode(self, pictures: Sequence[Picture]) -> Tensor:
+        """Latents of real people's pictures, a long work that may be stopped."""
+        stop_if_asked(self.folder, "encoding pictures")
+        return self.base.latents(pictures)
 
-    def _stages(self, materials: Materials, folder: Path, settings: Settings) -> UserAdapter:
+    def _paint(self, materials: Materials, adapter: UserAdapter) -> None:
+        """Pictures of the adapter as it is, for people to look at; the training does without them where there is no
+        room."""
+        try:
+            sheet = people_sheet(self.base, adapter, materials, self.encoder)
+            with replacing(self.folder / "sheet.png") as partial:
+                sheet.save(partial, "PNG")
+        except (OSError, torch.OutOfMemoryError) as error:
+            log.warning("There is no new sheet of pictures (%s).", reason_of(error))
+
+    def _stages(
+        self, materials: Materials, folder: Path, settings: Settings, spent: Spent | None = None
+    ) -> UserAdapter:
         """Self-distillation, where it has steps, then user-DPO."""
         adapter = self.base.new_adapter(
             settings.kind,
@@ -196,17 +235,20 @@ class Run:
             end_percent=settings.end_percent,
         )
 
-        def pictures(averaged: UserAdapter, step: int) -> None:
-            if folder == self.folder and step % settings.pictures_every == 0:
+        def after(averaged: UserAdapter, step: int) -> None:
+            if spent is None:
+                return stop_if_asked(self.folder, "rehearsing")
+            spent.keep()
+            if step % settings.pictures_every == 0:
                 self._paint(materials, averaged)
 
         options: dict[str, Any] = {
-            "on_step": pictures,
+            "on_step": after,
             "seed": settings.seed,
             "batch": settings.batch,
             "accumulate": settings.accumulate,
             "learning_rate": settings.learning_rate,
-            "progress": folder / "progress.json",
+            "progress": folder / PROGRESS,
             "logs": folder,
         }
         if settings.distillation_steps:
@@ -232,7 +274,7 @@ class Run:
             objective=settings.objective,
             fresh=not settings.distillation_steps,
             name="2 of 2, preferences",
-            held_out=materials.watched if folder == self.folder else None,
+            held_out=None if spent is None else materials.watched,
             validate_every=min(VALIDATE_EVERY, settings.steps),
             patience=settings.patience,
             **options,
@@ -254,17 +296,17 @@ class Run:
         picks, denoiser = materials.everybody, self.base.denoiser
         real, others = None, self.held_out
         if others is not None:
-            real = real_picks(others.support, self.encoder, self.base.latents, self._latents, queries_of=others.query)
-        options = {"people": self.settings.measured_people, "batch": self.settings.batch}
+            real = real_picks(others.support, self.encoder, self._encode, self._latents, queries_of=others.query)
+        options: dict[str, Any] = {"people": self.settings.measured_people, "batch": self.settings.batch}
+        options["on_batch"] = lambda: stop_if_asked(self.folder, "measuring")
         measured = {"simulated": materials.held_out, "real": real}
         return {
             "base": self.base.signature,
             "encoder": self.encoder.name,
             "encoder_hash": self.encoder.weight_hash,
             "versions": {"ppd": __version__, "torch": torch.__version__},
-            "peak_memory": peak_memory(denoiser.device),
             "licence": self.licence,
-            "studies": {"pictures": len(picks.latents), "looks": len(self.studies.looks)},
+            "studies": {"pictures": self._painted, "looks": len(self.studies.looks)},
             "settings": asdict(self.settings),
             "real_people": {"people": picks.real_people, "picks": 0 if picks.real is None else int(picks.real.sum())},
             "held_out": {

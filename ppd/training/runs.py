@@ -26,7 +26,7 @@ import psutil
 from ..files import write_file
 from ..packages import needed_package
 from .control import STOP
-from .costs import Costs
+from .costs import SPENT, Costs
 from .report import sentences
 from .settings import Settings
 
@@ -34,11 +34,15 @@ PACK = Path(__file__).resolve().parents[2]
 RUN, LOG, RESULT, PROGRESS = "run.json", "log.txt", "result.json", "progress.json"
 LATENTS = "latents"
 """The folder in it of real people's pictures as the base's latents."""
-MADE = ("*.pt", "*.csv", "sheet.png", "report.*", PROGRESS, RESULT)
+MADE = ("*.pt", "*.csv", "sheet.png", "report.*", PROGRESS, RESULT, SPENT)
 BEGIN = "import runpy, sys; sys.path.append(sys.argv.pop(1)); runpy.run_module('ppd', run_name='__main__')"
 """`python -m ppd` also where Python heeds neither its folder nor PYTHONPATH, as ComfyUI's portable one. Our folder
 comes last, since its nodes are not ComfyUI's."""
+FREE = {"batch", "accumulate", "gradient-checkpointing", "cache", "folders"}
+"""Options that a half-done training may change: how it fits into memory, and where things lie."""
 ACTIVE = ("preparing", "training", "measuring", "stopping")
+LAST = "2"
+"""What the name of a training's last part begins with."""
 SAME_START = 2.0
 """Seconds between two readings of when a process began, which follow the clock."""
 TAIL = 1 << 14
@@ -120,6 +124,7 @@ class Training:
             (self.folder / name).unlink(missing_ok=True)
         command = [sys.executable, "-u", "-c", BEGIN, str(PACK), "train", "adapter", *arguments]
         command += ["--work", str(self.folder), "--json", str(self.folder / RESULT)]
+        started = time.time()
         environment = {**os.environ, "COMFYUI_PATH": str(comfyui), "PYTHONUTF8": "1"}
         with (self.folder / LOG).open("wb") as log:
             process = subprocess.Popen(
@@ -134,7 +139,7 @@ class Training:
         threading.Thread(target=process.wait, daemon=True).start()  # else its end leaves a zombie
         began = _began(process.pid) or time.time()
         told: dict[str, Any] = {"arguments": list(arguments), "comfyui": str(comfyui), "command": command}
-        told |= {"pid": process.pid, "began": began, "started": time.time()}
+        told |= {"pid": process.pid, "began": began, "started": started}
         write_file(self.folder / RUN, json.dumps(told, indent=1).encode())
 
     def go_on(self) -> None:
@@ -160,25 +165,30 @@ class Training:
         if not told:
             return State()
         progress = _read(self.folder / PROGRESS)
-        if progress.get("pid") != told["pid"]:  # of an earlier start
+        if progress.get("time", 0.0) < told["started"]:  # of an earlier start
+            progress = {}
+        is_stopped = progress.get("state") == "stopped"
+        if "step" not in progress:  # still before them
             progress = {}
         known = _steps(told["arguments"], progress) | {"started": told["started"]}
         known["figures"] = progress.get("figures", {})
         began = _began(told["pid"])
         if began is not None and abs(began - told["began"]) < SAME_START:
-            return State(self._doing(progress, known.get("step") == known["of"]), **known)
+            return State(self._doing(progress), **known)
         result = _read(self.folder / RESULT)
         if result:
             return State("finished", result=result, **known)
-        if progress.get("state") == "stopped":
+        if is_stopped:
             return State("stopped", **known)
         message = self._last_words()
         return State("failed" if message else "died", message, **known)
 
-    def _doing(self, progress: Mapping[str, Any], is_trained: bool) -> str:
-        if (self.folder / STOP).exists() and not is_trained:
+    def _doing(self, progress: Mapping[str, Any]) -> str:
+        if (self.folder / STOP).exists():
             return "stopping"
-        return "preparing" if not progress else "measuring" if is_trained else "training"
+        if not progress:
+            return "preparing"
+        return "measuring" if progress["state"] == "finished" and progress["name"].startswith(LAST) else "training"
 
     def _last_words(self) -> str:
         """The error that its log ends with; empty where it was cut off."""
@@ -194,10 +204,12 @@ class Training:
     def _check_arguments(self, arguments: Sequence[str]) -> None:
         """Refuse to go on from what was saved with others."""
         before = _read(self.folder / RUN).get("arguments", list(arguments))
-        if list(arguments) == before or not list(self.folder.glob("*.pt")):
+        if not list(self.folder.glob("*.pt")):
             return
         one, other = _options(before), _options(arguments)
-        changed = sorted(name for name in {*one, *other} if one.get(name) != other.get(name))
+        changed = sorted(name for name in {*one, *other} - FREE if one.get(name) != other.get(name))
+        if not changed:
+            return
         raise ValueError(
             f"The training {self.folder.name!r} is half done with other settings ({', '.join(changed)}): give those "
             "back, or choose another name."
@@ -250,7 +262,8 @@ def _steps(arguments: Sequence[str], progress: Mapping[str, Any]) -> dict[str, A
         return {"of": first + second}
     step = progress["step"] + (0 if progress["name"].startswith("1") else first)
     pace = progress["seconds_per_step"]
-    return {"step": step, "of": first + second, "seconds_left": pace and pace * (first + second - step)}
+    left = 0 if progress["state"] == "finished" and progress["name"].startswith(LAST) else first + second - step
+    return {"step": step, "of": first + second, "seconds_left": pace and pace * left}
 
 
 def _apart() -> dict[str, Any]:

@@ -8,23 +8,24 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ..limits import parsed
+from ..limits import number, parsed, whole
 from ..messages import quoted
 
-NUMBERS = (
-    "distillation_steps",
-    "steps",
-    "batch",
-    "accumulate",
-    "rank",
-    "seed",
-    "people",
-    "measured_people",
-    "most_pairs",
-    "pictures_every",
-    "patience",
-)
-LEAST = {"seed": 0, "steps": 0, "distillation_steps": 0, "people": 2, "measured_people": 2}
+MOST = 10**9
+NUMBERS = {
+    "distillation_steps": (0, "of self-distillation, the first part, in which it learns from the checkpoint's words"),
+    "steps": (0, "of user-DPO, the second part, in which it learns from picks"),
+    "batch": (1, "pairs that are in memory at once"),
+    "accumulate": (1, "batches that make a step"),
+    "rank": (1, "of a low-rank adapter: how much it can hold"),
+    "seed": (0, "of everything random"),
+    "people": (2, "simulated to train on"),
+    "measured_people": (2, "others, simulated to measure on at the end"),
+    "most_pairs": (1, "of a set of many people that are read, the first ones"),
+    "pictures_every": (1, "steps between two sheets of pictures"),
+    "patience": (1, "steps without a better held-out figure that end the second part"),
+}
+"""Whole numbers: the least, and what they are."""
 KINDS = ("low_rank", "cross_attention")
 
 
@@ -99,17 +100,18 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="the file: models/user_adapters/<name>.safetensors")
     parser.add_argument("--work", type=Path, help="folder of the run (default: <out>.training)")
     parser.add_argument("--config", type=Path, help="JSON file with any of the settings below, by their names")
-    parser.add_argument("--dry-run", action="store_true", help="check everything, take two steps, say what it costs")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, take a few steps, say what it costs")
     parser.add_argument("--stop", action="store_true", help="ask the run in --work to stop after its step")
     parser.add_argument("--vram", type=float, help="GB that may be used: the batch is halved until it fits")
 
     how = parser.add_argument_group("settings")
-    for number in NUMBERS:
-        default = getattr(Settings(), number)
-        how.add_argument(f"--{number.replace('_', '-')}", type=int, help=f"(default: {default})")
-    how.add_argument("--learning-rate", type=float, help=f"(default: {Settings().learning_rate:g})")
-    how.add_argument("--end-percent", type=float, help=f"of the schedule (default: {Settings().end_percent:g})")
-    how.add_argument("--kind", choices=KINDS, help="(default: the family's own)")
+    for name, (_, what) in NUMBERS.items():
+        default = getattr(Settings(), name)
+        how.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N", help=f"{what} (default: {default})")
+    for name, what in (("learning_rate", "of AdamW"), ("end_percent", "share of the sampling that is personal")):
+        default = getattr(Settings(), name)
+        how.add_argument(f"--{name.replace('_', '-')}", type=float, metavar="X", help=f"{what} (default: {default:g})")
+    how.add_argument("--kind", choices=KINDS, help="where the adapter acts (default: the family's own)")
     how.add_argument("--gradient-checkpointing", action="store_true", help="a third slower, with far less memory")
 
 
@@ -118,20 +120,35 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     said = {} if arguments.config is None else parsed(arguments.config.name, arguments.config.read_bytes())
     if not isinstance(said, dict):
         raise ValueError(f'{arguments.config.name} holds no names and values: write {{"steps": 400}}, for example.')
-    objective = checked(Objective, said.pop("objective", {}), "objective")
+    if not isinstance(told := said.pop("objective", {}), dict):
+        raise ValueError(f'Expected names and values as objective, such as {{"contrast": 1.0}}, got {quoted(told)}.')
+    objective = checked(Objective, told, "objective")
     settings = checked(Settings, {**said, "objective": Objective(**objective)}, "settings")
     given = {field.name: getattr(arguments, field.name, None) for field in fields(Settings)}
     chosen = Settings(**{**settings, **{name: value for name, value in given.items() if value is not None}})
-    for name in NUMBERS:
-        least = LEAST.get(name, 1)
-        if getattr(chosen, name) < least:
-            raise ValueError(f"Expected {name} of at least {least}, got {getattr(chosen, name)}.")
-    if not 0 < chosen.end_percent <= 1 or not 0 < chosen.learning_rate < 1:
-        raise ValueError(
-            "Expected end_percent above 0 and up to 1 and learning_rate between 0 and 1, got "
-            f"{chosen.end_percent:g} and {chosen.learning_rate:g}."
-        )
+    check_settings(chosen)
     return chosen
+
+
+def check_settings(settings: Settings) -> None:
+    """ValueError where a value is of the wrong kind or size."""
+    for name, (least, _) in NUMBERS.items():
+        whole(name, getattr(settings, name), least, MOST)
+    if not settings.steps and not settings.distillation_steps:
+        raise ValueError("Expected steps or distillation_steps above 0: with none of both nothing is learned.")
+    number("learning_rate", settings.learning_rate, 1e-9, 1)
+    number("end_percent", settings.end_percent, 1e-3, 1)
+    if settings.kind not in (None, *KINDS):
+        raise ValueError(f"Expected {' or '.join(KINDS)} as kind, got {quoted(settings.kind)}.")
+    objective = settings.objective
+    for name in ("steered_beta", "true_noise", "soft_labels"):
+        if not isinstance(value := getattr(objective, name), bool):
+            raise ValueError(f"Expected true or false as the objective's {name}, got {quoted(value)}.")
+    number("the objective's user_dropout", objective.user_dropout, 0, 1)
+    number("the objective's contrast", objective.contrast, 0, MOST)
+    for name in ("beta", "safeguard"):
+        if (value := getattr(objective, name)) is not None:
+            number(f"the objective's {name}", value, 0, MOST)
 
 
 def checked(kind: type, said: Mapping[str, Any], what: str) -> dict[str, Any]:

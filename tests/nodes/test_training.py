@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from typing import Any
 
@@ -11,6 +12,8 @@ import psutil
 import pytest
 import torch
 from PIL import Image
+
+from ppd.training.costs import Costs
 
 from .test_my_taste import pick
 
@@ -73,6 +76,16 @@ def test_it_starts_once_and_shows_how_it_stands(trained, comfy_folders):
         trained(name="another")
 
 
+def test_two_presses_start_one_process(trained, comfy_folders):
+    def begun():
+        processes = (child.cmdline() for child in psutil.Process().children())
+        return sum("train" in command and "adapter" in command for command in processes)
+
+    with ThreadPoolExecutor(2) as both:
+        told = [one.result() for one in [both.submit(trained) for _ in range(2)]]
+    assert all("Has begun" in report for report, _, _ in told) and begun() == 1
+
+
 def test_a_finished_one_is_shown_and_its_file_is_never_written_over(trained, comfy_folders):
     trained()
     folder = comfy_folders.user / "__ppd" / "trainings" / "my adapter"
@@ -82,7 +95,7 @@ def test_a_finished_one_is_shown_and_its_file_is_never_written_over(trained, com
     out.parent.mkdir(exist_ok=True)
     out.touch()
     report, sheet, _ = trained()
-    assert "Measured on simulated people only" in report and sheet.shape == (1, 32, 96, 3) and sheet[..., 0].min() == 1
+    assert "Measured on nobody" in report and sheet.shape == (1, 32, 96, 3) and sheet[..., 0].min() == 1
     assert trained(action="show", studies="none")[0] == report
     (out.parent / "taken.safetensors").touch()
     with pytest.raises(ValueError, match="There is a user adapter 'taken' already: choose another name"):
@@ -98,8 +111,8 @@ def test_a_dry_run_is_one_of_its_own(trained, comfy_folders):
     assert json.loads((folder / "run.json").read_text())["arguments"][-1] == "--dry-run"
     with pytest.raises(ValueError, match="The training 'my adapter/dry run' is running"):
         trained()
-    costs = {"pictures": 9, "picks": 90, "real_people": 0, "reading_seconds": 1.0, "distillation_seconds": 0.0}
-    finish(folder, {**costs, "dpo_seconds": 7200.0, "peak_memory": 3 * 2**30})
+    costs = Costs(9, 90, 0, 0, 0, 1.0, 0.0, 7200.0, peak_memory=3 * 2**30, disk=0, batch=4)
+    finish(folder, vars(costs))
     report, _, _ = trained(action="show")
     assert "Training: about 2.0 hours" in report and "Peak memory: 3.0 GB" in report
     assert trained()[0].startswith("my adapter.safetensors: Has begun")

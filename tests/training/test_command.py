@@ -37,6 +37,16 @@ NUMBERS = (0, 1, 3, 4, 5, 2, 6, 7, 14)
 FEW = {"--rank": 4, "--people": 12, "--measured-people": 2}
 
 
+SETTINGS = {
+    '{"stepps": 3}': "There is no 'stepps' among the settings: use distillation_steps, steps",
+    '{"patience": 10.5}': "Expected a whole number from 1 to 1000000000 as patience, got 10.5.",
+    '{"kind": "lora"}': "Expected low_rank or cross_attention as kind, got 'lora'.",
+    '{"objective": {"contrast": "much"}}': "Expected a number from 0 to 1e+09 as the objective's contrast, got 'much'.",
+    '{"objective": {"true_noise": 1}}': "Expected true or false as the objective's true_noise, got 1.",
+    '{"objective": 3}': "Expected names and values as objective",
+}
+
+
 def edited(picture, light, warmth):
     """An IMAGE [H, W, 3], brighter and warmer."""
     return (picture + light + warmth * torch.tensor([1.0, 0.0, -1.0])).clamp(0, 1)
@@ -60,6 +70,7 @@ def home(tmp_path_factory, comfyui_path):
                     latent = base.vae.encode(shown[None])
                     writer.add(Cell(look, f"prompt {number}", number), side, Picture.from_tensor(shown), latent, noise)
     write_example(home / "pairs", seed=3, pairs=12)
+    write_example(home / "few", seed=3, pairs=3)
     command = ["make-encoder", "--out", home / "encoder", "--tower", "pocket", "--studies", home / "studies"]
     assert main([str(part) for part in command]) == 0
     yield home
@@ -153,7 +164,7 @@ def test_real_people_are_trained_on_beside_simulated_ones(home, tmp_path, capsys
     adapter = UserAdapter.load(out)
     assert isinstance(adapter, LowRankAdapter) and adapter.config.rank == 4
     assert adapter.config.training["report"]["real_people"]["people"] == 1
-    assert "of 1 real people, licence: mine." in (tmp_path / "solo.training" / "report.html").read_text()
+    assert "of 1 real person, licence: mine." in (tmp_path / "solo.training" / "report.html").read_text()
     assert len((tmp_path / "solo.training" / "latents" / "4x8x8-0.txt").read_text().split()) >= 6
 
 
@@ -161,9 +172,9 @@ def test_a_rehearsal_says_what_it_costs_and_trains_nothing(home, tmp_path, capsy
     out = tmp_path / "dry.safetensors"
     assert train(home, out, "--dry-run", "--gradient-checkpointing") == 0
     said = capsys.readouterr().out
-    assert "20 pictures and 576 picks of simulated people are usable.\n" in said
-    assert "Peak memory:" in said and "hours" in said
-    assert not out.exists()
+    assert "36 pictures and 576 picks of simulated people are usable.\n" in said
+    assert "GB with a batch of 2. Disk: 0.0" in said and "hours" in said
+    assert not out.exists() and not list((tmp_path / "dry.training").glob("rehearsal*"))
 
 
 @pytest.mark.slow  # the loop has its own
@@ -193,9 +204,11 @@ def test_a_stopped_run_goes_on_where_it_stopped(home, tmp_path, trained):
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (("--batch", "0"), "Expected batch of at least 1, got 0"),
-        (("--end-percent", "2"), "Expected end_percent above 0 and up to 1"),
-        (("--solo",), "takes 8 picks or more, all of that person"),
+        (("--batch", "0"), "Expected a whole number from 1 to 1000000000 as batch, got 0."),
+        (("--end-percent", "2"), "Expected a number from 0.001 to 1 as end_percent, got 2.0."),
+        (("--steps", "0", "--distillation-steps", "0"), "with none of both nothing is learned"),
+        (("--solo",), "Training for one person needs their picks: name their folder with --pairs."),
+        (("--solo", "--pairs", "{home}/few"), "takes 8 picks or more, all of that person"),
         (("--studies", "{home}/nothing"), "There are no studies in 'nothing'"),
     ],
 )
@@ -215,6 +228,10 @@ def test_files_that_are_missing_taken_or_no_settings_are_refused(home, tmp_path,
     assert "There is no run in" in refused("--out", tmp_path / "a.safetensors", "--stop")
     assert train(home, trained) == 2
     assert "There is a file mine.safetensors already" in capsys.readouterr().err
-    (tmp_path / "settings.json").write_text('{"stepps": 3}')
-    assert train(home, tmp_path / "a.safetensors", "--config", tmp_path / "settings.json") == 2
-    assert "There is no 'stepps' among the settings: use distillation_steps, steps" in capsys.readouterr().err
+    for said, expected in SETTINGS.items():
+        (tmp_path / "settings.json").write_text(said)
+        assert train(home, tmp_path / "a.safetensors", "--config", tmp_path / "settings.json") == 2
+        assert expected in capsys.readouterr().err
+    (tmp_path / "a.training").mkdir()
+    (tmp_path / "a.training" / "progress.json").write_text('{"state": "stopped", "pid": 4194305}')
+    assert "there is nothing to stop" in refused("--out", tmp_path / "a.safetensors", "--stop")

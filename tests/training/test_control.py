@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ppd.training.control import NotFiniteError, Stopped
+from ppd.training.control import NotFiniteError, Stopped, stop_if_asked
 from tests.training.tiny import STEPS, tiny_loss, train
 
 
@@ -117,8 +117,21 @@ def test_a_file_from_before_this_process_asks_nothing_and_one_made_while_it_prep
     assert not (tmp_path / "STOP").exists()
 
 
-def test_asked_in_its_last_step_a_run_is_simply_finished(tmp_path):
-    assert not train(tmp_path / "a.pt", asking((tmp_path / "STOP").touch, at=STEPS - 1)).training
+def test_asked_in_its_last_step_a_run_stops_before_what_comes_next(tmp_path):
+    with pytest.raises(Stopped, match="after step 12 of 12"):
+        train(tmp_path / "a.pt", asking(lambda: signal.raise_signal(signal.SIGTERM), at=STEPS - 1))
+    trained, whole = train(tmp_path / "a.pt"), train(tmp_path / "whole.pt")
+    assert all(torch.equal(value, trained.state_dict()[name]) for name, value in whole.state_dict().items())
+
+
+def test_between_steps_only_a_file_of_now_stops(tmp_path):
+    stop_if_asked(tmp_path, "measuring")
+    (tmp_path / "STOP").touch()
+    with pytest.raises(Stopped, match="Stopped by the file STOP while measuring; what was done is saved in"):
+        stop_if_asked(tmp_path, "measuring")
+    assert (tmp_path / "STOP").exists()
+    os.utime(tmp_path / "STOP", (1e9, 1e9))
+    stop_if_asked(tmp_path, "measuring")
 
 
 def test_a_second_ctrl_c_interrupts_at_once(tmp_path):

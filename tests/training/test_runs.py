@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from ppd.adapters import UserAdapter
+from ppd.training.costs import Costs
 from ppd.training.runs import Training, trainings
 
 if find_spec("comfy"):
@@ -18,6 +19,7 @@ if find_spec("comfy"):
 
 ARGUMENTS = ["--base", "model.safetensors", "--studies", "nowhere", "--encoder", "nobody", "--out", "mine.safetensors"]
 ARGUMENTS += ["--steps", "40", "--distillation-steps", "20"]
+COSTS = Costs(9, 90, 0, 0, 0, 1.0, 1800.0, 1800.0, peak_memory=2**31, disk=2**28, batch=4)
 
 
 def ended(training, seconds=240):
@@ -42,7 +44,7 @@ def alive(folder, arguments=ARGUMENTS, **changes):
 
 def progress(training, **changes):
     told = {"name": "1 of 2, self-distillation", "state": "training", "step": 5, "of": 20, "seconds_per_step": 2.0}
-    told |= {"figures": {"loss": 0.5}, "pid": os.getpid()}
+    told |= {"figures": {"loss": 0.5}, "time": 6.0}
     (training.folder / "progress.json").write_text(json.dumps({**told, **changes}))
 
 
@@ -77,7 +79,9 @@ def test_one_that_was_killed_is_told_from_one_that_runs(tmp_path):
 def test_steps_of_both_parts_count_together(tmp_path):
     training = alive(tmp_path)
     assert (training.state().state, training.state().of) == ("preparing", 60)
-    progress(training, pid=1)  # of an earlier start
+    progress(training, time=4.0)  # of an earlier start
+    assert training.state().state == "preparing"
+    (tmp_path / "progress.json").write_text('{"state": "preparing", "time": 6.0}')
     assert training.state().state == "preparing"
     progress(training)
     state = training.state()
@@ -89,23 +93,25 @@ def test_steps_of_both_parts_count_together(tmp_path):
     assert (training.state().step, training.state().seconds_left) == (30, 60.0)
     training.stop()
     assert training.state().state == "stopping" and (tmp_path / "STOP").exists()
-    progress(training, name="2 of 2, preferences", step=40, of=40, state="finished")
-    assert training.state().state == "measuring"
+    (tmp_path / "STOP").unlink()
+    progress(training, name="2 of 2, preferences", step=25, of=40, state="finished")  # nothing rose any more
+    assert (training.state().state, training.state().seconds_left) == ("measuring", 0.0)
 
 
 def test_how_it_ended_is_told_by_its_files(tmp_path):
     training = alive(tmp_path, pid=2**22 + 1)
-    progress(training, pid=2**22 + 1, state="stopped")
+    progress(training, state="stopped")
     assert training.state().state == "stopped"
-    progress(training, pid=2**22 + 1)
+    (tmp_path / "progress.json").write_text('{"state": "stopped", "time": 6.0}')  # before the first step
+    assert training.state().state == "stopped"
+    progress(training)
     (tmp_path / "log.txt").write_text(" 10%|#| 1/9\r 20%|#| 2/9\n")
     assert training.state().state == "died"
     (tmp_path / "log.txt").write_text("some\nTraceback (most recent call last):\n  here\nMemoryError: 3 GB\n")
     assert (training.state().state, training.state().message) == ("failed", "MemoryError: 3 GB")
     (tmp_path / "log.txt").write_text("usage: x\npython -m ppd train adapter: error: what is --this\n")
     assert training.state().message == "what is --this"
-    costs = {"pictures": 9, "picks": 90, "real_people": 0, "reading_seconds": 1.0, "distillation_seconds": 1800.0}
-    (tmp_path / "result.json").write_text(json.dumps({**costs, "dpo_seconds": 1800.0, "peak_memory": 2**31}))
+    (tmp_path / "result.json").write_text(json.dumps(vars(COSTS)))
     state = training.state()
     assert state.state == "finished" and state.costs() == {"seconds": 3600.0, "gigabytes": 2.0}
     assert "about 1.0 hours" in state.report() and state.worth() is None
@@ -125,6 +131,9 @@ def test_what_is_half_done_goes_on_with_its_own_settings_alone(tmp_path):
     ):
         training.start(changed, comfyui=tmp_path)
     assert training.state().state == "died"
+    training.start([*ARGUMENTS, "--batch", "1"], comfyui=tmp_path)  # it had run out of memory
+    assert training.state().state == "preparing"
+    ended(training)
 
 
 @pytest.mark.comfyui
