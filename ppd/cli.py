@@ -310,7 +310,7 @@ def _studies(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"pictures": len(studies.pictures), "missing": studies.missing, "model": studies.model, "pairs": looks}
 
 
-def _train(arguments: argparse.Namespace) -> dict[str, Any]:
+def _train(arguments: argparse.Namespace) -> dict[str, Any] | None:
     if arguments.what == "adapter":
         from .packages import needed_package
 
@@ -393,7 +393,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         figures = COMMANDS[arguments.command](arguments)
-        if arguments.json is not None:
+        if arguments.json is not None and figures is not None:
             arguments.json.parent.mkdir(parents=True, exist_ok=True)
             arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
     except (ValueError, OSError) as error:

@@ -32,8 +32,8 @@ LEAST_BATCH = 1
 FITTED = "vram.json"
 
 
-def command(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Train, rehearse or stop; figures for --json."""
+def command(arguments: argparse.Namespace) -> dict[str, Any] | None:
+    """Train, rehearse or stop; figures for --json, of several processes by the first one."""
     if arguments.out.suffix != ".safetensors":
         raise ValueError(f"Expected a .safetensors file as --out, got {arguments.out.name}: let it end so.")
     folder = arguments.work or arguments.out.with_suffix(".training")
@@ -48,7 +48,7 @@ def command(arguments: argparse.Namespace) -> dict[str, Any]:
         raise ValueError(f"There is a file {arguments.out.name} already: name another one as --out.")
     run = opened(arguments, folder, settings_of(arguments))
     try:
-        return done(run, arguments)
+        figures, told = done(run, arguments)
     except Stopped as stopped:
         write_file(folder / PROGRESS, json.dumps(_read(folder) | {"state": "stopped", "time": time.time()}).encode())
         raise SystemExit(str(stopped)) from None
@@ -59,20 +59,22 @@ def command(arguments: argparse.Namespace) -> dict[str, Any]:
             f"The GPU's memory does not suffice for a batch of {run.settings.batch} ({reason_of(error)}): give a "
             "smaller --batch or --gradient-checkpointing, and it goes on from what it saved."
         ) from error
+    if not processes().is_main_process:
+        return None
+    print(told)
+    return figures
 
 
-def done(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Train or rehearse."""
+def done(run: Run, arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """Figures of a training or a rehearsal, and a sentence."""
     if arguments.vram is not None:
         run = fitted(run, arguments.vram)
     if arguments.dry_run:
         costs = run.rehearse()
-        print(costs.report())
-        return vars(costs)
+        return vars(costs), costs.report()
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    figures = run.train(arguments.out)
-    print(f"{arguments.out}: user adapter; {run.folder / 'report.html'} says what it is worth")
-    return {"file": str(arguments.out), **figures}
+    figures = {"file": str(arguments.out), **run.train(arguments.out)}
+    return figures, f"{arguments.out}: user adapter; {run.folder / 'report.html'} says what it is worth"
 
 
 def stop(folder: Path) -> dict[str, Any]:

@@ -52,17 +52,17 @@ class Costs:
                 f"Training: about {self.hours:.1f} hours ({self.distillation_seconds / 60:.0f} minutes of "
                 f"self-distillation, {self.dpo_seconds / 60:.0f} of preferences).",
                 f"Peak memory: {self.peak_memory / 2**30:.1f} GB with a batch of {self.batch}. Disk: "
-                f"{self.disk / 2**30:.2f} GB.",
+                f"{self.disk / 2**20:.0f} MB.",
             )
         )
 
 
 class Spent:
     """Hours and peak memory of all starts of a run together, kept in its folder once a minute, so that a kill loses no
-    more."""
+    more; of several processes one `writes`."""
 
-    def __init__(self, folder: Path, device: torch.device) -> None:
-        self._file, self._device = folder / SPENT, device
+    def __init__(self, folder: Path, device: torch.device, *, writes: bool = True) -> None:
+        self._file, self._device, self._writes = folder / SPENT, device, writes
         self._before: dict[str, Any] = {"hours": 0.0, "peak_memory": 0}
         if self._file.exists():
             self._before = json.loads(self._file.read_text())
@@ -89,7 +89,8 @@ class Spent:
             self._write()
 
     def _write(self) -> None:
-        write_file(self._file, json.dumps(self.told()).encode())
+        if self._writes:
+            write_file(self._file, json.dumps(self.told()).encode())
 
 
 def bytes_below(folder: Path) -> int:

@@ -84,11 +84,12 @@ class Run:
         """
         self.check()
         self._go_on()
-        with Spent(self.folder, self.base.denoiser.device) as spent:
+        is_main = processes().is_main_process
+        with Spent(self.folder, self.base.denoiser.device, writes=is_main) as spent:
             materials = self.materials()
             adapter = self._stages(materials, self.folder, self.settings, spent)
             figures = self._figures(materials, adapter)
-            if not processes().is_main_process:
+            if not is_main:
                 return figures
             figures |= {"prompt_loss": self._prompt_loss(materials, adapter), **spent.told()}
         adapter.config = replace(adapter.config, training={**adapter.config.training, "report": figures})

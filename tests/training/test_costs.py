@@ -23,7 +23,7 @@ def test_costs_tell_real_people_apart():
     assert told.splitlines() == [
         "9 pictures and 90 picks of simulated people, and 12 pictures and 7 picks of 2 real people are usable.",
         "Training: about 2.0 hours (30 minutes of self-distillation, 90 of preferences).",
-        "Peak memory: 3.0 GB with a batch of 4. Disk: 0.50 GB.",
+        "Peak memory: 3.0 GB with a batch of 4. Disk: 512 MB.",
     ]
 
 
