@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..encoders.encoder import PosteriorEncoder
+from ..encoders.encoder import PosteriorEncoder, Told
+from ..encoders.posterior import fit_all_with_noise
 from ..pair_index import LEAST_PAIRS, Array, index_pairs, split
 from ..pairs import PreferencePair, caption_of
 from ..pictures import Picture
@@ -55,7 +56,7 @@ def real_picks(
         if not query:  # all of its pictures are in the support, or apart
             continue
         person += [len(embeddings)] * len(query)
-        embeddings.append(_embeddings(support, encoder, rng))
+        embeddings.append(_embeddings(encoder.read(support), encoder, rng))
         queries += query
     if not queries:
         return None
@@ -112,12 +113,13 @@ def _by_user(pairs: Sequence[PreferencePair]) -> dict[str | None, list[Preferenc
 def _halves(
     pairs: Sequence[PreferencePair], rng: np.random.Generator
 ) -> tuple[list[PreferencePair], list[PreferencePair]]:
-    """Support and query, disjoint by prompt and picture; pairs of one prompt stay together, if there is another."""
+    """Support and query, disjoint by prompt and picture; pairs of one prompt stay together, if there is another, and
+    those of one choice in any case."""
+    own = [pair.choice or str(number) for number, pair in enumerate(pairs)]
+    names = [pair.prompt or name for pair, name in zip(pairs, own, strict=True)]
     groups: dict[str, list[PreferencePair]] = {}
-    for number, pair in enumerate(pairs):
-        groups.setdefault(pair.prompt or str(number), []).append(pair)
-    if len(groups) == 1:
-        groups = {str(number): [pair] for number, pair in enumerate(pairs)}
+    for name, pair in zip(names if len(set(names)) > 1 else own, pairs, strict=True):
+        groups.setdefault(name, []).append(pair)
     support: list[PreferencePair] = []
     query: list[PreferencePair] = []
     every = list(groups.values())
@@ -128,15 +130,25 @@ def _halves(
     return support, [p for p in query if not p.tie and not seen & {p.chosen.digest, p.rejected.digest}]
 
 
-def _embeddings(support: Sequence[PreferencePair], encoder: PosteriorEncoder, rng: np.random.Generator) -> Tensor:
-    """u [S, d] from SUPPORTS draws of SUPPORT_COUNTS pairs, or of all where there are fewer."""
-    told = encoder.read(support)
-    rows = []
+def _embeddings(told: Told, encoder: PosteriorEncoder, rng: np.random.Generator) -> Tensor:
+    """u [S, d] from SUPPORTS draws of SUPPORT_COUNTS picks, or of all where there are fewer. A choice among several is
+    one pick, with all that was not chosen."""
+    _, choice = np.unique(told.choices.numpy(), return_inverse=True)
+    draws: list[tuple[np.ndarray, np.ndarray]] = []
     for _ in range(SUPPORTS):
-        order = rng.permutation(len(told.differences))
-        for count in SUPPORT_COUNTS:
-            some = torch.from_numpy(order[:count])
-            rows.append(
-                encoder.encode_differences(told.differences[some], told.outcomes[some], told.weights[some]).u[0]
-            )
-    return torch.stack(rows)
+        order = rng.permutation(choice.max() + 1)
+        place = order.argsort()[choice]  # of each row's pick in the draw
+        rows = place.argsort(kind="stable")
+        draws += [(rows[: (place < count).sum()], place) for count in SUPPORT_COUNTS]
+    longest = max(len(rows) for rows, _ in draws)
+    used, weights = torch.zeros(len(draws), longest, dtype=torch.long), torch.zeros(len(draws), longest)
+    choices = torch.arange(longest).repeat(len(draws), 1)
+    for number, (rows, place) in enumerate(draws):
+        used[number, : len(rows)] = torch.from_numpy(rows)
+        weights[number, : len(rows)] = told.weights[rows]
+        choices[number, : len(rows)] = torch.from_numpy(place[rows])
+    prior = encoder.prior
+    means, _, _ = fit_all_with_noise(
+        told.differences[used], told.outcomes[used], weights, prior.mean.double(), prior.covariance.double(), choices
+    )
+    return means.float()
