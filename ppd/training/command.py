@@ -12,6 +12,7 @@ from typing import Any
 
 from .control import STOP, Stopped
 from .run import Run
+from .runs import PICTURES, TEXTS
 from .settings import Settings, settings_of
 
 LEAST_BATCH = 1
@@ -76,10 +77,10 @@ def opened(arguments: argparse.Namespace, folder: Path, settings: Settings) -> R
     """Everything that the run reads."""
     from ..encoders.encoder import TasteEncoder
     from ..hosts.comfyui_base import find_comfyui, load_checkpoint, load_parts, use_comfyui
-    from ..pairs import PreferencePair, read_pairs
     from ..studies import open_studies
     from .distributed import processes
-    from .real_picks import HeldOut, people_in
+    from .real_picks import pairs_in
+    from .text_files import TextFiles
 
     studies, made = open_studies(arguments.studies), TasteEncoder.load(arguments.encoder)
     comfyui = arguments.comfyui or find_comfyui()
@@ -93,18 +94,10 @@ def opened(arguments: argparse.Namespace, folder: Path, settings: Settings) -> R
         loaded = load_parts(comfyui, arguments.base, arguments.text_encoder, arguments.text_type, arguments.vae)
     else:
         loaded = load_checkpoint(comfyui, arguments.base)
-    base = ComfyUICheckpoint(loaded, studies, checkpointing=arguments.gradient_checkpointing)
+    keep = TextFiles(folder / TEXTS)
+    base = ComfyUICheckpoint(loaded, studies, checkpointing=arguments.gradient_checkpointing, keep=keep)
     encoder = made.open(open_tower(made.tower, arguments.encoder), arguments.cache)
-    pairs: list[PreferencePair] = []
-    held_out = HeldOut([], [])
-    for path in arguments.pairs:
-        if arguments.solo:
-            pairs += read_pairs(path)
-            continue
-        taught, others = people_in(path, settings.most_pairs)
-        pairs += taught
-        held_out.support.extend(others.support)
-        held_out.query.extend(others.query)
+    pairs, held_out = pairs_in(arguments.pairs, settings.most_pairs, folder / PICTURES, solo=arguments.solo)
     return Run(base, encoder, studies, folder, settings, pairs, held_out, arguments.solo, arguments.licence)
 
 
