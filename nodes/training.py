@@ -21,7 +21,7 @@ from PIL import Image
 from ..ppd.encoders.encoder import TasteEncoder
 from ..ppd.files import write_file
 from ..ppd.studies import StudySet
-from ..ppd.training.runs import LATENTS, State, Training, trainings
+from ..ppd.training.runs import LATENTS, PICTURES, TEXTS, State, Training, trainings
 from ..ppd.training.settings import KINDS, Settings
 from . import folders, people
 from .encoders import encoder_folder, taste_encoders
@@ -338,12 +338,13 @@ def pairs_arguments(choice: str, folder: Path, solo: bool) -> list[str]:
 
 @forgets
 def forget(person: str) -> None:
-    """Erase the picks that were kept for trainings, and what the VAE made of their pictures; a training on them is
-    asked to stop."""
+    """Erase the picks that were kept for trainings, and what was made of their pictures and prompts; a training on them
+    is asked to stop."""
     for path in folders.trainings_folder().glob(f"*/{person}*"):  # also what a kill left of an export
         for run in (path.parent, path.parent / DRY_RUN):
             Training(run).stop()
-            shutil.rmtree(run / LATENTS, ignore_errors=True)
+            for made in (LATENTS, PICTURES, TEXTS):
+                shutil.rmtree(run / made, ignore_errors=True)
         shutil.rmtree(path)
 
 

@@ -163,11 +163,27 @@ def told(index: PairIndex, parts: Split) -> dict[str, int]:
         "people": len(np.unique(index.users)),
         "people_with_too_few": len(np.unique(index.users[parts.dropped])),
         "people_held_out": len(np.unique(index.users[parts.held_out])),
+        "people_train": len(np.unique(index.users[parts.train])),
         "train": int(parts.train.sum()),
         "support": int(parts.support.sum()),
         "query_of_held_out_people": int((parts.query & parts.held_out).sum()),
         "query_of_training_people": int((parts.query & ~parts.held_out).sum()),
     }
+
+
+def sentence(index: PairIndex, parts: Split) -> str:
+    """The same in words."""
+    counts = told(index, parts)
+    text = f"{counts['pairs']:,} pairs, people: {counts['people']:,}"
+    if counts["people_with_too_few"]:
+        text += f" ({counts['people_with_too_few']:,} with too few pairs, which are left out)"
+    text += f"; {counts['train']:,} pairs train (people: {counts['people_train']:,})"
+    if not counts["people_held_out"]:
+        return f"{text}, and nobody is held out to measure on."
+    return (
+        f"{text}; {counts['support']:,} make u of held-out people ({counts['people_held_out']:,}), and "
+        f"{counts['query_of_held_out_people']:,} measure."
+    )
 
 
 class _Rows(Container[int]):

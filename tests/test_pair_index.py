@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ppd.pair_index import PairIndex, held_out, index_pairs, split, told
+from ppd.pair_index import PairIndex, held_out, index_pairs, sentence, split, told
 from ppd.pairs import PreferencePair, write_pairs
 from ppd.pictures import Picture
 
@@ -124,6 +124,13 @@ def test_people_prompts_and_pictures_are_held_out_by_their_hashes(tmp_path):
     counts = told(index, parts)
     assert counts["people"] == 40 and counts["people_with_too_few"] == 1 and counts["pairs"] == len(rows)
     assert min(counts.values()) > 0
+    assert sentence(index, parts) == (
+        f"{len(rows):,} pairs, people: 40 (1 with too few pairs, which are left out); {counts['train']} pairs train "
+        f"(people: {counts['people_train']}); {counts['support']} make u of held-out people "
+        f"({counts['people_held_out']}), and {counts['query_of_held_out_people']} measure."
+    )
+    nobody = split(index, users=0.0, prompts=0.0, pictures=0.0)
+    assert sentence(index, nobody).endswith("1,170 pairs train (people: 39), and nobody is held out to measure on.")
     assert counts["train"] == parts.train.sum() and counts["people_held_out"] == sum(
         out(str(user).encode(), 0.3) for user in range(1, 40)
     )

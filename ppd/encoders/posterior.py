@@ -89,16 +89,37 @@ def fit_with_noise(
     """
     if len(differences) == 0:
         return mean.clone(), covariance.clone(), 1.0
-    scales = torch.tensor(NOISES, dtype=torch.float64)
-    shape = (len(scales), len(outcomes))
-    decided = (outcomes != 0.5) * (1.0 if weights is None else weights)
-    x, y, w, m = checked(
-        differences.expand(len(scales), -1, -1), outcomes.expand(shape), decided.double().expand(shape), mean
+    mask = torch.ones_like(outcomes) if weights is None else weights
+    told = None if choices is None else choices[None]
+    means, covariances, noises = fit_all_with_noise(
+        differences[None], outcomes[None], mask[None], mean, covariance, told
     )
-    told = None if choices is None else choices.expand(shape)
-    evidence = laplace(x / scales[:, None, None], y, w, m, root_of(covariance), told)[2]
-    noise = NOISES[int((evidence - 0.5 * (scales.log() / NOISE_SPREAD).square()).argmax())]
-    return *fit_posterior(differences / noise, outcomes, mean, covariance, weights, choices), noise
+    return means[0], covariances[0], float(noises[0])
+
+
+def fit_all_with_noise(
+    differences: Tensor,
+    outcomes: Tensor,
+    mask: Tensor,
+    mean: Tensor,
+    covariance: Tensor,
+    choices: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`fit_with_noise` for P people at once, with shapes and padding as in `fit_posteriors`; their scales are [P]."""
+    x, y, w, m = checked(differences, outcomes, mask * (outcomes != 0.5), mean)
+    scales, root = torch.tensor(NOISES, dtype=torch.float64), root_of(covariance)
+    count = len(scales)
+    evidence = []
+    for start in range(0, len(x), PEOPLE_PER_BATCH // count):
+        some = slice(start, start + PEOPLE_PER_BATCH // count)
+        scaled = (x[some, None] / scales[:, None, None]).flatten(0, 1)
+        outcome, weight = (one[some].repeat_interleave(count, 0) for one in (y, w))
+        told = None if choices is None else choices[some].repeat_interleave(count, 0)
+        evidence.append(laplace(scaled, outcome, weight, m, root, told)[2].unflatten(0, (-1, count)))
+    best = (torch.cat(evidence) - 0.5 * (scales.log() / NOISE_SPREAD).square()).argmax(1)
+    noises = scales[best]
+    spread = differences / noises.to(differences)[:, None, None]
+    return *fit_posteriors(spread, outcomes, mask, mean, covariance, choices), noises
 
 
 def checked(differences: Tensor, outcomes: Tensor, mask: Tensor, mean: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -20,12 +20,15 @@ from .comfyui_base import Base
 from .comfyui_denoisers import family_of, linear_sites, low_rank_family, widths_of
 from .comfyui_studies import Painter, Sampling, model_signature
 from .comfyui_training import ComfyUIDenoiser, reader
+from .denoiser import KeepTexts, in_memory
 
 
 class ComfyUICheckpoint:
-    """MODEL, CLIP and VAE, which paint as `studies` were painted."""
+    """MODEL, CLIP and VAE, which paint as `studies` were painted; `keep` is where the prompts' states stay."""
 
-    def __init__(self, loaded: Base, studies: StudySet, *, checkpointing: bool = False) -> None:
+    def __init__(
+        self, loaded: Base, studies: StudySet, *, checkpointing: bool = False, keep: KeepTexts = in_memory
+    ) -> None:
         latents = [picture for picture in studies.pictures if picture.latent_file is not None]
         if not latents or studies.sampling is None:
             raise ValueError(f"The studies {studies.name!r} hold no pictures that a checkpoint painted: paint some.")
@@ -34,7 +37,8 @@ class ComfyUICheckpoint:
         self.loaded, self.sampling = loaded, Sampling(**studies.sampling)
         self._painter = Painter(loaded.model, loaded.clip, loaded.vae, self.sampling)
         shape = latents[0].latent().shape[1:]
-        self.denoiser = ComfyUIDenoiser(loaded.model, reader(loaded.clip), shape, checkpointing=checkpointing)
+        read = reader(loaded.clip)
+        self.denoiser = ComfyUIDenoiser(loaded.model, read, shape, checkpointing=checkpointing, keep=keep)
         self.signature = model_signature(loaded.model)
 
     def new_adapter(self, kind: str | None, rank: int, **config: Any) -> UserAdapter:

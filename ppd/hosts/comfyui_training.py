@@ -12,7 +12,6 @@ t is sigma, x0 a picture's latent as the VAE decodes it.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -34,12 +33,17 @@ from .checkpointing import checkpointed
 from .comfyui_denoisers import check_model, cross_attentions, linear_sites, low_rank_family, output_layer
 from .comfyui_gradients import differentiable, leave_inference_mode
 from .comfyui_run import Window
+from .denoiser import KeepTexts, in_memory, numbered
 from .hooks_attention import AttentionLayer, CrossAttentionEffect
 from .hooks_low_rank import LowRankEffect
 
 Effect = LowRankEffect | CrossAttentionEffect
+State = dict[str, tuple[str, Any]]
+"""What ComfyUI's model makes of one prompt, by the names of apply_model's arguments: the class of comfy.conds, and what
+it holds, on the CPU in the model's precision."""
 Conditions = dict[str, comfy.conds.CONDRegular]
-"""What ComfyUI's model makes of one prompt, by the names of apply_model's arguments."""
+TOGETHER = 128
+"""Prompts that are read before the model makes its conditions of them, since a GPU may have room for one of the two."""
 Reader = Callable[[str], list[list[Any]]]
 """A prompt to ComfyUI's CONDITIONING."""
 
@@ -58,9 +62,10 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class ComfyUITexts:
-    """Prompts, each read once and kept on the CPU: `conditions[places[i]]` is what the model makes of prompt i."""
+    """Prompts, each read once and kept on the CPU or on disk: `states[places[i]]` is what the model makes of prompt
+    i."""
 
-    conditions: list[Conditions]
+    states: Sequence[State]
     places: np.ndarray
     device: torch.device
 
@@ -69,7 +74,7 @@ class ComfyUITexts:
         own."""
         found: list[tuple[list[int], list[Conditions]]] = []
         for row, place in enumerate(self.places[rows]):
-            given = self.conditions[place]
+            given = {name: getattr(comfy.conds, kind)(held) for name, (kind, held) in self.states[place].items()}
             like = [part for part in found if comfy.samplers.cond_equal_size(part[1][0], given)]
             if not like:
                 found.append(([], []))
@@ -85,12 +90,21 @@ class ComfyUITexts:
 class ComfyUIDenoiser:
     """A MODEL, frozen, with its LoRAs and in its own precision, for latents [C, ...] of one `shape`.
 
-    `read` makes CONDITIONING of a prompt. With `checkpointing` a step takes about a third longer and keeps the inputs
-    of the blocks alone.
+    `read` makes CONDITIONING of a prompt, and `keep` is where that stays. With `checkpointing` a step takes about a
+    third longer and keeps the inputs of the blocks alone.
     """
 
-    def __init__(self, model: ModelPatcher, read: Reader, shape: Sequence[int], *, checkpointing: bool = False) -> None:
+    def __init__(
+        self,
+        model: ModelPatcher,
+        read: Reader,
+        shape: Sequence[int],
+        *,
+        checkpointing: bool = False,
+        keep: KeepTexts = in_memory,
+    ) -> None:
         self.model, self.read, self.shape, self.checkpointing = model, read, tuple(shape), checkpointing
+        self.keep = keep
         self.base = model.model.requires_grad_(False)
         self.family = low_rank_family(model)
         self.personal: Callable[[Tensor, Tensor, int], Effect | None] | None = None
@@ -107,12 +121,8 @@ class ComfyUIDenoiser:
     @torch.no_grad()
     def text(self, prompts: Sequence[str]) -> ComfyUITexts:
         """Reads prompts; the text encoder is not needed after that."""
-        unique = list(dict.fromkeys(prompts))
-        read = [self.read(prompt) for prompt in unique]
-        self._load()  # some models make tokens themselves
-        noise = torch.zeros(1, *self.shape, device=self.device)
-        found = [self._conditions(conditioning, noise) for conditioning in read]
-        return ComfyUITexts(found, np.array([unique.index(prompt) for prompt in prompts]), self.device)
+        unique, places = numbered(prompts)
+        return ComfyUITexts(self.keep(unique, self._states), places, self.device)
 
     def draw_timesteps(self, rng: np.random.Generator, count: int, end_percent: float) -> Tensor:
         """sigma [count], even over what ComfyUI counts as the part of the schedule from 0 to `end_percent`."""
@@ -155,15 +165,23 @@ class ComfyUIDenoiser:
         if not torch.is_inference_mode_enabled():
             leave_inference_mode(self.base)
 
-    def _conditions(self, conditioning: list[list[Any]], noise: Tensor) -> Conditions:
+    def _states(self, prompts: Sequence[str]) -> list[State]:
+        noise = torch.zeros(1, *self.shape, device=self.device)
+        found: list[State] = []
+        for start in range(0, len(prompts), TOGETHER):
+            read = [self.read(prompt) for prompt in prompts[start : start + TOGETHER]]
+            self._load()  # some models make tokens themselves
+            found += [self._state(conditioning, noise) for conditioning in read]
+        return found
+
+    def _state(self, conditioning: list[list[Any]], noise: Tensor) -> State:
         given = comfy.sampler_helpers.convert_cond(conditioning)
         (found,) = comfy.samplers.encode_model_conds(
             self.base.extra_conds, given, noise, self.device, "positive", latent_image=noise, denoise_mask=None, seed=0
         )
-        return {
-            name: _on_cpu(condition.process_cond(batch_size=1, area=None))
-            for name, condition in found["model_conds"].items()
-        }
+        dtype = self.base.get_dtype_inference()
+        conditions = {name: one.process_cond(batch_size=1, area=None) for name, one in found["model_conds"].items()}
+        return {name: (type(one).__name__, _held(one.cond, dtype)) for name, one in conditions.items()}
 
     def _output(self, denoised: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """F of D, x and sigma."""
@@ -242,11 +260,10 @@ def _check_reached(effect: Effect) -> None:
         )
 
 
-def _on_cpu(condition: comfy.conds.CONDRegular) -> comfy.conds.CONDRegular:
-    """A copy there, which gradients may flow by whatever mode it was made in."""
-    moved = copy.copy(condition)
-    if isinstance(moved.cond, Tensor):
-        moved.cond = moved.cond.to("cpu", copy=True)
-    elif isinstance(moved.cond, list):
-        moved.cond = [part.to("cpu", copy=True) for part in moved.cond]
-    return moved
+def _held(condition: Any, dtype: torch.dtype) -> Any:
+    """A copy on the CPU, which gradients may flow by whatever mode it was made in, rounded as apply_model would."""
+    if isinstance(condition, list):
+        return [_held(part, dtype) for part in condition]
+    if not isinstance(condition, Tensor):
+        return condition
+    return condition.to("cpu", dtype if condition.is_floating_point() else None, copy=True)

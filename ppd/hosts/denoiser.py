@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -17,6 +17,23 @@ class Texts(Protocol):
     """What prompts say to a denoiser: `texts[rows]` is the context of a batch, a row each."""
 
     def __getitem__(self, rows: np.ndarray, /) -> Any: ...
+
+
+ReadTexts = Callable[[Sequence[str]], list[Any]]
+"""What each of some prompts says: tensors on the CPU in the denoiser's precision, and plain values, in containers."""
+KeepTexts = Callable[[Sequence[str], ReadTexts], Sequence[Any]]
+"""The same of many prompts, wherever it is kept, read by what is given."""
+
+
+def in_memory(prompts: Sequence[str], read: ReadTexts) -> Sequence[Any]:
+    """Reads and keeps all (KeepTexts)."""
+    return read(prompts)
+
+
+def numbered(prompts: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """Prompts, each once, and the place of each of n among them [n]."""
+    place = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
+    return list(place), np.array([place[prompt] for prompt in prompts])
 
 
 class PersonalHost(Protocol):

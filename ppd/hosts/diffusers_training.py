@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..adapters import UserAdapter
 from .checkpointing import Resume, checkpointed
+from .denoiser import KeepTexts, in_memory, numbered
 from .diffusers import DiffusersHost
 from .diffusers_denoisers import Schedule, class_of, schedule_of
 
@@ -31,22 +32,24 @@ Reader = Callable[[Sequence[str]], Context]
 
 @dataclass(frozen=True)
 class DiffusersTexts:
-    """What prompts are to the denoiser, kept on the CPU: `states[name][places[i]]` for prompt i."""
+    """What prompts are to the denoiser, kept on the CPU or on disk: `states[places[i]]` for prompt i, a row of each
+    argument."""
 
-    states: Context
+    states: Sequence[Context]
     places: np.ndarray
     device: torch.device
 
     def __getitem__(self, rows: np.ndarray) -> Context:
-        index = torch.from_numpy(self.places[rows])
-        return {name: state[index].to(self.device) for name, state in self.states.items()}
+        found = [self.states[place] for place in self.places[rows]]
+        return {name: torch.stack([state[name] for state in found]).to(self.device) for name in found[0]}
 
 
 class DiffusersDenoiser:
     """UNet2DConditionModel (noise, v), StableCascadeUNet, and the transformers of Flux, Qwen-Image and Z-Image.
 
-    The denoiser sees (x0 - shift) * scale, the VAE's numbers. `timestep_at` is as in DiffusersHost. With
-    `checkpointing` a step takes about a third longer and keeps the inputs of the blocks alone.
+    `read` is asked for some prompts at a time, and gives states of one length for all; `keep` is where they stay. The
+    denoiser sees (x0 - shift) * scale, the VAE's numbers. `timestep_at` is as in DiffusersHost. With `checkpointing` a
+    step takes about a third longer and keeps the inputs of the blocks alone.
     """
 
     def __init__(
@@ -59,13 +62,14 @@ class DiffusersDenoiser:
         shift: float | Tensor = 0.0,
         timestep_at: Schedule | None = None,
         checkpointing: bool = False,
+        keep: KeepTexts = in_memory,
     ) -> None:
         self.denoiser, self.scheduler, self.read = denoiser.requires_grad_(False).eval(), scheduler, read
         self.scale, self.shift = scale, shift
         self.timestep_at = timestep_at or schedule_of(denoiser)
         self.name = class_of(denoiser)
         self.is_flow = isinstance(scheduler, FlowMatchEulerDiscreteScheduler)
-        self.checkpointing = checkpointing
+        self.checkpointing, self.keep = checkpointing, keep
         self.hosts: WeakSet[DiffusersHost] = WeakSet()
 
     @property
@@ -76,9 +80,16 @@ class DiffusersDenoiser:
     @torch.no_grad()
     def text(self, prompts: Sequence[str]) -> DiffusersTexts:
         """Reads each prompt once."""
-        unique = list(dict.fromkeys(prompts))
-        states = {name: state.cpu() for name, state in self.read(unique).items()}
-        return DiffusersTexts(states, np.array([unique.index(prompt) for prompt in prompts]), self.device)
+        unique, places = numbered(prompts)
+        return DiffusersTexts(self.keep(unique, self._states), places, self.device)
+
+    def _states(self, prompts: Sequence[str]) -> list[Context]:
+        dtype = next(self.denoiser.parameters()).dtype  # to which `predict` would bring them
+        read = {
+            name: state.to("cpu", dtype if state.is_floating_point() else None)
+            for name, state in self.read(prompts).items()
+        }
+        return [{name: state[row] for name, state in read.items()} for row in range(len(prompts))]
 
     def draw_timesteps(self, rng: np.random.Generator, count: int, end_percent: float) -> Tensor:
         """t [count], even over what ComfyUI counts as the part of the schedule from 0 to `end_percent`."""

@@ -19,14 +19,14 @@ from ..encoders.encoder import TasteEncoder
 from ..files import write_file
 from ..hosts.comfyui_base import find_comfyui, load_checkpoint, load_parts, use_comfyui
 from ..messages import reason_of
-from ..pairs import PreferencePair, read_pairs
 from ..studies import open_studies
 from .control import AGAIN, STOP, Stopped
 from .distributed import processes, shared
-from .real_picks import HeldOut, people_in
+from .real_picks import pairs_in
 from .run import Run
-from .runs import PROGRESS
+from .runs import PICTURES, PROGRESS, TEXTS
 from .settings import Settings, settings_of
+from .text_files import TextFiles
 
 LEAST_BATCH = 1
 FITTED = "vram.json"
@@ -134,17 +134,8 @@ def opened(arguments: argparse.Namespace, folder: Path, settings: Settings) -> R
     """Everything that the run reads; the checkpoint last, which takes longest."""
     studies, made = open_studies(arguments.studies), TasteEncoder.load(arguments.encoder)
     comfyui = arguments.comfyui or find_comfyui()
-    pairs: list[PreferencePair] = []
-    held_out = HeldOut([], [])
-    for path in arguments.pairs:
-        if arguments.solo:
-            pairs += read_pairs(path)
-            continue
-        taught, others = people_in(path, settings.most_pairs)
-        pairs += taught
-        held_out.support.extend(others.support)
-        held_out.query.extend(others.query)
     processes()  # gives each its own GPU, which ComfyUI then takes
+    pairs, held_out = pairs_in(arguments.pairs, settings.most_pairs, folder / PICTURES, solo=arguments.solo)
     use_comfyui(comfyui)
     from ..hosts.comfyui_checkpoint import ComfyUICheckpoint
     from ..hosts.comfyui_towers import open_tower
@@ -155,7 +146,8 @@ def opened(arguments: argparse.Namespace, folder: Path, settings: Settings) -> R
         loaded = load_parts(comfyui, arguments.base, arguments.text_encoder, arguments.text_type, arguments.vae)
     else:
         loaded = load_checkpoint(comfyui, arguments.base)
-    base = ComfyUICheckpoint(loaded, studies, checkpointing=arguments.gradient_checkpointing)
+    keep = TextFiles(folder / TEXTS)
+    base = ComfyUICheckpoint(loaded, studies, checkpointing=arguments.gradient_checkpointing, keep=keep)
     return Run(base, encoder, studies, folder, settings, pairs, held_out, arguments.solo, arguments.licence)
 
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import TypeVar
 
@@ -29,6 +29,14 @@ def processes() -> PartialState:
     cpu = no_gpu or parse_flag_from_env("ACCELERATE_USE_CPU")
     without_nccl = torch.cuda.is_available() and not torch.distributed.is_nccl_available()  # Windows
     return PartialState(cpu=cpu, backend="gloo" if cpu or without_nccl else None, timeout=TIMEOUT)
+
+
+def own_share() -> Callable[[str], bool]:
+    """Tells which pieces of work, each named by a SHA-256, are this process's among those of its machine. Machines need
+    share no folder, so that each of them does all of the work."""
+    here = processes()
+    count = int(os.environ.get("LOCAL_WORLD_SIZE", here.num_processes))
+    return lambda digest: int(digest[:8], 16) % count == here.local_process_index
 
 
 def default_device() -> torch.device:

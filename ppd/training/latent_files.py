@@ -1,7 +1,8 @@
-"""Latents of many pictures on disk: encoded once, by every process its share, and read row by row.
+"""Latents of many pictures on disk: encoded once, by every process of a machine its share, and read row by row.
 
 A process appends rows in half precision to `<size>-<rank>.f16`, and after them the pictures' digests to the .txt of
-that name, so that a kill loses the batch under way alone; the next start cuts what it left.
+that name, so that a kill loses the batch under way alone; the next start cuts what it left. Where machines share the
+folder, each encodes all pictures nevertheless, and rows that are there twice are read once.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..files import write_file
-from ..pictures import Picture
-from .distributed import processes
+from ..pictures import Picture, PreferenceError
+from .distributed import gathered, own_share, processes
 from .rows import Stacked
 
 BATCH = 32
@@ -26,24 +27,55 @@ DIGEST = 64
 Encode = Callable[[Sequence[Picture]], Tensor]
 
 
-def encoded(pictures: Sequence[Picture], encode: Encode, folder: Path) -> tuple[Stacked, np.ndarray]:
-    """Latents of `pictures`, and the row of each [n]; `encode` makes those that `folder` does not hold yet."""
+def encoded(
+    pictures: Sequence[Picture], encode: Encode, folder: Path, *, broken: dict[str, PreferenceError] | None = None
+) -> tuple[Stacked, np.ndarray]:
+    """Latents of `pictures`, and the row of each [n]; `encode` makes those that `folder` does not hold yet.
+
+    A picture that cannot be decoded raises, or with `broken` has row -1 and its error there by digest.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    mine, shape = processes(), tuple(encode(pictures[:1]).shape[1:])
-    size = "x".join(map(str, shape))
-    if mine.is_main_process:
+    errors: dict[str, PreferenceError] = {}
+    shape = _shape(pictures, encode, errors)
+    parts: tuple[Tensor, ...] = ()
+    row_of: dict[str, int] = {}
+    if shape is not None:
+        size = "x".join(map(str, shape))
+        errors = _fill(folder, size, 2 * prod(shape), pictures, encode)
+        row_of = {digest: row for row, digest in enumerate(_digests(folder, size)) if digest not in errors}
+        parts = tuple(_rows(path, shape) for path in _files(folder, size) if path.stat().st_size)
+    if errors and broken is None:
+        raise next(iter(errors.values()))
+    if broken is not None:
+        broken.update(errors)
+    return Stacked(parts), np.array([row_of.get(picture.digest, -1) for picture in pictures])
+
+
+def _shape(pictures: Sequence[Picture], encode: Encode, broken: dict[str, PreferenceError]) -> tuple[int, ...] | None:
+    """Of the latent of the first picture that decodes; those before it are `broken`."""
+    for picture in pictures:
+        try:
+            return tuple(encode([picture]).shape[1:])
+        except PreferenceError as error:
+            broken[picture.digest] = error
+    return None
+
+
+def _fill(
+    folder: Path, size: str, row_bytes: int, pictures: Sequence[Picture], encode: Encode
+) -> dict[str, PreferenceError]:
+    """Encode what is missing, each process its share, and tell what cannot be decoded."""
+    mine, is_own = processes(), own_share()
+    if mine.is_local_main_process:
         for path in folder.glob(f"{size}-*.f16"):
-            _cut(path, 2 * prod(shape))
+            _cut(path, row_bytes)
     mine.wait_for_everyone()
     held = set(_digests(folder, size))
     mine.wait_for_everyone()
-    share = [p for p in pictures if int(p.digest[:8], 16) % mine.num_processes == mine.process_index]
-    missing = {picture.digest: picture for picture in share if picture.digest not in held}
-    _append(folder / f"{size}-{mine.process_index}.f16", list(missing.values()), encode)
-    mine.wait_for_everyone()
-    row_of = {digest: row for row, digest in enumerate(_digests(folder, size))}
-    parts = tuple(_rows(path, shape) for path in _files(folder, size) if path.stat().st_size)
-    return Stacked(parts), np.array([row_of[picture.digest] for picture in pictures])
+    missing = {picture.digest: picture for picture in pictures if is_own(picture.digest)}
+    wanted = [picture for digest, picture in missing.items() if digest not in held]
+    broken = _append(folder / f"{size}-{mine.process_index}.f16", wanted, encode)
+    return dict(gathered(list(broken.items())))  # when all have written theirs
 
 
 def _files(folder: Path, size: str) -> list[Path]:
@@ -73,11 +105,26 @@ def _rows(path: Path, shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(np.memmap(path, np.float16, "c", shape=(count, *shape)))  # "c": torch wants it writable
 
 
-def _append(path: Path, pictures: Sequence[Picture], encode: Encode) -> None:
+def _append(path: Path, pictures: Sequence[Picture], encode: Encode) -> dict[str, PreferenceError]:
+    broken: dict[str, PreferenceError] = {}
     with path.open("ab") as rows, path.with_suffix(".txt").open("a") as names:
         for start in tqdm(range(0, len(pictures), BATCH), desc="encoding", mininterval=2.0, disable=not pictures):
-            some = pictures[start : start + BATCH]
-            rows.write(encode(some).half().contiguous().numpy().tobytes())
-            rows.flush()
-            names.write("".join(f"{picture.digest}\n" for picture in some))
-            names.flush()
+            for some, latents in _decodable(pictures[start : start + BATCH], encode, broken):
+                rows.write(latents.half().contiguous().numpy().tobytes())
+                rows.flush()
+                names.write("".join(f"{picture.digest}\n" for picture in some))
+                names.flush()
+    return broken
+
+
+def _decodable(
+    pictures: Sequence[Picture], encode: Encode, broken: dict[str, PreferenceError]
+) -> list[tuple[Sequence[Picture], Tensor]]:
+    """Pictures and their latents: together, or one at a time where one of them is broken."""
+    try:
+        return [(pictures, encode(pictures))]
+    except PreferenceError as error:
+        if len(pictures) == 1:
+            broken[pictures[0].digest] = error
+            return []
+    return [found for picture in pictures for found in _decodable([picture], encode, broken)]

@@ -21,7 +21,7 @@ from .simulated_picks import LEAST_PROMPTS, simulated_picks
 HELD_OUT = 0.2
 """Share of the prompts that training never sees, by their hashes, so that the next run holds out the same."""
 WORDED_PROMPTS = 12
-"""Prompts that distillation uses: with 85 looks they have 2,052 texts, which are all kept in memory."""
+"""Prompts that distillation uses: with 85 looks they have 2,052 texts, which are all read before it begins."""
 WATCHED_PEOPLE = 16
 MEASURED_PEOPLE = 100
 """Simulated people whom training never sees."""

@@ -12,15 +12,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..encoders.encoder import PosteriorEncoder
-from ..pair_index import LEAST_PAIRS, Array, index_pairs, split
-from ..pairs import PreferencePair, caption_of
-from ..pictures import Picture
+from ..encoders.encoder import PosteriorEncoder, Told
+from ..encoders.posterior import fit_all_with_noise
+from ..files import write_file
+from ..pair_index import LEAST_PAIRS, Array, PairIndex, index_pairs, sentence, split
+from ..pairs import PreferencePair, caption_of, counted, disjoint, read_pairs
+from ..pictures import Picture, PreferenceError
+from .distributed import own_share, processes
 from .latent_files import encoded
 from .picks import QueryPicks
+from .rows import Stacked
 from .simulated_picks import SUPPORT_COUNTS, SUPPORTS
 
 log = logging.getLogger(__name__)
+
+Filing = Callable[[PreferencePair], PreferencePair]
 
 
 def real_picks(
@@ -49,32 +55,63 @@ def real_picks(
     queries: list[PreferencePair] = []
     person: list[int] = []
     embeddings: list[Tensor] = []
+    bad: list[PreferenceError] = []
     for user, own in known.items():
         support, query = _halves(own, rng) if queries_of is None else (own, asked.get(user, []))
         query = [pair for pair in query if not apart & {caption_of(pair), pair.chosen.digest, pair.rejected.digest}]
         if not query:  # all of its pictures are in the support, or apart
             continue
+        told = encoder.read(support, on_bad="skip", skipped=bad)
+        if not len(told.outcomes):
+            continue
         person += [len(embeddings)] * len(query)
-        embeddings.append(_embeddings(support, encoder, rng))
+        embeddings.append(_embeddings(told, encoder, rng))
         queries += query
-    if not queries:
+    latents, places, good = _latents(queries, latents_of, folder, bad)
+    if bad:
+        log.warning("Left out %s whose pictures cannot be read.", counted(len(bad), "pair"))
+    if not good.any():
+        if bad and queries_of is None:
+            raise ValueError(f"No pair is left to train on, since pictures cannot be read. The first one: {bad[0]}")
         return None
-    pictures = {side.digest: side for pair in queries for side in (pair.chosen, pair.rejected)}
-    latents, rows = encoded(list(pictures.values()), latents_of, folder)
-    place = dict(zip(pictures, rows.tolist(), strict=True))
+    queries = [queries[number] for number in np.flatnonzero(good)]
+    people, numbers = np.unique(np.array(person)[good], return_inverse=True)
     prompts = list(dict.fromkeys(pair.prompt for pair in queries))
     caption = {prompt: number for number, prompt in enumerate(prompts)}
     return QueryPicks(
         latents,
-        person=np.array(person),
-        chosen=np.array([place[pair.chosen.digest] for pair in queries]),
-        rejected=np.array([place[pair.rejected.digest] for pair in queries]),
+        person=numbers,
+        chosen=places[good, 0],
+        rejected=places[good, 1],
         caption=np.array([caption[pair.prompt] for pair in queries]),
-        embeddings=torch.stack(embeddings, 1),
+        embeddings=torch.stack([embeddings[one] for one in people], 1),
         population=encoder.prior.mean,
         prompts=tuple(prompts),
         certainty=torch.tensor([pair.outcome for pair in queries]),
     )
+
+
+def _latents(
+    pairs: Sequence[PreferencePair],
+    latents_of: Callable[[Sequence[Picture]], Tensor],
+    folder: Path,
+    bad: list[PreferenceError],
+) -> tuple[Stacked, np.ndarray, np.ndarray]:
+    """Latents of n pairs' pictures, the rows [n, 2] of chosen and rejected ones, and which pairs [n] have both; the
+    others are logged and put in `bad`."""
+    pictures = {side.digest: side for pair in pairs for side in (pair.chosen, pair.rejected)}
+    broken: dict[str, PreferenceError] = {}
+    latents, rows = encoded(list(pictures.values()), latents_of, folder, broken=broken)
+    place = dict(zip(pictures, rows.tolist(), strict=True))
+    places = np.array([[place[side.digest] for side in (pair.chosen, pair.rejected)] for pair in pairs])
+    places = places.reshape(-1, 2).astype(np.int64)  # also of no pairs
+    for pair in pairs:
+        role = "chosen" if pair.chosen.digest in broken else "rejected"
+        error = broken.get(getattr(pair, role).digest)
+        if error is not None:
+            bad.append(pair.error(role, error))
+            log.warning("Skipped: %s", bad[-1])
+    return latents, places, places.min(1, initial=0) >= 0
 
 
 @dataclass(frozen=True)
@@ -86,20 +123,74 @@ class HeldOut:
     query: list[PreferencePair]
 
 
-def people_in(path: Path, most: int) -> tuple[list[PreferencePair], HeldOut]:
-    """Pairs of a set of many people, in two passes over it: those to train on, and held-out people's; at most `most`
-    and a fifth of that, the first ones. Where none says whose it is, all are of one person: two exports are two."""
+def pairs_in(
+    paths: Sequence[Path], most: int, folder: Path, *, solo: bool = False
+) -> tuple[list[PreferencePair], HeldOut]:
+    """Pairs to train on, and held-out people's: of each set of many people at most `most` and a fifth of that, the
+    first ones, and of one person's sets (`solo`) all. Pictures that are no files are kept as such in `folder`, since
+    those of a large set fit into no memory.
+
+    Who trains by one set is measured by none, and on nothing that trains.
+    """
+    taught: list[PreferencePair] = []
+    measured = HeldOut([], [])
+    as_files = _filing(folder)
+    for path in paths:
+        if solo:
+            taught += map(as_files, read_pairs(path, skip_bad=True))
+        else:
+            own, others = _people_in(path, most, as_files)
+            taught += own
+            measured.support.extend(others.support)
+            measured.query.extend(others.query)
+    processes().wait_for_everyone()  # each has written its share of the pictures
+    trains = {pair.user for pair in taught}
+    support, query = ([pair for pair in one if pair.user not in trains] for one in (measured.support, measured.query))
+    return taught, HeldOut(support, disjoint(taught, query))
+
+
+def _people_in(path: Path, most: int, as_files: Filing) -> tuple[list[PreferencePair], HeldOut]:
+    """Of one set, in two passes over it. Where none says whose it is, all are of one person: two exports are two."""
     index = index_pairs(path)
     parts = split(index)
+    if not _has_people(index, parts.train):  # such as one person's picks: who is there trains
+        parts = split(index, users=0.0, prompts=0.0, pictures=0.0)
 
     def first(wanted: Array, limit: int) -> Array:
         return wanted & (wanted.cumsum() <= limit)
 
-    def pairs(wanted: Array) -> list[PreferencePair]:
-        return [replace(pair, user=pair.user or str(path)) for _, pair in index.read(wanted)]
-
     measured = first((parts.support | parts.query) & parts.held_out, most // 5)
-    return pairs(first(parts.train, most)), HeldOut(pairs(measured & parts.support), pairs(measured & parts.query))
+    parts = replace(
+        parts, train=first(parts.train, most), support=measured & parts.support, query=measured & parts.query
+    )
+    log.info("%s: %s", path.name, sentence(index, parts))
+    taught: list[PreferencePair] = []
+    others = HeldOut([], [])
+    for place, pair in index.read(parts.train | parts.support | parts.query):
+        part = taught if parts.train[place] else others.support if parts.support[place] else others.query
+        part.append(replace(as_files(pair), user=pair.user or str(path)))
+    return taught, others
+
+
+def _filing(folder: Path) -> Filing:
+    """Gives a pair pictures that are files, of which each process writes its share."""
+    is_own = own_share()
+
+    def kept(picture: Picture) -> Picture:
+        if picture.data is None:
+            return picture
+        path = folder / picture.digest
+        if is_own(picture.digest) and not path.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            write_file(path, picture.data)
+        return Picture(path)
+
+    return lambda pair: replace(pair, chosen=kept(pair.chosen), rejected=kept(pair.rejected))
+
+
+def _has_people(index: PairIndex, wanted: Array) -> bool:
+    """Whether anybody has pairs enough among the wanted ones."""
+    return bool((np.unique(index.users[wanted], return_counts=True)[1] >= LEAST_PAIRS).any())
 
 
 def _by_user(pairs: Sequence[PreferencePair]) -> dict[str | None, list[PreferencePair]]:
@@ -112,12 +203,13 @@ def _by_user(pairs: Sequence[PreferencePair]) -> dict[str | None, list[Preferenc
 def _halves(
     pairs: Sequence[PreferencePair], rng: np.random.Generator
 ) -> tuple[list[PreferencePair], list[PreferencePair]]:
-    """Support and query, disjoint by prompt and picture; pairs of one prompt stay together, if there is another."""
+    """Support and query, disjoint by prompt and picture; pairs of one prompt stay together, if there is another, and
+    those of one choice in any case."""
+    own = [pair.choice or str(number) for number, pair in enumerate(pairs)]
+    names = [pair.prompt or name for pair, name in zip(pairs, own, strict=True)]
     groups: dict[str, list[PreferencePair]] = {}
-    for number, pair in enumerate(pairs):
-        groups.setdefault(pair.prompt or str(number), []).append(pair)
-    if len(groups) == 1:
-        groups = {str(number): [pair] for number, pair in enumerate(pairs)}
+    for name, pair in zip(names if len(set(names)) > 1 else own, pairs, strict=True):
+        groups.setdefault(name, []).append(pair)
     support: list[PreferencePair] = []
     query: list[PreferencePair] = []
     every = list(groups.values())
@@ -128,15 +220,25 @@ def _halves(
     return support, [p for p in query if not p.tie and not seen & {p.chosen.digest, p.rejected.digest}]
 
 
-def _embeddings(support: Sequence[PreferencePair], encoder: PosteriorEncoder, rng: np.random.Generator) -> Tensor:
-    """u [S, d] from SUPPORTS draws of SUPPORT_COUNTS pairs, or of all where there are fewer."""
-    told = encoder.read(support)
-    rows = []
+def _embeddings(told: Told, encoder: PosteriorEncoder, rng: np.random.Generator) -> Tensor:
+    """u [S, d] from SUPPORTS draws of SUPPORT_COUNTS picks, or of all where there are fewer. A choice among several is
+    one pick, with all that was not chosen."""
+    _, choice = np.unique(told.choices.numpy(), return_inverse=True)
+    draws: list[tuple[np.ndarray, np.ndarray]] = []
     for _ in range(SUPPORTS):
-        order = rng.permutation(len(told.differences))
-        for count in SUPPORT_COUNTS:
-            some = torch.from_numpy(order[:count])
-            rows.append(
-                encoder.encode_differences(told.differences[some], told.outcomes[some], told.weights[some]).u[0]
-            )
-    return torch.stack(rows)
+        order = rng.permutation(choice.max() + 1)
+        place = order.argsort()[choice]  # of each row's pick in the draw
+        rows = place.argsort(kind="stable")
+        draws += [(rows[: (place < count).sum()], place) for count in SUPPORT_COUNTS]
+    longest = max(len(rows) for rows, _ in draws)
+    used, weights = torch.zeros(len(draws), longest, dtype=torch.long), torch.zeros(len(draws), longest)
+    choices = torch.arange(longest).repeat(len(draws), 1)
+    for number, (rows, place) in enumerate(draws):
+        used[number, : len(rows)] = torch.from_numpy(rows)
+        weights[number, : len(rows)] = told.weights[rows]
+        choices[number, : len(rows)] = torch.from_numpy(place[rows])
+    prior = encoder.prior
+    means, _, _ = fit_all_with_noise(
+        told.differences[used], told.outcomes[used], weights, prior.mean.double(), prior.covariance.double(), choices
+    )
+    return means.float()

@@ -32,8 +32,9 @@ from .settings import Settings
 
 PACK = Path(__file__).resolve().parents[2]
 RUN, LOG, RESULT, PROGRESS = "run.json", "log.txt", "result.json", "progress.json"
-LATENTS = "latents"
-"""The folder in it of real people's pictures as the base's latents."""
+LATENTS, PICTURES, TEXTS = "latents", "pictures", "texts"
+"""The folders in it of real people's pictures as the base's latents, of those that were no files, and of prompts as the
+base's text encoder reads them."""
 MADE = ("*.pt", "*.csv", "sheet.png", "report.*", PROGRESS, RESULT, SPENT)
 BEGIN = "import runpy, sys; sys.path.append(sys.argv.pop(1)); runpy.run_module('ppd', run_name='__main__')"
 """`python -m ppd` also where Python heeds neither its folder nor PYTHONPATH, as ComfyUI's portable one. Our folder

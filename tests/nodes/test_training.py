@@ -154,11 +154,10 @@ def test_somebodys_picks_are_kept_until_they_are_erased(trained, comfy_folders):
     pick(store, person, 1)
     trained(preference_set=f"person: {person}", solo=True)
     assert len(picks.read_text().splitlines()) == 5
-    latents = kept.parent / "latents" / "0"
-    rehearsed = kept.parent / "dry run" / "latents"
-    for folder in (latents, rehearsed):
-        folder.mkdir(parents=True)
+    made = [run / name for run in (kept.parent, kept.parent / "dry run") for name in ("latents", "pictures", "texts")]
+    for folder in made:
+        (folder / "0").mkdir(parents=True)
     cut_short = kept.with_name(f"{person} now")
     cut_short.mkdir()
     import_module("ppd_pack.nodes.forgetting").forget(person)
-    assert not (kept.exists() or cut_short.exists() or latents.parent.exists() or rehearsed.exists())
+    assert not any(path.exists() for path in (kept, cut_short, *made))

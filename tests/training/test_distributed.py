@@ -103,6 +103,45 @@ def test_each_process_encodes_its_share_of_the_pictures_and_reads_all(together):
     assert sum(shares) == 20 and min(shares) > 3
 
 
+def test_each_process_reads_its_share_of_the_prompts_and_knows_all(together):
+    assert same_texts(together / "texts0.pt") and same_texts(together / "texts1.pt")
+    held = [torch.load(path, weights_only=True) for path in sorted((together / "texts").glob("*/*.pt"))]
+    assert len(held) == 2 and sum(map(len, held)) == 20 and min(map(len, held)) > 3
+
+
+def same_texts(file: Path) -> bool:
+    ours, theirs = torch.load(file, weights_only=True), tiny.said(tiny.PROMPTS)
+    return all(torch.equal(one["text"], other["text"]) for one, other in zip(ours, theirs, strict=True))
+
+
+def test_two_machines_need_share_no_folder(tmp_path):
+    """Each has all pictures and prompts, by files that are called by its own rank, and cuts what a kill left there;
+    with one folder for both the work is done twice."""
+    machines = [tmp_path / "a", tmp_path / "b"]
+    expected = torch.cat([latent_of(picture) for picture in tiny.PICTURES]).half()
+    left = machines[1] / "latents" / "4x8x8-1.f16"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"\0" * 700)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1"]
+    command += ["--master_addr", "127.0.0.1", "--master_port", free_port(), "--node_rank"]
+    finish(
+        [
+            subprocess.Popen([*command, str(rank), SCRIPT, "machine", str(place)], env=ENVIRONMENT)
+            for rank, place in enumerate(machines)
+        ]
+    )
+    for rank, place in enumerate(machines):
+        assert [path.name for path in (place / "latents").glob("*.f16")] == [f"4x8x8-{rank}.f16"]
+        assert len((place / "latents" / f"4x8x8-{rank}.txt").read_text().split()) == 20
+        assert left.stat().st_size == 20 * 2 * 4 * 8 * 8
+        assert [path.name for path in (place / "texts").glob("*/*.pt")] == [f"{rank}-0.pt"]
+        together = tmp_path / "shared"
+        assert len((together / "latents" / f"4x8x8-{rank}.txt").read_text().split()) == 20
+        for latents in (place / "latents.pt", together / f"latents{place.name}.pt"):
+            assert torch.equal(torch.load(latents, weights_only=True), expected)
+        assert same_texts(place / "texts.pt") and same_texts(together / f"texts{place.name}.pt")
+
+
 def test_process_0_alone_writes(together):
     calls = [json.loads((together / f"calls{rank}.json").read_text()) for rank in (0, 1)]
     assert [call["on_step"] for call in calls] == [list(range(1, 11)), []]

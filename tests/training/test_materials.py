@@ -14,9 +14,8 @@ from ppd.pairs import PreferencePair
 from ppd.pocket.studio import ENCODER
 from ppd.studies import continue_studies, noise_of, open_studies
 from ppd.training.materials import HELD_OUT, WORDED_PROMPTS, gather
-from ppd.training.real_picks import people_in, real_picks
+from ppd.training.real_picks import real_picks
 from ppd.training.simulated_picks import QUERIES, SUPPORT_COUNTS, SUPPORTS
-from tests.conftest import write_example
 
 from .study_sets import LOOKS, encoder_of, latent_of, paint_studies, scene
 
@@ -173,13 +172,3 @@ def test_what_others_are_measured_on_is_in_no_query(encoder, materials, studies,
     assert shown < materials.apart and set(materials.held_out.prompts) < materials.apart
     taught = {one.picture.digest for one in studies.pictures if one.prompt in materials.picks.prompts}
     assert not taught & materials.apart
-
-
-def test_exports_of_two_people_are_two_people(tmp_path):
-    """Whose a set is without a word, its file says."""
-    found = []
-    for name in ("ann", "bob"):
-        write_example(tmp_path / name, seed=len(found), pairs=12)
-        taught, others = people_in(tmp_path / name, 100)
-        found += [*taught, *others.support, *others.query]
-    assert {pair.user for pair in found} == {str(tmp_path / "ann"), str(tmp_path / "bob")}

@@ -6,6 +6,7 @@ import json
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from ppd.training.control import Stopped
 from ppd.training.distributed import processes
 from ppd.training.latent_files import encoded
 from ppd.training.loop import fit
+from ppd.training.text_files import TextFiles
 from tests.training.study_sets import latent_of, scene
 
 STEPS = 12
 PICTURES = [scene(number) for number in range(20)]
+PROMPTS = [f"prompt {number}" for number in range(20)]
 
 
 def tiny_model() -> nn.Module:
@@ -107,9 +110,20 @@ def together(folder: Path, base: Path) -> None:
     torch.save(best.state_dict(), folder / f"best{rank}.pt")
     adapter = train_user_adapter(base, folder / "adapter.pt", precision="no")
     torch.save(adapter.state_dict(), folder / f"adapter{rank}.pt")
-    latents, rows = encoded(PICTURES, lambda some: torch.cat([latent_of(one) for one in some]), folder / "latents")
-    torch.save(latents[torch.from_numpy(rows)], folder / f"latents{rank}.pt")
+    read(folder, str(rank))
     (folder / f"calls{rank}.json").write_text(json.dumps({"on_step": seen, "validate": judged}))
+
+
+def read(folder: Path, name: str) -> None:
+    """Pictures as latents, and prompts as what they say."""
+    latents, rows = encoded(PICTURES, lambda some: torch.cat([latent_of(one) for one in some]), folder / "latents")
+    torch.save(latents[torch.from_numpy(rows)], folder / f"latents{name}.pt")
+    torch.save(TextFiles(folder / "texts")(PROMPTS, said), folder / f"texts{name}.pt")
+
+
+def said(prompts: Sequence[str]) -> list[Any]:
+    """As long a row as the prompt's number."""
+    return [{"text": torch.full((1, len(prompt), 2), float(prompt[-1] == "3"))} for prompt in prompts]
 
 
 def rest(folder: Path) -> None:
@@ -133,5 +147,8 @@ if __name__ == "__main__":
         together(place, Path(sys.argv[3]))
     elif mode == "rest":
         rest(place)
+    elif mode == "machine":  # one of two, first with a folder of its own, then with one that they share
+        read(place, "")
+        read(place.parent / "shared", place.name)
     else:
         train(place / "killed.pt", slow_loss, **dict[str, Any]({} if mode == "alone" else {"precision": "no"}))
