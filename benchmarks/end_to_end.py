@@ -65,10 +65,11 @@ WORK = {"sd15": Work(), "sdxl": Work(batch=1, measured_people=4), "z_image": FEW
 
 @dataclass
 class Story:
-    """What happened: seconds by stage, and figures."""
+    """What happened: seconds by stage, and figures; in a file, if there is one, after each stage."""
 
     family: str
     work: dict[str, int]
+    file: Path | None
     seconds: dict[str, float] = field(default_factory=dict)
     figures: dict[str, Any] = field(default_factory=dict)
 
@@ -79,6 +80,13 @@ class Story:
         start = time.monotonic()
         yield
         self.seconds[name] = round(time.monotonic() - start, 1)
+        if self.file is not None:
+            self.file.write_text(self.told(), encoding="utf-8")
+
+    def told(self) -> str:
+        """As JSON."""
+        told = {name: getattr(self, name) for name in ("family", "work", "seconds", "figures")}
+        return json.dumps(told, indent=1)
 
 
 def prompts_of(work: Work) -> tuple[list[str], list[str]]:
@@ -167,8 +175,8 @@ def paint(server: Server, template: Template, adapter: str, people: dict[str, st
     return differences
 
 
-def tell(server: Server, story: Story, work: Work) -> None:
-    """The whole story."""
+def tell(server: Server, story: Story, work: Work, *, by_template_alone: bool) -> None:
+    """The whole story, or without the command line."""
     family, datasets = story.family, server.base / "datasets"
     with story.stage("files"):
         files = write_model(family, server.base / "models")
@@ -192,6 +200,8 @@ def tell(server: Server, story: Story, work: Work) -> None:
         story.figures[BY_TEMPLATE] = told(wait(server, BY_TEMPLATE))
     with story.stage("pictures by the template"):
         story.figures[BY_TEMPLATE]["differences"] = paint(server, template, BY_TEMPLATE, people)
+    if by_template_alone:
+        return
     with story.stage("studies of held-out prompts"):
         server.run(template.studies(taught + apart), WAIT)
     free(server)
@@ -206,17 +216,15 @@ def main() -> None:
     parser.add_argument("--family", choices=WORK, required=True)
     parser.add_argument("--folder", type=Path, required=True, help="a new folder, which gigabytes are written to")
     parser.add_argument("--json", type=Path, help="write the figures there, for machines")
+    parser.add_argument("--by-template-alone", action="store_true", help="not by the command line, which takes as long")
     arguments = parser.parse_args()
     comfyui = find_comfyui()
     use_comfyui(comfyui)
     work = WORK[arguments.family]
-    story = Story(arguments.family, asdict(work))
+    story = Story(arguments.family, asdict(work), arguments.json)
     with started(comfyui, arguments.folder) as server:
-        tell(server, story, work)
-    result = json.dumps(asdict(story), indent=1)
-    print(result)
-    if arguments.json is not None:
-        arguments.json.write_text(result, encoding="utf-8")
+        tell(server, story, work, by_template_alone=arguments.by_template_alone)
+    print(story.told())
 
 
 if __name__ == "__main__":
