@@ -26,6 +26,7 @@ import numpy as np
 from ppd.hosts.comfyui_base import find_comfyui, use_comfyui
 from ppd.lexicon import read_lexicon
 from ppd.pair_index import held_out, key_of
+from ppd.pairs import folded
 from ppd.studies import StudySet, open_studies
 from ppd.training.materials import HELD_OUT
 from tests.server.conftest import ROOT, Prompt, Server, started
@@ -92,7 +93,7 @@ class Story:
 def prompts_of(work: Work) -> tuple[list[str], list[str]]:
     """Neutral prompts of the lexicon that a training learns from, and some that it never sees."""
     prompts = read_lexicon().prompts
-    apart = held_out(np.array([key_of(prompt) for prompt in prompts], np.uint64), HELD_OUT)
+    apart = held_out(np.array([key_of(folded(prompt)) for prompt in prompts], np.uint64), HELD_OUT)
     taught, judged = ([one for one, is_apart in zip(prompts, apart, strict=True) if is_apart == of] for of in (0, 1))
     return taught[: work.trained], judged[: work.held_out]
 

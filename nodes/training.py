@@ -25,7 +25,7 @@ from ..ppd.training.runs import LATENTS, PICTURES, TEXTS, State, Training, train
 from ..ppd.training.settings import KINDS, Settings
 from . import folders, people
 from .encoders import encoder_folder, taste_encoders
-from .forgetting import forgets
+from .forgetting import erases
 from .making import NONE, chosen_studies
 from .people import PERSON
 from .sockets import CATEGORY, Studies
@@ -39,6 +39,8 @@ NAME = "my adapter"
 DEFAULTS = Settings()
 FOLDERS = ("clip_vision", "open_clip", "text_encoders", "vlm", "embeddings")
 """Model folders that towers lie in."""
+PATIENCE = 20.0
+"""Seconds that a training of somebody who is erased has to end well."""
 _starting = threading.Lock()
 GREY = torch.full((1, 64, 64, 3), 0.2)
 """Where there is no sheet yet."""
@@ -336,15 +338,16 @@ def pairs_arguments(choice: str, folder: Path, solo: bool) -> list[str]:
     return ["--pairs", str(path), *(["--solo"] if solo else [])]
 
 
-@forgets
-def forget(person: str) -> None:
+@erases
+def erase(person: str) -> None:
     """Erase the picks that were kept for trainings, and what was made of their pictures and prompts; a training on them
-    is asked to stop."""
+    is ended first, since Windows erases no file that is read."""
     for path in folders.trainings_folder().glob(f"*/{person}*"):  # also what a kill left of an export
         for run in (path.parent, path.parent / DRY_RUN):
-            Training(run).stop()
+            Training(run).end(PATIENCE)
             for made in (LATENTS, PICTURES, TEXTS):
-                shutil.rmtree(run / made, ignore_errors=True)
+                if (run / made).exists():
+                    shutil.rmtree(run / made)
         shutil.rmtree(path)
 
 

@@ -162,7 +162,7 @@ def told(index: PairIndex, parts: Split) -> dict[str, int]:
         "pairs": len(index),
         "people": len(np.unique(index.users)),
         "people_with_too_few": len(np.unique(index.users[parts.dropped])),
-        "people_held_out": len(np.unique(index.users[parts.held_out])),
+        "people_held_out": len(np.unique(index.users[(parts.support | parts.query) & parts.held_out])),
         "people_train": len(np.unique(index.users[parts.train])),
         "train": int(parts.train.sum()),
         "support": int(parts.support.sum()),
@@ -181,8 +181,8 @@ def sentence(index: PairIndex, parts: Split) -> str:
     if not counts["people_held_out"]:
         return f"{text}, and nobody is held out to measure on."
     return (
-        f"{text}; {counts['support']:,} make u of held-out people ({counts['people_held_out']:,}), and "
-        f"{counts['query_of_held_out_people']:,} measure."
+        f"{text}; {counts['support']:,} tell tastes of people who are held out ({counts['people_held_out']:,}), and "
+        f"{counts['query_of_held_out_people']:,} measure what they like."
     )
 
 

@@ -126,8 +126,8 @@ def test_people_prompts_and_pictures_are_held_out_by_their_hashes(tmp_path):
     assert min(counts.values()) > 0
     assert sentence(index, parts) == (
         f"{len(rows):,} pairs, people: 40 (1 with too few pairs, which are left out); {counts['train']} pairs train "
-        f"(people: {counts['people_train']}); {counts['support']} make u of held-out people "
-        f"({counts['people_held_out']}), and {counts['query_of_held_out_people']} measure."
+        f"(people: {counts['people_train']}); {counts['support']} tell tastes of people who are held "
+        f"out ({counts['people_held_out']}), and {counts['query_of_held_out_people']} measure what they like."
     )
     nobody = split(index, users=0.0, prompts=0.0, pictures=0.0)
     assert sentence(index, nobody).endswith("1,170 pairs train (people: 39), and nobody is held out to measure on.")

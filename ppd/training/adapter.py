@@ -16,6 +16,7 @@ from ..encoders.simulated import SimulatedPeople
 from ..hosts.denoiser import Denoiser
 from ..precision import autocast
 from .distillation import Distillation, Sides, wordings
+from .distributed import processes
 from .dpo import diffusion_dpo_loss
 from .loop import fit
 from .objective import UserDPO
@@ -61,7 +62,8 @@ def train_adapter(
         host.adapter = averaged
         own, other = own_and_other(watched, batch)
         host.adapter = adapter
-        tqdm.write(f"{name} step {step}: accuracy own {own:.3f}, another's {other:.3f}")
+        if processes().is_main_process:
+            tqdm.write(f"{name} step {step}: accuracy own {own:.3f}, another's {other:.3f}")
         return own - other
 
     def report(averaged: UserAdapter, step: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ from ..files import write_file
 from ..hosts.comfyui_base import find_comfyui, load_checkpoint, load_parts, use_comfyui
 from ..messages import reason_of
 from ..studies import open_studies
-from .control import AGAIN, STOP, Stopped
+from .control import AGAIN, STOP, Stopped, stop_if_asked
 from .distributed import processes, shared
 from .real_picks import pairs_in
 from .run import Run
@@ -46,18 +47,19 @@ def command(arguments: argparse.Namespace) -> dict[str, Any] | None:
         raise ValueError("Training for one person needs their picks: name their folder with --pairs.")
     if arguments.out.exists() and not arguments.dry_run:
         raise ValueError(f"There is a file {arguments.out.name} already: name another one as --out.")
-    run = opened(arguments, folder, settings_of(arguments))
+    settings = settings_of(arguments)
     try:
+        run = opened(arguments, folder, settings)
         figures, told = done(run, arguments)
     except Stopped as stopped:
-        write_file(folder / PROGRESS, json.dumps(_read(folder) | {"state": "stopped", "time": time.time()}).encode())
+        tell(folder, "stopped")
         raise SystemExit(str(stopped)) from None
     except KeyboardInterrupt:
         raise SystemExit(f"Interrupted; what was done is saved in {folder}. {AGAIN}") from None
     except torch.OutOfMemoryError as error:
         raise ValueError(
-            f"The GPU's memory does not suffice for a batch of {run.settings.batch} ({reason_of(error)}): give a "
-            "smaller --batch or --gradient-checkpointing, and it goes on from what it saved."
+            f"The GPU's memory does not suffice ({reason_of(error)}): choose a smaller batch or gradient "
+            "checkpointing, and it goes on from what it saved."
         ) from error
     if not processes().is_main_process:
         return None
@@ -68,7 +70,7 @@ def command(arguments: argparse.Namespace) -> dict[str, Any] | None:
 def done(run: Run, arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Figures of a training or a rehearsal, and a sentence."""
     if arguments.vram is not None:
-        run = fitted(run, arguments.vram)
+        run = fitted(run, arguments.vram, arguments.gradient_checkpointing)
     if arguments.dry_run:
         costs = run.rehearse()
         return vars(costs), costs.report()
@@ -82,11 +84,19 @@ def stop(folder: Path) -> dict[str, Any]:
     told = _read(folder)
     if not told:
         raise ValueError(f"There is no run in {folder}: name its folder with --work.")
-    if not psutil.pid_exists(told["pid"]):
+    if not psutil.pid_exists(told.get("pid", -1)):
         raise ValueError(f"No run is going on in {folder}: there is nothing to stop.")
     (folder / STOP).touch()
     print(f"Asked the run in {folder} to stop after its step.")
     return {"folder": str(folder)}
+
+
+def tell(folder: Path, state: str) -> None:
+    """Say in the progress file where a run is that takes no steps; where it was stays there. Process 0 does it."""
+    if processes().is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        told = _read(folder) | {"state": state, "pid": os.getpid(), "time": time.time()}
+        write_file(folder / PROGRESS, json.dumps(told).encode())
 
 
 def _read(folder: Path) -> dict[str, Any]:
@@ -95,12 +105,14 @@ def _read(folder: Path) -> dict[str, Any]:
     return json.loads(file.read_text()) if file.is_file() else {}
 
 
-def fitted(run: Run, vram: float) -> Run:
+def fitted(run: Run, vram: float, checkpointing: bool = False) -> Run:
     """The run with its batch halved, and as many more of them a step, until a rehearsal fits into so many GB; its
     folder remembers with which."""
     if run.base.denoiser.device.type != "cuda":
         raise ValueError("How much memory a batch takes can be told on CUDA alone: give --batch in place of --vram.")
-    asked = {"vram": vram, "batch": run.settings.batch, "accumulate": run.settings.accumulate}
+    batch, accumulate = run.settings.batch, run.settings.accumulate
+    asked = {"vram": vram, "batch": batch, "accumulate": accumulate, "checkpointing": checkpointing}
+    asked["base"], pairs = run.base.signature, batch * accumulate
     file = run.folder / FITTED
     found = shared(json.loads(file.read_text()) if file.is_file() else {})
     if found.get("asked") == asked:
@@ -113,7 +125,7 @@ def fitted(run: Run, vram: float) -> Run:
                 "studies, or a checkpoint in 8 bits."
             )
         print(f"A batch of {run.settings.batch} takes {taken}: going on with {batch}.", file=sys.stderr)
-        run = replace(run, settings=replace(run.settings, batch=batch, accumulate=2 * run.settings.accumulate))
+        run = replace(run, settings=replace(run.settings, batch=batch, accumulate=math.ceil(pairs / batch)))
     if processes().is_main_process:
         run.folder.mkdir(parents=True, exist_ok=True)
         fits = {"batch": run.settings.batch, "accumulate": run.settings.accumulate}
@@ -126,7 +138,8 @@ def rehearsed(run: Run) -> float:
     try:
         return run.rehearse().peak_memory / 2**30
     except torch.OutOfMemoryError:
-        torch.cuda.empty_cache()
+        if processes().num_processes > 1:  # the others wait for this one: their launcher ends all
+            raise
         return math.inf
 
 
@@ -134,8 +147,14 @@ def opened(arguments: argparse.Namespace, folder: Path, settings: Settings) -> R
     """Everything that the run reads; the checkpoint last, which takes longest."""
     studies, made = open_studies(arguments.studies), TasteEncoder.load(arguments.encoder)
     comfyui = arguments.comfyui or find_comfyui()
-    processes()  # gives each its own GPU, which ComfyUI then takes
-    pairs, held_out = pairs_in(arguments.pairs, settings.most_pairs, folder / PICTURES, solo=arguments.solo)
+    tell(folder, "preparing")  # gives each process its own GPU, too, which ComfyUI then takes
+
+    def ask(rows: int) -> None:
+        stop_if_asked(folder, "reading pairs")
+
+    pairs, held_out = pairs_in(
+        arguments.pairs, settings.most_pairs, folder / PICTURES, solo=arguments.solo, progress=ask
+    )
     use_comfyui(comfyui)
     from ..hosts.comfyui_checkpoint import ComfyUICheckpoint
     from ..hosts.comfyui_towers import open_tower

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import psutil
+
 WORDS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 STOP = "STOP"
 """A file of this name beside the checkpoint asks a run to stop."""
 MOST_IN_A_ROW = 3
-LOADED = time.time()
-"""About when this process began."""
+BEGAN = psutil.Process().create_time()
+"""When this process began."""
 
 
 AGAIN = "Start it again in the same way, and it goes on from there."
@@ -89,4 +90,4 @@ def stop_if_asked(folder: Path, doing: str) -> None:
 
 def _is_new(file: Path) -> bool:
     """Whether it is meant for this process."""
-    return file.stat().st_mtime >= LOADED
+    return file.stat().st_mtime >= BEGAN

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import time
@@ -26,18 +27,18 @@ class Costs:
     pictures: int
     picks: int
     real_people: int
-    real_pictures: int
-    real_picks: int
     reading_seconds: float
     distillation_seconds: float
     dpo_seconds: float
     peak_memory: int
-    disk: int
-    batch: int
+    real_pictures: int = 0  # this and what follows: a rehearsal of before they were told may be shown
+    real_picks: int = 0
+    disk: int = 0
+    batch: int = 0
 
     @property
     def hours(self) -> float:
-        """Of the training alone; the pictures are read by now."""
+        """Of the steps alone."""
         return (self.distillation_seconds + self.dpo_seconds) / 3600
 
     def report(self) -> str:
@@ -58,8 +59,8 @@ class Costs:
 
 
 class Spent:
-    """Hours and peak memory of all starts of a run together, kept in its folder once a minute, so that a kill loses no
-    more; of several processes one `writes`."""
+    """Hours and peak memory of all starts of a run together, kept in its folder once a minute of its steps; of
+    several processes one `writes`."""
 
     def __init__(self, folder: Path, device: torch.device, *, writes: bool = True) -> None:
         self._file, self._device, self._writes = folder / SPENT, device, writes
@@ -101,6 +102,8 @@ def bytes_below(folder: Path) -> int:
 def forget_peak(device: torch.device) -> None:
     """Count `peak_memory` from now on, where it can be: on CUDA."""
     if device.type == "cuda":
+        gc.collect()
+        torch.cuda.empty_cache()  # else what is kept for reuse counts
         torch.cuda.reset_peak_memory_stats(device)
 
 

@@ -33,7 +33,7 @@ class Materials:
     `everybody`'s, of real people too; and picks of other simulated people on other prompts, None where these are too
     few: `watched` ones to choose the weights by, and `held_out` ones to measure them, each on half of the prompts where
     these suffice. `apart` are the prompts of these two (`caption_of`'s words) and their pictures' digests, which real
-    people may have picked among as well.
+    people may have picked among as well, and `taught` those of the others.
     """
 
     people: SimulatedPeople
@@ -43,6 +43,7 @@ class Materials:
     watched: QueryPicks | None
     held_out: QueryPicks | None
     apart: frozenset[str] = frozenset()
+    taught: frozenset[str] = frozenset()
 
 
 def gather(
@@ -63,7 +64,7 @@ def gather(
     looks = _looks(studies, encoder)
     features = encoder.features.picture_features([picture.picture for picture in pictures])
     prompts = list(dict.fromkeys(picture.prompt for picture in pictures))
-    is_apart = held_out(np.array([key_of(prompt) for prompt in prompts], np.uint64), HELD_OUT)
+    is_apart = held_out(np.array([key_of(folded(prompt)) for prompt in prompts], np.uint64), HELD_OUT)
     taught, apart = ([prompts[n] for n in np.flatnonzero(which)] for which in (~is_apart, is_apart))
     sizes = (count, WATCHED_PEOPLE, measured)
     people, watched, others = (
@@ -86,8 +87,14 @@ def gather(
     by_watched, by_others = (
         picks(of, wanted) if wanted else None for of, wanted in ((watched, chosen_by), (others, measured_by))
     )
-    unseen = {picture.picture.digest for picture in pictures if picture.prompt in set(apart)}
-    return Materials(people, own, sides, own, by_watched, by_others, frozenset(unseen.union(map(folded, apart))))
+    seen, unseen = (_marks(pictures, of) for of in (taught, apart))
+    return Materials(people, own, sides, own, by_watched, by_others, unseen, seen)
+
+
+def _marks(pictures: list[StudyPicture], prompts: list[str]) -> frozenset[str]:
+    """By which prompts, in `caption_of`'s words, and their pictures' digests are known again."""
+    digests = {picture.picture.digest for picture in pictures if picture.prompt in set(prompts)}
+    return frozenset(digests.union(map(folded, prompts)))
 
 
 def _looks(studies: StudySet, encoder: PosteriorEncoder) -> Looks:

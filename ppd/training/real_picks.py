@@ -37,13 +37,15 @@ def real_picks(
     *,
     queries_of: Sequence[PreferencePair] | None = None,
     apart: frozenset[str] = frozenset(),
+    on_person: Callable[[], None] = lambda: None,
     seed: int = 0,
 ) -> QueryPicks | None:
     """Picks of all users with LEAST_PAIRS pairs or more; None where there is nobody. `latents_of` gives pictures'
     latents [n, C, ...], which `folder` keeps; ties only make u.
 
     A user's pairs are halved into those that make u and queries, or all make u where `queries_of` has the queries.
-    What others are measured on, prompts and pictures `apart` (materials.py), is in no query.
+    Prompts and pictures `apart` (materials.py) are in no query: what others are measured on, or were trained on.
+    `on_person` is called before somebody's pictures are read.
     """
     rng = np.random.default_rng(seed)
     by_user, asked = _by_user(pairs), _by_user(queries_of or ())
@@ -61,6 +63,7 @@ def real_picks(
         query = [pair for pair in query if not apart & {caption_of(pair), pair.chosen.digest, pair.rejected.digest}]
         if not query:  # all of its pictures are in the support, or apart
             continue
+        on_person()
         told = encoder.read(support, on_bad="skip", skipped=bad)
         if not len(told.outcomes):
             continue
@@ -124,11 +127,16 @@ class HeldOut:
 
 
 def pairs_in(
-    paths: Sequence[Path], most: int, folder: Path, *, solo: bool = False
+    paths: Sequence[Path],
+    most: int,
+    folder: Path,
+    *,
+    solo: bool = False,
+    progress: Callable[[int], None] | None = None,
 ) -> tuple[list[PreferencePair], HeldOut]:
     """Pairs to train on, and held-out people's: of each set of many people at most `most` and a fifth of that, the
     first ones, and of one person's sets (`solo`) all. Pictures that are no files are kept as such in `folder`, since
-    those of a large set fit into no memory.
+    those of a large set fit into no memory. `progress(rows so far)` may raise to cancel.
 
     Who trains by one set is measured by none, and on nothing that trains.
     """
@@ -137,9 +145,9 @@ def pairs_in(
     as_files = _filing(folder)
     for path in paths:
         if solo:
-            taught += map(as_files, read_pairs(path, skip_bad=True))
+            taught += map(as_files, read_pairs(path, skip_bad=True, progress=progress))
         else:
-            own, others = _people_in(path, most, as_files)
+            own, others = _people_in(path, most, as_files, progress)
             taught += own
             measured.support.extend(others.support)
             measured.query.extend(others.query)
@@ -149,9 +157,11 @@ def pairs_in(
     return taught, HeldOut(support, disjoint(taught, query))
 
 
-def _people_in(path: Path, most: int, as_files: Filing) -> tuple[list[PreferencePair], HeldOut]:
+def _people_in(
+    path: Path, most: int, as_files: Filing, progress: Callable[[int], None] | None
+) -> tuple[list[PreferencePair], HeldOut]:
     """Of one set, in two passes over it. Where none says whose it is, all are of one person: two exports are two."""
-    index = index_pairs(path)
+    index = index_pairs(path, progress=progress)
     parts = split(index)
     if not _has_people(index, parts.train):  # such as one person's picks: who is there trains
         parts = split(index, users=0.0, prompts=0.0, pictures=0.0)
@@ -166,7 +176,7 @@ def _people_in(path: Path, most: int, as_files: Filing) -> tuple[list[Preference
     log.info("%s: %s", path.name, sentence(index, parts))
     taught: list[PreferencePair] = []
     others = HeldOut([], [])
-    for place, pair in index.read(parts.train | parts.support | parts.query):
+    for place, pair in index.read(parts.train | parts.support | parts.query, progress=progress):
         part = taught if parts.train[place] else others.support if parts.support[place] else others.query
         part.append(replace(as_files(pair), user=pair.user or str(path)))
     return taught, others

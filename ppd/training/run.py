@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -44,7 +43,7 @@ from .picks import MOST_REAL
 from .prompt_loss import PROMPTS, prompt_loss
 from .real_picks import LEAST_PAIRS, HeldOut, real_picks
 from .report import page, people_sheet
-from .runs import LATENTS, PROGRESS
+from .runs import LATENTS, PICTURES, PROGRESS, TEXTS
 from .settings import Settings
 
 log = logging.getLogger(__name__)
@@ -53,7 +52,7 @@ VALIDATE_EVERY = 50
 REHEARSED = 3
 """Steps of each stage that a rehearsal takes; the first one warms up, and is not timed."""
 INPUTS = "inputs.json"
-LEARNED_BY = ("learning_rate", "end_percent", "kind", "rank", "seed", "people", "objective")
+LEARNED_BY = ("distillation_steps", "learning_rate", "end_percent", "kind", "rank", "seed", "people", "objective")
 """Settings with which what a run has saved was learned: it goes on with no others, else its file would not tell the
 truth."""
 
@@ -85,6 +84,7 @@ class Run:
         self.check()
         self._go_on()
         is_main = processes().is_main_process
+        forget_peak(self.base.denoiser.device)
         with Spent(self.folder, self.base.denoiser.device, writes=is_main) as spent:
             materials = self.materials()
             adapter = self._stages(materials, self.folder, self.settings, spent)
@@ -96,7 +96,9 @@ class Run:
         self._paint(materials, adapter)
         write_file(self.folder / "report.json", json.dumps(figures, indent=1).encode())
         write_file(self.folder / "report.html", page(out.stem, figures, "sheet.png").encode())
-        adapter.save(out, torch.float16)  # last, since who has it is not trained again
+        adapter.save(out, torch.float16)  # after these, since who has it is not trained again
+        for made in (LATENTS, PICTURES, TEXTS):
+            shutil.rmtree(self.folder / made, ignore_errors=True)
         return figures
 
     def rehearse(self) -> Costs:
@@ -129,7 +131,7 @@ class Run:
             distillation_seconds=seconds[0] * settings.distillation_steps,
             dpo_seconds=seconds[1] * settings.steps,
             peak_memory=max(gathered([peak_memory(device)])),
-            disk=written + bytes_below(self._latents),
+            disk=written + sum(bytes_below(self.folder / made) for made in (LATENTS, PICTURES, TEXTS)),
             batch=settings.batch,
         )
 
@@ -162,8 +164,6 @@ class Run:
         if processes().is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_file(file, json.dumps(now, indent=1).encode())
-            begun = {"state": "preparing", "pid": os.getpid(), "time": time.time()}
-            write_file(self.folder / PROGRESS, json.dumps(begun).encode())
 
     def _inputs(self) -> dict[str, Any]:
         """What the weights come of, by content."""
@@ -188,7 +188,11 @@ class Run:
             measured=settings.measured_people,
             seed=settings.seed,
         )
-        options: dict[str, Any] = {"apart": materials.apart, "seed": settings.seed}
+        options: dict[str, Any] = {
+            "apart": materials.apart,
+            "seed": settings.seed,
+            "on_person": self._stop_while_reading,
+        }
         real = real_picks(self.pairs, self.encoder, self._encode, self._latents, **options)
         if self.solo and (real is None or real.people > 1):
             raise ValueError(
@@ -207,6 +211,9 @@ class Run:
     def _latents(self) -> Path:
         """Real people's pictures as this base's latents, which the next start of the run finds."""
         return self.folder / LATENTS / _hash(self.base.signature)[:12]
+
+    def _stop_while_reading(self) -> None:
+        stop_if_asked(self.folder, "reading pictures")
 
     def _encode(self, pictures: Sequence[Picture]) -> Tensor:
         """Latents of real people's pictures, a long work that may be stopped."""
@@ -282,14 +289,19 @@ class Run:
         )
 
     def _prompt_loss(self, materials: Materials, adapter: UserAdapter) -> dict[str, Any] | None:
-        """On prompts that training never saw; None where the tower reads no text, or there are no such prompts."""
+        """On prompts that training never saw; None where the tower reads no text, there are no such prompts, or no
+        memory to paint in."""
         text_side, judged = text_side_of(self.encoder.features), materials.held_out
         if text_side is None or judged is None:
             return None
         prompts = judged.prompts[:PROMPTS]
         people = [judged.embeddings[-1, number % judged.people][None] for number in range(len(prompts))]
-        plain = [self.base.paint(prompt, seed) for seed, prompt in enumerate(prompts)]
-        personal = [self.base.paint(prompt, seed, adapter, people[seed]) for seed, prompt in enumerate(prompts)]
+        try:
+            plain = [self.base.paint(prompt, seed) for seed, prompt in enumerate(prompts)]
+            personal = [self.base.paint(prompt, seed, adapter, people[seed]) for seed, prompt in enumerate(prompts)]
+        except torch.OutOfMemoryError as error:  # which is no reason to lose what was trained
+            log.warning("How near pictures stay to their prompts was not measured (%s).", reason_of(error))
+            return None
         return prompt_loss(plain, personal, prompts, self.encoder.features, text_side)
 
     def _figures(self, materials: Materials, adapter: UserAdapter) -> dict[str, Any]:
@@ -297,7 +309,15 @@ class Run:
         picks, denoiser = materials.everybody, self.base.denoiser
         real, others = None, self.held_out
         if others is not None:
-            real = real_picks(others.support, self.encoder, self._encode, self._latents, queries_of=others.query)
+            real = real_picks(
+                others.support,
+                self.encoder,
+                self._encode,
+                self._latents,
+                queries_of=others.query,
+                apart=materials.taught,
+                on_person=self._stop_while_reading,
+            )
         options: dict[str, Any] = {"people": self.settings.measured_people, "batch": self.settings.batch}
         options["on_batch"] = lambda: stop_if_asked(self.folder, "measuring")
         measured = {"simulated": materials.held_out, "real": real}

@@ -42,8 +42,6 @@ comes last, since its nodes are not ComfyUI's."""
 FREE = {"batch", "accumulate", "gradient-checkpointing", "cache", "folders"}
 """Options that a half-done training may change: how it fits into memory, and where things lie."""
 ACTIVE = ("preparing", "training", "measuring", "stopping")
-LAST = "2"
-"""What the name of a training's last part begins with."""
 SAME_START = 2.0
 """Seconds between two readings of when a process began, which follow the clock."""
 TAIL = 1 << 14
@@ -155,6 +153,19 @@ class Training:
         if self.state().is_active:
             (self.folder / STOP).touch()
 
+    def end(self, seconds: float) -> None:
+        """Stop it, and kill it where it has not ended after so many seconds."""
+        self.stop()
+        end = time.monotonic() + seconds
+        while (is_active := self.state().is_active) and time.monotonic() < end:
+            time.sleep(0.1)
+        if is_active:
+            process = psutil.Process(_read(self.folder / RUN)["pid"])
+            both = [*process.children(recursive=True), process]
+            for one in both:
+                one.kill()
+            psutil.wait_procs(both, seconds)
+
     def clear(self) -> None:
         """Forget a training that has ended, so that it begins anew."""
         for path in (found for made in MADE for found in self.folder.glob(made)):
@@ -169,13 +180,11 @@ class Training:
         if progress.get("time", 0.0) < told["started"]:  # of an earlier start
             progress = {}
         is_stopped = progress.get("state") == "stopped"
-        if "step" not in progress:  # still before them
-            progress = {}
         known = _steps(told["arguments"], progress) | {"started": told["started"]}
         known["figures"] = progress.get("figures", {})
         began = _began(told["pid"])
         if began is not None and abs(began - told["began"]) < SAME_START:
-            return State(self._doing(progress), **known)
+            return State(self._doing(progress, known.get("seconds_left") == 0), **known)
         result = _read(self.folder / RESULT)
         if result:
             return State("finished", result=result, **known)
@@ -184,12 +193,12 @@ class Training:
         message = self._last_words()
         return State("failed" if message else "died", message, **known)
 
-    def _doing(self, progress: Mapping[str, Any]) -> str:
+    def _doing(self, progress: Mapping[str, Any], is_over: bool) -> str:
         if (self.folder / STOP).exists():
             return "stopping"
-        if not progress:
+        if progress.get("state", "preparing") == "preparing":
             return "preparing"
-        return "measuring" if progress["state"] == "finished" and progress["name"].startswith(LAST) else "training"
+        return "measuring" if is_over else "training"
 
     def _last_words(self) -> str:
         """The error that its log ends with; empty where it was cut off."""
@@ -259,12 +268,13 @@ def _steps(arguments: Sequence[str], progress: Mapping[str, Any]) -> dict[str, A
         int(options.get(name.replace("_", "-"), [getattr(Settings(), name)])[0])
         for name in ("distillation_steps", "steps")
     )
-    if not progress:
+    if "step" not in progress:
         return {"of": first + second}
-    step = progress["step"] + (0 if progress["name"].startswith("1") else first)
-    pace = progress["seconds_per_step"]
-    left = 0 if progress["state"] == "finished" and progress["name"].startswith(LAST) else first + second - step
-    return {"step": step, "of": first + second, "seconds_left": pace and pace * left}
+    is_first = progress["name"].startswith("1")
+    step, pace = progress["step"] + (0 if is_first else first), progress["seconds_per_step"]
+    if progress["state"] == "finished" and not (is_first and second):  # perhaps early
+        return {"step": step, "of": first + second, "seconds_left": 0.0}
+    return {"step": step, "of": first + second, "seconds_left": pace and pace * (first + second - step)}
 
 
 def _apart() -> dict[str, Any]:

@@ -23,7 +23,7 @@ NUMBERS = {
     "measured_people": (2, "others, simulated to measure on at the end"),
     "most_pairs": (1, "of a set of many people that are read, the first ones"),
     "pictures_every": (1, "steps between two sheets of pictures"),
-    "patience": (1, "steps without a better held-out figure that end the second part"),
+    "patience": (1, "end the second part early after so many steps without a better held-out figure"),
 }
 """Whole numbers: the least, and what they are."""
 KINDS = ("low_rank", "cross_attention")

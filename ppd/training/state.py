@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from ..files import replacing
 from ..messages import reason_of
 from .distributed import processes, shared
 
@@ -51,9 +52,8 @@ class TrainingState:
         if not processes().is_main_process:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        torch.save(self._state_dict(), partial)
-        partial.replace(path)
+        with replacing(path) as partial:
+            torch.save(self._state_dict(), partial)
 
     def resume(self, path: Path) -> None:
         """Go on from the checkpoint, if there is one; on every process from what process 0 has.

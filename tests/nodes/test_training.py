@@ -111,7 +111,7 @@ def test_a_dry_run_is_one_of_its_own(trained, comfy_folders):
     assert json.loads((folder / "run.json").read_text())["arguments"][-1] == "--dry-run"
     with pytest.raises(ValueError, match="The training 'my adapter/dry run' is running"):
         trained()
-    costs = Costs(9, 90, 0, 0, 0, 1.0, 0.0, 7200.0, peak_memory=3 * 2**30, disk=0, batch=4)
+    costs = Costs(9, 90, 0, 1.0, 0.0, 7200.0, peak_memory=3 * 2**30, disk=0, batch=4)
     finish(folder, vars(costs))
     report, _, _ = trained(action="show")
     assert "Training: about 2.0 hours" in report and "Peak memory: 3.0 GB" in report
@@ -159,5 +159,5 @@ def test_somebodys_picks_are_kept_until_they_are_erased(trained, comfy_folders):
         (folder / "0").mkdir(parents=True)
     cut_short = kept.with_name(f"{person} now")
     cut_short.mkdir()
-    import_module("ppd_pack.nodes.forgetting").forget(person)
+    import_module("ppd_pack.nodes.forgetting").erase(person)
     assert not any(path.exists() for path in (kept, cut_short, *made))

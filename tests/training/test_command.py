@@ -165,8 +165,8 @@ def test_real_people_are_trained_on_beside_simulated_ones(home, tmp_path, capsys
     assert isinstance(adapter, LowRankAdapter) and adapter.config.rank == 4
     assert adapter.config.training["report"]["real_people"]["people"] == 1
     assert "of 1 real person, licence: mine." in (tmp_path / "solo.training" / "report.html").read_text()
-    (latents,) = (tmp_path / "solo.training" / "latents").glob("*/4x8x8-0.txt")
-    assert len(latents.read_text().split()) >= 6
+    left = {path.name for path in (tmp_path / "solo.training").iterdir()}
+    assert "report.html" in left and not left & {"latents", "pictures", "texts"}  # of people's pictures
 
 
 def test_a_rehearsal_says_what_it_costs_and_trains_nothing(home, tmp_path, capsys):

@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 
 def test_costs_tell_real_people_apart():
-    told = Costs(9, 90, 2, 12, 7, 1.0, 1800.0, 5400.0, peak_memory=3 * 2**30, disk=2**29, batch=4).report()
+    told = Costs(9, 90, 2, 1.0, 1800.0, 5400.0, 3 * 2**30, real_pictures=12, real_picks=7, disk=2**29, batch=4).report()
     assert told.splitlines() == [
         "9 pictures and 90 picks of simulated people, and 12 pictures and 7 picks of 2 real people are usable.",
         "Training: about 2.0 hours (30 minutes of self-distillation, 90 of preferences).",
@@ -59,7 +59,7 @@ class OnTheGPU:
 
     @property
     def base(self):
-        return SimpleNamespace(denoiser=SimpleNamespace(device=torch.device("cuda")))
+        return SimpleNamespace(denoiser=SimpleNamespace(device=torch.device("cuda")), signature={"weights": "1"})
 
     def rehearse(self):
         batch = self.settings.batch
@@ -70,13 +70,13 @@ class OnTheGPU:
 
 
 def test_the_batch_is_halved_until_it_fits_once(tmp_path, capsys):
-    run: Any = OnTheGPU(tmp_path / "run", Settings(batch=8, accumulate=2), [])
+    run: Any = OnTheGPU(tmp_path / "run", Settings(batch=9, accumulate=2), [])
     for _ in range(2):
         fits = command.fitted(run, 2.5).settings
-        assert (fits.batch, fits.accumulate) == (2, 8) and run.rehearsals == [8, 4, 2]
+        assert (fits.batch, fits.accumulate) == (2, 9) and run.rehearsals == [9, 4, 2]
     said = capsys.readouterr().err
     assert (
-        said == "A batch of 8 takes more than there is: going on with 4.\nA batch of 4 takes 4.0 GB: going on with 2.\n"
+        said == "A batch of 9 takes more than there is: going on with 4.\nA batch of 4 takes 4.0 GB: going on with 2.\n"
     )
     with pytest.raises(ValueError, match=r"One pair at a time takes 1.0 GB, and 0.5 GB are allowed"):
         command.fitted(run, 0.5)

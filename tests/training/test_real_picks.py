@@ -142,7 +142,8 @@ def test_what_a_set_is_for_is_said(tmp_path, caplog):
     with caplog.at_level(logging.INFO, "ppd.training.real_picks"):
         pairs_in([written(tmp_path / "set", HELD_OUT_USER, TRAINING_USER, pairs=12)], 5, tmp_path)
     assert caplog.messages == [
-        "set: 24 pairs, people: 2; 5 pairs train (people: 1); 1 make u of held-out people (1), and 0 measure."
+        "set: 24 pairs, people: 2; 5 pairs train (people: 1); 1 tell tastes of people "
+        "who are held out (1), and 0 measure what they like."
     ]
 
 

@@ -19,7 +19,7 @@ if find_spec("comfy"):
 
 ARGUMENTS = ["--base", "model.safetensors", "--studies", "nowhere", "--encoder", "nobody", "--out", "mine.safetensors"]
 ARGUMENTS += ["--steps", "40", "--distillation-steps", "20"]
-COSTS = Costs(9, 90, 0, 0, 0, 1.0, 1800.0, 1800.0, peak_memory=2**31, disk=2**28, batch=4)
+COSTS = Costs(9, 90, 0, 1.0, 1800.0, 1800.0, peak_memory=2**31, disk=2**28, batch=4)
 
 
 def ended(training, seconds=240):
