@@ -16,13 +16,16 @@ from typing import Any
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 if WORKERS > 1:  # several torches that each take every core are many times slower; for child processes as well
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // WORKERS)))
+ROOT = Path(__file__).resolve().parents[1]
+if sys.dont_write_bytecode:  # beside the sources; else every worker and server would compile all of ComfyUI anew
+    sys.dont_write_bytecode, sys.pycache_prefix = False, str(ROOT / ".pytest_cache" / "bytecode")
+    os.environ.update(PYTHONDONTWRITEBYTECODE="", PYTHONPYCACHEPREFIX=sys.pycache_prefix)
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[1]
 VOCABULARY = "a quiet lake with a red boat under the moon , house hill"
 
 
@@ -79,11 +82,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture(scope="module", autouse=True)
 def what_is_there_stays():
     """Spare the collector all that was there before a module's tests: ComfyUI collects with each model that it loads,
-    which takes longer than small models do."""
+    which takes longer than small models do. Nor is it looked through again for the next module: nearly all of it are
+    libraries, and what the module before has left is looked through here."""
     gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

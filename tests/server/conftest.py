@@ -296,9 +296,10 @@ def somebody(store: TasteStore, request: pytest.FixtureRequest) -> Iterator[tupl
         store.delete_person(person)
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    """The system's chromium, driven by Playwright. Its event loop runs while it is open, so other modules' cannot."""
+@pytest.fixture(scope="package")
+def playwright_browser() -> Iterator[SimpleNamespace]:
+    """The system's chromium, driven by Playwright, one for all tests of this folder: starting it and opening the
+    frontend take it seconds. Its event loop is open as long, and said to be running where it is used alone."""
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if not path:
         pytest.skip("no chromium found")
@@ -306,15 +307,35 @@ def chromium():
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
+        loop = asyncio.get_running_loop()
+        asyncio._set_running_loop(None)
+        yield SimpleNamespace(browser=browser, loop=loop, windows=None)
+        asyncio._set_running_loop(loop)
         browser.close()
 
 
 @pytest.fixture(scope="module")
-def windows(server: Server, chromium) -> Iterator[Windows]:
-    found = Windows(server, chromium)
-    yield found
-    found.close()
+def chromium(playwright_browser: SimpleNamespace) -> Iterator[Any]:
+    """The browser for a module's tests. While they last no other event loop can run in this thread."""
+    asyncio._set_running_loop(playwright_browser.loop)
+    yield playwright_browser.browser
+    asyncio._set_running_loop(None)
+
+
+@pytest.fixture(scope="module")
+def windows(server: Server, chromium: Any, playwright_browser: SimpleNamespace) -> Windows:
+    """Windows that the modules before may have opened."""
+    playwright_browser.windows = playwright_browser.windows or Windows(server, chromium)
+    return playwright_browser.windows
+
+
+@pytest.fixture(scope="module")
+def own_windows(windows: Windows) -> Iterator[None]:
+    """No windows of the modules before, and none for those after: the library stays unfolded, and shows what was just
+    painted."""
+    windows.renew()
+    yield
+    windows.renew()
 
 
 @pytest.fixture
@@ -322,6 +343,15 @@ def open_panel(windows: Windows) -> Iterator[Callable[..., Any]]:
     """Opens the frontend with the tab Taste and a person chosen; what it complains of fails the test at its end."""
     yield windows.open
     windows.end_test()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Modules with the browser come last in this folder: windows that are kept open go on drawing, also for nobody."""
+    own = [number for number, item in enumerate(items) if item.path.parent == Path(__file__).parent]
+    with_browser = {items[number].path for number in own if items[number].get_closest_marker("browser")}
+    ordered = sorted((items[number] for number in own), key=lambda item: item.path in with_browser)
+    for number, item in zip(own, ordered, strict=True):
+        items[number] = item
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

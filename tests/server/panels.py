@@ -24,14 +24,32 @@ TOLD = """async () => {
 """News come one after the other: those of the queue, cleared while it is empty, after all told till now."""
 DRAWN = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
 
+STEADY = """async () => {
+    const end = performance.now() + 60_000;
+    for (let seen, times = 0; times < 10;) {
+        if (performance.now() > end) throw new Error(`It changes still: ${seen}`);
+        await (DRAWN)();
+        const found = EXPRESSION;
+        const now = JSON.stringify(typeof found === 'function' ? found() : found);
+        [seen, times] = [now, now === seen ? times + 1 : 0];
+        if (times === 10) return JSON.parse(seen);
+    }
+}"""
+
 
 class Windows:
     """Windows of one browser profile, kept from test to test, since the frontend takes seconds to open."""
 
     def __init__(self, server, chromium):
-        self.server, self.context = server, chromium.new_context()
+        self.server, self.chromium, self.context, self.used = server, chromium, None, []
+        self.renew()
+
+    def renew(self):
+        """Forgets all windows, and what they kept in the browser."""
+        if self.context:
+            self.context.close()
+        self.context, self.kept = self.chromium.new_context(), []
         self.context.set_default_timeout(60_000)
-        self.kept, self.used = [], []
 
     def open(self, person, language="en", width=1400, height=900, has_tab=True, is_new=False):
         """A window with the tab Taste and a person chosen. One that `is_new` was no other test's, and becomes none."""
@@ -73,9 +91,6 @@ class Windows:
                 page.close()
         self.used.clear()
         assert not complaints, complaints
-
-    def close(self):
-        self.context.close()
 
 
 def watched(page):
@@ -155,14 +170,9 @@ def until(page, holds):
 
 
 def steady(page, expression):
-    """What an expression gives once it stays the same: nodes measure themselves after they are drawn."""
-    seen, times, end = None, 0, time.monotonic() + 60
-    while times < 10:
-        assert time.monotonic() < end
-        page.evaluate(DRAWN)
-        now = page.evaluate(expression)
-        seen, times = now, times + 1 if now == seen else 0
-    return seen
+    """What an expression gives once it stays the same: nodes measure themselves after they are drawn. The page looks
+    by itself, since telling us all that it saw would take longer than to draw it."""
+    return page.evaluate(STEADY.replace("EXPRESSION", expression).replace("DRAWN", DRAWN))
 
 
 def loaded(page, selector):

@@ -84,14 +84,29 @@ def frontend(request, server, model_names, chromium):
     page.close()
 
 
+@pytest.fixture(scope="module")
+def opened(server, frontend):
+    """Opens a workflow; its nodes as the frontend shows them, which are kept for the other test of it."""
+    page, _ = frontend
+    kept = {}
+
+    def nodes_of(name):
+        if name not in kept:
+            workflow = server.workflow(name)
+            page.evaluate("workflow => app.loadGraphData(workflow, true, true, null)", workflow)
+            page.wait_for_function(f"app.graph.nodes.length === {len(workflow['nodes'])}")
+            page.evaluate(FIT)
+            kept[name] = steady(page, DESCRIBE)
+        return kept[name]
+
+    return nodes_of
+
+
 @pytest.mark.parametrize("name", WORKFLOWS)
-def test_a_workflow_opens_as_it_was_made(server, frontend, tmp_path, name):
+def test_a_workflow_opens_as_it_was_made(server, frontend, opened, tmp_path, name):
     page, complaints = frontend
+    nodes = opened(name)
     workflow = server.workflow(name)
-    page.evaluate("workflow => app.loadGraphData(workflow, true, true, null)", workflow)
-    page.wait_for_function(f"app.graph.nodes.length === {len(workflow['nodes'])}")
-    page.evaluate(FIT)
-    nodes = steady(page, DESCRIBE)
     page.screenshot(path=tmp_path / f"{name}.png")
 
     assert {node["id"]: node["type"] for node in nodes} == {str(n["id"]): n["type"] for n in workflow["nodes"]}
@@ -116,11 +131,8 @@ def test_a_workflow_opens_as_it_was_made(server, frontend, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
-def test_no_nodes_overlap_and_groups_hold_what_they_frame(server, frontend, name):
-    page, _ = frontend
+def test_no_nodes_overlap_and_groups_hold_what_they_frame(server, opened, name):
     workflow = server.workflow(name)
-    page.evaluate("workflow => app.loadGraphData(workflow, true, true, null)", workflow)
-    page.evaluate(FIT)
     boxes = {
         f"{node['title']} ({node['id']})": (
             node["pos"][0],
@@ -128,7 +140,7 @@ def test_no_nodes_overlap_and_groups_hold_what_they_frame(server, frontend, name
             node["pos"][0] + node["size"][0],
             node["pos"][1] + (0 if node["collapsed"] else node["size"][1]),
         )
-        for node in steady(page, DESCRIBE)
+        for node in opened(name)
     }
     for (first, a), (second, b) in combinations(boxes.items(), 2):
         assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1], f"{first} overlaps {second}"

@@ -10,7 +10,7 @@ from PIL import Image, PngImagePlugin
 
 from .panels import loaded, settle
 
-pytestmark = [pytest.mark.comfyui, pytest.mark.browser]
+pytestmark = [pytest.mark.comfyui, pytest.mark.browser, pytest.mark.usefixtures("own_windows")]
 GRAPH = "JSON.stringify(app.graph.serialize())"
 HUES = 9
 FOCUSED = ".ppd-library .tile:focus img"

@@ -205,6 +205,7 @@ def test_keys_scroll_where_the_question_is_out_of_sight(store, somebody, open_pa
     page.locator(".ppd-taste .entry").nth(20).click()
     page.get_by_text("Answered before.").wait_for()
     page.wait_for_function(f"{top} >= 0")
+    loaded(page, PICTURES)
     page.keyboard.press("ArrowRight")
     page.get_by_text("Answered before.").wait_for(state="detached")
     assert store.history(somebody)[0].verdict == "second"

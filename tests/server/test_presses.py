@@ -10,7 +10,7 @@ from PIL import Image
 from .panels import loaded, settle, until, wait_for_picks
 from .test_collect_widget import graph
 
-pytestmark = [pytest.mark.comfyui, pytest.mark.browser]
+pytestmark = [pytest.mark.comfyui, pytest.mark.browser, pytest.mark.usefixtures("own_windows")]
 PICTURES = ".ppd-taste .picture img"
 BUSY = json.dumps({"error": "busy: try again."})
 
