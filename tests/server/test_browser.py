@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from ppd.store import TasteStore
+
 from .panels import steady
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.browser]
@@ -54,8 +56,16 @@ def model_names(server):
             path.touch()
 
 
+@pytest.fixture(scope="module")
+def nobody(server):
+    """Workflows name the tab's person, which the frontend replaces by whomever another module has left."""
+    store = TasteStore(server.base / "user" / "__ppd" / "taste")
+    for person in store.people():
+        store.delete_person(person.id)
+
+
 @pytest.fixture(scope="module", params=[False, True], ids=["classic nodes", "nodes 2.0"])
-def frontend(request, server, model_names, chromium):
+def frontend(request, server, model_names, nobody, chromium):
     """The open frontend, and the list of what its console complained of."""
     page = chromium.new_page(viewport={"width": 1920, "height": 1440})
     page.set_default_timeout(60_000)
