@@ -111,8 +111,9 @@ def fitted(run: Run, vram: float, checkpointing: bool = False) -> Run:
     if run.base.denoiser.device.type != "cuda":
         raise ValueError("How much memory a batch takes can be told on CUDA alone: give --batch in place of --vram.")
     batch, accumulate = run.settings.batch, run.settings.accumulate
-    asked = {"vram": vram, "batch": batch, "accumulate": accumulate, "checkpointing": checkpointing}
-    asked["base"], pairs = run.base.signature, batch * accumulate
+    pairs = batch * accumulate
+    asked: dict[str, Any] = {"base": run.base.signature, "vram": vram, "checkpointing": checkpointing}
+    asked |= {"batch": batch, "accumulate": accumulate}
     file = run.folder / FITTED
     found = shared(json.loads(file.read_text()) if file.is_file() else {})
     if found.get("asked") == asked:
