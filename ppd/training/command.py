@@ -84,7 +84,7 @@ def stop(folder: Path) -> dict[str, Any]:
     told = _read(folder)
     if not told:
         raise ValueError(f"There is no run in {folder}: name its folder with --work.")
-    if not psutil.pid_exists(told.get("pid", -1)):
+    if told["state"] == "stopped" or not psutil.pid_exists(told["pid"]):
         raise ValueError(f"No run is going on in {folder}: there is nothing to stop.")
     (folder / STOP).touch()
     print(f"Asked the run in {folder} to stop after its step.")
