@@ -25,7 +25,7 @@ from .control import AGAIN, STOP, Stopped, stop_if_asked
 from .distributed import processes, shared
 from .real_picks import pairs_in
 from .run import Run
-from .runs import PICTURES, PROGRESS, TEXTS
+from .runs import PICTURES, PROGRESS, TEXTS, read_json
 from .settings import Settings, settings_of
 from .text_files import TextFiles
 
@@ -81,7 +81,7 @@ def done(run: Run, arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
 def stop(folder: Path) -> dict[str, Any]:
     """Ask the run in a folder to stop."""
-    told = _read(folder)
+    told = read_json(folder / PROGRESS)
     if not told:
         raise ValueError(f"There is no run in {folder}: name its folder with --work.")
     if told["state"] == "stopped" or not psutil.pid_exists(told["pid"]):
@@ -95,14 +95,8 @@ def tell(folder: Path, state: str) -> None:
     """Say in the progress file where a run is that takes no steps; where it was stays there. Process 0 does it."""
     if processes().is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
-        told = _read(folder) | {"state": state, "pid": os.getpid(), "time": time.time()}
+        told = read_json(folder / PROGRESS) | {"state": state, "pid": os.getpid(), "time": time.time()}
         write_file(folder / PROGRESS, json.dumps(told).encode())
-
-
-def _read(folder: Path) -> dict[str, Any]:
-    """What a run last said of itself; nothing where none began."""
-    file = folder / PROGRESS
-    return json.loads(file.read_text()) if file.is_file() else {}
 
 
 def fitted(run: Run, vram: float, checkpointing: bool = False) -> Run:
@@ -115,7 +109,7 @@ def fitted(run: Run, vram: float, checkpointing: bool = False) -> Run:
     asked: dict[str, Any] = {"base": run.base.signature, "vram": vram, "checkpointing": checkpointing}
     asked |= {"batch": batch, "accumulate": accumulate}
     file = run.folder / FITTED
-    found = shared(json.loads(file.read_text()) if file.is_file() else {})
+    found = shared(read_json(file))
     if found.get("asked") == asked:
         return replace(run, settings=replace(run.settings, **found["fits"]))
     while (peak := rehearsed(run)) > vram:

@@ -143,7 +143,7 @@ class Training:
 
     def go_on(self) -> None:
         """Start again as it was started; ValueError where it never was."""
-        told = _read(self.folder / RUN)
+        told = read_json(self.folder / RUN)
         if not told:
             raise ValueError(f"There is no training {self.folder.name!r}: start it.")
         self.start(told["arguments"], comfyui=Path(told["comfyui"]))
@@ -160,7 +160,7 @@ class Training:
         while (is_active := self.state().is_active) and time.monotonic() < end:
             time.sleep(0.1)
         if is_active:
-            process = psutil.Process(_read(self.folder / RUN)["pid"])
+            process = psutil.Process(read_json(self.folder / RUN)["pid"])
             both = [*process.children(recursive=True), process]
             for one in both:
                 one.kill()
@@ -173,10 +173,10 @@ class Training:
 
     def state(self) -> State:
         """How it stands."""
-        told = _read(self.folder / RUN)
+        told = read_json(self.folder / RUN)
         if not told:
             return State()
-        progress = _read(self.folder / PROGRESS)
+        progress = read_json(self.folder / PROGRESS)
         if progress.get("time", 0.0) < told["started"]:  # of an earlier start
             progress = {}
         is_stopped = progress.get("state") == "stopped"
@@ -185,7 +185,7 @@ class Training:
         began = _began(told["pid"])
         if began is not None and abs(began - told["began"]) < SAME_START:
             return State(self._doing(progress, known.get("seconds_left") == 0), **known)
-        result = _read(self.folder / RESULT)
+        result = read_json(self.folder / RESULT)
         if result:
             return State("finished", result=result, **known)
         if is_stopped:
@@ -213,7 +213,7 @@ class Training:
 
     def _check_arguments(self, arguments: Sequence[str]) -> None:
         """Refuse to go on from what was saved with others."""
-        before = _read(self.folder / RUN).get("arguments", list(arguments))
+        before = read_json(self.folder / RUN).get("arguments", list(arguments))
         if not list(self.folder.glob("*.pt")):
             return
         one, other = _options(before), _options(arguments)
@@ -232,7 +232,7 @@ def trainings(root: Path, below: str = ".") -> list[Training]:
     return sorted(found, key=lambda one: one.state().started, reverse=True)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """What a JSON file holds; nothing where there is none, or half of one."""
     try:
         found = json.loads(path.read_bytes())
