@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-GRAPH = "app.graph.serialize()"
+GRAPH = "JSON.stringify(app.graph.serialize())"
 FOLD = """() => {
     for (const part of document.querySelectorAll('.ppd-taste details[open] > summary')) part.click();
     const [two, ...others] = document.querySelectorAll('.ppd-taste .sizes button');
@@ -75,7 +75,7 @@ class Windows:
         page.evaluate("document.querySelector('.ppd-taste.page .close')?.click()")
         if page.locator(".ppd-taste").count():
             toggle(page)
-        page.evaluate("graph => app.loadGraphData(graph)", page.graph)
+        page.evaluate("graph => app.loadGraphData(JSON.parse(graph))", page.graph)
         toggle(page)
         page.locator(".ppd-taste .progress").wait_for()
         page.evaluate(FOLD)
@@ -173,6 +173,11 @@ def steady(page, expression):
     """What an expression gives once it stays the same: nodes measure themselves after they are drawn. The page looks
     by itself, since telling us all that it saw would take longer than to draw it."""
     return page.evaluate(STEADY.replace("EXPRESSION", expression).replace("DRAWN", DRAWN))
+
+
+def graph_of(page):
+    """The open workflow as it would be saved."""
+    return steady(page, GRAPH)
 
 
 def loaded(page, selector):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ppd.pictures import Picture
 
-from .panels import loaded, settle, until
+from .panels import graph_of, loaded, settle, until
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.browser]
 PICTURES = ".ppd-taste .picture img"
@@ -76,7 +76,7 @@ def test_before_and_after_are_painted_from_one_prompt(
     press = page.get_by_role("button", name="Before and after")
     assert press.count() == 0  # the frontend's own workflow reads nobody
     open_workflow(page, server, workflow)
-    before, saved = page.evaluate("JSON.stringify(app.graph.serialize())"), set((server.base / "output").rglob("*"))
+    before, saved = graph_of(page), set((server.base / "output").rglob("*"))
     asked, ran = store.person(somebody).open, history(server)
     press.click()
     page.wait_for_function(f"document.querySelectorAll('{RUNS} img').length === 3", timeout=60_000)
@@ -85,7 +85,7 @@ def test_before_and_after_are_painted_from_one_prompt(
         pixels(image.get_property("src").json_value()) for image in page.locator(f"{RUNS} img").element_handles()
     )
     assert len(history(server) - ran) == 3
-    assert page.evaluate("JSON.stringify(app.graph.serialize())") == before
+    assert graph_of(page) == before
     assert store.person(somebody).open == asked and set((server.base / "output").rglob("*")) == saved
     stranger = store.add_person(f"{somebody} nobody").id
     prompt = graphs.set_inputs(server.prompt(workflow), "PPD_MyTaste", person=stranger)

@@ -17,6 +17,8 @@ from ppd.blind_questions import Matchup, outcomes
 from ppd.pictures import Picture
 from ppd.sequential import decided
 
+from .panels import graph_of
+
 pytestmark = pytest.mark.comfyui
 ROOT = Path(__file__).resolve().parents[2]
 ARMS = ("unmade-plain-7q", "made-own-3k")
@@ -232,7 +234,7 @@ def test_a_simulated_person_answers_blind_and_the_report_says_what_they_clicked(
         ready(page)
 
     begin("Begin")
-    graph_before, clicked, presses = page.evaluate("JSON.stringify(app.graph.serialize())"), {}, 0
+    graph_before, clicked, presses = graph_of(page), {}, 0
     while page.locator(".ppd-blind .picture").count():
         shown = page.evaluate(sources)
         left, right = (brightness(server, source) for source in shown)
@@ -258,7 +260,7 @@ def test_a_simulated_person_answers_blind_and_the_report_says_what_they_clicked(
             windows.append(Watched(page))
             begin("Continue")
     said = {one.id: one.verdict for one in store.test(test).trials if one.verdict}
-    assert said == clicked and page.evaluate("JSON.stringify(app.graph.serialize())") == graph_before
+    assert said == clicked and graph_of(page) == graph_before
     trials = store.test(test).trials
     secrets = [*ARMS, *(digest for one in trials for digest in one.pictures)]
     told = "\n".join(window.everything() for window in windows)

@@ -10,12 +10,11 @@ from uuid import uuid4
 
 import pytest
 
-from .panels import loaded, settle, steady, until, watched
+from .panels import graph_of, loaded, settle, steady, until, watched
 from .test_checkpoints import node
 
 pytestmark = pytest.mark.comfyui
 PICTURES = ".ppd-collect img"
-GRAPH = "JSON.stringify(app.graph.serialize())"
 OURS = ("ppd", "personalized-diffusion")
 """What a message of the console names if it is about this pack."""
 COLLECTOR = "app.graph.findNodesByType('PPD_PreferenceCollector')[0]"
@@ -150,7 +149,7 @@ def opened(server, frontend, name):
 def test_the_node_asks_and_leaves_the_graph_alone(frontend, opened, store, name):
     page, _ = frontend
     widget = opened(graph(name, pairs=2))
-    before = steady(page, GRAPH)
+    before = graph_of(page)
     assert json.loads(before)["nodes"][-1]["widgets_values"][0] == name
     page.evaluate("app.queuePrompt(0)")
     widget.get_by_label("Right is better").wait_for()
@@ -172,7 +171,7 @@ def test_the_node_asks_and_leaves_the_graph_alone(frontend, opened, store, name)
     widget.get_by_text("You picked the left.").wait_for()
     assert store.candidate(question.id).verdict == "first"
     # But for the name, in whose place stands an id as soon as there is one
-    assert steady(page, GRAPH) == before.replace(name, question.person)
+    assert graph_of(page) == before.replace(name, question.person)
 
 
 @pytest.mark.browser

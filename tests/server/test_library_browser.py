@@ -8,10 +8,9 @@ import time
 import pytest
 from PIL import Image, PngImagePlugin
 
-from .panels import loaded, settle
+from .panels import graph_of, loaded, settle
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.browser, pytest.mark.usefixtures("own_windows")]
-GRAPH = "JSON.stringify(app.graph.serialize())"
 HUES = 9
 FOCUSED = ".ppd-library .tile:focus img"
 
@@ -79,7 +78,7 @@ def tile(page, number):
 
 def test_by_mouse_and_by_key_and_taken_back(store, person, folder, page):
     look_into(page, folder)
-    before = page.evaluate(GRAPH)
+    before = graph_of(page)
     tile(page, 0).get_by_label("Keep").click()
     gave(page, "1 kept, 0 not for me: 0 choices, 1 on the moodboard.")
     reach(page, 0)
@@ -94,7 +93,7 @@ def test_by_mouse_and_by_key_and_taken_back(store, person, folder, page):
     below = 1 + len(columns.split())
     assert ratings(store, person) == {"1.png": "not", f"{below}.png": "keep"}
     assert tile(page, 1).get_by_label("Not for me (X)").get_attribute("aria-pressed") == "true"
-    assert page.evaluate(GRAPH) == before
+    assert graph_of(page) == before
     page.get_by_text("not rated yet").click()
     page.wait_for_function(f"document.querySelectorAll('.ppd-library .tile').length === {HUES - 2}")
     page.get_by_text("not rated yet").click()

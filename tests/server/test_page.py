@@ -14,11 +14,10 @@ from ppd.lexicon import Look, LookSide
 from ppd.pictures import Picture
 from ppd.studies import continue_studies
 
-from .panels import loaded, settle, wait_for_picks
+from .panels import graph_of, loaded, settle, wait_for_picks
 from .test_collect_widget import graph
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.browser]
-GRAPH = "JSON.stringify(app.graph.serialize())"
 PICTURES = ".ppd-taste.page .picture img"
 
 
@@ -60,14 +59,14 @@ def all_loaded(page):
 def test_keys_are_live_at_once_and_none_reaches_the_graph(store, somebody, open_panel):
     page, root = open_page(open_panel, somebody)
     all_loaded(page)
-    before = page.evaluate(GRAPH)
+    before = graph_of(page)
     page.evaluate("app.canvas.selectItems([app.graph.nodes[0]])")
     for key in ("Delete", "Backspace", "r", "m", "Control+a"):  # the graph's own
         page.keyboard.press(key)
     for key, picks in (("ArrowLeft", 1), ("ArrowUp", 2), ("u", 1), ("ArrowRight", 2)):
         page.keyboard.press(key)
         root.locator(".progress", has_text=f"Picks: {picks}.").wait_for(state="attached")
-    assert page.evaluate(GRAPH) == before
+    assert graph_of(page) == before
     assert len(store.history(somebody)) == 2
     page.keyboard.press("Escape")
     root.wait_for(state="detached")

@@ -10,10 +10,9 @@ from PIL import Image
 
 from ppd.pictures import Picture
 
-from .panels import choose, loaded, settle, show, shown, wait_for_picks
+from .panels import choose, graph_of, loaded, settle, show, shown, wait_for_picks
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.browser]
-GRAPH = "JSON.stringify(app.graph.serialize())"
 PICTURES = ".ppd-taste .picture img"
 
 
@@ -26,7 +25,7 @@ def somebody(somebody):
 def test_picks_by_mouse_and_by_key_leave_the_graph_alone(server, store, somebody, open_panel):
     page = open_panel(somebody)
     wait_for_picks(page, 0, 3)
-    before, asked = page.evaluate(GRAPH), []
+    before, asked = graph_of(page), []
     asked.append(shown(page))
     page.get_by_label("Left is better").click()
     wait_for_picks(page, 1, 2)
@@ -37,7 +36,7 @@ def test_picks_by_mouse_and_by_key_leave_the_graph_alone(server, store, somebody
             asked.append(shown(page))
         panel.press(key)
         wait_for_picks(page, picks, waiting)
-        assert page.evaluate(GRAPH) == before
+        assert graph_of(page) == before
     assert page.locator(".ppd-taste .question .empty").inner_text().startswith("No question waits.")
     standing = [(one.prompt, one.verdict) for one in store.history(somebody)]
     assert standing == list(zip(asked[::-1], ("skip", "second", "first"), strict=True))
@@ -66,12 +65,12 @@ def test_the_duel_workflow_fills_the_panel_while_it_is_open(server, store, someb
     )
     page.evaluate("app.queuePrompt(0, 2)")
     wait_for_picks(page, 0, 5)
-    before = page.evaluate(GRAPH)
+    before = graph_of(page)
     page.get_by_label("Right is better").first.click()
     wait_for_picks(page, 1, 4)
     page.locator(".ppd-taste").press("ArrowLeft")
     wait_for_picks(page, 2, 3)
-    assert page.evaluate(GRAPH) == before
+    assert graph_of(page) == before
     painted = [one for one in store.history(somebody) + store.inbox(somebody) if one.prompt.startswith("a tree and")]
     assert len(painted) == 2
     assert all(one.origin["first"]["u"] != one.origin["second"]["u"] for one in painted)

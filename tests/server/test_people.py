@@ -11,13 +11,12 @@ from PIL import Image
 
 from ppd.pictures import Picture
 
-from .panels import settle, until, watched
+from .panels import GRAPH, graph_of, settle, until, watched
 from .test_checkpoints import node
 from .test_collect_widget import call, graph, person_called
 from .test_collect_widget import name as name  # a fixture
 
 pytestmark = pytest.mark.comfyui
-GRAPH = "JSON.stringify(app.graph.serialize())"
 
 
 def loader(choice):
@@ -100,15 +99,15 @@ def test_lists_show_names_and_workflows_keep_ids(server, page, store, name):
     prompt = learning("x", "y")
     prompt["3"]["inputs"]["person"], prompt["4"] = name, loader(f"person: {name}")  # as an older workflow has it
     page.evaluate("prompt => app.loadApiJson(prompt, crypto.randomUUID())", prompt)
-    assert name in page.evaluate(GRAPH)
+    assert name in graph_of(page)
     page.evaluate("app.loadGraphData(app.graph.serialize())")
     page.wait_for_function(f"{GRAPH}.includes('{person}')")
     told = {one[0]: one for one in page.evaluate(VALUES)}
     assert told["person"][1:4] == ["combo", person, f"{name} · 0 picks"]
     assert told["preference_set"][2:4] == [f"person: {person}", f"person: {name} · 0 picks"]
     assert {"tab", "me", person} <= set(told["person"][4]) and "example: vivid and bold" in told["preference_set"][4]
-    graph_of, prompt_of = GRAPH, "async () => JSON.stringify((await app.graphToPrompt()).output)"
-    for saved in map(page.evaluate, (graph_of, prompt_of)):
+    prompt_of = "async () => JSON.stringify((await app.graphToPrompt()).output)"
+    for saved in map(page.evaluate, (GRAPH, prompt_of)):
         assert name not in saved and f'"{person}"' in saved and f'"person: {person}"' in saved
     if page.locator(".lg-node").count():  # nodes 2.0 are elements, classic ones are painted
         page.wait_for_function(SHOWN, arg=f"person: {name}")
@@ -118,7 +117,7 @@ def test_lists_show_names_and_workflows_keep_ids(server, page, store, name):
         " return options.getOptionLabel(value) === name; }",
         arg=f"{name} 2 · 0 picks",
     )
-    assert name not in page.evaluate(GRAPH)
+    assert name not in graph_of(page)
     prompt["3"]["inputs"]["person"] = f"{name} 2"
     page.evaluate("prompt => app.loadApiJson(prompt, crypto.randomUUID())", prompt)
     page.evaluate("app.queuePrompt(0)")
@@ -175,7 +174,7 @@ def test_no_saved_workflow_and_no_picture_holds_a_name_or_a_word_that_was_learne
         page.evaluate("app.graph.nodes[0].widgets[3].value += 1")  # another picture, so that nothing is cached
     assert name in reports(server)
     saved = set((server.base / "output").glob("told*.png")) - before
-    searched = [path.read_bytes() for path in saved] + [page.evaluate(GRAPH).encode(), server.log.read_bytes()]
+    searched = [path.read_bytes() for path in saved] + [graph_of(page).encode(), server.log.read_bytes()]
     assert len(searched) == 6 and all(person.encode() in data for data in searched[:-1])
     assert not [word for word in (name, secret, "xylophone") for data in searched if word.encode() in data]
     page.evaluate("app.graph.clear()")
@@ -194,7 +193,7 @@ def test_choosing_in_the_tab_is_choosing_in_the_workflow(server, page, store, na
         page.locator(".ppd-taste select").first.select_option(person)
         page.wait_for_function(TABS_PERSON, arg=called)
         assert sorted(page.evaluate(ASKED_IN_PROMPT)) == sorted([person, f"person: {person}"])
-        assert name not in page.evaluate(GRAPH) and person not in page.evaluate(GRAPH)
+        assert name not in graph_of(page) and person not in graph_of(page)
         before = store.person(person).open
         page.evaluate("app.queuePrompt(0)")
         waiting = f"/ppd/people/{person}/waiting"

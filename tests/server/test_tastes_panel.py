@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
+from .panels import graph_of
+
 pytestmark = [pytest.mark.comfyui, pytest.mark.browser]
 DROP = """([name, bytes]) => {
     const data = new DataTransfer();
@@ -42,7 +44,7 @@ def picker(store, somebody):
 
 def test_save_drop_code_blend_and_go_back(server, store, picker, folder, open_panel, tmp_path):
     page = open_panel(picker.id)
-    graph = page.evaluate("JSON.stringify(app.graph.serialize())")
+    graph = graph_of(page)
     page.get_by_text("Share, save, go back").click()
     part, notice = page.locator(".ppd-taste .tastes"), page.locator(".ppd-taste .notice")
     with page.expect_download() as saving:
@@ -93,7 +95,7 @@ def test_save_drop_code_blend_and_go_back(server, store, picker, folder, open_pa
     copy = store.person_called(f"{picker.name[:40]} before")
     assert copy.picks == 2
     store.delete_person(copy.id)
-    assert page.evaluate("JSON.stringify(app.graph.serialize())") == graph
+    assert graph_of(page) == graph
     assert not list(Path(folder).glob(".*"))
 
 
