@@ -234,8 +234,17 @@ def measure(known: Checkpoint, arguments: argparse.Namespace) -> dict[str, Any]:
         file = f"{arguments.encoder}-{name.replace(' ', '-').replace(',', '')}-{ran}"
         if taught:
             checkpoint = recipe.work / f"{arguments.encoder}-distillation-{ran}.pt"
+            whole = known.people.embeddings(known.prior.noise)
             adapter = distil(
-                recipe.model, adapter, known.picks, known.people, sides, checkpoint, steps=arguments.steps, **options
+                recipe.model,
+                adapter,
+                known.picks,
+                known.people,
+                whole,
+                sides,
+                checkpoint,
+                steps=arguments.steps,
+                **options,
             )
         if objective is not None:
             adapter = train_adapter(

@@ -32,6 +32,10 @@ class SimulatedPeople:
     def __len__(self) -> int:
         return len(self.tastes)
 
+    def embeddings(self, noise: float) -> Tensor:
+        """u [P, d] after endless picks, by a prior of this pick noise."""
+        return (noise * self.tastes).float()
+
 
 def simulate(basis: Tensor, readings: Tensor | None, count: int = SIMULATED, seed: int = 0) -> SimulatedPeople:
     """People in a whitening `basis` [f, d]: each likes 1 to LIKED looks or their opposites, `readings` [k, d] telling

@@ -102,6 +102,7 @@ def distil(
     adapter: UserAdapter,
     picks: QueryPicks,
     people: SimulatedPeople,
+    embeddings: Tensor,
     sides: Sides,
     checkpoint: Path,
     *,
@@ -112,10 +113,11 @@ def distil(
     name: str = "distillation",
     **loop: Any,
 ) -> UserAdapter:
-    """Self-distillation of an adapter from the base, for the simulated `people` of `picks`; `loop` as above."""
+    """Self-distillation of an adapter from the base, for the simulated `people` of `picks` with their whole tastes as
+    `embeddings` [P, d]; `loop` as above."""
     begin(adapter, picks, seed)
     host, texts = denoiser.host(adapter), denoiser.text(wordings(picks.prompts, sides))
-    taught = Distillation(denoiser, host, picks, people, texts, len(sides), adapter.config.end_percent)
+    taught = Distillation(denoiser, host, picks, people, embeddings, texts, len(sides), adapter.config.end_percent)
     with denoiser.plain_attention():
         trained = fit(
             name,

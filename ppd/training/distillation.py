@@ -6,6 +6,9 @@ For somebody who likes the looks k by theta_k, the target is the reference's pre
 
 as Concept Sliders (arXiv 2311.12092) teach one direction to a LoRA. No judge and no pairs are needed. At strength 1 the
 adapter moves a picture as far as the words do.
+
+u is that of endless picks, which tells theta, since u of a few tells little of it: most of the error would then be what
+no adapter can learn. What moves by u in proportion moves by u of a few picks as far as these let expect.
 """
 
 from __future__ import annotations
@@ -28,13 +31,14 @@ Sides = Sequence[Sequence[tuple[str, str]]]
 
 @dataclass(frozen=True)
 class Distillation:
-    """The loss of teaching a host's adapter, on pictures of the first `prompts` of the picks; `texts` are those of
-    `wordings`."""
+    """The loss of teaching a host's adapter, on pictures of the first `prompts` of the picks, for `people` with the
+    `embeddings` [P, d]; `texts` are those of `wordings`."""
 
     denoiser: Denoiser
     host: PersonalHost
     picks: QueryPicks
     people: SimulatedPeople
+    embeddings: Tensor
     texts: Texts
     prompts: int
     end_percent: float
@@ -46,7 +50,7 @@ class Distillation:
         index = rng.choice(np.flatnonzero(picks.shows < self.prompts), batch)
         caption = picks.shows[index]
         person = rng.integers(len(self.people), size=batch)
-        u = picks.embeddings[rng.integers(len(picks.embeddings), size=batch), person]
+        u = self.embeddings[torch.from_numpy(person)]
         latents = picks.latents[torch.from_numpy(index)].to(device, torch.float32)
         noise = torch.randn(latents.shape) if picks.noise is None else picks.noise[torch.from_numpy(index)].float()
         noise = noise.to(device)

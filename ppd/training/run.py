@@ -265,6 +265,7 @@ class Run:
                 adapter,
                 materials.picks,
                 materials.people,
+                materials.people.embeddings(self.encoder.prior.noise),
                 materials.sides,
                 folder / "distillation.pt",
                 steps=settings.distillation_steps,

@@ -41,12 +41,12 @@ def distillation(looks, adapter=0.0):
     picks = QueryPicks(
         pictures,
         *(nobody,) * 4,
-        embeddings=u[None],
+        embeddings=torch.zeros(1, len(looks), 2),
         population=torch.zeros(2),
         prompts=PROMPTS,
         shows=np.array([0, 1, 2, 0, 1, 2]),
     )
-    return Distillation(line, line, picks, people, line.text(wordings(PROMPTS, SIDES)), len(SIDES), 0.8)
+    return Distillation(line, line, picks, people, u, line.text(wordings(PROMPTS, SIDES)), len(SIDES), 0.8)
 
 
 def test_the_wordings_are_the_prompts_then_each_looks_two_sides():
