@@ -154,7 +154,9 @@ def told(report: dict[str, Any]) -> dict[str, Any]:
 
 def free(server: Server) -> None:
     """Has the server drop its models: another process is to load them."""
-    server.post("/free", {"unload_models": True, "free_memory": True})
+    for _ in range(2):  # what is asked while it tidies up after a prompt is heard with the next
+        time.sleep(5)
+        server.post("/free", {"unload_models": True, "free_memory": True})
     time.sleep(5)
 
 

@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import comfy.model_management
 import comfy.sd
 import folder_paths
 import numpy as np
 import torch
 from comfy_api.latest import io, ui
 from PIL import Image
+from server import PromptServer
 
 from ..ppd.encoders.encoder import TasteEncoder
 from ..ppd.files import write_file
@@ -366,7 +366,7 @@ def adapter_path(name: str) -> Path:
 
 
 def begin(training: Training, out: Path, arguments: list[str], action: str) -> None:
-    """Start a training, with ComfyUI's models out of the memory."""
+    """Start a training, after which ComfyUI drops its models."""
     if out.exists() and action == TRAIN:
         raise ValueError(f"There is a user adapter {out.stem!r} already: choose another name.")
     with alone(training):
@@ -375,9 +375,16 @@ def begin(training: Training, out: Path, arguments: list[str], action: str) -> N
             return
         if state.state == "finished":  # its file was deleted, or the costs are asked for again
             training.clear()
-        comfy.model_management.unload_all_models()
-        comfy.model_management.soft_empty_cache()
+        drop_models()
         training.start(arguments, comfyui=Path(folder_paths.__file__).parent)
+
+
+def drop_models() -> None:
+    """Have the thread that runs prompts forget, once none runs, its models and what it keeps of the last prompt, which
+    holds them in main memory: another process is to load them."""
+    server = getattr(PromptServer, "instance", None)  # tools run nodes without one
+    for flag in ("unload_models", "free_memory") if server else ():
+        server.prompt_queue.set_flag(flag, True)
 
 
 @contextmanager

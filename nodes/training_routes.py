@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
-from server import PromptServer
 
 from ..ppd.store import MissingError
 from ..ppd.training.runs import Training, trainings
 from . import folders
 from .answers import HEADERS, answer, done
 from .bodies import Body, read
-from .training import alone, newest
+from .training import alone, drop_models, newest
 
 PAGE = {"Content-Security-Policy": "default-src 'none'; img-src 'self'; style-src 'unsafe-inline'"}
 """The report is a page of text and one picture."""
@@ -55,8 +54,7 @@ async def go_on(request: web.Request) -> web.Response:
     def work(training: Training) -> None:
         with alone(training):
             if not training.state().is_active:  # else a second press
-                for flag in ("unload_models", "free_memory"):  # by the thread that has them
-                    PromptServer.instance.prompt_queue.set_flag(flag, True)
+                drop_models()
                 training.go_on()
 
     return await _pressed(request, work)

@@ -90,6 +90,8 @@ def test_a_training_is_started_seen_after_a_reload_stopped_and_gone_on_with(serv
     if not page.is_classic:
         return go_on_and_kill(page, widget)
     widget.get_by_text("Press Run to start.").wait_for()
+    noise = {"1": node("EmptyLatentImage", width=64, height=64, batch_size=1), "2": node("PreviewAny", source=["1", 0])}
+    assert not cached(server, noise) and cached(server, noise) == {"1", "2"}
     page.evaluate("() => void app.queuePrompt(0)")
     widget.get_by_text("Has begun").wait_for()
     page.screenshot(path=tmp_path / "begun.png")
@@ -105,6 +107,13 @@ def test_a_training_is_started_seen_after_a_reload_stopped_and_gone_on_with(serv
     state = told(server, f"trainings/{NAME.replace(' ', '%20')}")
     assert state["state"] == "stopped" and 0 < state["step"] < state["of"] == 700
     assert [one["state"] for one in told(server, "trainings")] == ["stopped"]
+    assert not cached(server, noise)  # what is kept of prompts held the models, which were to make room
+
+
+def cached(server, prompt):
+    """Which nodes of a prompt ComfyUI did not run again."""
+    (found,) = (message for kind, message in server.run(prompt)["status"]["messages"] if kind == "execution_cached")
+    return set(found["nodes"])
 
 
 def go_on_and_kill(page, widget):
