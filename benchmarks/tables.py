@@ -254,14 +254,17 @@ def self_training(runs: Runs) -> str:
 
 def training(runs: Runs) -> str:
     """Beside diffusers' script."""
-    found = runs["training"]
-    speed, memory = found["pairs_per_second_vs_diffusers"], found["peak_memory_vs_diffusers"]
+    found, names = runs["training"], ("plain", "default", "plain checkpointed", "default checkpointed")
+    speed = found["pairs_per_second_vs_diffusers"]
+    whole, above = (found[f"peak_{what}_vs_diffusers"] for what in ("memory", "without_imports"))
     rows = [
-        ["pairs per second, of theirs", *(interval(speed[name], 2) for name in ("plain", "default"))],
-        ["peak memory, of theirs", *(number(memory[name], 2) for name in ("plain", "default"))],
-        ["reading latents from disk, of a step", f"{number(100 * found['loading_share'], 3)} %", ""],
+        ["pairs per second, of theirs", *(interval(speed[name], 2) for name in names)],
+        ["peak memory, of theirs", *(number(whole[name], 2) for name in names)],
+        ["peak memory without the libraries", *(number(above[name], 2) for name in names)],
+        ["reading latents from disk, of a step", f"{number(100 * found['loading_share'], 3)} %", "", "", ""],
     ]
-    return table(["", "plain user-DPO", "with the contrast, the default"], rows)
+    both = "both with gradient checkpointing"
+    return table(["", "plain user-DPO", "the default, with the contrast", f"plain, {both}", f"default, {both}"], rows)
 
 
 def pair_index(runs: Runs) -> str:

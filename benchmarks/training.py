@@ -5,8 +5,9 @@ process of its own: theirs is examples/research_projects/diffusion_dpo/train_dif
 (--script; it needs peft and datasets, and --libraries names a folder that holds them), with its LoRA on every
 attention, of which the adapter is switched off for the reference. Ours: pictures and prompts encoded once; plain
 user-DPO, and with the contrast of one's own and another's u, which is the default. Each also with gradient
-checkpointing, which both have: memory is compared with it as without. Seconds per step are differences of a long and a
-short run, so that loading does not count; rounds alternate.
+checkpointing, which both have: memory is compared with it as without, as a whole, and without what importing the
+libraries takes of each, which is no GPU's. Seconds per step are differences of a long and a short run, so that loading
+does not count; rounds alternate.
 
 Beside it: what reading pairs from disk takes of a step, and two processes against one (weak scaling).
 `--parts steps` counts, on the pocket flow, the steps until held-out people are told apart as well as plain user-DPO
@@ -39,6 +40,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {"plain": {"contrast": 0.0, "soft_labels
 SAVING = " checkpointed"
 """After a name: with gradient checkpointing."""
 READS = 50
+IMPORTS = "import accelerate; from diffusers import UNet2DConditionModel; from transformers import CLIPTextModel"
 
 
 def write_checkpoint(folder: Path, sizes: dict[str, Any]) -> None:
@@ -233,6 +235,7 @@ def compare(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
             return run(theirs(arguments, work, steps, name.endswith(SAVING)), offline)
         return run(ours(arguments, work, steps, name), {})
 
+    imports = run(["-c", IMPORTS], {})["peak"]
     run(ours(arguments, work, 1, "plain"), {})  # encodes the pictures, which all others find
     for _ in range(arguments.rounds):
         for name in names:
@@ -250,6 +253,11 @@ def compare(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
         "peak_memory_vs_diffusers": {
             name: float(np.median(peaks[name]) / np.median(peaks[beside])) for name, beside in compared
         },
+        "peak_without_imports_vs_diffusers": {
+            name: float((np.median(peaks[name]) - imports) / (np.median(peaks[beside]) - imports))
+            for name, beside in compared
+        },
+        "imports_gigabytes": imports / 2**30,
         "peak_gigabytes": {name: float(np.median(values) / 2**30) for name, values in peaks.items()},
         "loading_share": read / float(np.median(seconds["plain"])),
     }
