@@ -102,10 +102,8 @@ class Checkpoint:
                 (high - low) @ basis, look.tolist(), named, prompt=studies["captions"][::2].tolist()
             )
         else:
-            rendered = recipe.looks  # since this base knows no words
-            turn = torch.linalg.lstsq(recipe.prior.whiten(features), (features - center) @ basis).solution
-            readings = torch.linalg.lstsq(turn, rendered.readings.T).solution.T
-            looks = replace(rendered, readings=readings, steps=rendered.steps @ turn)
+            # rendered ones, since this base knows no words
+            looks = read_by(recipe.looks, recipe.prior.whiten(features), (features - center) @ basis)
         identity: dict[str, Any] = {"encoder": recipe.encoder.name, "encoder_hash": recipe.encoder.weight_hash}
         return prior_of_looks(center, basis, looks.readings, **identity), looks
 
@@ -146,6 +144,12 @@ class Checkpoint:
             self.recipe.encoder.image_tensor_features(self.recipe.model.decode(part)) for part in latents.split(100)
         ]
         return (self.prior.whiten(torch.cat(pictures)).double() * people.tastes).sum(1)
+
+
+def read_by(looks: Looks, known: Tensor, own: Tensor) -> Looks:
+    """Looks that are read in the whitened features `known` [n, d] of pictures, read in their others `own` [n, e]."""
+    across = own.T @ known / (len(own) - 1)  # what the one tells of the other by least squares, as both are white
+    return replace(looks, readings=looks.readings @ across.T, steps=looks.steps @ across.T)
 
 
 def seen(recipe: Recipe, latents: Tensor) -> Tensor:
