@@ -53,9 +53,9 @@ class PPD_TrainUserAdapter(io.ComfyNode):  # noqa: N801
             node_id="PPD_TrainUserAdapter",
             display_name="Train User Adapter",
             category=CATEGORY,
-            description="Trains a user adapter for your checkpoint out of the studies that it painted "
-            "(self-distillation, then Diffusion-DPO), so that it paints for anybody's taste. The training runs beside "
-            "ComfyUI, may be stopped, and goes on where it was.",
+            description="Trains a user adapter for your checkpoint out of the studies that it painted (Diffusion-DPO), "
+            "so that it paints for anybody's taste. The training runs beside ComfyUI, may be stopped, and goes on "
+            "where it was.",
             search_aliases=["training", "train adapter", "train lora", "dpo", "finetune", "own model"],
             is_output_node=True,
             inputs=[
@@ -101,7 +101,7 @@ class PPD_TrainUserAdapter(io.ComfyNode):  # noqa: N801
                     optional=True,
                     min=0,
                     max=100_000,
-                    tooltip="Steps of Diffusion-DPO, the second part, in which it learns from picks.",
+                    tooltip="Steps of Diffusion-DPO, in which it learns from picks.",
                 ),
                 io.Int.Input(
                     "distillation_steps",
@@ -109,8 +109,8 @@ class PPD_TrainUserAdapter(io.ComfyNode):  # noqa: N801
                     optional=True,
                     min=0,
                     max=100_000,
-                    tooltip="Steps of self-distillation, the first part, in which it learns from the model's own "
-                    "words.",
+                    tooltip="Steps of self-distillation before them, in which it learns from the model's own words. "
+                    "With the pocket model they brought nothing.",
                 ),
                 io.Combo.Input(
                     "preference_set",
@@ -382,9 +382,10 @@ def begin(training: Training, out: Path, arguments: list[str], action: str) -> N
 def drop_models() -> None:
     """Have the thread that runs prompts forget, once none runs, its models and what it keeps of the last prompt, which
     holds them in main memory: another process is to load them."""
-    server = getattr(PromptServer, "instance", None)  # tools run nodes without one
-    for flag in ("unload_models", "free_memory") if server else ():
-        server.prompt_queue.set_flag(flag, True)
+    server = getattr(PromptServer, "instance", None)
+    if server is not None:  # tools run nodes without one
+        for flag in ("unload_models", "free_memory"):
+            server.prompt_queue.set_flag(flag, True)
 
 
 @contextmanager

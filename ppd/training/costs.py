@@ -47,11 +47,13 @@ class Costs:
         if self.real_people:
             people = "1 real person" if self.real_people == 1 else f"{self.real_people} real people"
             real = f", and {counted(self.real_pictures, 'picture')} and {self.real_picks} picks of {people}"
+        minutes = f"{self.dpo_seconds / 60:.0f} minutes of preferences"
+        if self.distillation_seconds:
+            minutes = f"{self.distillation_seconds / 60:.0f} minutes of self-distillation, {minutes}"
         return "\n".join(
             (
                 f"{counted(self.pictures, 'picture')} and {self.picks} picks of simulated people{real} are usable.",
-                f"Training: about {self.hours:.1f} hours ({self.distillation_seconds / 60:.0f} minutes of "
-                f"self-distillation, {self.dpo_seconds / 60:.0f} of preferences).",
+                f"Training: about {self.hours:.1f} hours ({minutes}).",
                 f"Peak memory: {self.peak_memory / 2**30:.1f} GB with a batch of {self.batch}. Disk: "
                 f"{self.disk / 2**20:.0f} MB.",
             )

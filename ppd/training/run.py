@@ -282,7 +282,7 @@ class Run:
             steps=settings.steps,
             objective=settings.objective,
             fresh=not settings.distillation_steps,
-            name="2 of 2, preferences",
+            name="2 of 2, preferences" if settings.distillation_steps else "preferences",
             held_out=None if spent is None else materials.watched,
             validate_every=min(VALIDATE_EVERY, settings.steps),
             patience=settings.patience,

@@ -13,7 +13,7 @@ from ..messages import quoted
 
 MOST = 10**9
 NUMBERS = {
-    "distillation_steps": (0, "of self-distillation, the first part, in which it learns from the checkpoint's words"),
+    "distillation_steps": (0, "of self-distillation before them, in which it learns from the checkpoint's words"),
     "steps": (0, "of user-DPO, the second part, in which it learns from picks"),
     "batch": (1, "pairs that are in memory at once"),
     "accumulate": (1, "batches that make a step"),
@@ -62,7 +62,7 @@ class Settings:
     risen for `patience` steps.
     """
 
-    distillation_steps: int = 300
+    distillation_steps: int = 0
     steps: int = 400
     batch: int = 8
     accumulate: int = 2

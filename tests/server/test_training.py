@@ -38,6 +38,7 @@ def inputs(server):
         "studies": studies.name,
         "taste_encoder": encoder.name,
         "name": NAME,
+        "distillation_steps": 300,
         "batch": 4,
         "rank": 2,
     }

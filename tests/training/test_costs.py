@@ -22,7 +22,7 @@ def test_costs_tell_real_people_apart():
     told = Costs(9, 90, 2, 1.0, 1800.0, 5400.0, 3 * 2**30, real_pictures=12, real_picks=7, disk=2**29, batch=4).report()
     assert told.splitlines() == [
         "9 pictures and 90 picks of simulated people, and 12 pictures and 7 picks of 2 real people are usable.",
-        "Training: about 2.0 hours (30 minutes of self-distillation, 90 of preferences).",
+        "Training: about 2.0 hours (30 minutes of self-distillation, 90 minutes of preferences).",
         "Peak memory: 3.0 GB with a batch of 4. Disk: 512 MB.",
     ]
 
