@@ -6,9 +6,8 @@ import torch
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 is faster than float32 on `device`. A CPU without units for it emulates each product, which takes
-    some hundred times as long; its vector units (AVX512-BF16) do not make up for the casts, by a fifth to a half; its
-    matrix units (AMX) do."""
+    """Whether bfloat16 is faster than float32 on `device`. A CPU without units for it emulates each product, some
+    hundred times as slowly; vector units (AVX512-BF16) do not make up for the casts, matrix units (AMX) do."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
