@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import cache
 from typing import TypeVar
 
 import torch
@@ -28,7 +30,17 @@ def processes() -> PartialState:
     no_gpu = not (torch.cuda.is_available() or torch.xpu.is_available())
     cpu = no_gpu or parse_flag_from_env("ACCELERATE_USE_CPU")
     without_nccl = torch.cuda.is_available() and not torch.distributed.is_nccl_available()  # Windows
-    return PartialState(cpu=cpu, backend="gloo" if cpu or without_nccl else None, timeout=TIMEOUT)
+    state = PartialState(cpu=cpu, backend="gloo" if cpu or without_nccl else None, timeout=TIMEOUT)
+    if state.backend == "gloo":
+        _part_at_exit()
+    return state
+
+
+@cache
+def _part_at_exit() -> None:
+    """Take leave of the others before the interpreter ends: one of gloo's threads that then still runs aborts it, after
+    all work is done. NCCL has no such thread, and would wait for others that a failure holds up."""
+    atexit.register(lambda: PartialState().destroy_process_group())
 
 
 def own_share() -> Callable[[str], bool]:

@@ -168,6 +168,7 @@ def test_killed_and_stopped_pairs_are_continued_to_the_same_weights(together, tm
     assert 0 < torch.load(tmp_path / "killed.pt", weights_only=True)["step"] <= 5
 
     finish(pair("rest", str(tmp_path)))
+    assert [(tmp_path / f"left{rank}").read_text() for rank in (0, 1)] == ["False", "False"]
     words = [(tmp_path / f"stopped{rank}").read_text() for rank in (0, 1)]
     assert words[0] == words[1] and "stopped by SIGTERM after step 7 of 12" in words[0]
     ours, theirs = (torch.load(path, weights_only=True) for path in (tmp_path / "killed.pt", together / "tiny.pt"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import signal
 import sys
@@ -128,6 +129,7 @@ def said(prompts: Sequence[str]) -> list[Any]:
 
 def rest(folder: Path) -> None:
     """The rest of a killed run, in two parts: process 1 alone is told to stop, in step 7."""
+    tell_at_exit(folder)
 
     def loss(module: nn.Module, rng: np.random.Generator, step: int) -> tuple[Tensor, dict[str, float]]:
         if step == 6 and processes().process_index == 1:
@@ -139,6 +141,12 @@ def rest(folder: Path) -> None:
     except Stopped as stopped:
         (folder / f"stopped{processes().process_index}").write_text(str(stopped))
     train(folder / "killed.pt", precision="no")
+
+
+def tell_at_exit(folder: Path) -> None:
+    """Whether this process still belongs to the others after all that was registered later."""
+    atexit.register(lambda: (folder / f"left{rank}").write_text(str(torch.distributed.is_initialized())))
+    rank = processes().process_index
 
 
 if __name__ == "__main__":
