@@ -51,9 +51,8 @@ STUDIES = 60
 GAINS = (0.15, 0.25, 0.4, 0.6, 0.9)
 TUNING = 60
 PLAIN = Objective(soft_labels=False, contrast=0.0)
-ALL = Objective(steered_beta=True, true_noise=True, safeguard=0.6, contrast=1.0, soft_labels=True)
-BEST = Objective()
-"""The package's own, but for beta."""
+ALL = Objective(steered_beta=True, true_noise=True, safeguard=0.6)
+"""But for the contrast, which picks with soft labels have none of."""
 
 
 @dataclass(frozen=True)
@@ -189,19 +188,15 @@ def arms(beta: float, obeys: bool) -> dict[str, tuple[bool, Objective | None]]:
     found: dict[str, tuple[bool, Objective | None]] = {
         "plain user-DPO": (False, plain),
         "true noise": (False, replace(plain, true_noise=True)),
-        "soft labels": (False, replace(plain, soft_labels=True)),
+        "soft labels": (False, Objective(beta=beta)),  # the package's own, but for beta
         "contrast": (False, replace(plain, contrast=1.0)),
         "safeguard": (False, replace(plain, safeguard=0.6)),
         "no user dropout": (False, replace(plain, user_dropout=0.0)),
         "steered beta": (False, replace(plain, beta=None, steered_beta=True)),
-        "soft labels and contrast": (False, replace(BEST, beta=beta)),
         "all": (False, ALL),
     }
-    return found | (
-        {"distillation": (True, None), "distillation, then soft labels and contrast": (True, replace(BEST, beta=beta))}
-        if obeys
-        else {}
-    )
+    distilled = {"distillation": (True, None), "distillation, then soft labels": (True, Objective(beta=beta))}
+    return found | (distilled if obeys else {})
 
 
 def reported(

@@ -66,17 +66,13 @@ class UserDPO:
     def loss(self, rng: np.random.Generator, batch: int) -> tuple[Tensor, dict[str, float]]:
         """The mean loss of `batch` picks, and figures for the log."""
         index, own_u = self.draw(rng, batch)
-        users = [own_u]
-        other = None
-        if self.objective.contrast and self.personal:
-            other = self.picks.others(index, rng)
-            users.append(self.picks.embeddings[rng.integers(len(self.picks.embeddings)), other])
-        reference, own, *others = self.errors(rng, index, users)
+        noised = self.noised(rng, index)
+        reference, own = self.errors_on(noised, [own_u])
         if self.objective.safeguard is not None:
             own = own.safeguarded(self.objective.safeguard)
         beta = self.beta(own, reference)
-        label = self.picks.labels(index).to(own.chosen) if self.objective.soft_labels else 1.0
-        losses, logits = diffusion_dpo_loss(*own.means, *reference.means, beta, label)
+        labels = self.picks.labels(index) if self.objective.soft_labels else torch.ones(batch)
+        losses, logits = diffusion_dpo_loss(*own.means, *reference.means, beta, labels.to(own.chosen))
         value = losses.mean()
         figures = {
             "loss": value.item(),
@@ -84,12 +80,29 @@ class UserDPO:
             "beta": beta,
             "chosen_error": (own.chosen - reference.chosen).mean().item(),
         }
-        if other is not None:
-            theirs = diffusion_dpo_loss(*others[0].means, *reference.means, beta)[1]
-            apart = -F.logsigmoid(logits - theirs) * self._disagreement(index, other).to(logits)
-            value = value + self.objective.contrast * apart.mean()
-            figures["own_over_other"] = (logits > theirs).float().mean().item()
+        hard = np.flatnonzero(labels.numpy() == 1)
+        if self.objective.contrast and self.personal and len(hard):
+            others, weights = self._others(rng, index, noised, hard)
+            means = reference.chosen[hard], reference.rejected[hard]
+            theirs = diffusion_dpo_loss(*others.means, *means, beta)[1]
+            apart = -F.logsigmoid(logits[hard] - theirs) * weights.to(logits)
+            value = value + self.objective.contrast * apart.sum() / batch
+            figures["own_over_other"] = (logits[hard] > theirs).float().mean().item()
         return value, figures
+
+    def _others(
+        self, rng: np.random.Generator, index: np.ndarray, noised: Noised, rows: np.ndarray
+    ) -> tuple[PairErrors, Tensor]:
+        """Errors of the policy under somebody else's u for the picks index[rows], and how much more probable each of
+        these is for its own person than for the other, 0 to 1; 1 where that is not known."""
+        picks, chosen = self.picks, index[rows]
+        other = picks.others(chosen, rng)
+        u = picks.embeddings[rng.integers(len(picks.embeddings)), other]
+        both = np.concatenate([rows, rows + len(index)])
+        context = self.texts[np.concatenate([picks.caption[chosen]] * 2)]
+        same = Noised(noised.x[both], noised.target[both], noised.t[both], context)
+        own, theirs = (picks.logits(chosen, person).sigmoid() for person in (picks.person[chosen], other))
+        return self._policy(same, u), (own - theirs).clamp_min(0).nan_to_num(1.0)
 
     def beta(self, policy: PairErrors, reference: PairErrors) -> float:
         """beta for a batch."""
@@ -122,12 +135,9 @@ class UserDPO:
         x, target, t, context = noised
         with torch.no_grad():
             results = [PairErrors.of(self.denoiser.predict(x, t, context), target)]
-        for user in users:
-            with self.host.personalized(user[:, None].repeat(2, 1, 1)):
-                results.append(PairErrors.of(self.denoiser.predict(x, t, context), target))
-        return results
+        return results + [self._policy(noised, user) for user in users]
 
-    def _disagreement(self, index: np.ndarray, other: np.ndarray) -> Tensor:
-        """How much more probable the pick is for its own person than for another, 0 to 1; 1 where that is not known."""
-        own, theirs = (self.picks.logits(index, person) for person in (self.picks.person[index], other))
-        return (torch.sigmoid(own) - torch.sigmoid(theirs)).clamp_min(0).nan_to_num(1.0)
+    def _policy(self, noised: Noised, u: Tensor) -> PairErrors:
+        """Errors under u [b, d]."""
+        with self.host.personalized(u[:, None].repeat(2, 1, 1)):
+            return PairErrors.of(self.denoiser.predict(noised.x, noised.t, noised.context), noised.target)

@@ -36,8 +36,8 @@ class Objective:
     user_dropout: share of picks that are the population user's.
     true_noise: pictures are noised along the noise that they were painted from, where it is known.
     safeguard: mu of Diffusion-SDPO (PairErrors.safeguarded); None is off.
-    contrast: weight of -logsigmoid(logit under one's own u - logit under another's).
-    soft_labels: a pick counts by how sure it is, where that is known.
+    soft_labels: a pick counts by how sure it is, where that is known (a simulated person's, a data set's labels).
+    contrast: weight of -logsigmoid(logit under one's own u - logit under another's), of picks with no soft label.
     """
 
     beta: float | None = None
@@ -45,8 +45,8 @@ class Objective:
     user_dropout: float = 0.1
     true_noise: bool = False
     safeguard: float | None = None
-    contrast: float = 1.0
     soft_labels: bool = True
+    contrast: float = 1.0
 
     def as_json(self) -> dict[str, Any]:
         """For an adapter's file."""

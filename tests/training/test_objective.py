@@ -25,6 +25,7 @@ class Line:
 
     def __init__(self):
         self.adapter, self.moved, self.seen = torch.tensor(0.5, requires_grad=True), None, []
+        self.sizes: list[int] = []
 
     def text(self, prompts):
         return torch.zeros(len(prompts), 1)
@@ -40,6 +41,7 @@ class Line:
         return noise
 
     def predict(self, x, t, context):
+        self.sizes.append(len(x))
         return x if self.moved is None else x + self.adapter * self.moved
 
     @contextmanager
@@ -164,6 +166,34 @@ def test_the_contrast_of_people_who_are_all_the_same_is_log_2():
         run = UserDPO(line, line, one, line.text([""]), replace(objective, contrast=contrast, user_dropout=0.0), 0.5)
         values.append(run.loss(fixed, 8)[0].item())
     assert values[1] - values[0] == pytest.approx(2 * log(2))
+
+
+def test_a_pick_with_a_soft_label_has_no_contrast_and_costs_no_second_pass():
+    certainty = torch.tensor([0.7, torch.nan, 1.0, 0.6, torch.nan, 0.9, 1.0, torch.nan])
+    hard = [1, 2, 4, 6, 7]
+    found: Any = dpo(Objective(beta=1.0, user_dropout=0.0), certainty=certainty)
+    found.loss(np.random.default_rng(1), 64)
+    index, _ = found.draw(np.random.default_rng(1), 64)
+    assert found.denoiser.sizes == [128, 128, 2 * np.isin(index, hard).sum()]
+    soft, _ = loss(Objective(beta=1.0, contrast=0.0), scores=SCORES)
+    both, figures = loss(Objective(beta=1.0), scores=SCORES)
+    assert both.item() == soft.item() and "own_over_other" not in figures
+
+
+def test_a_contrast_is_taken_at_the_noise_and_the_text_of_its_own_pick():
+    """With everybody the same, each pass of the policy on a hard pick repeats its first one: all gaps are 0."""
+    certainty = torch.tensor([0.7, torch.nan, 1.0, 0.6, torch.nan, 0.9, 1.0, torch.nan])
+    line: Any = Line()
+    one = replace(picks(certainty=certainty), embeddings=picks().embeddings[:1, :1].expand(1, PEOPLE, 2))
+    objective = Objective(beta=1.0, user_dropout=0.0)
+    values = []
+    for contrast in (0.0, 2.0):
+        run = UserDPO(line, line, one, line.text([""]), replace(objective, contrast=contrast), 0.5)
+        torch.manual_seed(1)
+        values.append(run.loss(np.random.default_rng(1), 64)[0].item())
+    index, _ = run.draw(np.random.default_rng(1), 64)
+    share = np.isin(index, [1, 2, 4, 6, 7]).mean()
+    assert values[1] - values[0] == pytest.approx(2 * log(2) * share)
 
 
 def test_the_population_adapter_has_no_contrast():
