@@ -21,7 +21,7 @@ from ..files import write_file
 from ..hosts.comfyui_base import find_comfyui, load_checkpoint, load_parts, use_comfyui
 from ..messages import reason_of
 from ..studies import open_studies
-from .control import AGAIN, STOP, Stopped, stop_if_asked
+from .control import AGAIN, STOP, Stopped, interruptible, stop_if_asked
 from .distributed import processes, shared
 from .real_picks import pairs_in
 from .run import Run
@@ -49,12 +49,14 @@ def command(arguments: argparse.Namespace) -> dict[str, Any] | None:
         raise ValueError(f"There is a file {arguments.out.name} already: name another one as --out.")
     settings = settings_of(arguments)
     try:
-        run = opened(arguments, folder, settings)
-        figures, told = done(run, arguments)
+        with interruptible():
+            run = opened(arguments, folder, settings)
+            figures, told = done(run, arguments)
     except Stopped as stopped:
         tell(folder, "stopped")
         raise SystemExit(str(stopped)) from None
     except KeyboardInterrupt:
+        tell(folder, "stopped")
         raise SystemExit(f"Interrupted; what was done is saved in {folder}. {AGAIN}") from None
     except torch.OutOfMemoryError as error:
         raise ValueError(

@@ -29,8 +29,8 @@ from .state import TrainingState
 
 Model = TypeVar("Model", bound=nn.Module)
 Loss = Callable[[Model, np.random.Generator, int], tuple[Tensor, Mapping[str, float | str]]]
-"""(model, generator, step) -> loss and figures to show. A text among them, "where", says what the microbatch was made of:
-it names the microbatch that broke."""
+"""(model, generator, step) -> loss and figures to show. A text among them, "where", says what the microbatch was made
+of: it names the microbatch that broke."""
 Precision = Literal["bf16", "no"]
 
 

@@ -298,8 +298,11 @@ class Run:
         prompts = judged.prompts[:PROMPTS]
         people = [judged.embeddings[-1, number % judged.people][None] for number in range(len(prompts))]
         try:
-            plain = [self.base.paint(prompt, seed) for seed, prompt in enumerate(prompts)]
-            personal = [self.base.paint(prompt, seed, adapter, people[seed]) for seed, prompt in enumerate(prompts)]
+            plain, personal = [], []
+            for seed, prompt in enumerate(prompts):
+                stop_if_asked(self.folder, "measuring")
+                plain.append(self.base.paint(prompt, seed))
+                personal.append(self.base.paint(prompt, seed, adapter, people[seed]))
         except torch.OutOfMemoryError as error:  # which is no reason to lose what was trained
             log.warning("How near pictures stay to their prompts was not measured (%s).", reason_of(error))
             return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from functools import lru_cache
 from importlib.util import find_spec
 
@@ -200,6 +201,15 @@ def test_a_stopped_run_goes_on_where_it_stopped(home, tmp_path, trained):
     assert train(home, out) == 0
     ours, theirs = (UserAdapter.load(path).state_dict() for path in (out, trained))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_sigterm_ends_a_run_between_its_steps_and_the_run_tells_so(home, tmp_path, monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(command, "opened", lambda *_: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(SystemExit, match="Interrupted; what was done is saved in"):
+        train(home, tmp_path / "mine.safetensors")
+    assert json.loads((tmp_path / "mine.training" / "progress.json").read_text())["state"] == "stopped"
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.parametrize(
