@@ -32,7 +32,7 @@ PAGE = ROOT / "docs" / "benchmarks.md"
 FIGURES = ROOT / "docs" / "figures"
 BLOCK = re.compile(r"<!-- (table|runs): (.+?) -->\n.*?<!-- end -->", re.DOTALL)
 
-SELF = "self_training --world"
+SELF, LABELS = "self_training --world", '"plain user-DPO" "soft labels" contrast'
 RUNS = {
     "few_picks-pocket": "few_picks --world pocket --pictures 2",
     "few_picks-flow": "few_picks --world pocket-flow --pictures 2",
@@ -48,14 +48,17 @@ RUNS = {
     "text_taste": "text_taste --world pocket-flow --adapter weights/adapters/pocket-flow.safetensors",
     "adapter_kinds-flow": "adapter_kinds --world pocket-flow --steps 120",
     "adapter_kinds-pocket": "adapter_kinds --world pocket --steps 120 --rates 1e-3",
-    "self_training-flow": f"{SELF} pocket-flow",
+    "self_training-flow": f"{SELF} pocket-flow --arms {LABELS}",
+    "self_training-flow-switches": f'{SELF} pocket-flow --arms "true noise" "steered beta" safeguard "no user dropout"',
+    "self_training-flow-all": f"{SELF} pocket-flow --arms all",
     "self_training-flow-distillation": f"{SELF} pocket-flow --arms distillation",
     "self_training-flow-distillation-400": f"{SELF} pocket-flow --arms distillation --steps 400 --rate 2e-3",
-    "self_training-pocket": f'{SELF} pocket --arms "plain user-DPO" "soft labels" contrast',
-    "self_training-pocket-240": f'{SELF} pocket --steps 240 --arms "soft labels" "soft labels and contrast"',
-    "self_training-flow-240": f'{SELF} pocket-flow --steps 240 --arms "soft labels and contrast"',
-    "self_training-flow-shipped": f'{SELF} pocket-flow --steps 240 --arms "soft labels and contrast" --encoder shipped',
-    "self_training-pocket-shipped": f'{SELF} pocket --steps 240 --arms "soft labels and contrast" --encoder shipped',
+    "self_training-pocket": f"{SELF} pocket --arms {LABELS}",
+    "self_training-flow-240": f'{SELF} pocket-flow --steps 240 --arms "soft labels"',
+    "self_training-pocket-240": f'{SELF} pocket --steps 240 --arms "soft labels"',
+    "self_training-pocket-480": f'{SELF} pocket --steps 480 --arms "soft labels"',
+    "self_training-flow-shipped": f'{SELF} pocket-flow --steps 240 --arms "soft labels" --encoder shipped',
+    "self_training-pocket-shipped": f'{SELF} pocket --steps 240 --arms "soft labels" --encoder shipped',
     "training": "training --script SCRIPT --libraries LIBRARIES --rounds 2 --steps 2 12 --parts speed",
     "training-scaling": "training --parts scaling --steps 2 10",
     "training-steps": "training --parts steps",

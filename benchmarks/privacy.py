@@ -327,8 +327,8 @@ def _margins(recipe: Recipe, picks: QueryPicks) -> Array:
     rng, logits = np.random.default_rng(335), []
     for _ in range(DRAWS):
         for index in tqdm(np.array_split(np.arange(len(picks)), 6), desc="adapter", mininterval=2.0):
-            users = [picks.embeddings[0, picks.person[index]]]
-            reference, own = dpo.errors_on(dpo.noised(rng, index), users)
+            noised = dpo.noised(rng, index)
+            reference, own = dpo.reference(noised), dpo.policy(noised, picks.embeddings[0, picks.person[index]])
             logits.append(diffusion_dpo_loss(*own.means, *reference.means, 1.0)[1])
     return torch.cat(logits).view(DRAWS, picks.people, -1).mean((0, 2)).double().numpy()
 

@@ -15,9 +15,8 @@ Runs = dict[str, Any]
 SWITCHES = {
     "contrast": "contrast of own and another's u",
     "safeguard": "the safeguard alone",
-    "all": "all four, and the safeguard",
+    "all": "soft labels, true noise, steered beta and safeguard",
     "distillation": "self-distillation alone",
-    "distillation, then all": "self-distillation, then all",
 }
 OPPOSITE = "the opposite on unconditional rows"
 SHOWN = {"pairs": 2, "best of 4": 4, "best of 9": 9}
@@ -254,7 +253,7 @@ def self_training(runs: Runs) -> str:
 
 def training(runs: Runs) -> str:
     """Beside diffusers' script."""
-    found, names = runs["training"], ("plain", "default", "plain checkpointed", "default checkpointed")
+    found, names = runs["training"], ("simulated", "real", "simulated checkpointed", "real checkpointed")
     speed = found["pairs_per_second_vs_diffusers"]
     whole, above = (found[f"peak_{what}_vs_diffusers"] for what in ("memory", "without_imports"))
     rows = [
@@ -263,8 +262,8 @@ def training(runs: Runs) -> str:
         ["peak memory without the libraries", *(number(above[name], 2) for name in names)],
         ["reading latents from disk, of a step", f"{number(100 * found['loading_share'], 3)} %", "", "", ""],
     ]
-    both = "both with gradient checkpointing"
-    return table(["", "plain user-DPO", "the default, with the contrast", f"plain, {both}", f"default, {both}"], rows)
+    whose = ["simulated people's picks", "real people's, with the contrast"]
+    return table(["", *whose, *(f"{who}; both with gradient checkpointing" for who in whose)], rows)
 
 
 def pair_index(runs: Runs) -> str:

@@ -3,11 +3,12 @@
 Both train on one UNet of SD1.5's structure (narrow on a CPU), on the same pairs, in batches of one size, each in a
 process of its own: theirs is examples/research_projects/diffusion_dpo/train_diffusion_dpo.py of a clone of diffusers
 (--script; it needs peft and datasets, and --libraries names a folder that holds them), with its LoRA on every
-attention, of which the adapter is switched off for the reference. Ours: pictures and prompts encoded once; plain
-user-DPO, and with the contrast of one's own and another's u, which is the default. Each also with gradient
-checkpointing, which both have: memory is compared with it as without, as a whole, and without what importing the
-libraries takes of each, which is no GPU's. Seconds per step are differences of a long and a short run, so that loading
-does not count; rounds alternate.
+attention, of which the adapter is switched off for the reference. Ours: pictures and prompts encoded once; the default
+objective on simulated people's picks, and on real people's, which have no soft labels and so the contrast of one's own
+and another's u, a second pass. Each also with gradient checkpointing, which both have: memory is compared with it as
+without, as a whole, and without what importing the libraries takes of each, which is no GPU's. Seconds per step are
+differences of a long and a short run, so that loading does not count; rounds
+alternate.
 
 Beside it: what reading pairs from disk takes of a step, and two processes against one (weak scaling).
 `--parts steps` counts, on the pocket flow, the steps until held-out people are told apart as well as plain user-DPO
@@ -36,7 +37,8 @@ ROOT = Path(__file__).resolve().parents[1]
 NARROW: dict[str, Any] = {"widths": (80, 160, 320, 320), "vae": (32, 64, 128, 128), "text": 192, "size": 256}
 FULL: dict[str, Any] = {"widths": (320, 640, 1280, 1280), "vae": (128, 256, 512, 512), "text": 768, "size": 512}
 PAIRS, PEOPLE = 64, 8
-OBJECTIVES: dict[str, dict[str, Any]] = {"plain": {"contrast": 0.0, "soft_labels": False}, "default": {}}
+SIMULATED, REAL = "simulated", "real"
+"""Whose picks."""
 SAVING = " checkpointed"
 """After a name: with gradient checkpointing."""
 READS = 50
@@ -126,13 +128,14 @@ def theirs(arguments: argparse.Namespace, work: Path, steps: int, saving: bool) 
     return [str(arguments.script), *(f"--{name}={value}" for name, value in options.items()), *flags]
 
 
-def ours(arguments: argparse.Namespace, work: Path, steps: int, objective: str) -> list[str]:
+def ours(arguments: argparse.Namespace, work: Path, steps: int, whose: str) -> list[str]:
     """Our command: this module, for one run."""
-    return ["-m", "benchmarks.training", "--one", objective, str(work), str(steps), "--batch", str(arguments.batch)]
+    return ["-m", "benchmarks.training", "--one", whose, str(work), str(steps), "--batch", str(arguments.batch)]
 
 
-def one(objective: str, work: Path, steps: int, batch: int) -> None:
-    """Train for some steps on what lies in `work`, as `train adapter` does; and tell what reading takes."""
+def one(whose: str, work: Path, steps: int, batch: int) -> None:
+    """Train for some steps on what lies in `work`, as `train adapter` does, as if these were simulated or real people's
+    picks; and tell what reading takes."""
     import torch
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
@@ -180,19 +183,20 @@ def one(objective: str, work: Path, steps: int, batch: int) -> None:
         embeddings=torch.randn(3, PEOPLE, 32, generator=generator),
         population=torch.zeros(32),
         prompts=prompts,
+        scores=torch.randn(PEOPLE, len(latents), generator=generator) if whose.startswith(SIMULATED) else None,
     )
     layers = tuple(attention.to_q.out_features for attention in cross_attentions(unet))
     config = CrossAttentionConfig(
         family="sd15", layers=layers, encoder="benchmark", encoder_hash="0" * 64, embedding_dim=32, end_percent=1.0
     )
     train_adapter(
-        DiffusersDenoiser(unet, scheduler, read, checkpointing=objective.endswith(SAVING)),
+        DiffusersDenoiser(unet, scheduler, read, checkpointing=whose.endswith(SAVING)),
         CrossAttentionAdapter(config),
         picks,
         work / f"ours-{os.getpid()}.pt",
         steps=steps,
         batch=batch,
-        objective=Objective(**OBJECTIVES[objective.removesuffix(SAVING)]),
+        objective=Objective(),
     )
     index, started = torch.arange(2 * batch) % len(latents), time.perf_counter()
     for _ in range(READS):
@@ -218,14 +222,14 @@ def run(command: list[str], environment: dict[str, str]) -> dict[str, float]:
 
 
 def compare(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
-    """Pairs per second and peak memory of each objective beside theirs."""
+    """Pairs per second and peak memory on each kind of picks beside theirs."""
     (work / "unused").mkdir()
     (work / "unused" / "wandb.py").touch()  # imported by theirs, which reports to TensorBoard here
     libraries = os.pathsep.join(str(path) for path in (work / "unused", *arguments.libraries))
     offline = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": libraries}
     short, long = arguments.steps
-    plain = ["theirs", *OBJECTIVES]
-    names = [*plain, *(f"{name}{SAVING}" for name in plain)]
+    without = ("theirs", SIMULATED, REAL)
+    names = [*without, *(f"{name}{SAVING}" for name in without)]
     seconds: dict[str, list[float]] = {name: [] for name in names}
     peaks: dict[str, list[float]] = {name: [] for name in names}
     read = 0.0
@@ -236,7 +240,7 @@ def compare(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
         return run(ours(arguments, work, steps, name), {})
 
     imports = run(["-c", IMPORTS], {})["peak"]
-    run(ours(arguments, work, 1, "plain"), {})  # encodes the pictures, which all others find
+    run(ours(arguments, work, 1, REAL), {})  # encodes the pictures, which all others find
     for _ in range(arguments.rounds):
         for name in names:
             few, many = took(name, short), took(name, long)
@@ -259,7 +263,7 @@ def compare(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
         },
         "imports_gigabytes": imports / 2**30,
         "peak_gigabytes": {name: float(np.median(values) / 2**30) for name, values in peaks.items()},
-        "loading_share": read / float(np.median(seconds["plain"])),
+        "loading_share": read / float(np.median(seconds[SIMULATED])),
     }
 
 
@@ -267,7 +271,7 @@ def scaling(arguments: argparse.Namespace, work: Path) -> float:
     """Pairs per second of two processes of one thread each, over twice those of one: each trains on as many pairs."""
 
     def seconds(steps: int, count: int) -> float:
-        command = [sys.executable, *ours(arguments, work, steps, "plain")]
+        command = [sys.executable, *ours(arguments, work, steps, SIMULATED)]
         quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": ROOT}
         group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(29500 + steps), "WORLD_SIZE": str(count)}
         started, several = time.perf_counter(), []
@@ -309,7 +313,8 @@ def steps_to_learn(work: Path, steps: int, people: int, every: int) -> dict[str,
         strangers, painted["features"], painted["latents"], None, captions, prompts, known.prior, seed=6
     )
     curves: dict[str, list[float]] = {}
-    for name, changed in OBJECTIVES.items():
+    objectives: dict[str, dict[str, Any]] = {"plain": {"contrast": 0.0, "soft_labels": False}, "default": {}}
+    for name, changed in objectives.items():
         adapter, curve = known.new_adapter(), curves.setdefault(name, [])
 
         def look(averaged: Any, step: int, name: str = name, curve: list[float] = curve) -> None:
@@ -346,12 +351,12 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(".work-flow"), help="the pocket flow's, for steps")
     parser.add_argument("--learn", type=int, default=120, help="steps of plain user-DPO")
     parser.add_argument("--people", type=int, default=60)
-    parser.add_argument("--one", nargs=3, metavar=("OBJECTIVE", "FOLDER", "STEPS"), help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=3, metavar=("WHOSE", "FOLDER", "STEPS"), help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     if arguments.one:
-        objective, work, steps = arguments.one
-        return one(objective, Path(work), int(steps), arguments.batch)
+        whose, work, steps = arguments.one
+        return one(whose, Path(work), int(steps), arguments.batch)
     arguments.sizes = FULL if arguments.full else NARROW
     report: dict[str, Any] = {"settings": {"batch": arguments.batch, "steps": arguments.steps, **arguments.sizes}}
     with tempfile.TemporaryDirectory() as folder:

@@ -155,7 +155,8 @@ def own_and_other(dpo: UserDPO, batch: int = WATCHED_PICKS) -> tuple[float, floa
         part = slice(start, start + batch)
         users = [picks.embeddings[-1, person[part]] for person in (picks.person[index], other)]
         with torch.no_grad(), autocast(dpo.denoiser.device):
-            reference, *found = dpo.errors(rng, index[part], users)
+            noised = dpo.noised(rng, index[part])
+            reference, found = dpo.reference(noised), [dpo.policy(noised, u) for u in users]
         logits = [diffusion_dpo_loss(*one.means, *reference.means, 1.0)[1] for one in found]
         right.append(torch.stack([(one > 0).float().cpu() for one in logits]))
     own, others = torch.cat(right, 1).mean(1).tolist()

@@ -78,8 +78,8 @@ def measure(
 def null_user_difference(dpo: UserDPO) -> float:
     """Largest change of a prediction by the null user, which must be 0 exactly."""
     null = torch.zeros(2, dpo.picks.embeddings.shape[-1])
-    reference, policy = dpo.errors(np.random.default_rng(0), np.arange(2), [null])
-    pairs = zip(reference.differences, policy.differences, strict=True)
+    noised = dpo.noised(np.random.default_rng(0), np.arange(2))
+    pairs = zip(dpo.reference(noised).differences, dpo.policy(noised, null).differences, strict=True)
     return max((one - other).abs().max().item() for one, other in pairs)
 
 
@@ -92,7 +92,7 @@ def _errors(dpo: UserDPO, index: np.ndarray, other: np.ndarray, rng: np.random.G
     users.append(picks.population.expand(len(index), -1))
     with autocast(dpo.denoiser.device):
         noised = dpo.noised(rng, index)
-        reference, *policies = dpo.errors_on(noised, users)
+        reference, policies = dpo.reference(noised), [dpo.policy(noised, u) for u in users]
     logits = [diffusion_dpo_loss(*policy.means, *reference.means, 1.0)[1].cpu() for policy in policies]
     changes = [_change(policies[0], reference, which).cpu() for which in range(2)]
     return torch.stack(logits), torch.stack([*changes, noised.t[: len(index)].float().cpu()])

@@ -7,7 +7,6 @@ them does.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -67,11 +66,13 @@ class UserDPO:
         """The mean loss of `batch` picks, and figures for the log."""
         index, own_u = self.draw(rng, batch)
         noised = self.noised(rng, index)
-        reference, own = self.errors_on(noised, [own_u])
+        reference, own = self.reference(noised), self.policy(noised, own_u)
         if self.objective.safeguard is not None:
             own = own.safeguarded(self.objective.safeguard)
         beta = self.beta(own, reference)
-        labels = self.picks.labels(index) if self.objective.soft_labels else torch.ones(batch)
+        labels, is_hard = self.picks.labels(index), self.picks.is_plain(index)
+        if not self.objective.soft_labels:
+            labels, is_hard = torch.ones(batch), np.ones(batch, bool)
         losses, logits = diffusion_dpo_loss(*own.means, *reference.means, beta, labels.to(own.chosen))
         value = losses.mean()
         figures = {
@@ -80,7 +81,7 @@ class UserDPO:
             "beta": beta,
             "chosen_error": (own.chosen - reference.chosen).mean().item(),
         }
-        hard = np.flatnonzero(labels.numpy() == 1)
+        hard = np.flatnonzero(is_hard)
         if self.objective.contrast and self.personal and len(hard):
             others, weights = self._others(rng, index, noised, hard)
             means = reference.chosen[hard], reference.rejected[hard]
@@ -102,7 +103,7 @@ class UserDPO:
         context = self.texts[np.concatenate([picks.caption[chosen]] * 2)]
         same = Noised(noised.x[both], noised.target[both], noised.t[both], context)
         own, theirs = (picks.logits(chosen, person).sigmoid() for person in (picks.person[chosen], other))
-        return self._policy(same, u), (own - theirs).clamp_min(0).nan_to_num(1.0)
+        return self.policy(same, u), (own - theirs).clamp_min(0).nan_to_num(1.0)
 
     def beta(self, policy: PairErrors, reference: PairErrors) -> float:
         """beta for a batch."""
@@ -112,10 +113,6 @@ class UserDPO:
         margin = (policy.chosen - policy.rejected) - (reference.chosen - reference.rejected)
         steered = 2 * math.log(1 / GRADIENT_FACTOR - 1) / max(margin.detach().abs().mean().item(), 1e-12)
         return min(max(steered, FLATTEST * numbers), STEEPEST * numbers)
-
-    def errors(self, rng: np.random.Generator, index: np.ndarray, users: Sequence[Tensor]) -> list[PairErrors]:
-        """Errors of the reference, then of the policy under each of `users` [b, d], at one draw of noise and t."""
-        return self.errors_on(self.noised(rng, index), users)
 
     def noised(self, rng: np.random.Generator, index: np.ndarray) -> Noised:
         """The pictures of the picks `index` [b] under noise: both of a pair under one, or each under its own true one;
@@ -130,14 +127,12 @@ class UserDPO:
         context = self.texts[np.concatenate([self.picks.caption[index]] * 2)]
         return Noised(self.denoiser.noised(latents, noise, t), self.denoiser.target(latents, noise, t), t, context)
 
-    def errors_on(self, noised: Noised, users: Sequence[Tensor]) -> list[PairErrors]:
-        """Errors of the reference, then of the policy under each of `users` [b, d]."""
-        x, target, t, context = noised
-        with torch.no_grad():
-            results = [PairErrors.of(self.denoiser.predict(x, t, context), target)]
-        return results + [self._policy(noised, user) for user in users]
+    @torch.no_grad()
+    def reference(self, noised: Noised) -> PairErrors:
+        """Errors of the denoiser itself."""
+        return PairErrors.of(self.denoiser.predict(noised.x, noised.t, noised.context), noised.target)
 
-    def _policy(self, noised: Noised, u: Tensor) -> PairErrors:
+    def policy(self, noised: Noised, u: Tensor) -> PairErrors:
         """Errors under u [b, d]."""
         with self.host.personalized(u[:, None].repeat(2, 1, 1)):
             return PairErrors.of(self.denoiser.predict(noised.x, noised.t, noised.context), noised.target)

@@ -92,6 +92,13 @@ class QueryPicks:
         said = self.certainty[torch.from_numpy(index)]
         return torch.where(said.isnan(), labels, said)
 
+    def is_plain(self, index: np.ndarray) -> np.ndarray:
+        """Whether the picks `index` [b] have no soft label, as nobody said how sure they are."""
+        plain = self.logits(index, self.person[index]).isnan()
+        if self.certainty is not None:
+            plain &= ~(self.certainty[torch.from_numpy(index)] < 1)
+        return plain.numpy()
+
     def others(self, index: np.ndarray, rng: np.random.Generator, drawn: int = 8) -> np.ndarray:
         """For each pick somebody else [b]: the one of `drawn` who would rather pick the other way, as far as that is
         known."""

@@ -70,9 +70,9 @@ def mean_loss(model: PocketModel, adapter: UserAdapter, picks: QueryPicks, users
     dpo = UserDPO(model, model.host(adapter), picks, model.text(picks.prompts), OBJECTIVE, 0.5)
     torch.manual_seed(7)
     with torch.no_grad():
-        errors = dpo.errors(np.random.default_rng(7), np.arange(60), [picks.embeddings[0, users]])
-    reference, policy = (found.means for found in errors)
-    return diffusion_dpo_loss(*policy, *reference, BETA)[0].mean().item()
+        noised = dpo.noised(np.random.default_rng(7), np.arange(60))
+        reference, policy = dpo.reference(noised), dpo.policy(noised, picks.embeddings[0, users])
+    return diffusion_dpo_loss(*policy.means, *reference.means, BETA)[0].mean().item()
 
 
 def test_the_adapter_is_the_pockets(model):
@@ -87,7 +87,7 @@ def test_errors_of_a_pair_share_noise_and_timestep(model, picks):
     """A picture against itself has one error, whatever the noise."""
     alike = replace(picks, rejected=picks.chosen)
     dpo = UserDPO(model, model.host(keys_values(model, **U)), alike, model.text(picks.prompts), OBJECTIVE, 0.5)
-    [reference] = dpo.errors(np.random.default_rng(0), np.arange(3), [])
+    reference = dpo.reference(dpo.noised(np.random.default_rng(0), np.arange(3)))
     assert reference.chosen.shape == (3,)
     torch.testing.assert_close(reference.chosen, reference.rejected)
 

@@ -121,7 +121,7 @@ def test_pictures_are_noised_along_the_noise_that_they_were_painted_from():
     noise = torch.arange(PICTURES * 2.0).view(PICTURES, 2)
     for wanted in (True, False):
         found = dpo(Objective(true_noise=wanted), noise=noise)
-        found.errors(np.random.default_rng(0), np.array([1, 5]), [])
+        found.noised(np.random.default_rng(0), np.array([1, 5]))
         seen = found.denoiser.seen[0]
         if wanted:
             assert torch.equal(seen, noise[[1, 5, 2, 0]])
@@ -131,7 +131,8 @@ def test_pictures_are_noised_along_the_noise_that_they_were_painted_from():
 
 def test_a_steered_beta_gives_the_typical_margin_the_wanted_gradient_factor():
     found = dpo(Objective(steered_beta=True))
-    reference, policy = found.errors(np.random.default_rng(0), np.arange(8), [found.picks.embeddings[0, [0, 1] * 4]])
+    noised = found.noised(np.random.default_rng(0), np.arange(8))
+    reference, policy = found.reference(noised), found.policy(noised, found.picks.embeddings[0, [0, 1] * 4])
     margin = (policy.chosen - policy.rejected) - (reference.chosen - reference.rejected)
     expected = 2 * log(4) / margin.abs().mean().item()
     assert found.beta(policy, reference) == pytest.approx(min(max(expected, 0.02), 2.0))
@@ -176,6 +177,8 @@ def test_a_pick_with_a_soft_label_has_no_contrast_and_costs_no_second_pass():
     index, _ = found.draw(np.random.default_rng(1), 64)
     assert found.denoiser.sizes == [128, 128, 2 * np.isin(index, hard).sum()]
     soft, _ = loss(Objective(beta=1.0, contrast=0.0), scores=SCORES)
+    both, figures = loss(Objective(beta=1.0), scores=100 * SCORES)
+    assert "own_over_other" not in figures  # also where a person is as good as sure
     both, figures = loss(Objective(beta=1.0), scores=SCORES)
     assert both.item() == soft.item() and "own_over_other" not in figures
 
