@@ -146,9 +146,10 @@ class Checkpoint:
 
 
 def read_by(looks: Looks, known: Tensor, own: Tensor) -> Looks:
-    """Looks that are read in the whitened features `known` [n, d] of pictures, read in their others `own` [n, e]."""
-    across = own.T @ known / (len(own) - 1)  # what the one tells of the other by least squares, as both are white
-    return replace(looks, readings=looks.readings @ across.T, steps=looks.steps @ across.T)
+    """Looks that are read in features `known` [n, d] of pictures, read in their others `own` [n, e], white ones."""
+    across = own.T @ known / (len(own) - 1)  # least squares of the known ones on the white ones
+    back = torch.linalg.solve(known.T @ known / (len(own) - 1), across.T)  # and the other way, for what moves pictures
+    return replace(looks, readings=looks.readings @ across.T, steps=looks.steps @ back)
 
 
 def seen(recipe: Recipe, latents: Tensor) -> Tensor:
@@ -223,9 +224,12 @@ def measure(known: Checkpoint, arguments: argparse.Namespace) -> dict[str, Any]:
     run = Evaluation(recipe, arguments.people)
     base = run.paint(pictures=arguments.pictures)
     sides = [[(f"{p}, {low[0]}", f"{p}, {high[0]}") for low, high in LOOK_WORDS.values()] for p in known.picks.prompts]
+    found = arms(world.beta, world.has_turbo)
+    if unknown := set(arguments.arms or ()) - set(found):
+        raise SystemExit(f"There is no {sorted(unknown)[0]!r} among the arms: use {', '.join(found)}.")
     report: dict[str, Any] = {}
     options = {"batch": arguments.batch, "learning_rate": arguments.rate or world.learning_rate, "seed": 11}
-    for name, (taught, objective) in arms(world.beta, world.has_turbo).items():
+    for name, (taught, objective) in found.items():
         if arguments.arms and name not in arguments.arms:
             continue
         adapter = known.new_adapter()

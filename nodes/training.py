@@ -187,9 +187,12 @@ class PPD_TrainUserAdapter(io.ComfyNode):  # noqa: N801
         folder = folders.training_folder(name)
         out = adapter_path(name)
         if action == SHOW:
-            return shown(newest(folder), out.name)
-        training = Training(folder / DRY_RUN if action == DRY_RUN else folder)
+            training = newest(folder)
+        else:
+            training = Training(folder / DRY_RUN if action == DRY_RUN else folder)
         if training.state().is_active:
+            drop_models()  # this prompt may have loaded the checkpoint again, to get here
+        if action == SHOW or training.state().is_active:
             return shown(training, out.name)
         encoder = encoder_folder(chosen(made_encoder or taste_encoder, "taste_encoder"))
         arguments = [
@@ -206,7 +209,7 @@ class PPD_TrainUserAdapter(io.ComfyNode):  # noqa: N801
             arguments += [f"--{option}", str(number)]
         arguments += [] if kind == FAMILYS_OWN else ["--kind", kind]
         arguments += ["--gradient-checkpointing"] if gradient_checkpointing else []
-        arguments += ["--dry-run"] if action == DRY_RUN else []
+        arguments += ["--dry-run", "--made", str(folder)] if action == DRY_RUN else []
         if not (out.exists() and action == TRAIN and training.state().state == "finished"):
             begin(training, out, arguments, action)
         return shown(training, out.name)
@@ -375,8 +378,8 @@ def begin(training: Training, out: Path, arguments: list[str], action: str) -> N
             return
         if state.state == "finished":  # its file was deleted, or the costs are asked for again
             training.clear()
-        drop_models()
         training.start(arguments, comfyui=Path(folder_paths.__file__).parent)
+        drop_models()
 
 
 def drop_models() -> None:

@@ -54,8 +54,8 @@ async def go_on(request: web.Request) -> web.Response:
     def work(training: Training) -> None:
         with alone(training):
             if not training.state().is_active:  # else a second press
-                drop_models()
                 training.go_on()
+                drop_models()
 
     return await _pressed(request, work)
 

@@ -6,9 +6,11 @@ import argparse
 import json
 import math
 import os
+import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +23,8 @@ from ..files import write_file
 from ..hosts.comfyui_base import find_comfyui, load_checkpoint, load_parts, use_comfyui
 from ..messages import reason_of
 from ..studies import open_studies
-from .control import AGAIN, STOP, Stopped, interruptible, stop_if_asked
-from .distributed import processes, shared
+from .control import AGAIN, STOP, Stopped, stop_if_asked
+from .distributed import is_one_of_several, processes, shared
 from .real_picks import pairs_in
 from .run import Run
 from .runs import PICTURES, PROGRESS, TEXTS, read_json
@@ -56,7 +58,8 @@ def command(arguments: argparse.Namespace) -> dict[str, Any] | None:
         tell(folder, "stopped")
         raise SystemExit(str(stopped)) from None
     except KeyboardInterrupt:
-        tell(folder, "stopped")
+        if not is_one_of_several():  # whose others may be gone
+            tell(folder, "stopped")
         raise SystemExit(f"Interrupted; what was done is saved in {folder}. {AGAIN}") from None
     except torch.OutOfMemoryError as error:
         raise ValueError(
@@ -67,6 +70,20 @@ def command(arguments: argparse.Namespace) -> dict[str, Any] | None:
         return None
     print(told)
     return figures
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM raises KeyboardInterrupt, as Ctrl-C does, wherever no step is under way. In the main thread alone; one of
+    several processes, which may be waiting for the others, ends at once."""
+    if is_one_of_several():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def done(run: Run, arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
@@ -108,8 +125,7 @@ def fitted(run: Run, vram: float, checkpointing: bool = False) -> Run:
         raise ValueError("How much memory a batch takes can be told on CUDA alone: give --batch in place of --vram.")
     batch, accumulate = run.settings.batch, run.settings.accumulate
     pairs = batch * accumulate
-    asked: dict[str, Any] = {"base": run.base.signature, "vram": vram, "checkpointing": checkpointing}
-    asked |= {"batch": batch, "accumulate": accumulate}
+    asked = {**run.inputs(), "vram": vram, "checkpointing": checkpointing, "batch": batch, "accumulate": accumulate}
     file = run.folder / FITTED
     found = shared(read_json(file))
     if found.get("asked") == asked:
@@ -142,29 +158,28 @@ def rehearsed(run: Run) -> float:
 
 def opened(arguments: argparse.Namespace, folder: Path, settings: Settings) -> Run:
     """Everything that the run reads; the checkpoint last, which takes longest."""
-    studies, made = open_studies(arguments.studies), TasteEncoder.load(arguments.encoder)
+    studies, read = open_studies(arguments.studies), TasteEncoder.load(arguments.encoder)
+    made: Path = arguments.made or folder
     comfyui = arguments.comfyui or find_comfyui()
     tell(folder, "preparing")  # gives each process its own GPU, too, which ComfyUI then takes
 
     def ask(rows: int) -> None:
         stop_if_asked(folder, "reading pairs")
 
-    pairs, held_out = pairs_in(
-        arguments.pairs, settings.most_pairs, folder / PICTURES, solo=arguments.solo, progress=ask
-    )
+    pairs, held_out = pairs_in(arguments.pairs, settings.most_pairs, made / PICTURES, solo=arguments.solo, progress=ask)
     use_comfyui(comfyui)
     from ..hosts.comfyui_checkpoint import ComfyUICheckpoint
     from ..hosts.comfyui_towers import open_tower
 
     add_folders({} if arguments.folders is None else json.loads(arguments.folders.read_text()))
-    encoder = made.open(open_tower(made.tower, arguments.encoder), arguments.cache)
+    encoder = read.open(open_tower(read.tower, arguments.encoder), arguments.cache)
     if arguments.text_encoder:
         loaded = load_parts(comfyui, arguments.base, arguments.text_encoder, arguments.text_type, arguments.vae)
     else:
         loaded = load_checkpoint(comfyui, arguments.base)
-    keep = TextFiles(folder / TEXTS)
+    keep = TextFiles(made / TEXTS, folder)
     base = ComfyUICheckpoint(loaded, studies, checkpointing=arguments.gradient_checkpointing, keep=keep)
-    return Run(base, encoder, studies, folder, settings, pairs, held_out, arguments.solo, arguments.licence)
+    return Run(base, encoder, studies, folder, settings, pairs, held_out, arguments.solo, arguments.licence, made)
 
 
 def add_folders(folders: Mapping[str, Sequence[str]]) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -78,16 +77,6 @@ class StopRequest:
         if self._signal is not None:
             return self._signal
         return "the file STOP" if self._file is not None and self._file.exists() else ""
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """SIGTERM raises KeyboardInterrupt, as Ctrl-C does, wherever no step is under way. In the main thread alone."""
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def stop_if_asked(folder: Path, doing: str) -> None:

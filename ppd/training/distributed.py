@@ -23,9 +23,14 @@ Value = TypeVar("Value")
 TIMEOUT = timedelta(hours=2)
 
 
+def is_one_of_several() -> bool:
+    """Whether a launcher started this process."""
+    return "LOCAL_RANK" in os.environ
+
+
 def processes() -> PartialState:
     """This process among all: `process_index` (rank), `num_processes`, `device`, `is_main_process`."""
-    if "LOCAL_RANK" not in os.environ:
+    if not is_one_of_several():
         return PartialState()
     no_gpu = not (torch.cuda.is_available() or torch.xpu.is_available())
     cpu = no_gpu or parse_flag_from_env("ACCELERATE_USE_CPU")

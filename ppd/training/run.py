@@ -9,6 +9,7 @@ Everything of a run lies in its folder, for others to read while it goes on: `pr
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import shutil
@@ -63,7 +64,8 @@ class Run:
     to measure on, and the `folder` it lies in.
 
     `solo`: for the one person of the pairs, whose share is then that of many. `licence`: of the pairs, as their owner
-    states it, for the report.
+    states it, for the report. `made`: folder of what is made of people's pictures and of prompts, the run's own where
+    it is None; a rehearsal in a folder of its own leaves it to the training.
     """
 
     base: Base
@@ -75,6 +77,7 @@ class Run:
     held_out: HeldOut | None = None
     solo: bool = False
     licence: str = ""
+    made: Path | None = None
 
     def train(self, out: Path) -> dict[str, Any]:
         """Train, write the adapter to `out` and the report to the folder, and return its figures.
@@ -97,29 +100,42 @@ class Run:
         write_file(self.folder / "report.json", json.dumps(figures, indent=1).encode())
         write_file(self.folder / "report.html", page(out.stem, figures, "sheet.png").encode())
         adapter.save(out, torch.float16)  # after these, since who has it is not trained again
-        for made in (LATENTS, PICTURES, TEXTS):
-            shutil.rmtree(self.folder / made, ignore_errors=True)
+        del materials
+        gc.collect()  # Windows deletes no file that is mapped
+        for path in self._made:
+            shutil.rmtree(path, ignore_errors=True)
+            if path.exists():
+                log.warning("%s is not needed any more, and could not be deleted.", path)
         return figures
 
     def rehearse(self) -> Costs:
-        """Read every picture and pair, take REHEARSED real steps of each stage, and say what the whole would cost."""
+        """Read every picture and pair, take REHEARSED real steps of each stage, and say what the whole would cost.
+
+        Where real people's picks are mixed in, which may take a second pass, the preferences' steps are taken on
+        simulated people's picks alone and on real ones alone: memory is that of the larger, time in their shares.
+        """
         self.check()
         device, settings, folder = self.base.denoiser.device, self.settings, self.folder / "rehearsal"
         forget_peak(device)
         started = time.monotonic()
         materials = self.materials()
-        parts = [(REHEARSED, 0)] * bool(settings.distillation_steps) + [(0, REHEARSED)] * bool(settings.steps)
-        seconds, written = [0.0, 0.0], 0
-        for distilled, preferred in parts:
-            few = replace(settings, distillation_steps=distilled, steps=preferred)
-            self._empty(folder)
-            self._stages(materials, folder, few)
-            told: dict[str, Any] = json.loads((folder / PROGRESS).read_text()) if processes().is_main_process else {}
-            seconds[distilled == 0] = shared(told)["seconds_per_step"]
-            written += bytes_below(folder)
-        self._empty(folder)
-        read = time.monotonic() - started - REHEARSED * sum(seconds)
         everybody = materials.everybody
+        shares = {0.0: 1 - everybody.real_share, 1.0: everybody.real_share}
+        parts = [(REHEARSED, 0, everybody, 1.0)] * bool(settings.distillation_steps)
+        for share, weight in shares.items():
+            parts += [(0, REHEARSED, replace(everybody, real_share=share), weight)] * bool(settings.steps and weight)
+        seconds, written, stepping = [0.0, 0.0], [0, 0], 0.0
+        for distilled, preferred, picks, weight in parts:
+            few, stage = replace(settings, distillation_steps=distilled, steps=preferred), int(distilled == 0)
+            self._empty(folder)
+            self._stages(replace(materials, everybody=picks), folder, few)
+            told: dict[str, Any] = json.loads((folder / PROGRESS).read_text()) if processes().is_main_process else {}
+            pace = shared(told)["seconds_per_step"]
+            seconds[stage] += weight * pace
+            written[stage] = bytes_below(folder)
+            stepping += REHEARSED * pace
+        self._empty(folder)
+        read = time.monotonic() - started - stepping
         real = np.arange(len(materials.picks), len(everybody))
         return Costs(
             pictures=self._painted,
@@ -131,7 +147,7 @@ class Run:
             distillation_seconds=seconds[0] * settings.distillation_steps,
             dpo_seconds=seconds[1] * settings.steps,
             peak_memory=max(gathered([peak_memory(device)])),
-            disk=written + sum(bytes_below(self.folder / made) for made in (LATENTS, PICTURES, TEXTS)),
+            disk=sum(written) + sum(map(bytes_below, self._made)),
             batch=settings.batch,
         )
 
@@ -153,7 +169,7 @@ class Run:
 
     def _go_on(self) -> None:
         """Refuse what was saved of a training on something else."""
-        file, now = self.folder / INPUTS, json.loads(json.dumps(self._inputs()))
+        file, now = self.folder / INPUTS, self.inputs()
         then = json.loads(file.read_text()) if file.exists() and any(self.folder.glob("*.pt")) else now
         changed = [name for name in now if now[name] != then.get(name)]
         if changed:
@@ -165,18 +181,23 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_file(file, json.dumps(now, indent=1).encode())
 
-    def _inputs(self) -> dict[str, Any]:
+    def inputs(self) -> dict[str, Any]:
         """What the weights come of, by content."""
-        painted = sorted(picture.picture.digest for picture in self.studies.pictures)
-        picked = [(pair.chosen.digest, pair.rejected.digest, pair.outcome) for pair in self.pairs]
+        painted = sorted((picture.prompt, picture.picture.digest) for picture in self.studies.pictures)
+        place = {user: number for number, user in enumerate(dict.fromkeys(pair.user for pair in self.pairs))}
+        picked = [
+            (place[pair.user], pair.prompt, pair.chosen.digest, pair.rejected.digest, pair.outcome)
+            for pair in self.pairs
+        ]
         settings = asdict(self.settings)
-        return {
+        found = {
             "base": self.base.signature,
             "taste encoder": self.encoder.weight_hash,
             "studies": _hash(painted),
             "pairs": _hash([picked, self.solo]),
             **{name: settings[name] for name in LEARNED_BY},
         }
+        return json.loads(json.dumps(found))  # as a file has it
 
     def materials(self) -> Materials:
         """Picks of simulated people, and of real ones where there are enough."""
@@ -208,9 +229,14 @@ class Run:
         return sum(picture.latent_file is not None for picture in self.studies.pictures)
 
     @property
+    def _made(self) -> list[Path]:
+        """What a training needs no more once it has ended."""
+        return [(self.made or self.folder) / name for name in (LATENTS, PICTURES, TEXTS)]
+
+    @property
     def _latents(self) -> Path:
         """Real people's pictures as this base's latents, which the next start of the run finds."""
-        return self.folder / LATENTS / _hash(self.base.signature)[:12]
+        return (self.made or self.folder) / LATENTS / _hash(self.base.signature)[:12]
 
     def _stop_while_reading(self) -> None:
         stop_if_asked(self.folder, "reading pictures")

@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -160,11 +161,13 @@ class Training:
         while (is_active := self.state().is_active) and time.monotonic() < end:
             time.sleep(0.1)
         if is_active:
-            process = psutil.Process(read_json(self.folder / RUN)["pid"])
-            both = [*process.children(recursive=True), process]
-            for one in both:
-                one.kill()
-            psutil.wait_procs(both, seconds)
+            with suppress(psutil.NoSuchProcess):  # it may end by itself in the meantime
+                process = psutil.Process(read_json(self.folder / RUN)["pid"])
+                both = [*process.children(recursive=True), process]
+                for one in both:
+                    with suppress(psutil.NoSuchProcess):
+                        one.kill()
+                psutil.wait_procs(both, seconds)
 
     def clear(self) -> None:
         """Forget a training that has ended, so that it begins anew."""

@@ -14,7 +14,7 @@ from ..messages import quoted
 MOST = 10**9
 NUMBERS = {
     "distillation_steps": (0, "of self-distillation before them, in which it learns from the checkpoint's words"),
-    "steps": (0, "of user-DPO, the second part, in which it learns from picks"),
+    "steps": (0, "of user-DPO, in which it learns from picks"),
     "batch": (1, "pairs that are in memory at once"),
     "accumulate": (1, "batches that make a step"),
     "rank": (1, "of a low-rank adapter: how much it can hold"),
@@ -23,7 +23,7 @@ NUMBERS = {
     "measured_people": (2, "others, simulated to measure on at the end"),
     "most_pairs": (1, "of a set of many people that are read, the first ones"),
     "pictures_every": (1, "steps between two sheets of pictures"),
-    "patience": (1, "end the second part early after so many steps without a better held-out figure"),
+    "patience": (1, "end user-DPO early after so many steps without a better held-out figure"),
 }
 """Whole numbers: the least, and what they are."""
 KINDS = ("low_rank", "cross_attention")
@@ -99,6 +99,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument("--out", type=Path, required=True, help="the file: models/user_adapters/<name>.safetensors")
     parser.add_argument("--work", type=Path, help="folder of the run (default: <out>.training)")
+    parser.add_argument("--made", type=Path, help="folder of pictures' latents and prompts' states (default: --work)")
     parser.add_argument("--config", type=Path, help="JSON file with any of the settings below, by their names")
     parser.add_argument("--dry-run", action="store_true", help="check everything, take a few steps, say what it costs")
     parser.add_argument("--stop", action="store_true", help="ask the run in --work to stop after its step")

@@ -26,10 +26,11 @@ PROBE = "a picture"
 
 
 class TextFiles:
-    """Keeps prompts' states in `folder` (denoiser.KeepTexts); every process asks for the same prompts."""
+    """Keeps prompts' states in `folder` (denoiser.KeepTexts); every process asks for the same prompts. A file STOP in
+    the folder of the `run` stops the reading."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, run: Path) -> None:
+        self.folder, self.run = folder, run
         self._name = ""
 
     def __call__(self, prompts: Sequence[str], read: ReadTexts) -> list[Any]:
@@ -49,7 +50,7 @@ class TextFiles:
         number = sum(1 for _ in folder.glob(f"{mine.process_index}-*.pt"))
         parts = range(0, len(missing), SHARD)
         for start in tqdm(parts, desc="reading prompts", mininterval=2.0, disable=not missing):
-            stop_if_asked(self.folder.parent, "reading prompts")
+            stop_if_asked(self.run, "reading prompts")
             some = missing[start : start + SHARD]
             states = read([prompt for _, prompt in some])
             with replacing(folder / f"{mine.process_index}-{number}.pt") as partial:

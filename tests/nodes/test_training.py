@@ -108,7 +108,8 @@ def test_a_finished_one_is_shown_and_its_file_is_never_written_over(trained, com
 def test_a_dry_run_is_one_of_its_own(trained, comfy_folders):
     trained(action="dry run")
     folder = comfy_folders.user / "__ppd" / "trainings" / "my adapter" / "dry run"
-    assert json.loads((folder / "run.json").read_text())["arguments"][-1] == "--dry-run"
+    arguments = json.loads((folder / "run.json").read_text())["arguments"]
+    assert arguments[-3:] == ["--dry-run", "--made", str(folder.parent)]  # what it makes, the training finds
     with pytest.raises(ValueError, match="The training 'my adapter/dry run' is running"):
         trained()
     costs = Costs(9, 90, 0, 1.0, 0.0, 7200.0, peak_memory=3 * 2**30, disk=0, batch=4)

@@ -203,6 +203,24 @@ def test_a_stopped_run_goes_on_where_it_stopped(home, tmp_path, trained):
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+def test_a_rehearsal_takes_real_peoples_picks_alone_too_and_leaves_what_it_made_to_the_training(home, tmp_path):
+    from ppd.training.picks import QueryPicks
+
+    plain, shares = QueryPicks.draw, []
+
+    def draw(self, rng, count):
+        shares.append(self.real_share)
+        return plain(self, rng, count)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(QueryPicks, "draw", draw)
+        more = ("--dry-run", "--solo", "--pairs", home / "pairs", "--made", tmp_path / "made")
+        assert train(home, tmp_path / "dry.safetensors", *more, **{"distillation-steps": 0}) == 0
+    assert shares == [0.0] * 3 + [1.0] * 3
+    assert {path.name for path in (tmp_path / "made").iterdir()} >= {"latents", "texts"}
+    assert not {"latents", "pictures", "texts"} & {path.name for path in (tmp_path / "dry.training").iterdir()}
+
+
 def test_sigterm_ends_a_run_between_its_steps_and_the_run_tells_so(home, tmp_path, monkeypatch):
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(command, "opened", lambda *_: signal.raise_signal(signal.SIGTERM))
@@ -210,6 +228,11 @@ def test_sigterm_ends_a_run_between_its_steps_and_the_run_tells_so(home, tmp_pat
         train(home, tmp_path / "mine.safetensors")
     assert json.loads((tmp_path / "mine.training" / "progress.json").read_text())["state"] == "stopped"
     assert signal.getsignal(signal.SIGTERM) is before
+    monkeypatch.setenv("LOCAL_RANK", "1")  # of several, who may be gone, so that it waits for nobody
+    monkeypatch.setattr(command, "opened", lambda *_: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(SystemExit, match="Interrupted"):
+        train(home, tmp_path / "other.safetensors")
+    assert not (tmp_path / "other.training").exists()
 
 
 @pytest.mark.parametrize(

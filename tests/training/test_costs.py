@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -56,10 +56,14 @@ class OnTheGPU:
     folder: Path
     settings: Settings
     rehearsals: list[int]
+    pairs: str = "none"
 
     @property
     def base(self):
         return SimpleNamespace(denoiser=SimpleNamespace(device=torch.device("cuda")), signature={"weights": "1"})
+
+    def inputs(self):
+        return {"base": self.base.signature, "pairs": self.pairs}
 
     def rehearse(self):
         batch = self.settings.batch
@@ -80,3 +84,6 @@ def test_the_batch_is_halved_until_it_fits_once(tmp_path, capsys):
     )
     with pytest.raises(ValueError, match=r"One pair at a time takes 1.0 GB, and 0.5 GB are allowed"):
         command.fitted(run, 0.5)
+    run.rehearsals.clear()
+    assert command.fitted(replace(run, pairs="some"), 2.5).settings.batch == 2
+    assert run.rehearsals == [9, 4, 2]  # with other pairs it may take more

@@ -32,7 +32,7 @@ PROMPTS = ["a" * (number + 1) for number in range(300)]
 
 
 def test_prompts_are_read_once_and_found_at_the_next_start(tmp_path):
-    read, keep = Reader(), TextFiles(tmp_path)
+    read, keep = Reader(), TextFiles(tmp_path, tmp_path)
     states = keep(PROMPTS[:200], read)
     assert read.seen == [PROBE, *PROMPTS[:200]]
     assert [state["text"][1].shape[1] for state in states] == list(range(1, 201))
@@ -41,14 +41,14 @@ def test_prompts_are_read_once_and_found_at_the_next_start(tmp_path):
     keep(PROMPTS[::-1], read)  # a hundred more, in another order, as of the next stage
     assert sorted(read.seen[201:]) == PROMPTS[200:]
     again = Reader()
-    found = TextFiles(tmp_path)(PROMPTS, again)
+    found = TextFiles(tmp_path, tmp_path)(PROMPTS, again)
     assert again.seen == [PROBE] and torch.equal(found[7]["text"][1], states[7]["text"][1])
 
 
 def test_another_text_encoder_finds_nothing(tmp_path):
-    TextFiles(tmp_path)(PROMPTS[:3], Reader())
+    TextFiles(tmp_path, tmp_path)(PROMPTS[:3], Reader())
     other = Reader(0.25)
-    found = TextFiles(tmp_path)(PROMPTS[:3], other)
+    found = TextFiles(tmp_path, tmp_path)(PROMPTS[:3], other)
     assert other.seen == [PROBE, *PROMPTS[:3]] and found[0]["text"][1].unique().tolist() == [0.25]
 
 
@@ -62,9 +62,9 @@ def test_a_kill_loses_the_file_under_way(tmp_path, monkeypatch):
             return super().__call__(prompts)
 
     with pytest.raises(KeyboardInterrupt):
-        TextFiles(tmp_path)(PROMPTS[:100], Killed())
+        TextFiles(tmp_path, tmp_path)(PROMPTS[:100], Killed())
     rest = Reader()
-    found = TextFiles(tmp_path)(PROMPTS[:100], rest)
+    found = TextFiles(tmp_path, tmp_path)(PROMPTS[:100], rest)
     assert rest.seen == [PROBE, *PROMPTS[48:100]]
     assert [state["text"][1].shape[1] for state in found] == list(range(1, 101))
 
@@ -73,7 +73,7 @@ def test_a_kill_loses_the_file_under_way(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["sdxl", "qwen_image"])
 def test_the_denoiser_is_told_the_same_from_disk(name, tmp_path):
     one = small(name, None)
-    two = Small(name, one.model, one.shape, keep=TextFiles(tmp_path))
+    two = Small(name, one.model, one.shape, keep=TextFiles(tmp_path, tmp_path))
     x, sigma, _ = one.batch(3)
     rows = np.array([0, 3, 2])
     texts = [which.denoiser.text(["a b", "cat", "two dogs", "cat"])[rows] for which in (one, two)]

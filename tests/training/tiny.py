@@ -119,7 +119,7 @@ def read(folder: Path, name: str) -> None:
     """Pictures as latents, and prompts as what they say."""
     latents, rows = encoded(PICTURES, lambda some: torch.cat([latent_of(one) for one in some]), folder / "latents")
     torch.save(latents[torch.from_numpy(rows)], folder / f"latents{name}.pt")
-    torch.save(TextFiles(folder / "texts")(PROMPTS, said), folder / f"texts{name}.pt")
+    torch.save(TextFiles(folder / "texts", folder)(PROMPTS, said), folder / f"texts{name}.pt")
 
 
 def said(prompts: Sequence[str]) -> list[Any]:
