@@ -47,9 +47,8 @@ class Costs:
         if self.real_people:
             people = "1 real person" if self.real_people == 1 else f"{self.real_people} real people"
             real = f", and {counted(self.real_pictures, 'picture')} and {self.real_picks} picks of {people}"
-        minutes = f"{self.dpo_seconds / 60:.0f} minutes of preferences"
-        if self.distillation_seconds:
-            minutes = f"{self.distillation_seconds / 60:.0f} minutes of self-distillation, {minutes}"
+        parts = {"self-distillation": self.distillation_seconds, "preferences": self.dpo_seconds}
+        minutes = ", ".join(f"{seconds / 60:.0f} minutes of {name}" for name, seconds in parts.items() if seconds)
         return "\n".join(
             (
                 f"{counted(self.pictures, 'picture')} and {self.picks} picks of simulated people{real} are usable.",

@@ -295,7 +295,7 @@ class Run:
                 materials.sides,
                 folder / "distillation.pt",
                 steps=settings.distillation_steps,
-                name="1 of 2, self-distillation",
+                name="1 of 2, self-distillation" if settings.steps else "self-distillation",
                 **options,
             )
         if not settings.steps:

@@ -273,7 +273,7 @@ def _steps(arguments: Sequence[str], progress: Mapping[str, Any]) -> dict[str, A
     )
     if "step" not in progress:
         return {"of": first + second}
-    is_first = progress["name"].startswith("1")
+    is_first = progress["name"].endswith("self-distillation")
     step, pace = progress["step"] + (0 if is_first else first), progress["seconds_per_step"]
     if progress["state"] == "finished" and not (is_first and second):  # perhaps early
         return {"step": step, "of": first + second, "seconds_left": 0.0}
