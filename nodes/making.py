@@ -10,7 +10,8 @@ import comfy.utils
 import folder_paths
 from comfy_api.latest import io, ui
 
-from ..ppd.encoders.encoder import JSON_FILE
+from ..ppd.adapters.user_adapter import config_of
+from ..ppd.encoders.encoder import JSON_FILE, embedding_hash
 from ..ppd.encoders.features import PictureFeatures
 from ..ppd.encoders.making import MOST_DIMS
 from ..ppd.encoders.towers import TOWER_FILE
@@ -18,8 +19,9 @@ from ..ppd.encoders.workshop import Materials, make_encoder, report_of, save_enc
 from ..ppd.hosts.comfyui_towers import open_tower, tower_choices
 from ..ppd.pairs import PreferencePair, read_pairs
 from ..ppd.studies import StudySet, open_studies
+from ..ppd.training.runs import INPUTS, read_json
 from . import folders
-from .encoders import FOLDER, encoder_folder, taste_encoders
+from .encoders import FOLDER, encoder_folder, identities, taste_encoders
 from .pairs import stop_if_cancelled
 from .sockets import CATEGORY, Studies
 
@@ -136,6 +138,7 @@ class PPD_MakeTasteEncoder(io.ComfyNode):  # noqa: N801
         reference, tower_folder = chosen_tower(tower)
         features = PictureFeatures(open_tower(reference, tower_folder), cache_dir=folders.feature_cache())
         encoder = make_encoder(features, reference, materials, most_dims=most_dimensions, progress=progress())
+        refuse_to_strand(folder.name, embedding_hash(encoder.prior))
         save_encoder(encoder, folder, tower_folder)
         report = f"{folder.name}: {report_of(encoder)}"
         return io.NodeOutput(folder.name, report, ui=ui.PreviewText(report))
@@ -172,6 +175,27 @@ def new_encoder_folder(name: str, overwrite: bool) -> Path:
             f"There is a taste encoder {plain!r} already: choose another name, or allow to overwrite a file of yours."
         )
     return folder
+
+
+def refuse_to_strand(name: str, embeddings: str) -> None:
+    """ValueError where the taste encoder of a name would be overwritten by one of other embeddings, and a user adapter,
+    or a training that is half done, needs it as it is."""
+    _, held = identities().get(name, ("", embeddings))
+    if held == embeddings:
+        return
+    needing = []
+    for adapter in folder_paths.get_filename_list("user_adapters"):
+        config = config_of(folders.model_file("user_adapters", adapter))
+        if config is not None and config.encoder_hash == held:
+            needing.append(f"user adapter {adapter!r}")
+    for file in folders.trainings_folder().glob(f"*/{INPUTS}"):
+        if read_json(file).get("taste encoder") == held and any(file.parent.glob("*.pt")):
+            needing.append(f"training {file.parent.name!r}")
+    if needing:
+        raise ValueError(
+            f"The {needing[0]} was made with the taste encoder {name!r} as it is, and fits no other: choose another "
+            "name for the new one."
+        )
 
 
 def chosen_studies(choice: str, painted: StudySet | None) -> StudySet | None:

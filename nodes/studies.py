@@ -304,9 +304,9 @@ class Progress:
         self.done += 1
         each = (time.monotonic() - self.start) / self.done
         left = self.pictures - self.done
+        to_go = f"about {duration(left * each)} and {gigabytes(left * self.bytes)} to go" if left else "all painted"
         self._say(
-            f"{self.done} of {counted(self.pictures, 'picture')}, {each:.1f} s each, about {duration(left * each)} and "
-            f"{gigabytes(left * self.bytes)} to go.",
+            f"{self.done} of {counted(self.pictures, 'picture')}, {each:.1f} s each, {to_go}.",
             log_it=self.done == 1 or self.done % max(1, self.pictures // 10) == 0,
         )
 

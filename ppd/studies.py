@@ -344,7 +344,7 @@ def _check_same(
 def _description(folder: Path) -> dict[str, Any]:
     path = folder / STUDIES_FILE
     if not path.is_file():
-        raise ValueError(f"There are no studies in {folder.name!r}: expected a folder with {STUDIES_FILE}.")
+        raise ValueError(f"There are no studies in {folder.resolve().name!r}: expected a folder with {STUDIES_FILE}.")
     try:
         data = parsed(STUDIES_FILE, path.read_bytes())
     except ValueError as error:

@@ -137,7 +137,9 @@ class UserEmbedding:
         made, expected = f"{self.encoder} ({self.encoder_hash[:12]})", f"{encoder} ({encoder_hash[:12]})"
         again = f"encode the pairs again with {encoder}"
         if self.encoder == encoder:  # the name is the tower's, on which there may be several taste encoders
-            again = f"encode the pairs again with the taste encoder of that model, another one on {encoder}"
+            again = (
+                f"encode the pairs again with the {what}'s own taste encoder, another or an earlier one on {encoder}"
+            )
         raise ValueError(
             f"The user embedding does not fit the {what}: it was made by encoder {made} and the {what} expects "
             f"{expected}; {again}, or choose a {what} made for this one."

@@ -161,7 +161,7 @@ def test_half_precision_files_load_as_float32(tmp_path):
 
 
 def test_taste_encoders_on_one_tower_are_told_apart():
-    sentence = "encode the pairs again with the taste encoder of that model, another one on pocket, or choose"
+    sentence = "again with the user adapter's own taste encoder, another or an earlier one on pocket, or choose"
     with pytest.raises(ValueError, match=sentence):
         embedding().check_encoder("pocket", "cd" * 32)
 

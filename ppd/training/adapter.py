@@ -17,7 +17,7 @@ from ..hosts.denoiser import Denoiser
 from ..precision import autocast
 from .distillation import Distillation, Sides, wordings
 from .distributed import processes
-from .dpo import diffusion_dpo_loss
+from .dpo import diffusion_dpo_loss, rightness
 from .loop import fit
 from .objective import UserDPO
 from .picks import QueryPicks
@@ -158,6 +158,6 @@ def own_and_other(dpo: UserDPO, batch: int = WATCHED_PICKS) -> tuple[float, floa
             noised = dpo.noised(rng, index[part])
             reference, found = dpo.reference(noised), [dpo.policy(noised, u) for u in users]
         logits = [diffusion_dpo_loss(*one.means, *reference.means, 1.0)[1] for one in found]
-        right.append(torch.stack([(one > 0).float().cpu() for one in logits]))
+        right.append(torch.stack([rightness(one).cpu() for one in logits]))
     own, others = torch.cat(right, 1).mean(1).tolist()
     return own, others

@@ -35,6 +35,12 @@ def diffusion_dpo_loss(
     return -label * F.logsigmoid(logits) - (1 - label) * F.logsigmoid(-logits), logits
 
 
+def rightness(logits: Tensor) -> Tensor:
+    """1 where the policy prefers the chosen picture more than the reference does, 0 where the rejected one, and a half
+    where neither, as of a new adapter: float32, in the shape of the implicit `logits`."""
+    return 0.5 * (logits.float().sign() + 1)
+
+
 @dataclass(frozen=True)
 class PairErrors:
     """One denoiser's errors on pairs: mean squares [B] of `chosen` and `rejected` pictures, and the differences of

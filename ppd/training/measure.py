@@ -18,7 +18,7 @@ from ..adapters import UserAdapter
 from ..evaluation import bootstrap, permutation_p
 from ..hosts.denoiser import Denoiser
 from ..precision import autocast
-from .dpo import PairErrors, diffusion_dpo_loss
+from .dpo import PairErrors, diffusion_dpo_loss, rightness
 from .objective import UserDPO
 from .picks import QueryPicks
 from .settings import Objective
@@ -55,8 +55,8 @@ def measure(
         on_batch()
         rows.append(_errors(dpo, index[start : start + batch], other[start : start + batch], noise_rng))
     logits = torch.cat([logits for logits, _ in rows], 1)
-    # Where u is 0, as the population's is in an encoder that met nobody, the logit is 0: no lean is half right
-    right = (0.5 * (logits.sign() + 1)).double().unflatten(1, (count, PICKS)).mean(2).numpy()
+    # Where u is 0, as the population's is in an encoder that met nobody, so is the logit
+    right = rightness(logits).double().unflatten(1, (count, PICKS)).mean(2).numpy()
     own, theirs, population = right
     changes = torch.cat([changes for _, changes in rows], 1)
     order = changes[2].argsort(descending=True).chunk(PARTS)

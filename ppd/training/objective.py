@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..hosts.denoiser import Denoiser, PersonalHost, Texts
-from .dpo import PairErrors, diffusion_dpo_loss
+from .dpo import PairErrors, diffusion_dpo_loss, rightness
 from .picks import QueryPicks
 from .settings import Objective
 
@@ -77,7 +77,7 @@ class UserDPO:
         value = losses.mean()
         figures = {
             "loss": value.item(),
-            "accuracy": (logits > 0).float().mean().item(),
+            "accuracy": rightness(logits).mean().item(),
             "beta": beta,
             "chosen_error": (own.chosen - reference.chosen).mean().item(),
         }
@@ -88,7 +88,7 @@ class UserDPO:
             theirs = diffusion_dpo_loss(*others.means, *means, beta)[1]
             apart = -F.logsigmoid(logits[hard] - theirs) * weights.to(logits)
             value = value + self.objective.contrast * apart.sum() / batch
-            figures["own_over_other"] = (logits[hard] > theirs).float().mean().item()
+            figures["own_over_other"] = rightness(logits[hard] - theirs).mean().item()
         return value, figures
 
     def _others(

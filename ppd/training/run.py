@@ -44,7 +44,7 @@ from .picks import MOST_REAL
 from .prompt_loss import PROMPTS, prompt_loss
 from .real_picks import LEAST_PAIRS, HeldOut, real_picks
 from .report import page, people_sheet
-from .runs import LATENTS, PICTURES, PROGRESS, TEXTS
+from .runs import INPUTS, LATENTS, PICTURES, PROGRESS, TEXTS
 from .settings import Settings
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,6 @@ log = logging.getLogger(__name__)
 VALIDATE_EVERY = 50
 REHEARSED = 3
 """Steps of each stage that a rehearsal takes; the first one warms up, and is not timed."""
-INPUTS = "inputs.json"
 LEARNED_BY = ("distillation_steps", "learning_rate", "end_percent", "kind", "rank", "seed", "people", "objective")
 """Settings with which what a run has saved was learned: it goes on with no others, else its file would not tell the
 truth."""

@@ -33,6 +33,8 @@ from .settings import Settings
 
 PACK = Path(__file__).resolve().parents[2]
 RUN, LOG, RESULT, PROGRESS = "run.json", "log.txt", "result.json", "progress.json"
+INPUTS = "inputs.json"
+"""What the weights come of (run.py)."""
 LATENTS, PICTURES, TEXTS = "latents", "pictures", "texts"
 """The folders in it of real people's pictures as the base's latents, of those that were no files, and of prompts as the
 base's text encoder reads them."""

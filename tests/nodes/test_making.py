@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from ppd.adapters import UserAdapter
+from ppd.encoders.encoder import TasteEncoder
+from ppd.pocket.studio import WEIGHTS
+
 pytestmark = pytest.mark.comfyui
 ID = "PPD_MakeTasteEncoder"
+ADAPTER = WEIGHTS / "adapters" / "pocket.safetensors"
 NOTHING = {"studies": "none", "pictures": "none", "preference_set": "none"}
 
 
@@ -49,6 +55,33 @@ def test_a_folder_of_pictures_makes_one_that_lists_show(run, output, comfy_folde
     with pytest.raises(ValueError, match="There is a taste encoder 'my model' already"):
         make(run, name="my model", pictures="output")
     assert make(run, name="my model", pictures="output", overwrite=True)[0] == "my model"
+
+
+def test_one_that_an_adapter_or_a_training_needs_is_not_overwritten_by_another(run, output, comfy_folders):
+    make(run, name="mine", pictures="output")
+    held = TasteEncoder.load(comfy_folders.models / "taste_encoders" / "mine").weight_hash
+    training = comfy_folders.user / "__ppd" / "trainings" / "tide"
+    training.mkdir(parents=True)
+    (training / "inputs.json").write_text(json.dumps({"taste encoder": held}))
+    Image.effect_noise((64, 64), 40).convert("RGB").save(output / "painted" / "more.png")
+    make(run, name="other", pictures="output")  # another name
+    (training / "preferences.pt").touch()
+    refused = "The training 'tide' was made with the taste encoder 'mine' as it is, and fits no other: choose another"
+    with pytest.raises(ValueError, match=refused):
+        make(run, name="mine", pictures="output", overwrite=True)
+    (training / "preferences.pt").unlink()
+    adapter = UserAdapter.load(ADAPTER)
+    adapter.config = replace(adapter.config, encoder_hash=held)
+    (comfy_folders.models / "user_adapters").mkdir(exist_ok=True)
+    adapter.save(comfy_folders.models / "user_adapters" / "tide.safetensors")
+    with pytest.raises(ValueError, match="The user adapter 'tide.safetensors' was made with"):
+        make(run, name="mine", pictures="output", overwrite=True)
+    (output / "painted" / "more.png").unlink()
+    assert make(run, name="mine", pictures="output", overwrite=True)[0] == "mine"  # the same again
+    (comfy_folders.models / "user_adapters" / "tide.safetensors").unlink()
+    Image.effect_noise((64, 64), 40).convert("RGB").save(output / "painted" / "more.png")
+    make(run, name="mine", pictures="output", overwrite=True)
+    assert TasteEncoder.load(comfy_folders.models / "taste_encoders" / "mine").weight_hash != held
 
 
 def test_studies_are_listed_and_read(run, output, comfy_folders, node_classes):
