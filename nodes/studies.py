@@ -24,6 +24,7 @@ from PIL import Image, ImageOps
 
 from ..ppd.hosts.comfyui_studies import Painter, Sampling, model_signature
 from ..ppd.lexicon import OWN, Look, LookSide, prompt_lines, read_lexicon
+from ..ppd.messages import duration
 from ..ppd.pairs import counted
 from ..ppd.pictures import Picture, PreferenceError
 from ..ppd.studies import (
@@ -402,13 +403,6 @@ def contact_sheet(studies: StudySet) -> torch.Tensor:
             )
             sheet[:, left : left + SIDE] = np.asarray(fitted, dtype=np.float32) / 255
     return torch.from_numpy(sheets)
-
-
-def duration(seconds: float) -> str:
-    """A time in the largest fitting unit."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def gigabytes(size: float) -> str:

@@ -20,8 +20,9 @@ from server import PromptServer
 
 from ..ppd.encoders.encoder import TasteEncoder
 from ..ppd.files import write_file
+from ..ppd.messages import duration
 from ..ppd.studies import StudySet
-from ..ppd.training.runs import LATENTS, PICTURES, TEXTS, State, Training, trainings
+from ..ppd.training.runs import LATENTS, PICTURES, TEXTS, State, Training, needs_training, trainings
 from ..ppd.training.settings import KINDS, Settings
 from . import folders, people
 from .encoders import encoder_folder, taste_encoders
@@ -29,7 +30,6 @@ from .forgetting import erases
 from .making import NONE, chosen_studies
 from .people import PERSON
 from .sockets import CATEGORY, Studies
-from .studies import duration
 
 DIFFUSION_MODEL = "diffusion model: "
 """What a choice of the checkpoint begins with that is a file of models/diffusion_models."""
@@ -145,9 +145,12 @@ class PPD_TrainUserAdapter(io.ComfyNode):  # noqa: N801
         )
 
     @classmethod
-    def validate_inputs(cls, preference_set: str = NONE) -> bool | str:
-        """ComfyUI's own check would refuse whoever is called by name."""
+    def validate_inputs(cls, preference_set: str = NONE, action: str = TRAIN) -> bool | str:
+        """ComfyUI's own check would refuse whoever is called by name. A missing package is told before studies are
+        painted."""
         try:
+            if action != SHOW:
+                needs_training()
             if preference_set.startswith(PERSON):
                 people.find(preference_set.removeprefix(PERSON))
             elif preference_set != NONE:
@@ -212,6 +215,11 @@ class PPD_TrainUserAdapter(io.ComfyNode):  # noqa: N801
         arguments += ["--dry-run", "--made", str(folder)] if action == DRY_RUN else []
         if not (out.exists() and action == TRAIN and training.state().state == "finished"):
             begin(training, out, arguments, action)
+        elif changed := training.changed(arguments):
+            raise ValueError(
+                f"{out.stem!r} is finished, and was trained with other settings ({', '.join(changed)}): choose another "
+                "name to train with these."
+            )
         return shown(training, out.name)
 
 
@@ -427,8 +435,8 @@ def told(adapter: str, state: State) -> str:
         "new": "Nothing was started.",
         "preparing": "Has begun: reading the pictures. It goes on when ComfyUI is closed.",
         "training": f"Step {state.step} of {state.of}{left}.",
-        "measuring": "Trained, now being measured.",
-        "stopping": "Stopping after this step.",
+        "measuring": f"Trained, now being measured ({state.measured:.0%}).",
+        "stopping": "Stopping.",
         "stopped": f"Stopped after step {state.step} of {state.of}: run again to continue.",
         "finished": state.report(),
         "failed": f"Failed: {state.message}",

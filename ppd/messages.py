@@ -26,6 +26,13 @@ def shortened(text: str, longest: int = QUOTED) -> str:
     return line if len(line) <= longest else line[: longest - 1] + "…"
 
 
+def duration(seconds: float) -> str:
+    """A time in the largest fitting unit."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def listed(things: Sequence[Any], most: int = LISTED) -> list[str]:
     """Lines for the first of some things, and how many more there are."""
     more = len(things) - most

@@ -34,7 +34,7 @@ function duration(seconds) {
 }
 
 /** @type {PPD.Training} */
-const NEW = { state: "new", is_active: false, is_dry_run: false, message: "", step: 0, of: 0, seconds_left: null, figures: {},
+const NEW = { state: "new", is_active: false, is_dry_run: false, message: "", step: 0, of: 0, seconds_left: null, figures: {}, measured: 0,
     sheet: null, page: false, worth: null, costs: null };
 
 // What one node shows: the training of the name in its widget, which the server knows, whoever started it and when
@@ -136,7 +136,7 @@ class View {
             return t(kind === "real" ? "training_worth_real" : "training_worth_simulated", told);
         }
         if (state.is_dry_run && state.is_active) return t("training_trying");
-        return t(`training_is_${state.state}`, state);
+        return t(`training_is_${state.state}`, { ...state, measured: percent(state.measured) });
     }
 
     /** @param {PPD.Training} state */

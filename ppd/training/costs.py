@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ..files import write_file
+from ..messages import duration
 from ..pairs import counted
 
 SPENT = "spent.json"
@@ -22,7 +23,8 @@ SECONDS_BETWEEN = 60.0
 @dataclass(frozen=True)
 class Costs:
     """Pictures and picks of the studies, and of real people; seconds of each part; `peak_memory` in bytes, of the GPU's
-    memory where it computes there, else the process's, at so many pairs a `batch`; `disk`, bytes that the run keeps."""
+    memory where it computes there, else the process's, at so many pairs a `batch`; `disk`, bytes that the run keeps.
+    `measuring_seconds`: of figures and pictures, in between and at the end."""
 
     pictures: int
     picks: int
@@ -35,11 +37,12 @@ class Costs:
     real_picks: int = 0
     disk: int = 0
     batch: int = 0
+    measuring_seconds: float = 0.0
 
     @property
-    def hours(self) -> float:
-        """Of the steps alone."""
-        return (self.distillation_seconds + self.dpo_seconds) / 3600
+    def seconds(self) -> float:
+        """Of the whole training, but for what is read before."""
+        return self.distillation_seconds + self.dpo_seconds + self.measuring_seconds
 
     def report(self) -> str:
         """In lines for people."""
@@ -48,11 +51,12 @@ class Costs:
             people = "1 real person" if self.real_people == 1 else f"{self.real_people} real people"
             real = f", and {counted(self.real_pictures, 'picture')} and {self.real_picks} picks of {people}"
         parts = {"self-distillation": self.distillation_seconds, "preferences": self.dpo_seconds}
-        minutes = ", ".join(f"{seconds / 60:.0f} minutes of {name}" for name, seconds in parts.items() if seconds)
+        parts["figures and pictures"] = self.measuring_seconds
+        told = ", ".join(f"{duration(seconds)} of {name}" for name, seconds in parts.items() if seconds)
         return "\n".join(
             (
                 f"{counted(self.pictures, 'picture')} and {self.picks} picks of simulated people{real} are usable.",
-                f"Training: about {self.hours:.1f} hours ({minutes}).",
+                f"Training: about {duration(self.seconds)} ({told}).",
                 f"Peak memory: {self.peak_memory / 2**30:.1f} GB with a batch of {self.batch}. Disk: "
                 f"{self.disk / 2**20:.0f} MB.",
             )

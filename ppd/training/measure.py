@@ -36,11 +36,11 @@ def measure(
     *,
     people: int,
     batch: int,
-    on_batch: Callable[[], None] = lambda: None,
+    on_batch: Callable[[int, int], None] = lambda done, of: None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Figures of an adapter on the first `people` of held-out picks, with intervals over people; `batch` pairs fit into
-    memory, and `on_batch` is called before so many."""
+    memory, and `on_batch(picks done, of)` is called before so many."""
     count = min(people, picks.people)
     dpo = UserDPO(
         denoiser, denoiser.host(adapter), picks, denoiser.text(picks.prompts), Objective(), adapter.config.end_percent
@@ -52,7 +52,7 @@ def measure(
     noise_rng = np.random.default_rng(seed + 1)
     rows = []
     for start in range(0, len(index), batch):
-        on_batch()
+        on_batch(start, len(index))
         rows.append(_errors(dpo, index[start : start + batch], other[start : start + batch], noise_rng))
     logits = torch.cat([logits for logits, _ in rows], 1)
     # Where u is 0, as the population's is in an encoder that met nobody, so is the logit

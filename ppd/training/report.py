@@ -20,6 +20,8 @@ if TYPE_CHECKING:  # the nodes tell of trainings by `sentences`, and do not trai
 
 SHOWN_PEOPLE = 3
 SHOWN_PROMPTS = 2
+SHEET = SHOWN_PROMPTS * (1 + 2 * SHOWN_PEOPLE)
+"""Pictures of a sheet."""
 SEED = 7
 
 

@@ -12,10 +12,12 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import math
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -33,23 +35,25 @@ from ..messages import reason_of
 from ..pairs import PreferencePair
 from ..pictures import Picture
 from ..studies import StudySet, model_name
-from .adapter import distil, train_adapter
+from .adapter import WATCHED_PICKS, distil, train_adapter
 from .base import Base
 from .control import stop_if_asked
 from .costs import Costs, Spent, bytes_below, forget_peak, peak_memory
 from .distributed import gathered, processes, shared
 from .materials import Materials, gather
-from .measure import measure
+from .measure import PICKS, measure
 from .picks import MOST_REAL
 from .prompt_loss import PROMPTS, prompt_loss
 from .real_picks import LEAST_PAIRS, HeldOut, real_picks
-from .report import page, people_sheet
-from .runs import INPUTS, LATENTS, PICTURES, PROGRESS, TEXTS
+from .report import SHEET, page, people_sheet
+from .runs import INPUTS, LATENTS, PICTURES, PROGRESS, TEXTS, read_json
 from .settings import Settings
 
 log = logging.getLogger(__name__)
 
 VALIDATE_EVERY = 50
+WATCHED_SHARE = 0.75
+"""Of the passes of a pick that is measured, those of one that is watched: without the population's."""
 REHEARSED = 3
 """Steps of each stage that a rehearsal takes; the first one warms up, and is not timed."""
 LEARNED_BY = ("distillation_steps", "learning_rate", "end_percent", "kind", "rank", "seed", "people", "objective")
@@ -127,7 +131,7 @@ class Run:
         for distilled, preferred, picks, weight in parts:
             few, stage = replace(settings, distillation_steps=distilled, steps=preferred), int(distilled == 0)
             self._empty(folder)
-            self._stages(replace(materials, everybody=picks), folder, few)
+            adapter = self._stages(replace(materials, everybody=picks), folder, few)
             told: dict[str, Any] = json.loads((folder / PROGRESS).read_text()) if processes().is_main_process else {}
             pace = shared(told)["seconds_per_step"]
             seconds[stage] += weight * pace
@@ -135,6 +139,7 @@ class Run:
             stepping += REHEARSED * pace
         self._empty(folder)
         read = time.monotonic() - started - stepping
+        measuring = self._measuring_seconds(materials, adapter)
         real = np.arange(len(materials.picks), len(everybody))
         return Costs(
             pictures=self._painted,
@@ -148,7 +153,25 @@ class Run:
             peak_memory=max(gathered([peak_memory(device)])),
             disk=sum(written) + sum(map(bytes_below, self._made)),
             batch=settings.batch,
+            measuring_seconds=measuring,
         )
+
+    def _measuring_seconds(self, materials: Materials, adapter: UserAdapter) -> float:
+        """What figures and pictures will take, by a few of them."""
+        settings, judged = self.settings, materials.held_out
+        painted = SHEET * (1 + (settings.distillation_steps + settings.steps) // settings.pictures_every)
+        measured = 0.0
+        if judged is not None:
+            painted += 2 * PROMPTS * (text_side_of(self.encoder.features) is not None)
+            real = 0 if self.held_out is None else len({pair.user for pair in self.held_out.query})
+            measured += PICKS * sum(min(settings.measured_people, of) for of in (judged.people, real))
+        if materials.watched is not None:
+            measured += WATCHED_SHARE * WATCHED_PICKS * math.ceil(settings.steps / VALIDATE_EVERY)
+        prompts, u = materials.picks.prompts, materials.picks.embeddings[-1, :1]
+        paint = _seconds(lambda: self.base.paint(prompts[0], 0, adapter, u))
+        few = partial(measure, self.base.denoiser, adapter, materials.picks, people=2, batch=settings.batch)
+        few()  # reads the prompts
+        return painted * paint + measured * _seconds(few) / (2 * PICKS)
 
     def _empty(self, folder: Path) -> None:
         """Remove a folder, before any process goes on."""
@@ -239,6 +262,13 @@ class Run:
 
     def _stop_while_reading(self) -> None:
         stop_if_asked(self.folder, "reading pictures")
+
+    def _measured(self, done: int, of: int) -> None:
+        """Tell how far measuring is, a long work that may be stopped."""
+        stop_if_asked(self.folder, "measuring")
+        if processes().is_main_process:
+            told = read_json(self.folder / PROGRESS) | {"measured": done / of, "time": time.time()}
+            write_file(self.folder / PROGRESS, json.dumps(told).encode())
 
     def _encode(self, pictures: Sequence[Picture]) -> Tensor:
         """Latents of real people's pictures, a long work that may be stopped."""
@@ -348,7 +378,7 @@ class Run:
                 on_person=self._stop_while_reading,
             )
         options: dict[str, Any] = {"people": self.settings.measured_people, "batch": self.settings.batch}
-        options["on_batch"] = lambda: stop_if_asked(self.folder, "measuring")
+        options["on_batch"] = self._measured
         measured = {"simulated": materials.held_out, "real": real}
         return {
             "base": self.base.signature,
@@ -366,6 +396,13 @@ class Run:
                 for kind, held_out in measured.items()
             },
         }
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    """What it takes once."""
+    started = time.monotonic()
+    work()
+    return time.monotonic() - started
 
 
 def _hash(value: Any) -> str:

@@ -59,7 +59,7 @@ class State:
     state: "new" before any start, one of ACTIVE, "stopped" (all is saved), "finished", "failed" (`message` says why),
         or "died" (its process went without a word: what it saved last is there).
     step, of: of both parts together · seconds_left: of them, None while that is unknown · figures: running means ·
-    result: figures of a finished one · started: seconds since 1970.
+    measured: 0..1, how far measuring is · result: figures of a finished one · started: seconds since 1970.
     """
 
     state: str = "new"
@@ -68,6 +68,7 @@ class State:
     of: int = 0
     seconds_left: float | None = None
     figures: dict[str, float] = field(default_factory=dict)
+    measured: float = 0.0
     result: dict[str, Any] | None = None
     started: float = 0.0
 
@@ -98,7 +99,7 @@ class State:
         if self.result is None or self._is_trained:
             return None
         costs = Costs(**self.result)
-        return {"seconds": 3600 * costs.hours, "gigabytes": costs.peak_memory / 2**30}
+        return {"seconds": costs.seconds, "gigabytes": costs.peak_memory / 2**30}
 
     @property
     def _is_trained(self) -> bool:
@@ -119,7 +120,7 @@ class Training:
         """
         if self.state().is_active:
             raise ValueError(f"The training {self.folder.name!r} is running already: stop it first.")
-        needed_package("accelerate", "accelerate", "Training")  # here, since its own process could only log it
+        needs_training()  # here, since its own process could only log it
         self._check_arguments(arguments)
         self.folder.mkdir(parents=True, exist_ok=True)
         for name in (RESULT, STOP):
@@ -186,7 +187,7 @@ class Training:
             progress = {}
         is_stopped = progress.get("state") == "stopped"
         known = _steps(told["arguments"], progress) | {"started": told["started"]}
-        known["figures"] = progress.get("figures", {})
+        known |= {"figures": progress.get("figures", {}), "measured": progress.get("measured", 0.0)}
         began = _began(told["pid"])
         if began is not None and abs(began - told["began"]) < SAME_START:
             return State(self._doing(progress, known.get("seconds_left") == 0), **known)
@@ -199,7 +200,7 @@ class Training:
         return State("failed" if message else "died", message, **known)
 
     def _doing(self, progress: Mapping[str, Any], is_over: bool) -> str:
-        if (self.folder / STOP).exists():
+        if (self.folder / STOP).exists() or progress.get("state") == "stopped":  # all but its process has ended
             return "stopping"
         if progress.get("state", "preparing") == "preparing":
             return "preparing"
@@ -216,19 +217,25 @@ class Training:
             return found[1]
         return lines[-1] if any(line.startswith("Traceback (most recent") for line in lines) else ""
 
+    def changed(self, arguments: Sequence[str]) -> list[str]:
+        """Which of the settings that it was started with are others now."""
+        one, other = _options(read_json(self.folder / RUN).get("arguments", arguments)), _options(arguments)
+        return sorted(name for name in {*one, *other} - FREE if one.get(name) != other.get(name))
+
     def _check_arguments(self, arguments: Sequence[str]) -> None:
         """Refuse to go on from what was saved with others."""
-        before = read_json(self.folder / RUN).get("arguments", list(arguments))
-        if not list(self.folder.glob("*.pt")):
-            return
-        one, other = _options(before), _options(arguments)
-        changed = sorted(name for name in {*one, *other} - FREE if one.get(name) != other.get(name))
-        if not changed:
+        changed = self.changed(arguments)
+        if not changed or not list(self.folder.glob("*.pt")):
             return
         raise ValueError(
             f"The training {self.folder.name!r} is half done with other settings ({', '.join(changed)}): give those "
             "back, or choose another name."
         )
+
+
+def needs_training() -> None:
+    """ValueError where a package that trains is missing."""
+    needed_package("accelerate", "accelerate", "Training")
 
 
 def trainings(root: Path, below: str = ".") -> list[Training]:

@@ -100,6 +100,8 @@ def test_a_finished_one_is_shown_and_its_file_is_never_written_over(trained, com
     (out.parent / "taken.safetensors").touch()
     with pytest.raises(ValueError, match="There is a user adapter 'taken' already: choose another name"):
         trained(name="taken")
+    with pytest.raises(ValueError, match=r"'my adapter' is finished, and was trained with other settings \(steps\)"):
+        trained(steps=99)
     out.unlink()
     assert trained()[0].startswith("my adapter.safetensors: Has begun")
     assert not (folder / "sheet.png").exists()
@@ -115,7 +117,7 @@ def test_a_dry_run_is_one_of_its_own(trained, comfy_folders):
     costs = Costs(9, 90, 0, 1.0, 0.0, 7200.0, peak_memory=3 * 2**30, disk=0, batch=4)
     finish(folder, vars(costs))
     report, _, _ = trained(action="show")
-    assert "Training: about 2.0 hours" in report and "Peak memory: 3.0 GB" in report
+    assert "Training: about 2.0 h" in report and "Peak memory: 3.0 GB" in report
     assert trained()[0].startswith("my adapter.safetensors: Has begun")
 
 

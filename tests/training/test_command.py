@@ -175,7 +175,7 @@ def test_a_rehearsal_says_what_it_costs_and_trains_nothing(home, tmp_path, capsy
     assert train(home, out, "--dry-run", "--gradient-checkpointing") == 0
     said = capsys.readouterr().out
     assert "36 pictures and 576 picks of simulated people are usable.\n" in said
-    assert "GB with a batch of 2. Disk: " in said and "hours" in said
+    assert "GB with a batch of 2. Disk: " in said and " of figures and pictures)." in said
     assert not out.exists() and not list((tmp_path / "dry.training").glob("rehearsal*"))
 
 

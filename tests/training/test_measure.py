@@ -56,8 +56,9 @@ def opposite_people():
 
 def test_own_and_another_are_told_apart():
     batches = []
-    told = measure(Hosted(0.1), ADAPTER, opposite_people(), people=PEOPLE, batch=5, on_batch=lambda: batches.append(1))
-    assert len(batches) == 15  # of six picks each
+    options: dict[str, Any] = {"on_batch": lambda done, of: batches.append((done, of))}
+    told = measure(Hosted(0.1), ADAPTER, opposite_people(), people=PEOPLE, batch=5, **options)
+    assert batches[0] == (0, 72) and batches[-1] == (70, 72)  # of six picks each
     assert told["people"] == PEOPLE
     assert told["own"]["mean"] == 1.0 and told["population"]["mean"] == 0.5
     # Of eleven others five share the taste

@@ -96,6 +96,10 @@ def test_steps_of_both_parts_count_together(tmp_path):
     (tmp_path / "STOP").unlink()
     progress(training, name="2 of 2, preferences", step=25, of=40, state="finished")  # nothing rose any more
     assert (training.state().state, training.state().seconds_left) == ("measuring", 0.0)
+    progress(training, name="2 of 2, preferences", step=40, of=40, state="finished", measured=0.25)
+    assert training.state().measured == 0.25
+    progress(training, state="stopped")  # its process has yet to end
+    assert training.state().state == "stopping"
 
 
 def test_how_it_ended_is_told_by_its_files(tmp_path):
@@ -114,7 +118,7 @@ def test_how_it_ended_is_told_by_its_files(tmp_path):
     (tmp_path / "result.json").write_text(json.dumps(vars(COSTS)))
     state = training.state()
     assert state.state == "finished" and state.costs() == {"seconds": 3600.0, "gigabytes": 2.0}
-    assert "about 1.0 hours" in state.report() and state.worth() is None
+    assert "about 60 min" in state.report() and state.worth() is None
     trained = {"held_out": {"simulated": None, "real": None}, "real_people": {"people": 0}, "peak_memory": 2**31}
     (tmp_path / "result.json").write_text(json.dumps(trained))
     assert training.state().costs() is None and "too few prompts" in training.state().report()

@@ -215,6 +215,7 @@ declare namespace PPD {
         of: number;
         seconds_left: number | null;
         figures: { accuracy?: number; held_out?: number };
+        measured: number;
         sheet: number | null;
         page: boolean;
         worth: { own: number; anothers: number; personal: number; people: number; kind: "real" | "simulated" } | null;
