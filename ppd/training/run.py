@@ -196,8 +196,8 @@ class Run:
         changed = [name for name in now if now[name] != then.get(name)]
         if changed:
             raise ValueError(
-                f"What lies in {self.folder} was trained with other {', '.join(changed)}: name another file as --out, "
-                "or delete that folder to begin anew."
+                f"What lies in {self.folder} was trained with other {', '.join(changed)}: choose another name "
+                "for the adapter, or delete that folder to begin anew."
             )
         if processes().is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)

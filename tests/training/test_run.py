@@ -40,7 +40,9 @@ def test_what_was_learned_of_something_else_is_refused(run, tmp_path):
     run._go_on()
     (run.folder / "preferences.pt").touch()
     for name, other in others.items():
-        with pytest.raises(ValueError, match=f"was trained with other {name}: name another file as --out, or delete"):
+        with pytest.raises(
+            ValueError, match=f"was trained with other {name}: choose another name for the adapter, or delete"
+        ):
             other._go_on()
     replace(run, settings=Settings(steps=9, pictures_every=5))._go_on()
 
