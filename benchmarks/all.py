@@ -56,7 +56,6 @@ RUNS = {
     "self_training-pocket": f"{SELF} pocket --arms {LABELS}",
     "self_training-flow-240": f'{SELF} pocket-flow --steps 240 --arms "soft labels"',
     "self_training-pocket-240": f'{SELF} pocket --steps 240 --arms "soft labels"',
-    "self_training-pocket-480": f'{SELF} pocket --steps 480 --arms "soft labels"',
     "self_training-flow-shipped": f'{SELF} pocket-flow --steps 240 --arms "soft labels" --encoder shipped',
     "self_training-pocket-shipped": f'{SELF} pocket --steps 240 --arms "soft labels" --encoder shipped',
     "training": "training --script SCRIPT --libraries LIBRARIES --rounds 2 --steps 2 12 --parts speed",

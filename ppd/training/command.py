@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import math
 import os
 import signal
@@ -162,6 +163,8 @@ def opened(arguments: argparse.Namespace, folder: Path, settings: Settings) -> R
     made: Path = arguments.made or folder
     comfyui = arguments.comfyui or find_comfyui()
     tell(folder, "preparing")  # gives each process its own GPU, too, which ComfyUI then takes
+    if not processes().is_main_process:
+        logging.disable(logging.WARNING)  # each reads all pairs, and would say the same of them
 
     def ask(rows: int) -> None:
         stop_if_asked(folder, "reading pairs")
