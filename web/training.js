@@ -44,6 +44,7 @@ class View {
         this.node = node;
         /** @type {PPD.Training | null} */
         this.state = null;
+        this.known = ""; // whose state it is
         this.complaint = "";
         this.drawn = "";
         this.timer = 0; // of the next look
@@ -70,9 +71,11 @@ class View {
             const state = name ? await ask(this.path) : null;
             if (look !== this.look) return;
             this.state = state;
+            this.known = name;
             this.complaint = "";
         } catch (error) {
             if (look !== this.look) return;
+            if (name !== this.known) this.state = null;
             this.complaint = error.message;
         }
         await this.draw();

@@ -84,6 +84,15 @@ def page(request, server, inputs, chromium):
     assert page.complaints == []
 
 
+CALLED = """name => {
+    const { widgets } = app.graph.nodes.find((node) => node.comfyClass === "PPD_TrainUserAdapter");
+    const widget = widgets.find((one) => one.name === "name");
+    widget.value = name;
+    widget.callback(name);
+}"""
+"""Gives the node another name."""
+
+
 def ready(page):
     page.wait_for_function("window.app?.extensionManager && window.app.canvas && window.app.graph")
     page.wait_for_function("'PPD_TrainUserAdapter' in LiteGraph.registered_node_types")
@@ -110,6 +119,10 @@ def test_a_training_is_started_seen_after_a_reload_stopped_and_gone_on_with(serv
     state = told(server, f"trainings/{NAME.replace(' ', '%20')}")
     assert state["state"] == "stopped" and 0 < state["step"] < state["of"] == 700
     assert [one["state"] for one in told(server, "trainings")] == ["stopped"]
+    for name, words in (("a/b", "Press Run to start."), (NAME, "Stopped. Nothing is lost")):
+        page.evaluate(CALLED, name)
+        widget.get_by_text(words).wait_for()
+        assert widget.get_by_role("alert").count() == (name != NAME)
     assert not cached(server, BESIDE) and cached(server, BESIDE) == set(BESIDE)  # what it kept of the run holds models
 
 
@@ -124,7 +137,7 @@ def go_on_and_kill(page, widget):
     widget.get_by_role("button", name="Continue").click()
     widget.get_by_text("Has begun").wait_for()
     widget.get_by_role("button", name="Stop").click()
-    widget.get_by_text("Stopping after this step").wait_for()
+    widget.get_by_text("Stopping. Everything is saved.").wait_for()
     kill(json.loads((page.runs / NAME / "run.json").read_text())["pid"])
     widget.get_by_text("It ended without a word").wait_for()
     widget.get_by_role("button", name="Continue").wait_for()
