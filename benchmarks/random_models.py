@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,13 +44,10 @@ TOKENS = {"sd15": 77, "sdxl": 77, "z_image": 64, "qwen_image": 40}
 QUIET_TEXT = r"(self_attn\.out_proj|mlp\.fc2|attn\.out_proj|mlp\.c_proj|o_proj|down_proj)\.weight$"
 QUIET_AUTOENCODER = r"taesd_decoder\.\d+\.conv\.4\.weight$|residual\.6\.weight$"
 QUIET_DENOISER = r"(norm2|attn\.to_out\.0|to_add_out|mlp\.net\.2)\.weight$"
-RMS = 1.47
-"""Of the weights in 8 bits."""
 TYPES = {
     torch.float32: "F32",
     torch.float16: "F16",
     torch.bfloat16: "BF16",
-    torch.float8_e4m3fn: "F8_E4M3",
     torch.int64: "I64",
 }
 """Names of types in safetensors."""
@@ -129,7 +125,7 @@ def write_transformer(path: Path, family: str) -> None:
 
 
 def write_text_encoder(path: Path, family: str) -> None:
-    """The family's language model, of which the loader knows one size; that of 7 billion weights in 8 bits."""
+    """The family's language model, of which the loader knows one size."""
     import comfy.ops
     import comfy.text_encoders.llama as language_models
     from comfy.text_encoders.qwen_image import Qwen25_7BVLITokenizer
@@ -140,22 +136,11 @@ def write_text_encoder(path: Path, family: str) -> None:
     weights = dict(kind({}, torch.bfloat16, "meta", comfy.ops.disable_weight_init).state_dict())
     table = "model.embed_tokens.weight"
     width = weights[table].shape[1]
-    if family == "qwen_image":
-        in_8_bits(weights, table)
     own = directions_in(family, width)
     words: Changes = {
         table: lambda x: embed(tokenizer, " ", own, x.mul_(width**0.5))
     }  # as large as what the layers add up to
     write_weights(path, weights, words, QUIET_TEXT)
-
-
-def in_8_bits(weights: dict[str, Tensor], but: str) -> None:
-    """Stores layers in 8 bits with a scale each, as published files of large text encoders do."""
-    for name, weight in list(weights.items()):
-        if weight.ndim == 2 and name != but:
-            weights[name] = weight.to(torch.float8_e4m3fn)
-            weights[f"{name.removesuffix('weight')}scale_weight"] = torch.tensor(1 / (RMS * weight.shape[1] ** 0.5))
-    weights["scaled_fp8"] = torch.zeros(2, dtype=torch.float8_e4m3fn)
 
 
 def write_autoencoder(path: Path, channels: int) -> None:
@@ -226,7 +211,7 @@ def write_weights(path: Path, like: Mapping[str, Tensor], changes: Changes, quie
         file.write(len(told).to_bytes(8, "little") + told)
         for name, x in like.items():
             weight = drawn(name, x)
-            if re.search(quiet, name.replace(".scale_weight", ".weight")) and weight.dtype != torch.float8_e4m3fn:
+            if re.search(quiet, name):
                 weight *= QUIET
             if name in changes:
                 changes[name](weight)
@@ -237,10 +222,6 @@ def drawn(name: str, like: Tensor) -> Tensor:
     """A tensor by its name: norms that do nothing, the rest keeps its input's size; what has values keeps them."""
     if not like.is_meta:
         return like.contiguous().clone()
-    if like.dtype == torch.float8_e4m3fn:
-        bits = np.random.Generator(np.random.SFC64(crc32(name.encode()))).bytes(like.numel())
-        signs = torch.from_numpy(np.frombuffer(bits, np.uint8) & 0b10000111 | 0b00111000)  # from 1 to 1.9, or below 0
-        return signs.view(torch.float8_e4m3fn).view(like.shape)
     x = torch.empty(like.shape, dtype=like.dtype)
     if x.ndim < 2 or name.endswith("gamma"):
         return x.fill_(float(name.endswith(("weight", "gamma"))))
