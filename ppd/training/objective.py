@@ -81,8 +81,9 @@ class UserDPO:
             "beta": beta,
             "chosen_error": (own.chosen - reference.chosen).mean().item(),
         }
-        hard = np.flatnonzero(is_hard)
-        if self.objective.contrast and self.personal and len(hard):
+        is_own = (own_u != self.picks.population).any(1).numpy()
+        hard = np.flatnonzero(is_hard & is_own)
+        if self.objective.contrast and len(hard):
             others, weights = self._others(rng, index, noised, hard)
             means = reference.chosen[hard], reference.rejected[hard]
             theirs = diffusion_dpo_loss(*others.means, *means, beta)[1]
