@@ -7,8 +7,7 @@ attention, of which the adapter is switched off for the reference. Ours: picture
 objective on simulated people's picks, and on real people's, which have no soft labels and so the contrast of one's own
 and another's u, a second pass. Each also with gradient checkpointing, which both have: memory is compared with it as
 without, as a whole, and without what importing the libraries takes of each, which is no GPU's. Seconds per step are
-differences of a long and a short run, so that loading does not count; rounds
-alternate.
+differences of a long and a short run, so that loading does not count; rounds alternate.
 
 Beside it: what reading pairs from disk takes of a step, and two processes against one (weak scaling).
 `--parts steps` counts, on the pocket flow, the steps until held-out people are told apart as well as plain user-DPO
