@@ -60,7 +60,7 @@ RUNS = {
     "self_training-pocket-shipped": f'{SELF} pocket --steps 240 --arms "soft labels" --encoder shipped',
     "training": "training --script SCRIPT --libraries LIBRARIES --rounds 2 --steps 2 12 --parts speed",
     "training-scaling": "training --parts scaling --steps 2 10",
-    "training-steps": "training --parts steps",
+    "training-steps": "training --parts steps --people 300",
     "pair_index-rows": "pair_index --rows 1000000",
     "pair_index-pictures": "pair_index --rows 10000 --picture-bytes 95000",
     "sampling-sd15": "sampling --family sd15 --steps 1 --peer PEER",
