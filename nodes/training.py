@@ -146,8 +146,7 @@ class PPD_TrainUserAdapter(io.ComfyNode):  # noqa: N801
 
     @classmethod
     def validate_inputs(cls, preference_set: str = NONE, action: str = TRAIN) -> bool | str:
-        """ComfyUI's own check would refuse whoever is called by name. A missing package is told before studies are
-        painted."""
+        """By name, where ComfyUI's own check would refuse people; and before studies are painted for nothing."""
         try:
             if action != SHOW:
                 needs_training()
@@ -189,10 +188,7 @@ class PPD_TrainUserAdapter(io.ComfyNode):  # noqa: N801
     ) -> io.NodeOutput:
         folder = folders.training_folder(name)
         out = adapter_path(name)
-        if action == SHOW:
-            training = newest(folder)
-        else:
-            training = Training(folder / DRY_RUN if action == DRY_RUN else folder)
+        training = newest(folder) if action == SHOW else Training(folder / DRY_RUN if action == DRY_RUN else folder)
         if training.state().is_active:
             drop_models()  # this prompt may have loaded the checkpoint again, to get here
         if action == SHOW or training.state().is_active:
