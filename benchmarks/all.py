@@ -33,6 +33,7 @@ FIGURES = ROOT / "docs" / "figures"
 BLOCK = re.compile(r"<!-- (table|runs): (.+?) -->\n.*?<!-- end -->", re.DOTALL)
 
 SELF, LABELS = "self_training --world", '"plain user-DPO" "soft labels" contrast'
+SWITCHES = '"true noise" "steered beta" safeguard "no user dropout"'
 RUNS = {
     "few_picks-pocket": "few_picks --world pocket --pictures 2",
     "few_picks-flow": "few_picks --world pocket-flow --pictures 2",
@@ -49,11 +50,12 @@ RUNS = {
     "adapter_kinds-flow": "adapter_kinds --world pocket-flow --steps 120",
     "adapter_kinds-pocket": "adapter_kinds --world pocket --steps 120 --rates 1e-3",
     "self_training-flow": f"{SELF} pocket-flow --arms {LABELS}",
-    "self_training-flow-switches": f'{SELF} pocket-flow --arms "true noise" "steered beta" safeguard "no user dropout"',
+    "self_training-flow-switches": f"{SELF} pocket-flow --arms {SWITCHES}",
     "self_training-flow-all": f"{SELF} pocket-flow --arms all",
     "self_training-flow-distillation": f"{SELF} pocket-flow --arms distillation",
     "self_training-flow-distillation-400": f"{SELF} pocket-flow --arms distillation --steps 400 --rate 2e-3",
     "self_training-pocket": f"{SELF} pocket --arms {LABELS}",
+    "self_training-pocket-switches": f"{SELF} pocket --arms {SWITCHES} all",
     "self_training-flow-240": f'{SELF} pocket-flow --steps 240 --arms "soft labels"',
     "self_training-pocket-240": f'{SELF} pocket --steps 240 --arms "soft labels"',
     "self_training-flow-shipped": f'{SELF} pocket-flow --steps 240 --arms "soft labels" --encoder shipped',
