@@ -139,6 +139,7 @@ class Run:
             stepping += REHEARSED * pace
         self._empty(folder)
         read = time.monotonic() - started - stepping
+        peak = max(gathered([peak_memory(device)]))  # of what must fit: the training does without pictures
         measuring = self._measuring_seconds(materials, adapter)
         real = np.arange(len(materials.picks), len(everybody))
         return Costs(
@@ -150,7 +151,7 @@ class Run:
             reading_seconds=read,
             distillation_seconds=seconds[0] * settings.distillation_steps,
             dpo_seconds=seconds[1] * settings.steps,
-            peak_memory=max(gathered([peak_memory(device)])),
+            peak_memory=peak,
             disk=sum(written) + sum(map(bytes_below, self._made)),
             batch=settings.batch,
             measuring_seconds=measuring,
@@ -168,7 +169,10 @@ class Run:
         if materials.watched is not None:
             measured += WATCHED_SHARE * WATCHED_PICKS * math.ceil(settings.steps / VALIDATE_EVERY)
         prompts, u = materials.picks.prompts, materials.picks.embeddings[-1, :1]
-        paint = _seconds(lambda: self.base.paint(prompts[0], 0, adapter, u))
+        try:
+            paint = _seconds(lambda: self.base.paint(prompts[0], 0, adapter, u))
+        except torch.OutOfMemoryError:
+            paint = 0.0  # there will be no pictures
         few = partial(measure, self.base.denoiser, adapter, materials.picks, people=2, batch=settings.batch)
         few()  # reads the prompts
         return painted * paint + measured * _seconds(few) / (2 * PICKS)
