@@ -7,7 +7,8 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from .training.settings import add_training_arguments
 WORLDS = ("pocket-flow", "pocket")
 """The first is the default."""
 JUDGES = ("posterior", "vlm", "simulated")
+EVALUATE = (
+    "Measure every figure of the model card. Adapters that the world's own is compared with are trained if missing."
+)
 DEMO_PROMPTS = (
     "a house and a tree in the hills under a cloud",
     "a boat by a lake with a mountain behind",
@@ -104,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     add_training_arguments(adapter)
     adapter.add_argument("--json", type=Path, help="write the figures there, for machines")
 
-    evaluate = commands.add_parser("evaluate", help="measure every figure of the model card")
+    evaluate = commands.add_parser("evaluate", help="measure every figure of the model card", description=EVALUATE)
     evaluate.add_argument("what", choices=WORLDS)
     evaluate.add_argument("--people", type=int, default=200, help="reporting people (default and most: 200)")
     evaluate.add_argument("--quick", action="store_true", help="leave out the sweeps")
@@ -321,14 +325,22 @@ def _train(arguments: argparse.Namespace) -> dict[str, Any] | None:
     from .pocket.recipe import Recipe
     from .pocket.studio import WEIGHTS
     from .pocket.world import WORLDS
-    from .training.control import Stopped
 
     recipe = Recipe(_work(arguments), arguments.weights or WEIGHTS, WORLDS[arguments.what])
-    try:
+    with _stopped_in_words():
         recipe.run()
+    return {"seconds": json.loads((recipe.work / "seconds.json").read_text())}
+
+
+@contextmanager
+def _stopped_in_words() -> Iterator[None]:
+    """A training that was asked to stop ends the command, with what it says."""
+    from .training.control import Stopped
+
+    try:
+        yield
     except Stopped as stopped:
         raise SystemExit(str(stopped)) from None
-    return {"seconds": json.loads((recipe.work / "seconds.json").read_text())}
 
 
 def _work(arguments: argparse.Namespace) -> Path:
@@ -337,7 +349,7 @@ def _work(arguments: argparse.Namespace) -> Path:
 
 
 def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
-    from .pocket.evaluate import check_people, evaluate
+    from .pocket.evaluate import check_people, compared, evaluate
     from .pocket.recipe import Recipe
     from .pocket.studio import WEIGHTS
     from .pocket.world import WORLDS
@@ -349,7 +361,11 @@ def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
         )
     recipe = Recipe(_work(arguments), weights, world)
     check_people(arguments.people)
+    recipe.adapter(world.name)  # refused before anything is made to measure it with
     recipe.make("pool")
+    with _stopped_in_words():
+        for name in compared(world, quick=arguments.quick):
+            recipe.make_adapter(name)
     report = evaluate(recipe, arguments.people, quick=arguments.quick)
     print(json.dumps({key: value for key, value in report.items() if key != "settings"}, indent=1))
     return report

@@ -25,6 +25,7 @@ from .recipe import Recipe
 from .statistics import CLIP, STATISTICS
 from .taste import SUPPORT_COUNTS, Support, draw_support, embed_people
 from .turbo import STEPS as TURBO_STEPS
+from .world import World
 
 PICTURES_PER_PERSON = 4
 SWEPT_PICTURES = 1
@@ -147,6 +148,11 @@ def evaluate(recipe: Recipe, people: int = 200, adapter_name: str = "", *, quick
     return report
 
 
+def compared(world: World, *, quick: bool = False) -> list[str]:
+    """Names of the adapters that the world's own is compared with."""
+    return [f"{world.name}-population", *([] if quick else [f"{world.name}-seed2"])]
+
+
 def _of_parts(recipe: Recipe, run: Evaluation, base: Look, limits: dict[str, Any]) -> dict[str, Any]:
     return {
         "objects_f1_base": {**bootstrap(base.counts, micro_f1), "ceiling": None},
@@ -160,10 +166,10 @@ def _of_parts(recipe: Recipe, run: Evaluation, base: Look, limits: dict[str, Any
 def _of_adapter(
     recipe: Recipe, run: Evaluation, adapter: UserAdapter, base: Look, limits: dict[str, Any], quick: bool
 ) -> dict[str, Any]:
-    name = recipe.world.name
+    population, *second_seed = compared(recipe.world, quick=quick)
     own_u, zero_u = run.embeddings(PAIRS), run.embeddings(0)
     own = run.paint(adapter, own_u)
-    pooled = run.paint(recipe.adapter(f"{name}-population"), zero_u)
+    pooled = run.paint(recipe.adapter(population), zero_u)
     other = run.paint(adapter, own_u[run.other])
     zero = run.paint(adapter, zero_u)
 
@@ -198,7 +204,7 @@ def _of_adapter(
             blended[weight] = run.paint(adapter, torch.lerp(own_u, own_u[run.other], weight), pictures=few)
         report["blend"] = [{"weight": w, "reward_a_minus_b": _contrast(run, blended[w])} for w in BLENDS]
         report["mirror"] = mirror(base.first(few), own.first(few), run.paint(adapter, -own_u, pictures=few))
-        second = run.paint(recipe.adapter(f"{name}-seed2"), own_u)
+        second = run.paint(recipe.adapter(*second_seed), own_u)
         report["second_seed"] = {"wins_vs_base": against(second, base), "second_vs_first": against(second, own)}
     return report
 

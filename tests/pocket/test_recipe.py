@@ -236,6 +236,21 @@ def test_finished_weights_without_their_work_need_no_autoencoder_training(finish
     torch.testing.assert_close(latents, finished.latents[0], rtol=0, atol=0.05)  # half precision against single
 
 
+def test_evaluation_trains_what_it_compares_with_and_never_what_it_measures(finished, tmp_path, capsys):
+    weights, missing = tmp_path / "weights", "baselines/pocket-population.safetensors"
+    shutil.copytree(finished.weights, weights)
+    (weights / missing).unlink()
+    (weights / "adapters" / "pocket-seed2.safetensors").unlink()
+    command = ["evaluate", "pocket", "--quick", "--people", "4", "--work", str(finished.work)]
+    assert cli.main([*command, "--weights", str(weights)]) == 0
+    torch.testing.assert_close(load_file(weights / missing), load_file(finished.weights / missing), rtol=0, atol=0)
+    assert not (weights / "adapters" / "pocket-seed2.safetensors").exists()  # which --quick leaves out
+    (weights / "adapters" / "pocket.safetensors").unlink()
+    (weights / missing).unlink()
+    assert cli.main([*command, "--weights", str(weights)]) == 2
+    assert "There is no pocket.safetensors" in capsys.readouterr().err and not (weights / missing).exists()
+
+
 def test_the_command_line_evaluates_the_weights_it_is_given(finished, tmp_path):
     file = tmp_path / "figures.json"
     command = ["evaluate", "pocket", "--quick", "--people", "4", "--work", str(finished.work), "--json", str(file)]
