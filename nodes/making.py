@@ -167,12 +167,16 @@ def _holds_tower(name: str) -> bool:
 
 
 def new_encoder_folder(name: str, overwrite: bool) -> Path:
-    """The folder that a taste encoder of this name goes to; ValueError where the name is taken or is none."""
+    """The folder that a taste encoder of this name goes to; ValueError where the name is taken or is none.
+
+    Names that differ in case alone are one, as they are one folder on Windows and macOS.
+    """
     plain = folders.plain_or_refused(name, f"models/{FOLDER}")
-    folder = Path(folder_paths.get_folder_paths(FOLDER)[0]) / plain
-    if plain in taste_encoders() and not (overwrite and (folder / JSON_FILE).is_file()):
+    taken = next((one for one in taste_encoders() if one.casefold() == plain.casefold()), None)
+    folder = Path(folder_paths.get_folder_paths(FOLDER)[0]) / (taken or plain)
+    if taken and not (overwrite and (folder / JSON_FILE).is_file()):
         raise ValueError(
-            f"There is a taste encoder {plain!r} already: choose another name, or allow to overwrite a file of yours."
+            f"There is a taste encoder {taken!r} already: choose another name, or allow to overwrite a file of yours."
         )
     return folder
 
