@@ -45,13 +45,19 @@ export function element(tag, properties = {}, ...children) {
 // crypto.randomUUID is missing where ComfyUI is opened over plain HTTP from another machine
 const drawn = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 
+// What a route answers, as a response; else an error of one sentence
+/** @param {string} path @param {RequestInit} options */
+export async function send(path, options) {
+    const answer = await api.fetchApi(`/ppd/${path}`, options).catch(() => { throw new Error(t("no_answer")); });
+    if (!answer.ok) throw new Error((await answer.json().catch(() => null))?.error ?? answer.statusText);
+    return answer;
+}
+
 // What a route answers; with a body it is a POST, whose repetition by the network counts once.
 /** @param {string} path @param {object} [body] @param {string} [method] @param {string} [request] @returns {Promise<any>} */
 export async function ask(path, body, method = body ? "POST" : "GET", request = drawn()) {
     const headers = { "Content-Type": "application/json" };
-    const options = body ? { method, headers, body: JSON.stringify({ ...body, request }) } : { method };
-    const answer = await api.fetchApi(`/ppd/${path}`, options);
-    if (!answer.ok) throw new Error((await answer.json().catch(() => null))?.error ?? answer.statusText);
+    const answer = await send(path, body ? { method, headers, body: JSON.stringify({ ...body, request }) } : { method });
     return answer.json();
 }
 

@@ -1,7 +1,6 @@
 // Tastes to share, to keep and to go back to: a part of the tab Taste.
 import { app } from "../../scripts/app.js";
-import { api } from "../../scripts/api.js";
-import { ask, element, t } from "./common.js";
+import { ask, element, send, t } from "./common.js";
 import { SECTIONS } from "./taste_parts.js";
 
 /** @import { Panel } from "./taste_panel.js" */
@@ -36,14 +35,6 @@ function button(textContent, onClick) {
 function ticked(textContent) {
     const box = element("input", { type: "checkbox" });
     return { box, label: element("label", {}, box, textContent) };
-}
-
-// What a route answers that takes or gives a file, and so no JSON
-/** @param {string} path @param {RequestInit} options */
-async function send(path, options) {
-    const answer = await api.fetchApi(`/ppd/${path}`, options);
-    if (!answer.ok) throw new Error((await answer.json().catch(() => null))?.error ?? answer.statusText);
-    return answer;
 }
 
 /** @param {Blob} blob @param {string} name */

@@ -26,10 +26,10 @@ def open_panel(open_panel):
 
 
 class Quiet(list):
-    """Complaints without the browser's own of an answer 503."""
+    """Complaints without the browser's own of an answer 503, and of none."""
 
     def __bool__(self):
-        return any("503" not in line for line in self)
+        return any("503" not in line and "net::ERR_FAILED" not in line for line in self)
 
 
 @pytest.fixture
@@ -103,6 +103,17 @@ def test_a_window_hears_the_news_of_its_own_press_where_the_answer_is_lost(store
     page.keyboard.press("u")  # what is seen now is another pick
     wait_for_picks(page, 1, 2)
     assert len(store.history(picked)) == 1
+
+
+def test_a_server_that_is_gone_is_told_in_words(store, picked, open_panel):
+    page = open_panel(picked)
+    wait_for_picks(page, 3, 0)
+    page.route("**/undo", lambda route: route.abort())
+    page.locator(".ppd-taste").focus()
+    page.keyboard.press("u")
+    page.locator(".ppd-taste .notice", has_text="ComfyUI does not answer").wait_for()
+    assert len(store.history(picked)) == 3
+    page.unroute("**/undo")
 
 
 def test_the_nodes_undo_without_an_answer_counts_once_too(store, somebody, open_panel):
