@@ -172,7 +172,8 @@ def new_encoder_folder(name: str, overwrite: bool) -> Path:
     Names that differ in case alone are one, as they are one folder on Windows and macOS.
     """
     plain = folders.plain_or_refused(name, f"models/{FOLDER}")
-    taken = next((one for one in taste_encoders() if one.casefold() == plain.casefold()), None)
+    same = [one for one in taste_encoders() if one.casefold() == plain.casefold()]
+    taken = plain if plain in same else next(iter(same), None)
     folder = Path(folder_paths.get_folder_paths(FOLDER)[0]) / (taken or plain)
     if taken and not (overwrite and (folder / JSON_FILE).is_file()):
         raise ValueError(

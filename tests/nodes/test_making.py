@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -56,6 +57,9 @@ def test_a_folder_of_pictures_makes_one_that_lists_show(run, output, comfy_folde
         with pytest.raises(ValueError, match="There is a taste encoder 'my model' already"):
             make(run, name=again, pictures="output")
         assert make(run, name=again, pictures="output", overwrite=True)[0] == "my model"
+    if not folder.with_name("My Model").exists():  # where folders are told apart by case, somebody may have both
+        shutil.copytree(folder, folder.with_name("My Model"))
+        assert make(run, name="My Model", pictures="output", overwrite=True)[0] == "My Model"
 
 
 def test_one_that_an_adapter_or_a_training_needs_is_not_overwritten_by_another(run, output, comfy_folders):
