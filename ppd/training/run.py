@@ -215,10 +215,12 @@ class Run:
             (place[pair.user], pair.prompt, pair.chosen.digest, pair.rejected.digest, pair.outcome)
             for pair in self.pairs
         ]
-        settings = asdict(self.settings)
+        settings, prior, looks = asdict(self.settings), self.encoder.prior, self.encoder.looks
+        known = [prior.mean, prior.covariance, *([] if looks is None else [looks.readings])]
         found = {
             "base": self.base.signature,
             "taste encoder": self.encoder.weight_hash,
+            "population": _hash([one.tolist() for one in known]),
             "studies": _hash(painted),
             "pairs": _hash([picked, self.solo]),
             **{name: settings[name] for name in LEARNED_BY},

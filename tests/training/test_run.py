@@ -27,9 +27,12 @@ def run(tmp_path_factory):
 
 def test_what_was_learned_of_something_else_is_refused(run, tmp_path):
     more = paint_studies(tmp_path / "more", prompts=11)
+    known = run.encoder
+    refitted = type(known)(known.features, replace(known.prior, mean=known.prior.mean + 1), known.looks)
     others = {
         "base": replace(run, base=SimpleNamespace(signature={**MODEL, "weights": "2" * 16})),
         "studies": replace(run, studies=more),
+        "population": replace(run, encoder=refitted),
         "pairs": replace(run, solo=True),
         "studies, pairs": replace(run, studies=more, solo=True),
         "learning_rate, objective": replace(run, settings=Settings(learning_rate=1e-4, objective=Objective(beta=9.0))),
