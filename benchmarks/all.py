@@ -58,8 +58,12 @@ RUNS = {
     "self_training-pocket-switches": f"{SELF} pocket --arms {SWITCHES} all",
     "self_training-flow-240": f'{SELF} pocket-flow --steps 240 --arms "soft labels"',
     "self_training-pocket-240": f'{SELF} pocket --steps 240 --arms "soft labels"',
-    "self_training-flow-shipped": f'{SELF} pocket-flow --steps 240 --arms "soft labels" --encoder shipped',
-    "self_training-pocket-shipped": f'{SELF} pocket --steps 240 --arms "soft labels" --encoder shipped',
+    "self_training-pocket-480": f'{SELF} pocket --steps 480 --arms "soft labels"',
+    **{
+        f"self_training-{short}-{name}": f'{SELF} {world} --steps 240 --arms "soft labels" --encoder shipped{more}'
+        for name, more in (("unshared", " --nothing-shared"), ("shipped", ""))
+        for short, world in (("flow", "pocket-flow"), ("pocket", "pocket"))
+    },
     "training": "training --script SCRIPT --libraries LIBRARIES --rounds 2 --steps 2 12 --parts speed",
     "training-scaling": "training --parts scaling --steps 2 10",
     "training-steps": "training --parts steps --people 300",

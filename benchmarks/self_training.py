@@ -1,9 +1,10 @@
 """`python -m benchmarks.self_training`: what an adapter learns from nothing but the checkpoint and its encoder.
 
-People are simulated over the looks of the checkpoint's own pictures, and pick among these. Who judges are the world's
-reporting people of hidden statistics, whom training never saw: wins against the base after four picks, of one's own u
-against another's, objects lost. The taste encoder knows no people but simulated ones, or it is the world's shipped one,
-whose prior comes of many people's picks (`--encoder shipped`). Rows: plain user-DPO, each of its switches, all of them,
+Simulated people pick among the checkpoint's own pictures. Who judges are the world's reporting people of hidden
+statistics, whom training never saw: wins against the base after four picks, of one's own u against another's, objects
+lost. The taste encoder knows no people but simulated ones, who like its looks, or it is the world's shipped one, whose
+prior comes of many people's picks (`--encoder shipped`); simulated people then share what these do, or nothing all the
+same (`--nothing-shared`). Rows: plain user-DPO, each of its switches, all of them,
 self-distillation (where the checkpoint obeys words for looks), and both.
 
 Strength 1 is chosen on other simulated people, by what the encoder reads in their pictures: the smallest gain within
@@ -29,7 +30,7 @@ from ppd.adapters import UserAdapter
 from ppd.encoders.looks import Looks
 from ppd.encoders.making import choose_dims, prior_of_looks
 from ppd.encoders.population import PopulationPrior, fit_whitening
-from ppd.encoders.simulated import SimulatedPeople, simulate
+from ppd.encoders.simulated import SIMULATED, SimulatedPeople, people_of, simulate
 from ppd.evaluation import bootstrap, micro_f1, wins
 from ppd.pocket import scenes
 from ppd.pocket.evaluate import Evaluation, Look
@@ -64,9 +65,10 @@ class Checkpoint:
     people: SimulatedPeople
     picks: QueryPicks
     looks: Looks
+    shared: bool
 
     @classmethod
-    def of(cls, recipe: Recipe, shipped: bool = False) -> Checkpoint:
+    def of(cls, recipe: Recipe, shipped: bool = False, shared: bool = True) -> Checkpoint:
         """The base's own pictures, painted without looks and, where it obeys words, with them, read by a taste encoder
         that is made of them, or by the `shipped` one."""
         prompts = [scene.caption for scene in scenes.SCENES]
@@ -85,9 +87,9 @@ class Checkpoint:
             prior, looks = recipe.prior, recipe.looks
         else:
             prior, looks = cls._encoder(recipe, features, studies if obeys else None)
-        people = simulate(prior.basis, looks.readings, seed=1)
+        people = simulated(shared, prior, looks, seed=1)
         picks = simulated_picks(people, features, latents, noise, caption, prompts, prior)
-        return cls(recipe, prior, people, picks, looks)
+        return cls(recipe, prior, people, picks, looks, shared)
 
     @staticmethod
     def _encoder(recipe: Recipe, features: Tensor, studies: dict[str, Tensor] | None) -> tuple[PopulationPrior, Looks]:
@@ -118,7 +120,7 @@ class Checkpoint:
 
     def tuned(self, adapter: UserAdapter) -> UserAdapter:
         """At the gain that simulated people like, as their encoder reads the pictures."""
-        people = simulate(self.prior.basis, self.looks.readings, TUNING, seed=2)
+        people = simulated(self.shared, self.prior, self.looks, TUNING, seed=2)
         features = self.recipe.painted["features"]
         latents, captions = self.recipe.painted["latents"], self.recipe.painted["captions"].numpy()
         told = simulated_picks(people, features, latents, None, captions, self.picks.prompts, self.prior, seed=3)
@@ -143,6 +145,15 @@ class Checkpoint:
             self.recipe.encoder.image_tensor_features(self.recipe.model.decode(part)) for part in latents.split(100)
         ]
         return (self.prior.whiten(torch.cat(pictures)).double() * people.tastes).sum(1)
+
+
+def simulated(
+    shared: bool, prior: PopulationPrior, looks: Looks, count: int = SIMULATED, seed: int = 0
+) -> SimulatedPeople:
+    """People as training has them, or people who share nothing, whatever the prior knows."""
+    if shared:
+        return people_of(prior, looks.readings, count, seed)
+    return simulate(prior.basis, looks.readings, count, seed)
 
 
 def read_by(looks: Looks, known: Tensor, own: Tensor) -> Looks:
@@ -234,9 +245,10 @@ def measure(known: Checkpoint, arguments: argparse.Namespace) -> dict[str, Any]:
             continue
         adapter = known.new_adapter()
         ran = f"{arguments.steps}" + (f"-{arguments.rate:g}" if arguments.rate else "")
-        file = f"{arguments.encoder}-{name.replace(' ', '-').replace(',', '')}-{ran}"
+        known_by = arguments.encoder + ("-nothing-shared" if arguments.nothing_shared else "-shared")
+        file = f"{known_by}-{name.replace(' ', '-').replace(',', '')}-{ran}"
         if taught:
-            checkpoint = recipe.work / f"{arguments.encoder}-distillation-{ran}.pt"
+            checkpoint = recipe.work / f"{known_by}-distillation-{ran}.pt"
             whole = known.people.embeddings(known.prior.noise)
             adapter = distil(
                 recipe.model,
@@ -277,6 +289,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, help="the learning rate (default: the world's)")
     parser.add_argument("--encoder", choices=("own", "shipped"), default="own", help="(default: own)")
+    parser.add_argument("--nothing-shared", action="store_true", help="simulated people share nothing")
     parser.add_argument("--work", type=Path, help="folder of the world's recipe (default: .work, .work-flow)")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -284,11 +297,11 @@ def main() -> None:
     work = arguments.work or Path(f".work{arguments.world.removeprefix('pocket')}")
     recipe = Recipe(work, ROOT / "weights", WORLDS[arguments.world])
     recipe.make("pool")
-    known = Checkpoint.of(recipe, arguments.encoder == "shipped")
+    known = Checkpoint.of(recipe, arguments.encoder == "shipped", not arguments.nothing_shared)
     print(f"{known.prior.dim} dimensions, looks: {', '.join(known.looks.names)}", flush=True)
     settings = {
         name: getattr(arguments, name)
-        for name in ("world", "encoder", "people", "pictures", "picks", "steps", "batch", "rate")
+        for name in ("world", "encoder", "nothing_shared", "people", "pictures", "picks", "steps", "batch", "rate")
     }
     report = {"settings": settings, **measure(known, arguments)}
     if arguments.json is not None:

@@ -238,7 +238,8 @@ def self_training(runs: Runs) -> str:
             settings = report["settings"]
             more = f", {settings['steps']} steps" * (settings["steps"] != 120)
             more += f", rate {number(settings['rate'])}" if settings.get("rate") else ""
-            more += ", read by the shipped encoder" * (settings["encoder"] == "shipped")
+            if settings["encoder"] == "shipped":
+                more += ", shipped encoder" + ", nothing shared" * settings["nothing_shared"]
             for arm, found in report.items():
                 if arm != "settings":
                     rows.setdefault(SWITCHES.get(arm, arm) + more, {})[settings["world"]] = found["4 picks"]

@@ -1,4 +1,5 @@
-"""Simulated people: tastes along the looks that a model's pictures really vary in, where no real people picked.
+"""Simulated people: tastes along the looks that a model's pictures really vary in, and what real people share, where an
+encoder knows that.
 
 People of random directions alone teach an adapter nothing: they like what pictures hardly vary in.
 """
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from .population import PopulationPrior
 
 SIMULATED = 1000
 LIKED = 3
@@ -35,6 +38,17 @@ class SimulatedPeople:
     def embeddings(self, noise: float) -> Tensor:
         """u [P, d] after endless picks, by a prior of this pick noise."""
         return (noise * self.tastes).float()
+
+
+def people_of(prior: PopulationPrior, readings: Tensor, count: int = SIMULATED, seed: int = 0) -> SimulatedPeople:
+    """People as a taste encoder knows them: each likes looks, `readings` [k, d], and all share the mean of its `prior`,
+    which is 0 where that met nobody.
+
+    Else the population user, the mean, would be trained on picks that contradict each other. What they differ in is not
+    drawn from the covariance: that of few people is so narrow that all drawn would be nearly one person.
+    """
+    people = simulate(prior.basis, readings, count, seed)
+    return SimulatedPeople(people.tastes + prior.mean / prior.noise, people.looks)
 
 
 def simulate(basis: Tensor, readings: Tensor | None, count: int = SIMULATED, seed: int = 0) -> SimulatedPeople:

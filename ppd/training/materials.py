@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..encoders.encoder import PosteriorEncoder
 from ..encoders.looks import Looks
-from ..encoders.simulated import SIMULATED, SimulatedPeople, simulate
+from ..encoders.simulated import SIMULATED, SimulatedPeople, people_of
 from ..pair_index import held_out, key_of
 from ..pairs import folded
 from ..studies import StudyPicture, StudySet
@@ -68,7 +68,7 @@ def gather(
     taught, apart = ([prompts[n] for n in np.flatnonzero(which)] for which in (~is_apart, is_apart))
     sizes = (count, WATCHED_PEOPLE, measured)
     people, watched, others = (
-        simulate(encoder.prior.basis, looks.readings, size, seed=3 * seed + n) for n, size in enumerate(sizes)
+        people_of(encoder.prior, looks.readings, size, seed=3 * seed + n) for n, size in enumerate(sizes)
     )
 
     def picks(of: SimulatedPeople, wanted: list[str]) -> QueryPicks:

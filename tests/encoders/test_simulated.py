@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from ppd.encoders.making import prior_of_looks
+from ppd.encoders.population import PopulationPrior
 from ppd.encoders.posterior import fit_posterior
-from ppd.encoders.simulated import LIKED, OTHERWISE, TYPICAL_LOGIT, simulate
+from ppd.encoders.simulated import LIKED, OTHERWISE, TYPICAL_LOGIT, people_of, simulate
 
 DIMS = 6
 BASIS = torch.randn(12, DIMS, generator=torch.Generator().manual_seed(0))
@@ -36,3 +38,15 @@ def test_their_embeddings_are_those_of_endless_picks():
         found, _ = fit_posterior(differences / noise, picks, torch.zeros(DIMS), 100 * torch.eye(DIMS))
         assert F.cosine_similarity(found, u, dim=0) > 0.998
         assert found.norm().item() == pytest.approx(u.norm().item(), rel=0.05)
+
+
+def test_they_share_what_the_people_of_a_prior_share():
+    """Besides their looks all like its mean, in logits at its pick noise; nothing where it met nobody."""
+    mean = torch.tensor([0.5, -1.0, 0.0, 2.0, 0.0, 0.25])
+    prior = PopulationPrior(mean, 0.01 * torch.eye(DIMS), torch.zeros(12), BASIS, "tower", "hash", noise=2.0)
+    people, alone = people_of(prior, READINGS, 50, seed=1), simulate(BASIS, READINGS, 50, seed=1)
+    torch.testing.assert_close(people.tastes - alone.tastes, (mean / 2).double().expand(50, -1))
+    torch.testing.assert_close(people.embeddings(2.0) - alone.embeddings(2.0), mean.expand(50, -1))
+    assert torch.equal(people.looks, alone.looks)
+    met_nobody = prior_of_looks(torch.zeros(12), BASIS, READINGS, encoder="tower", encoder_hash="hash")
+    assert torch.equal(people_of(met_nobody, READINGS, 50, seed=6).tastes, simulate(BASIS, READINGS, 50, seed=6).tastes)

@@ -78,6 +78,15 @@ def test_people_pick_by_their_looks(materials):
     assert torch.cosine_similarity(u, materials.people.tastes[fan].float(), dim=0) > 0.4
 
 
+def test_simulated_people_share_what_the_encoders_people_share(studies, encoder, materials):
+    shared = torch.zeros(encoder.prior.dim)
+    shared[0] = 2.0
+    met = gather(studies, type(encoder)(encoder.features, replace(encoder.prior, mean=shared), encoder.looks))
+    for people, apart in ((met.people, shared), (materials.people, 0 * shared)):
+        torch.testing.assert_close(people.tastes.mean(0).float(), apart, rtol=0, atol=0.2)
+    assert torch.equal(met.people.looks, materials.people.looks)
+
+
 def test_the_first_prompts_have_the_words_of_every_look(materials):
     assert len(materials.sides) == WORDED_PROMPTS < len(materials.picks.prompts)
     prompt = materials.picks.prompts[3]
