@@ -190,6 +190,12 @@ def loaded(page, selector):
     page.evaluate(DRAWN)
 
 
+def answer(page, key):
+    """Presses a key in the tab once the question's pictures are loaded."""
+    loaded(page, ".ppd-taste .picture img")
+    page.locator(".ppd-taste").press(key)
+
+
 def shown(page):
     """The prompt of the question that is looked at."""
     return page.locator(".ppd-taste .prompt").inner_text()

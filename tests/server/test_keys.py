@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .panels import settle, wait_for_picks
+from .panels import loaded, settle, wait_for_picks
 from .test_collect_widget import graph
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.browser]
@@ -72,6 +72,7 @@ def test_one_press_answers_one_question(store, somebody, others, open_panel):
 
     page.locator(".ppd-taste").focus()
     first.hover()
+    loaded(page, ".ppd-taste .picture img")
     page.keyboard.press("ArrowLeft")
     assert answered() == [1, 0, 0]
     first.focus()
@@ -90,6 +91,7 @@ def test_one_press_answers_one_question(store, somebody, others, open_panel):
     page.keyboard.press("Alt+t")
     page.locator(".ppd-taste.page .picture img").first.wait_for()
     second.evaluate("one => one.focus()")
+    loaded(page, ".ppd-taste.page .picture img")
     page.keyboard.press("ArrowLeft")
     assert answered() == [2, 1, 0]
     page.keyboard.press("Escape")

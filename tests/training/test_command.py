@@ -233,7 +233,7 @@ def test_sigterm_ends_a_run_between_its_steps_and_the_run_tells_so(home, tmp_pat
     assert json.loads((tmp_path / "mine.training" / "progress.json").read_text())["state"] == "stopped"
     assert signal.getsignal(signal.SIGTERM) is before
     monkeypatch.setenv("LOCAL_RANK", "1")  # of several, who may be gone, so that it waits for nobody
-    monkeypatch.setattr(command, "opened", lambda *_: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(command, "opened", lambda *_: signal.default_int_handler(signal.SIGINT, None))
     with pytest.raises(SystemExit, match="Interrupted"):
         train(home, tmp_path / "other.safetensors")
     assert not (tmp_path / "other.training").exists()
