@@ -4,8 +4,8 @@ Simulated people pick among the checkpoint's own pictures. Who judges are the wo
 statistics, whom training never saw: wins against the base after four picks, of one's own u against another's, objects
 lost. The taste encoder knows no people but simulated ones, who like its looks, or it is the world's shipped one, whose
 prior comes of many people's picks (`--encoder shipped`); simulated people then share what these do, or nothing all the
-same (`--nothing-shared`). Rows: plain user-DPO, each of its switches, all of them,
-self-distillation (where the checkpoint obeys words for looks), and both.
+same (`--nothing-shared`). Rows: plain user-DPO, each of its switches, all of them, self-distillation (where the
+checkpoint obeys words for looks), and both.
 
 Strength 1 is chosen on other simulated people, by what the encoder reads in their pictures: the smallest gain within
 one standard error of the most wins.

@@ -19,9 +19,6 @@ from .training.settings import add_training_arguments
 WORLDS = ("pocket-flow", "pocket")
 """The first is the default."""
 JUDGES = ("posterior", "vlm", "simulated")
-EVALUATE = (
-    "Measure every figure of the model card. Adapters that the world's own is compared with are trained if missing."
-)
 DEMO_PROMPTS = (
     "a house and a tree in the hills under a cloud",
     "a boat by a lake with a mountain behind",
@@ -108,7 +105,11 @@ def _parser() -> argparse.ArgumentParser:
     add_training_arguments(adapter)
     adapter.add_argument("--json", type=Path, help="write the figures there, for machines")
 
-    evaluate = commands.add_parser("evaluate", help="measure every figure of the model card", description=EVALUATE)
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="measure every figure of the model card",
+        description="Measures every figure of the model card; trains adapters to compare with where they are missing.",
+    )
     evaluate.add_argument("what", choices=WORLDS)
     evaluate.add_argument("--people", type=int, default=200, help="reporting people (default and most: 200)")
     evaluate.add_argument("--quick", action="store_true", help="leave out the sweeps")

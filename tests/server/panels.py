@@ -190,7 +190,7 @@ def loaded(page, selector):
     page.evaluate(DRAWN)
 
 
-def answer(page, key):
+def pick(page, key):
     """Presses a key in the tab once the question's pictures are loaded."""
     loaded(page, ".ppd-taste .picture img")
     page.locator(".ppd-taste").press(key)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ppd.pictures import Picture
 
-from .panels import answer, choose, graph_of, loaded, settle, show, shown, wait_for_picks
+from .panels import choose, graph_of, loaded, pick, settle, show, shown, wait_for_picks
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.browser]
 PICTURES = ".ppd-taste .picture img"
@@ -70,7 +70,7 @@ def test_the_duel_workflow_fills_the_panel_while_it_is_open(server, store, someb
     before = graph_of(page)
     page.get_by_label("Right is better").first.click()
     wait_for_picks(page, 1, 4)
-    answer(page, "ArrowLeft")
+    pick(page, "ArrowLeft")
     wait_for_picks(page, 2, 3)
     assert graph_of(page) == before
     painted = [one for one in store.history(somebody) + store.inbox(somebody) if one.prompt.startswith("a tree and")]
@@ -120,7 +120,7 @@ def test_a_held_key_answers_once_and_another_tab_hears_none(store, somebody, ope
         page.keyboard.press(key)
     page.evaluate("app.extensionManager.sidebarTab.toggleSidebarTab('ppd-taste')")
     wait_for_picks(page, 1, 2)
-    answer(page, "ArrowRight")
+    pick(page, "ArrowRight")
     wait_for_picks(page, 2, 1)
     assert [one.verdict for one in store.history(somebody)] == ["second", "first"]
 
@@ -129,7 +129,7 @@ def test_an_old_pick_is_revised_from_the_history(store, somebody, open_panel):
     page = open_panel(somebody)
     wait_for_picks(page, 0, 3)
     first = shown(page)
-    answer(page, "ArrowLeft")
+    pick(page, "ArrowLeft")
     wait_for_picks(page, 1, 2)
     page.get_by_label(f"You picked the left. {first}").click()
     page.get_by_text("Answered before.").wait_for()
@@ -156,7 +156,7 @@ def test_the_history_stays_unfolded_and_says_what_was_no_pick(store, somebody, o
     page.get_by_role("button", name="Show more").click()
     entries.nth(29).wait_for()
     page.locator(".ppd-taste .pair").wait_for()  # so many pictures are read in the background first
-    answer(page, "ArrowLeft")
+    pick(page, "ArrowLeft")
     wait_for_picks(page, 30, 2)
     assert entries.count() == 31
     assert shown(page) not in entries.first.get_attribute("title")
@@ -274,10 +274,10 @@ def test_two_windows_show_the_same(store, somebody, open_panel):
     one, other = open_panel(somebody), open_panel(somebody)
     for page in (one, other):
         wait_for_picks(page, 0, 3)
-    answer(one, "ArrowLeft")
+    pick(one, "ArrowLeft")
     wait_for_picks(one, 1, 2)
     wait_for_picks(other, 1, 2)  # without a touch
-    answer(other, "ArrowRight")
+    pick(other, "ArrowRight")
     wait_for_picks(one, 2, 1)
     assert len(store.history(somebody)) == 2
     looked_at = shown(one)
@@ -345,7 +345,7 @@ def test_the_tabs_icon_counts_what_waits(store, somebody, open_panel):
     badge = "app.extensionManager.sidebarTab.sidebarTabs.find(tab => tab.id === 'ppd-taste').iconBadge"
     waiting = store.person(somebody).open  # whoever else has questions
     page.wait_for_function(f"{badge} === '{waiting}'")
-    answer(page, "ArrowLeft")
+    pick(page, "ArrowLeft")
     page.wait_for_function(f"({badge} ?? '0') === '{waiting - 1}'")
 
 

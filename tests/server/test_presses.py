@@ -7,7 +7,7 @@ import json
 import pytest
 from PIL import Image
 
-from .panels import answer, loaded, settle, until, wait_for_picks
+from .panels import loaded, pick, settle, until, wait_for_picks
 from .test_collect_widget import graph
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.browser, pytest.mark.usefixtures("own_windows")]
@@ -141,7 +141,7 @@ def test_an_answer_that_comes_after_newer_news_tells_nothing(store, somebody, op
     news = (
         """person => app.api.dispatchCustomEvent('ppd.taste', { person, revision: 1e9, request: 'another window' })"""
     )
-    answer(page, "ArrowLeft")
+    pick(page, "ArrowLeft")
     wait_for_picks(page, 1, 2)
     page.wait_for_function("window.told.length === 1")
     loaded(page, PICTURES)
@@ -152,7 +152,7 @@ def test_an_answer_that_comes_after_newer_news_tells_nothing(store, somebody, op
         route.fulfill(response=answer)
 
     page.route("**/picks", late)
-    answer(page, "ArrowLeft")
+    pick(page, "ArrowLeft")
     wait_for_picks(page, 2, 1)
     settle(page)
     assert page.evaluate("window.told.length") == 1
