@@ -22,6 +22,8 @@ from .panels import graph_of
 pytestmark = pytest.mark.comfyui
 ROOT = Path(__file__).resolve().parents[2]
 ARMS = ("unmade-plain-7q", "made-own-3k")
+LOOKED = 200
+"""Milliseconds that a person looks at each question."""
 PROMPTS = [
     "a house in the hills",
     "a boat by a lake",
@@ -240,6 +242,7 @@ def test_a_simulated_person_answers_blind_and_the_report_says_what_they_clicked(
         left, right = (brightness(server, source) for source in shown)
         question = shown[0].split("/questions/")[1].split("/")[0]
         presses += 1
+        page.wait_for_timeout(LOOKED)
         if presses == 2:
             page.keyboard.press("ArrowUp")
             clicked[question] = "tie"
@@ -278,7 +281,7 @@ def test_a_simulated_person_answers_blind_and_the_report_says_what_they_clicked(
     assert (pair["wins"], pair["losses"], pair["ties"]) == (plain, own, chosen.count(None))
     assert pair["rate"] == plain / (plain + own) and pair["arms"] == list(ARMS)
     assert pair["decided"] == decided(outcomes(trials, (0, 1)))
-    assert figures["answers"] == len(clicked) and 0 < figures["seconds_per_pick"] < 60
+    assert figures["answers"] == len(clicked) and LOOKED / 1000 <= figures["seconds_per_pick"] < 60
     (again,) = (one for one in trials if one.repeats is not None)
     preferred = int(trials[again.repeats].verdict != "tie")  # by chance the one that comes again
     told_again = [figures["consistency"][count] for count in ("same", "of", "ties")]
