@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import islice
 from typing import Any
+from uuid import uuid4
 
 import comfy.model_management
 import numpy as np
@@ -83,20 +84,22 @@ class PreferencePairLoader(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, preference_set: str = "") -> bool | str:
+    def validate_inputs(cls, preference_set: str | None = None) -> bool | str:
         """ComfyUI's own check would refuse whoever is called by name. Who is not there yet is told when the node runs:
-        another node of the workflow may make them."""
+        another node of the workflow may make them, or say who it is, which is None here."""
         try:
-            if preference_set.startswith(PERSON):
+            if preference_set is not None and preference_set.startswith(PERSON):
                 people.find(preference_set.removeprefix(PERSON))
-            elif preference_set:  # else it comes from another node
+            elif preference_set is not None:
                 folders.preference_set(preference_set)
         except ValueError as error:
             return str(error)
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, preference_set: str = PERSON + people.TAB, **constants: Any) -> str:
+    def fingerprint_inputs(cls, preference_set: str | None = PERSON + people.TAB, **constants: Any) -> str:
+        if preference_set is None:  # it comes from another node, and is never known to be the same
+            return uuid4().hex
         if preference_set.startswith(PERSON):
             person = people.find(preference_set.removeprefix(PERSON))
             return people.fingerprint(person) if person else ""

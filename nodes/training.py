@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +11,25 @@ import numpy as np
 import torch
 from comfy_api.latest import io, ui
 from PIL import Image
-from server import PromptServer
 
 from ..ppd.encoders.encoder import TasteEncoder
-from ..ppd.files import write_file
 from ..ppd.messages import duration
 from ..ppd.studies import StudySet
-from ..ppd.training.runs import LATENTS, PICTURES, TEXTS, State, Training, needs_training, trainings
+from ..ppd.training.runs import State, Training, needs_training
 from ..ppd.training.settings import KINDS, Settings
 from . import folders, people
 from .encoders import encoder_folder, taste_encoders
-from .forgetting import erases
 from .making import NONE, chosen_studies
 from .people import PERSON
 from .sockets import CATEGORY, Studies
+from .training_runs import DRY_RUN, FOLDERS_FILE, begin, drop_models, newest
 
 DIFFUSION_MODEL = "diffusion model: "
 """What a choice of the checkpoint begins with that is a file of models/diffusion_models."""
 FAMILYS_OWN = "family's own"
-TRAIN, DRY_RUN, SHOW = "train", "dry run", "show"
+TRAIN, SHOW = "train", "show"
 NAME = "my adapter"
 DEFAULTS = Settings()
-FOLDERS = ("clip_vision", "open_clip", "text_encoders", "vlm", "embeddings")
-"""Model folders that towers lie in."""
-PATIENCE = 20.0
-"""Seconds that a training of somebody who is erased has to end well."""
-_starting = threading.Lock()
 GREY = torch.full((1, 64, 64, 3), 0.2)
 """Where there is no sheet yet."""
 
@@ -145,16 +133,31 @@ class PPD_TrainUserAdapter(io.ComfyNode):  # noqa: N801
         )
 
     @classmethod
-    def validate_inputs(cls, preference_set: str = NONE, action: str = TRAIN) -> bool | str:
-        """By name, where ComfyUI's own check would refuse people; and before studies are painted for nothing."""
+    def validate_inputs(
+        cls,
+        checkpoint: str | None = NONE,
+        preference_set: str | None = NONE,
+        action: str | None = TRAIN,
+        text_encoder: str | None = NONE,
+        text_encoder_2: str | None = NONE,
+        vae: str | None = NONE,
+    ) -> bool | str:
+        """By name, where ComfyUI's own check would refuse people; and before studies are painted for nothing. What is
+        linked is None: it is not known yet."""
         try:
+            if action not in (TRAIN, DRY_RUN, SHOW, None):
+                return f"Expected {TRAIN}, {DRY_RUN} or {SHOW} as the action, got {action!r}."
             if action != SHOW:
                 needs_training()
+                if checkpoint and text_encoder and text_encoder_2 and vae:
+                    base_arguments(checkpoint, [text_encoder, text_encoder_2], "", vae)
+            if preference_set is None:
+                return True
             if preference_set.startswith(PERSON):
                 people.find(preference_set.removeprefix(PERSON))
             elif preference_set != NONE:
                 folders.preference_set(preference_set)
-        except ValueError as error:
+        except (ValueError, FileNotFoundError) as error:
             return str(error)
         return True
 
@@ -194,14 +197,16 @@ class PPD_TrainUserAdapter(io.ComfyNode):  # noqa: N801
         if action == SHOW or training.state().is_active:
             return shown(training, out.name)
         encoder = encoder_folder(chosen(made_encoder or taste_encoder, "taste_encoder"))
+        pairs, person = pairs_of(preference_set, folder, solo)
         arguments = [
             *base_arguments(checkpoint, [text_encoder, text_encoder_2], text_encoder_type, vae),
             *("--studies", str(checked_studies(chosen_studies(studies, painted), encoder).folder)),
             *("--encoder", str(encoder)),
             *("--out", str(out)),
             *("--cache", str(folders.feature_cache())),
-            *("--folders", str(write_folders(folder))),
-            *pairs_arguments(preference_set, folder, solo),
+            *("--folders", str(folder / FOLDERS_FILE)),
+            *(() if pairs is None else ("--pairs", str(pairs))),
+            *(["--solo"] if solo else []),
         ]
         numbers = {"steps": steps, "distillation-steps": distillation_steps, "batch": batch, "rank": rank}
         for option, number in {**numbers, "seed": base_seed}.items():
@@ -209,13 +214,10 @@ class PPD_TrainUserAdapter(io.ComfyNode):  # noqa: N801
         arguments += [] if kind == FAMILYS_OWN else ["--kind", kind]
         arguments += ["--gradient-checkpointing"] if gradient_checkpointing else []
         arguments += ["--dry-run", "--made", str(folder)] if action == DRY_RUN else []
-        if not (out.exists() and action == TRAIN and training.state().state == "finished"):
-            begin(training, out, arguments, action)
-        elif changed := training.changed(arguments):
-            raise ValueError(
-                f"{out.stem!r} is finished, and was trained with other settings ({', '.join(changed)}): choose another "
-                "name to train with these."
-            )
+        if action == TRAIN and out.exists():
+            check_finished(training, out, arguments)
+        else:
+            begin(training, folder, arguments, person)
         return shown(training, out.name)
 
 
@@ -322,100 +324,35 @@ def checked_studies(studies: StudySet | None, encoder: Path) -> StudySet:
     return studies
 
 
-def pairs_arguments(choice: str, folder: Path, solo: bool) -> list[str]:
-    """Real people's picks; those of somebody of the taste store as they were at the first start."""
+def pairs_of(choice: str, folder: Path, solo: bool) -> tuple[Path | None, str | None]:
+    """Where real people's pairs lie, and who of the taste store has them kept there; None each where it is nobody."""
     if choice == NONE:
         if solo:
             raise ValueError("Training for one person needs their picks: choose a preference_set, or turn solo off.")
-        return []
-    path = folders.preference_set(choice) if not choice.startswith(PERSON) else None
-    if path is None:
-        person = people.find(choice.removeprefix(PERSON))
-        if person is None:
-            raise ValueError("There is nobody of that name in the taste store yet: pick in the tab Taste first.")
-        path = folder / person.id
-        is_read = any(Training(one).state().is_active for one in (folder, folder / DRY_RUN))
-        has_begun = is_read or any(folder.glob("*.pt"))
-        if not (path.exists() and has_begun):  # else it goes on with what it began with
-            fresh = folder / f"{person.id} now"
-            for old in (fresh, path):
-                shutil.rmtree(old, ignore_errors=True)
-            folders.taste_store().export(person.id, fresh)
-            fresh.rename(path)
-    return ["--pairs", str(path), *(["--solo"] if solo else [])]
+        return None, None
+    if not choice.startswith(PERSON):
+        return folders.preference_set(choice), None
+    person = people.find(choice.removeprefix(PERSON))
+    if person is None:
+        raise ValueError("There is nobody of that name in the taste store yet: pick in the tab Taste first.")
+    return folder / person.id, person.id
 
 
-@erases
-def erase(person: str) -> None:
-    """Erase the picks that were kept for trainings, and what was made of their pictures and prompts; a training on them
-    is ended first, since Windows erases no file that is read."""
-    for path in folders.trainings_folder().glob(f"*/{person}*"):  # also what a kill left of an export
-        for run in (path.parent, path.parent / DRY_RUN):
-            Training(run).end(PATIENCE)
-            for made in (LATENTS, PICTURES, TEXTS):
-                if (run / made).exists():
-                    shutil.rmtree(run / made)
-        shutil.rmtree(path)
-
-
-def write_folders(folder: Path) -> Path:
-    """A file that names ComfyUI's folders of towers, which another process knows only by that."""
-    path = folder / "folders.json"
-    folder.mkdir(parents=True, exist_ok=True)
-    write_file(path, json.dumps({name: folder_paths.get_folder_paths(name) for name in FOLDERS}).encode())
-    return path
+def check_finished(training: Training, out: Path, arguments: list[str]) -> None:
+    """Refuse to train what is there, unless it is this training's, by the same settings."""
+    if training.state().state != "finished":
+        raise ValueError(f"There is a user adapter {out.stem!r} already: choose another name.")
+    if changed := training.changed(arguments):
+        raise ValueError(
+            f"{out.stem!r} is finished, and was trained with other settings ({', '.join(changed)}): choose another "
+            "name to train with these."
+        )
 
 
 def adapter_path(name: str) -> Path:
     """The file that an adapter of this name goes to."""
     plain = folders.plain_or_refused(name, "models/user_adapters")
     return Path(folder_paths.get_folder_paths("user_adapters")[0]) / f"{plain}.safetensors"
-
-
-def begin(training: Training, out: Path, arguments: list[str], action: str) -> None:
-    """Start a training, after which ComfyUI drops its models."""
-    if out.exists() and action == TRAIN:
-        raise ValueError(f"There is a user adapter {out.stem!r} already: choose another name.")
-    with alone(training):
-        state = training.state()
-        if state.is_active:  # a second press
-            return
-        if state.state == "finished":  # its file was deleted, or the costs are asked for again
-            training.clear()
-        training.start(arguments, comfyui=Path(folder_paths.__file__).parent)
-        drop_models()
-
-
-def drop_models() -> None:
-    """Have the thread that runs prompts forget, once none runs, its models and what it keeps of the last prompt, which
-    holds them in main memory: another process is to load them."""
-    server = getattr(PromptServer, "instance", None)
-    if server is not None:  # tools run nodes without one
-        for flag in ("unload_models", "free_memory"):
-            server.prompt_queue.set_flag(flag, True)
-
-
-@contextmanager
-def alone(training: Training) -> Iterator[None]:
-    """Within it nobody else starts one; ValueError where another training than this one runs."""
-    with _starting:
-        busy = running()
-        if busy is not None and busy.folder != training.folder:
-            name = busy.folder.relative_to(folders.trainings_folder()).as_posix()
-            raise ValueError(f"The training {name!r} is running: stop it, or wait for its end.")
-        yield
-
-
-def running() -> Training | None:
-    """The training that runs."""
-    root = folders.trainings_folder()
-    every = [*trainings(root), *trainings(root, DRY_RUN)]
-    return next((one for one in every if one.state().is_active), None)
-
-
-def newest(folder: Path) -> Training:
-    """A training or its dry run, whichever was started last."""
-    return max(Training(folder), Training(folder / DRY_RUN), key=lambda one: one.state().started)
 
 
 def shown(training: Training, adapter: str) -> io.NodeOutput:

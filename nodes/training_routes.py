@@ -14,7 +14,7 @@ from ..ppd.training.runs import Training, trainings
 from . import folders
 from .answers import HEADERS, answer, done
 from .bodies import Body, read
-from .training import alone, drop_models, newest
+from .training_runs import alone, begin_anew, drop_models, name_of, newest, running
 
 PAGE = {"Content-Security-Policy": "default-src 'none'; img-src 'self'; style-src 'unsafe-inline'"}
 """The report is a page of text and one picture."""
@@ -27,6 +27,7 @@ def register(routes: web.RouteTableDef) -> None:
     routes.get(training)(state)
     routes.post(f"{training}/stop")(stop)
     routes.post(f"{training}/go-on")(go_on)
+    routes.post(f"{training}/anew")(anew)
     routes.get(f"{training}/sheet.png")(sheet)
     routes.get(f"{training}/report.html")(report)
 
@@ -60,6 +61,12 @@ async def go_on(request: web.Request) -> web.Response:
     return await _pressed(request, work)
 
 
+async def anew(request: web.Request) -> web.Response:
+    """Forget what a training has learned, so that the next start begins anew; how it stands then."""
+    await read(request, Body)
+    return await _pressed(request, begin_anew)
+
+
 async def sheet(request: web.Request) -> web.StreamResponse:
     """The newest sheet of pictures."""
     return await _file(request, "sheet.png", {"Content-Type": "image/png"})
@@ -72,9 +79,11 @@ async def report(request: web.Request) -> web.StreamResponse:
 
 def shown(training: Training) -> dict[str, Any]:
     """How a training stands, for the browser: with the figures of its end, and when its sheet was painted."""
-    found, sheet = training.state(), training.folder / "sheet.png"
+    found, busy, sheet = training.state(), running(), training.folder / "sheet.png"
     more = {
         "is_active": found.is_active,
+        "is_begun": training.is_begun,
+        "others": name_of(busy) if busy is not None and busy.folder != training.folder else None,
         "is_dry_run": training.folder.parent != folders.trainings_folder(),
         "sheet": sheet.stat().st_mtime if sheet.is_file() else None,
         "page": (training.folder / "report.html").is_file(),

@@ -34,7 +34,7 @@ function duration(seconds) {
 }
 
 /** @type {PPD.Training} */
-const NEW = { state: "new", is_active: false, is_dry_run: false, message: "", step: 0, of: 0, seconds_left: null, figures: {}, measured: 0,
+const NEW = { state: "new", is_active: false, is_begun: false, is_dry_run: false, others: null, message: "", step: 0, of: 0, seconds_left: null, figures: {}, measured: 0,
     sheet: null, page: false, worth: null, costs: null };
 
 // What one node shows: the training of the name in its widget, which the server knows, whoever started it and when
@@ -79,11 +79,16 @@ class View {
             this.complaint = error.message;
         }
         await this.draw();
-        const again = name !== this.name || this.state?.is_active;
+        const again = name !== this.name || this.state?.is_active || this.state?.others;
         if (again && this.node.graph) this.timer = setTimeout(() => this.refresh(), OFTEN);
     }
 
-    /** @param {"stop" | "go-on"} action */
+    async beginAnew() {
+        const message = t("training_anew_message", { name: this.name });
+        if (await app.extensionManager.dialog.confirm({ title: t("training_anew"), message })) await this.press("anew");
+    }
+
+    /** @param {"stop" | "go-on" | "anew"} action */
     async press(action) {
         try {
             this.state = await ask(`${this.path}/${action}`, {});
@@ -122,6 +127,7 @@ class View {
         if (state.step && !state.is_dry_run && state.state !== "finished") parts.push(this.bar(state));
         const figures = this.figures(state);
         if (figures) parts.push(element("p", { className: "figures", textContent: figures }));
+        if (state.others) parts.push(element("p", { className: "figures", textContent: t("training_others", { name: state.others }) }));
         if (state.sheet) parts.push(this.sheet(state));
         if (this.complaint) parts.push(element("p", { role: "alert", textContent: t("failed", { error: this.complaint }) }));
         const buttons = this.buttons(state);
@@ -167,7 +173,7 @@ class View {
     }
 
     /** @param {PPD.Training} state */
-    buttons({ state, is_active, page }) {
+    buttons({ state, is_active, is_begun, is_dry_run, page }) {
         /** @type {HTMLElement[]} */
         const made = [];
         /** @param {string} text @param {string} className @param {() => void} onClick */
@@ -175,6 +181,7 @@ class View {
         if (is_active && state !== "stopping") add(t("training_stop"), "stop", () => this.press("stop"));
         if (state === "stopped" || state === "died") add(t("training_go_on"), "go-on", () => this.press("go-on"));
         if (state === "failed") add(t("training_again"), "go-on", () => this.press("go-on"));
+        if (is_begun && !is_active && !is_dry_run && state !== "finished") add(t("training_anew"), "anew", () => this.beginAnew());
         if (page) add(t("training_open"), "open", () => window.open(api.apiURL(`/ppd/${this.path}/report.html`), "_blank"));
         return made;
     }

@@ -25,26 +25,27 @@ SHEET = SHOWN_PROMPTS * (1 + 2 * SHOWN_PEOPLE)
 SEED = 7
 
 
-def painted_people(materials: Materials, encoder: PosteriorEncoder) -> list[tuple[str, Tensor]]:
-    """Three simulated people of different main looks: what they like in words, and their u [1, d] of the most picks."""
+def painted_people(materials: Materials, encoder: PosteriorEncoder) -> list[tuple[str, str, Tensor]]:
+    """Three simulated people of different main looks: what they, and what their opposites like in words, and their u
+    [1, d] of the most picks."""
     assert encoder.looks is not None
     looks, u = materials.people.looks, materials.picks.embeddings[-1]
     found: dict[int, int] = {}
     for person, row in enumerate(looks):
         found.setdefault(int(row.abs().argmax()), person)
     chosen = sorted(found.values())[:SHOWN_PEOPLE]
-    return [(_liked(looks[person], encoder), u[person][None]) for person in chosen]
+    return [(_liked(looks[person], encoder), _liked(-looks[person], encoder), u[person][None]) for person in chosen]
 
 
 def people_sheet(base: Base, adapter: UserAdapter, materials: Materials, encoder: PosteriorEncoder) -> Image.Image:
     """The same prompts and seeds: the base, three people, and the opposite of each."""
     people = painted_people(materials, encoder)
     prompts = (materials.held_out or materials.picks).prompts[:SHOWN_PROMPTS]
-    columns = ["base", *(f"{sign}{words}" for words, _ in people for sign in ("", "not: "))]
+    columns = ["base", *(words for *both, _ in people for words in both)]
     rows = []
     for prompt in prompts:
         row = [base.paint(prompt, SEED)]
-        for _, u in people:
+        for *_, u in people:
             row += [base.paint(prompt, SEED, adapter, sign * u) for sign in (1.0, -1.0)]
         rows.append(row)
     return contact_sheet(rows, prompts, columns, cell=256)

@@ -172,10 +172,20 @@ class Training:
                         one.kill()
                 psutil.wait_procs(both, seconds)
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether it has learned anything that it would go on from."""
+        return any(self.folder.glob("*.pt"))
+
     def clear(self) -> None:
-        """Forget a training that has ended, so that it begins anew."""
+        """Forget what a training that has ended has learned and measured, so that it begins anew."""
         for path in (found for made in MADE for found in self.folder.glob(made)):
             path.unlink()
+
+    def forget(self) -> None:
+        """Forget also how it was started, so that it is as new; what was made of pictures and prompts stays."""
+        self.clear()
+        (self.folder / RUN).unlink(missing_ok=True)
 
     def state(self) -> State:
         """How it stands."""
@@ -225,12 +235,11 @@ class Training:
     def _check_arguments(self, arguments: Sequence[str]) -> None:
         """Refuse to go on from what was saved with others."""
         changed = self.changed(arguments)
-        if not changed or not list(self.folder.glob("*.pt")):
-            return
-        raise ValueError(
-            f"The training {self.folder.name!r} is half done with other settings ({', '.join(changed)}): give those "
-            "back, or choose another name."
-        )
+        if changed and self.is_begun:
+            raise ValueError(
+                f"The training {self.folder.name!r} is half done with other settings ({', '.join(changed)}): give "
+                "those back, choose another name, or begin anew."
+            )
 
 
 def needs_training() -> None:

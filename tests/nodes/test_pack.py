@@ -170,6 +170,17 @@ def test_what_has_a_default_may_be_left_out(node_classes, comfy_folders):
                 )
 
 
+def test_what_is_linked_is_not_checked_before_it_is_known(node_classes, comfy_folders):
+    """ComfyUI then gives None to `validate_inputs`, as to `fingerprint_inputs`, whose errors it takes for a change."""
+    checked = {}
+    for node_id, node in node_classes.items():
+        names = [name for name in inspect.signature(node.validate_inputs).parameters if name != "kwargs"]
+        nothing = [None] if node.GET_SCHEMA().is_input_list else None
+        checked[node_id] = node.validate_inputs(**dict.fromkeys(names, nothing)) if names else True
+    assert {"PreferencePairLoader", "PPD_TrainUserAdapter", "PPD_MyTaste"} <= set(checked)
+    assert [node_id for node_id, found in checked.items() if found is not True] == []
+
+
 def test_widgets_keep_their_places_in_the_frontend(node_classes, comfy_folders):
     """It shows required ones first, and a saved workflow's values go by place."""
     for node_id, node in node_classes.items():

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from ppd.training.costs import Costs
+from ppd.training.runs import Training
 
 from .test_my_taste import pick
 
@@ -36,7 +37,7 @@ def trained(run, comfy_folders, monkeypatch):
     sides = {"low": 0.2 + noise, "high": 0.8 + noise, "low_name": "dim", "high_name": "lit"}
     run("PPD_AddStudies", studies="mine", look="own names", **sides)
     run("PPD_MakeTasteEncoder", name="of mine", tower="tower of: pocket", studies="mine")
-    runs = import_module("ppd_pack.nodes.training").trainings
+    runs = import_module("ppd.training.runs").trainings
     inputs = {"checkpoint": "mine.safetensors", "studies": "mine", "taste_encoder": "of mine"}
     yield lambda **more: run(ID, **{**inputs, **more}).result
     for training in runs(comfy_folders.module.trainings_folder()):
@@ -136,6 +137,33 @@ def test_what_is_missing_is_told_before_anything_starts(trained, run, comfy_fold
         with pytest.raises(ValueError, match=name):
             trained(**inputs)
     assert trained(action="show")[0] == "my adapter.safetensors: Nothing was started."
+    assert not comfy_folders.module.trainings_folder().exists()
+
+
+def test_a_choice_that_no_training_could_start_with_is_refused_before_studies_are_painted(trained, node_classes):
+    check = node_classes[ID].validate_inputs
+    assert check(checkpoint="mine.safetensors") is True and check(action="show") is True
+    assert "Training needs a choice of checkpoint" in check()
+    assert "mine2.safetensors" in check(checkpoint="mine2.safetensors")
+    assert "Expected train, dry run or show as the action, got 'trian'" in check(action="trian")
+
+
+def test_what_was_begun_is_begun_anew_with_other_settings(trained, comfy_folders):
+    trained(steps=10)
+    folder = comfy_folders.module.trainings_folder() / "my adapter"
+    begin_anew = import_module("ppd_pack.nodes.training_runs").begin_anew
+    training = Training(folder)
+    with pytest.raises(ValueError, match="The training 'my adapter' is running: stop it first"):
+        begin_anew(training)
+    finish(folder)
+    (folder / "result.json").unlink()
+    (folder / "preferences.pt").touch()
+    (folder / "latents").mkdir()
+    with pytest.raises(ValueError, match=r"half done with other settings \(steps\): .* or begin anew"):
+        trained(steps=20)
+    begin_anew(training)
+    assert training.state().state == "new" and not training.is_begun and (folder / "latents").exists()
+    assert trained(steps=20)[0].startswith("my adapter.safetensors: Has begun")
 
 
 def test_somebodys_picks_are_kept_until_they_are_erased(trained, comfy_folders):
@@ -153,6 +181,7 @@ def test_somebodys_picks_are_kept_until_they_are_erased(trained, comfy_folders):
     trained(preference_set=f"person: {person}", solo=True)
     assert len(picks.read_text().splitlines()) == 5  # nothing was learned of the first three yet
     finish(kept.parent)
+    (kept.parent / "result.json").unlink()
     (kept.parent / "preferences.pt").touch()
     pick(store, person, 1)
     trained(preference_set=f"person: {person}", solo=True)

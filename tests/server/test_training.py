@@ -113,6 +113,10 @@ def test_a_training_is_started_seen_after_a_reload_stopped_and_gone_on_with(serv
     bar.wait_for()
     page.wait_for_function(f"document.querySelector('{WIDGET} [role=progressbar]').ariaValueNow > 0")
     page.screenshot(path=tmp_path / "trains.png")
+    for name, count in (("another", 1), (NAME, 0)):
+        page.evaluate(CALLED, name)
+        widget.get_by_text("Press Run to start." if count else "of 700").wait_for()
+        assert widget.get_by_text(f"The training “{NAME}” is running. Only one runs at a time").count() == count
     widget.get_by_role("button", name="Stop").click()
     widget.get_by_text("Stopped. Nothing is lost").wait_for()
     page.screenshot(path=tmp_path / "stopped.png")
@@ -141,6 +145,11 @@ def go_on_and_kill(page, widget):
     kill(json.loads((page.runs / NAME / "run.json").read_text())["pid"])
     widget.get_by_text("It ended without a word").wait_for()
     widget.get_by_role("button", name="Continue").wait_for()
+    learned = list((page.runs / NAME).glob("*.pt"))
+    widget.get_by_role("button", name="Begin anew").click()
+    page.get_by_role("button", name="Confirm").click()
+    widget.get_by_text("Press Run to start.").wait_for()
+    assert learned and not list((page.runs / NAME).glob("*.pt"))
 
 
 def test_nothing_outside_of_trainings_is_served(server, inputs):
