@@ -19,7 +19,7 @@ from ..ppd.encoders.workshop import Materials, make_encoder, report_of, save_enc
 from ..ppd.hosts.comfyui_towers import open_tower, tower_choices
 from ..ppd.pairs import PreferencePair, read_pairs
 from ..ppd.studies import StudySet, open_studies
-from ..ppd.training.runs import INPUTS, read_json
+from ..ppd.training.runs import INPUTS, Training, read_json
 from . import folders
 from .encoders import FOLDER, encoder_folder, identities, taste_encoders
 from .pairs import stop_if_cancelled
@@ -194,7 +194,7 @@ def refuse_to_strand(name: str, embeddings: str) -> None:
         if config is not None and config.encoder_hash == held:
             needing.append(f"user adapter {adapter!r}")
     for file in folders.trainings_folder().glob(f"*/{INPUTS}"):
-        if read_json(file).get("taste encoder") == held and any(file.parent.glob("*.pt")):
+        if read_json(file).get("taste encoder") == held and Training(file.parent).is_begun:
             needing.append(f"training {file.parent.name!r}")
     if needing:
         raise ValueError(

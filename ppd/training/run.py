@@ -46,7 +46,7 @@ from .picks import MOST_REAL
 from .prompt_loss import PROMPTS, prompt_loss
 from .real_picks import LEAST_PAIRS, HeldOut, real_picks
 from .report import SHEET, page, people_sheet
-from .runs import INPUTS, LATENTS, PICTURES, PROGRESS, TEXTS, read_json
+from .runs import INPUTS, LATENTS, PICTURES, PROGRESS, TEXTS, Training, read_json
 from .settings import Settings
 
 log = logging.getLogger(__name__)
@@ -196,12 +196,12 @@ class Run:
     def _go_on(self) -> None:
         """Refuse what was saved of a training on something else."""
         file, now = self.folder / INPUTS, self.inputs()
-        then = json.loads(file.read_text()) if file.exists() and any(self.folder.glob("*.pt")) else now
+        then = json.loads(file.read_text()) if file.exists() and Training(self.folder).is_begun else now
         changed = [name for name in now if now[name] != then.get(name)]
         if changed:
             raise ValueError(
                 f"What lies in {self.folder} was trained with other {', '.join(changed)}: choose another name "
-                "for the adapter, or delete that folder to begin anew."
+                "for the adapter, or begin anew (the node has a button for it; else delete that folder)."
             )
         if processes().is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
