@@ -45,7 +45,7 @@ WAIT = 3600
 class Work:
     """How much is done: prompts that are trained on and that are held out, both with every look, picks of a person, and
     the trainings' settings. Held-out prompts are painted after the template's training, which would measure itself on a
-    hundred people; the command line's has `measured_people`."""
+    hundred people; the command line's has `measured_people`, and `strength_pictures` of five strengths."""
 
     trained: int = 12
     held_out: int = 4
@@ -56,11 +56,12 @@ class Work:
     rank: int = 4
     people: int = 100
     measured_people: int = 10
+    strength_pictures: int = 4
 
 
 SETTINGS = ("distillation_steps", "steps", "batch", "rank")
 """That the node has as well as the command line."""
-FEW = Work(trained=6, distillation_steps=10, steps=10, batch=1, measured_people=2)
+FEW = Work(trained=6, distillation_steps=10, steps=10, batch=1, measured_people=2, strength_pictures=1)
 WORK = {"sd15": Work(), "sdxl": Work(batch=1, measured_people=4), "z_image": FEW, "qwen_image": FEW}
 
 
@@ -136,7 +137,7 @@ def train_by_command(server: Server, files: dict[str, Path], family: str, work: 
     }
     if family in TEXT_TYPES:
         options |= {"--text-encoder": files["text_encoders"], "--text-type": TEXT_TYPES[family], "--vae": files["vae"]}
-    for name in (*SETTINGS, "people", "measured_people"):
+    for name in (*SETTINGS, "people", "measured_people", "strength_pictures"):
         options[f"--{name.replace('_', '-')}"] = getattr(work, name)
     command = [sys.executable, "-m", "ppd", "train", "adapter", *(str(x) for both in options.items() for x in both)]
     subprocess.run(command, cwd=ROOT, check=True, stdout=sys.stderr, timeout=WAIT)

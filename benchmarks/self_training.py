@@ -7,8 +7,8 @@ prior comes of many people's picks (`--encoder shipped`); simulated people then 
 same (`--nothing-shared`). Rows: plain user-DPO, each of its switches, all of them, self-distillation (where the
 checkpoint obeys words for looks), and both.
 
-Strength 1 is chosen on other simulated people, by what the encoder reads in their pictures: the smallest gain within
-one standard error of the most wins.
+Strength 1 is set as in a training of one's own (ppd/training/strength.py), on other simulated people, by what the
+encoder reads in their pictures.
 """
 
 from __future__ import annotations
@@ -39,17 +39,19 @@ from ppd.pocket.painter import LATENT_SHAPE, generate
 from ppd.pocket.recipe import Recipe
 from ppd.pocket.taste import embed_people
 from ppd.pocket.world import WORLDS
+from ppd.questions import next_question
 from ppd.studies import noise_of
 from ppd.training.adapter import distil, train_adapter
 from ppd.training.picks import QueryPicks
 from ppd.training.settings import Objective
 from ppd.training.simulated_picks import simulated_picks
+from ppd.training.strength import FOUR, GAINS, smallest_as_good
 
+from .interview import draw_questions, interview
 from .pocket_step import ROOT
 
 STUDIES = 60
 """Pairs of pictures of each look."""
-GAINS = (0.15, 0.25, 0.4, 0.6, 0.9)
 TUNING = 60
 PLAIN = Objective(soft_labels=False, contrast=0.0)
 ALL = Objective(steered_beta=True, true_noise=True, safeguard=0.6)
@@ -118,27 +120,22 @@ class Checkpoint:
         }
         return world.new_adapter(self.recipe.model, **config)
 
-    def tuned(self, adapter: UserAdapter) -> UserAdapter:
-        """At the gain that simulated people like, as their encoder reads the pictures."""
+    def wins_by_gain(self, adapter: UserAdapter) -> dict[float, float]:
+        """How often simulated people prefer it to the base at each of GAINS, as their encoder reads the pictures."""
         people = simulated(self.shared, self.prior, self.looks, TUNING, seed=2)
         features = self.recipe.painted["features"]
         latents, captions = self.recipe.painted["latents"], self.recipe.painted["captions"].numpy()
         told = simulated_picks(people, features, latents, None, captions, self.picks.prompts, self.prior, seed=3)
-        u = told.embeddings[2][:, None]  # of four picks
+        u = told.embeddings[FOUR][:, None]
         prompts = [self.picks.prompts[c] for c in told.caption.reshape(TUNING, -1)[:, 0]]
         seeds = range(2 * 10**6, 2 * 10**6 + TUNING)
         base = self._rewards(people, generate(self.recipe.model, prompts, seeds))
-        rows = []
+        won = {}
         for gain in GAINS:
             host = self.recipe.model.host(adapter)
             found = generate(self.recipe.model, prompts, seeds, host=host, u=u, strength=gain)
-            rows.append((gain, (self._rewards(people, found) > base).double().mean().item()))
-        most = max(won for _, won in rows)
-        error = (most * (1 - most) / TUNING) ** 0.5
-        gain = next(gain for gain, won in rows if won >= most - error)
-        scaled = adapter.scaled(gain)
-        scaled.config = replace(adapter.config, training={**adapter.config.training, "gain": gain})
-        return scaled
+            won[gain] = (self._rewards(people, found) > base).double().mean().item()
+        return won
 
     def _rewards(self, people: SimulatedPeople, latents: Tensor) -> Tensor:
         pictures = [
@@ -211,16 +208,26 @@ def arms(beta: float, obeys: bool) -> dict[str, tuple[bool, Objective | None]]:
     return found | (distilled if obeys else {})
 
 
+def picked(known: Checkpoint, run: Evaluation, counts: Sequence[int], asked: bool) -> dict[str, Tensor]:
+    """By name u [P, d] of each count of picks: of random pairs, and of those that the tab would have `asked`."""
+    pool, prior = known.recipe.pool, known.prior
+    found = {f"{count} picks": embed_people(pool, run.support, prior, count) for count in counts}
+    if asked:
+        questions = draw_questions(pool, run.people, prior, 0)
+        means, _ = interview(questions, prior, next_question, max(counts), known.looks)
+        found |= {f"{count} asked picks": means[count].float() for count in counts}
+    return found
+
+
 def reported(
-    known: Checkpoint, run: Evaluation, adapter: UserAdapter, base: Look, pictures: int, picks: Sequence[int]
+    run: Evaluation, adapter: UserAdapter, base: Look, pictures: int, embeddings: dict[str, Tensor]
 ) -> dict[str, Any]:
-    """What is said of an arm."""
-    report: dict[str, Any] = {"gain": adapter.config.training["gain"]}
-    for count in picks:
-        u = embed_people(known.recipe.pool, run.support, known.prior, count)
+    """What those who judge say of an adapter, by the picks that u is made of."""
+    report: dict[str, Any] = {}
+    for name, u in embeddings.items():
         own, other = (run.paint(adapter, rows, pictures=pictures) for rows in (u, u[run.other]))
         lost = np.stack([base.counts, own.counts], axis=1)
-        report[f"{count} picks"] = {
+        report[name] = {
             "wins_vs_base": bootstrap(wins(own.rewards, base.rewards)),
             "own_vs_other": bootstrap(wins(own.rewards, other.rewards)),
             "objects_f1_loss": bootstrap(lost, lambda x: micro_f1(x[:, 0]) - micro_f1(x[:, 1])),
@@ -238,6 +245,7 @@ def measure(known: Checkpoint, arguments: argparse.Namespace) -> dict[str, Any]:
     found = arms(world.beta, world.has_turbo)
     if unknown := set(arguments.arms or ()) - set(found):
         raise SystemExit(f"There is no {sorted(unknown)[0]!r} among the arms: use {', '.join(found)}.")
+    embeddings = picked(known, run, arguments.picks, arguments.asked)
     report: dict[str, Any] = {}
     options = {"batch": arguments.batch, "learning_rate": arguments.rate or world.learning_rate, "seed": 11}
     for name, (taught, objective) in found.items():
@@ -273,7 +281,17 @@ def measure(known: Checkpoint, arguments: argparse.Namespace) -> dict[str, Any]:
                 name=name,
                 **options,
             )
-        report[name] = reported(known, run, known.tuned(adapter), base, arguments.pictures, arguments.picks)
+        won = known.wins_by_gain(adapter)
+        gain = smallest_as_good(won, TUNING)
+        report[name] = {"gain": gain, **reported(run, adapter.scaled(gain), base, arguments.pictures, embeddings)}
+        if arguments.gains:
+            report[name]["gains"] = {"0": {"out_of_range": base.out_of_range}} | {
+                f"{gain:g}": {
+                    "simulated": won[gain],
+                    **reported(run, adapter.scaled(gain), base, arguments.pictures, embeddings),
+                }
+                for gain in GAINS
+            }
         print(name, json.dumps(report[name]), flush=True)
     return report
 
@@ -285,6 +303,8 @@ def main() -> None:
     parser.add_argument("--people", type=int, default=200)
     parser.add_argument("--pictures", type=int, default=1, help="of each (default: 1)")
     parser.add_argument("--picks", type=int, nargs="+", default=[4], help="that u is made of (default: 4)")
+    parser.add_argument("--asked", action="store_true", help="also of as many picks that the tab asked")
+    parser.add_argument("--gains", action="store_true", help="also at each gain that strength 1 might have had")
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, help="the learning rate (default: the world's)")
@@ -299,10 +319,7 @@ def main() -> None:
     recipe.make("pool")
     known = Checkpoint.of(recipe, arguments.encoder == "shipped", not arguments.nothing_shared)
     print(f"{known.prior.dim} dimensions, looks: {', '.join(known.looks.names)}", flush=True)
-    settings = {
-        name: getattr(arguments, name)
-        for name in ("world", "encoder", "nothing_shared", "people", "pictures", "picks", "steps", "batch", "rate")
-    }
+    settings = {name: value for name, value in vars(arguments).items() if name not in ("arms", "work", "json")}
     report = {"settings": settings, **measure(known, arguments)}
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n")

@@ -19,6 +19,8 @@ SWITCHES = {
     "distillation": "self-distillation alone",
 }
 OPPOSITE = "the opposite on unconditional rows"
+WORLDS = {"flow": "pocket-flow", "pocket": "pocket"}
+"""By what the runs of them are called."""
 SHOWN = {"pairs": 2, "best of 4": 4, "best of 9": 9}
 """Pictures of a question."""
 FAMILIES = {"qwen_image": "Qwen-Image", "z_image": "Z-Image", "flux": "Flux", "krea2": "Krea 2"}
@@ -243,13 +245,59 @@ def self_training(runs: Runs) -> str:
             for arm, found in report.items():
                 if arm != "settings":
                     rows.setdefault(SWITCHES.get(arm, arm) + more, {})[settings["world"]] = found["4 picks"]
+    return table(["", *JUDGED], [[arm, *judged(found)] for arm, found in rows.items()])
+
+
+JUDGED = ("pocket flow: wins vs base", "own vs another's", "pocket (U-Net): wins vs base", "own vs another's")
+
+
+def judged(found: dict[str, dict[str, Any]]) -> list[str]:
+    """What the people of each world say, as JUDGED heads it; empty for a world that was not asked."""
     worlds, told = ("pocket-flow", "pocket"), ("wins_vs_base", "own_vs_other")
-    cells = [
-        [arm, *(interval(found[world][what]) if world in found else "" for world in worlds for what in told)]
-        for arm, found in rows.items()
-    ]
-    header = ["pocket flow: wins vs base", "own vs another's", "pocket (U-Net): wins vs base", "own vs another's"]
-    return table(["", *header], cells)
+    return [interval(found[world][what]) if world in found else "" for world in worlds for what in told]
+
+
+def asked_training(runs: Runs) -> str:
+    """Adapters trained with nothing but the checkpoint, by picks of random pairs and by those that the tab asks."""
+    rows = []
+    for encoder, steps in (("shipped", 240), ("own", 480)):
+        found = {world: runs[f"asked_training-{short}-{encoder}"]["soft labels"] for short, world in WORLDS.items()}
+        for picks, whose in (("4 picks", "four random pairs"), ("4 asked picks", "four that the tab asked")):
+            row = {world: one[picks] for world, one in found.items()}
+            rows.append([f"{encoder} encoder, {steps} steps: {whose}", *judged(row)])
+    return table(["", *JUDGED], rows)
+
+
+def gains(runs: Runs) -> str:
+    """Strength 1 at each gain that it might have had."""
+    both = [runs[f"asked_training-{short}-gains"]["soft labels"]["gains"] for short in WORLDS]
+
+    def cells(found: dict[str, Any]) -> list[str]:
+        if "4 asked picks" not in found:  # the base
+            return ["", "", "", number(found["out_of_range"], 2)]
+        judged = found["4 asked picks"]
+        told = [
+            number(found["simulated"], 2),
+            *(number(judged[what]["mean"]) for what in ("wins_vs_base", "own_vs_other")),
+        ]
+        return [*told, number(judged["out_of_range"], 2)]
+
+    header = ["simulated people's wins", "wins vs base", "own vs another's", "out of range"]
+    rows = [[number(float(gain), 2), *(cell for one in both for cell in cells(one[gain]))] for gain in both[0]]
+    return table(
+        ["gain", *(f"{world}: {what}" for world in ("pocket flow", "pocket (U-Net)") for what in header)], rows
+    )
+
+
+def steps_to_learn(runs: Runs) -> str:
+    """Wins by steps of plain user-DPO and of the defaults."""
+    rows = []
+    for steps in (60, 120, 240):
+        arms = runs[f"asked_training-flow-{steps}"]
+        found = (arms[arm]["4 asked picks"] for arm in ("plain user-DPO", "soft labels"))
+        rows.append([str(steps), *(interval(one[what]) for one in found for what in ("wins_vs_base", "own_vs_other"))])
+    header = ["plain user-DPO: wins vs base", "own vs another's", "defaults: wins vs base", "own vs another's"]
+    return table(["steps", *header], rows)
 
 
 def training(runs: Runs) -> str:
@@ -371,6 +419,9 @@ TABLES: dict[str, Callable[[Runs], str]] = {
     "kinds of user adapter, pocket flow": adapter_kinds("flow"),
     "kinds of user adapter, pocket": adapter_kinds("pocket"),
     "self-training": self_training,
+    "asked training": asked_training,
+    "gains": gains,
+    "steps to learn": steps_to_learn,
     "training": training,
     "pair index": pair_index,
     "u-nets": u_nets,

@@ -25,6 +25,7 @@ from ..files import replacing, write_file
 from ..training.adapter import train_adapter
 from ..training.distributed import default_device
 from ..training.settings import Objective
+from ..training.strength import smallest_as_good
 from . import scenes
 from .autoencoder import decode_latents, encode_pictures
 from .autoencoder_training import refine_decoder, train_autoencoder
@@ -132,11 +133,10 @@ class Recipe(Parts):
         if not held:
             log.warning("No gain holds the objects within %g: taking the smallest.", OBJECT_LIMIT)
             held = rows[:1]
-        most = max(wins for _, wins, _ in held)
-        error = (most * (1 - most) / len(u)) ** 0.5
-        best = next(row for row in held if row[1] >= most - error)
-        scaled = adapter.scaled(best[0])
-        told = {"gain": best[0], "tuning_wins": round(best[1], 4)}
+        shares = {gain: wins for gain, wins, _ in held}
+        best = smallest_as_good(shares, len(u))
+        scaled = adapter.scaled(best)
+        told = {"gain": best, "tuning_wins": round(shares[best], 4)}
         scaled.config = replace(adapter.config, training={**adapter.config.training, **told})
         return scaled
 

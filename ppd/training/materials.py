@@ -22,7 +22,7 @@ HELD_OUT = 0.2
 """Share of the prompts that training never sees, by their hashes, so that the next run holds out the same."""
 WORDED_PROMPTS = 12
 """Prompts that distillation uses: with 85 looks they have 2,052 texts, which are all read before it begins."""
-WATCHED_PEOPLE = 16
+WATCHED_PEOPLE = 40
 MEASURED_PEOPLE = 100
 """Simulated people whom training never sees."""
 
@@ -31,15 +31,16 @@ MEASURED_PEOPLE = 100
 class Materials:
     """`picks` of simulated `people` to train on, with the first prompts' wordings for each look (`sides`);
     `everybody`'s, of real people too; and picks of other simulated people on other prompts, None where these are too
-    few: `watched` ones to choose the weights by, and `held_out` ones to measure them, each on half of the prompts where
-    these suffice. `apart` are the prompts of these two (`caption_of`'s words) and their pictures' digests, which real
-    people may have picked among as well, and `taught` those of the others.
+    few: `watched` ones, of the people `watching`, to choose weights and strength by, and `held_out` ones to measure
+    them, each on half of the prompts where these suffice. `apart` are the prompts of these two (`caption_of`'s words)
+    and their pictures' digests, which real people may have picked among as well, and `taught` those of the others.
     """
 
     people: SimulatedPeople
     picks: QueryPicks
     sides: Sides
     everybody: QueryPicks
+    watching: SimulatedPeople
     watched: QueryPicks | None
     held_out: QueryPicks | None
     apart: frozenset[str] = frozenset()
@@ -88,7 +89,7 @@ def gather(
         picks(of, wanted) if wanted else None for of, wanted in ((watched, chosen_by), (others, measured_by))
     )
     seen, unseen = (_marks(pictures, of) for of in (taught, apart))
-    return Materials(people, own, sides, own, by_watched, by_others, unseen, seen)
+    return Materials(people, own, sides, own, watched, by_watched, by_others, unseen, seen)
 
 
 def _marks(pictures: list[StudyPicture], prompts: list[str]) -> frozenset[str]:

@@ -71,6 +71,13 @@ def sentences(figures: dict[str, Any]) -> list[str]:
                 f"{told['permutation_p']:.2g}). For the null user the largest difference from the base is "
                 f"{told['null_user_difference']:g}."
             )
+    if (strength := figures.get("strength")) is not None:
+        wins = strength["wins"]
+        lines.append(
+            f"At strength 1, {strength['gain']:g} of what was learned, simulated people prefer the personal picture to "
+            f"the plain one {wins[format(strength['gain'], 'g')]:.0%} of the time, as the taste encoder reads them; "
+            f"the most at any strength is {max(wins.values()):.0%}."
+        )
     if (kept := figures.get("prompt_loss")) is not None:
         lost = kept["lost"]
         lines.append(

@@ -1,7 +1,8 @@
 """A user adapter for an artist's own checkpoint, from its studies to a file that the loader lists.
 
     studies + taste encoder -> picks of simulated people (materials.py), and people's own picks (real_picks.py)
-      -> self-distillation (distillation.py) -> user-DPO (objective.py) -> the adapter, its figures, pictures, a report
+      -> self-distillation (distillation.py) -> user-DPO (objective.py) -> its strength (strength.py)
+      -> the adapter, its figures, pictures, a report
 
 Everything of a run lies in its folder, for others to read while it goes on: `progress.json` and `log.csv` of the loop,
 `sheet.png`, at the end `report.json` and `report.html`. A file STOP there ends it in good order.
@@ -48,6 +49,7 @@ from .real_picks import LEAST_PAIRS, HeldOut, real_picks
 from .report import SHEET, page, people_sheet
 from .runs import INPUTS, LATENTS, PICTURES, PROGRESS, TEXTS, Training, read_json
 from .settings import Settings
+from .strength import GAINS, smallest_as_good, wins_by_gain
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +96,10 @@ class Run:
         with Spent(self.folder, self.base.denoiser.device, writes=is_main) as spent:
             materials = self.materials()
             adapter = self._stages(materials, self.folder, self.settings, spent)
-            figures = self._figures(materials, adapter)
+            strength = shared(self._strength(materials, adapter) if is_main else None)
+            if strength is not None:
+                adapter = adapter.scaled(strength["gain"])
+            figures = {"strength": strength, **self._figures(materials, adapter)}
             if not is_main:
                 return figures
             figures |= {"prompt_loss": self._prompt_loss(materials, adapter), **spent.told()}
@@ -164,6 +169,7 @@ class Run:
         measured = 0.0
         if judged is not None:
             painted += 2 * PROMPTS * (text_side_of(self.encoder.features) is not None)
+            painted += settings.strength_pictures * (1 + len(GAINS))
             real = 0 if self.held_out is None else len({pair.user for pair in self.held_out.query})
             measured += PICKS * sum(min(settings.measured_people, of) for of in (judged.people, real))
         if materials.watched is not None:
@@ -349,6 +355,21 @@ class Run:
             patience=settings.patience,
             **options,
         )
+
+    def _strength(self, materials: Materials, adapter: UserAdapter) -> dict[str, Any] | None:
+        """The gain that is to be strength 1, and how often each wins; None where it is not to be measured, for want of
+        prompts to paint, or of memory."""
+        picks, count = materials.watched, self.settings.strength_pictures
+        if picks is None or not count:
+            return None
+        try:
+            told = wins_by_gain(
+                self.base, adapter, materials.watching, picks, self.encoder, count, on_picture=self._measured
+            )
+        except torch.OutOfMemoryError as error:  # which is no reason to lose what was trained
+            log.warning("Strength 1 is as it was trained: it was not measured (%s).", reason_of(error))
+            return None
+        return {"gain": smallest_as_good(told, count), "wins": {f"{gain:g}": won for gain, won in told.items()}}
 
     def _prompt_loss(self, materials: Materials, adapter: UserAdapter) -> dict[str, Any] | None:
         """On prompts that training never saw; None where the tower reads no text, there are no such prompts, or no

@@ -21,6 +21,7 @@ NUMBERS = {
     "seed": (0, "of everything random"),
     "people": (2, "simulated to train on"),
     "measured_people": (2, "others, simulated to measure on at the end"),
+    "strength_pictures": (0, "of simulated people, painted at five strengths to find which is 1; 0: as it was trained"),
     "most_pairs": (1, "of a set of many people that are read, the first ones"),
     "pictures_every": (1, "steps between two sheets of pictures"),
     "patience": (1, "end user-DPO early after so many steps without a better held-out figure"),
@@ -58,8 +59,8 @@ class Settings:
     """How an adapter is trained. `kind` is "low_rank" or "cross_attention", None for the family's own; `accumulate`
     batches make a step; `people` are simulated to train on, and `measured_people` others say what came of it. Of a set
     of many people's pairs the first `most_pairs` are read: tower and VAE see each picture once before training begins.
-    Every `pictures_every` steps there are new pictures to look at. Preferences end early where what is personal has not
-    risen for `patience` steps.
+    Every `pictures_every` steps there are new pictures to look at. At the end `strength_pictures` for each of five
+    strengths tell which of them is 1. Preferences end early where what is personal has not risen for `patience` steps.
     """
 
     distillation_steps: int = 0
@@ -73,6 +74,7 @@ class Settings:
     seed: int = 0
     people: int = 1000
     measured_people: int = 100
+    strength_pictures: int = 32
     most_pairs: int = 20_000
     pictures_every: int = 100
     patience: int = 300

@@ -35,7 +35,7 @@ SAMPLING = Sampling(64, 64, 1, 1.0, "euler", "normal")
 STEPS = {"--distillation-steps": 1, "--steps": 3, "--batch": 2, "--accumulate": 1}
 NUMBERS = (0, 1, 3, 4, 5, 2, 6, 7, 14)
 """Of prompts: the last four are held out."""
-FEW = {"--rank": 4, "--people": 12, "--measured-people": 2}
+FEW = {"--rank": 4, "--people": 12, "--measured-people": 2, "--strength-pictures": 2}
 
 
 SETTINGS = {
@@ -122,6 +122,22 @@ def test_a_run_leaves_a_file_its_figures_pictures_and_a_page(home, trained):
     with safe_open(trained, "pt") as file:
         assert all(file.get_tensor(name).dtype == torch.float16 for name in file.keys())  # noqa: SIM118
         assert str(home) not in json.dumps(file.metadata())
+
+
+def test_the_file_holds_so_much_of_what_was_learned_as_people_want(home, trained, tmp_path):
+    whole = tmp_path / "whole.safetensors"
+    assert train(home, whole, **{"strength-pictures": 0}) == 0
+    ours, theirs = (UserAdapter.load(path) for path in (trained, whole))
+    strength = ours.config.training["report"]["strength"]
+    assert theirs.config.training["report"]["strength"] is None
+    assert set(strength["wins"]) == {"0.15", "0.25", "0.4", "0.6", "0.9"} and set(strength["wins"].values()) <= {
+        0,
+        0.5,
+        1,
+    }
+    for one, other in zip(ours.last_layers(), theirs.last_layers(), strict=True):
+        torch.testing.assert_close(one, strength["gain"] * other, rtol=2e-3, atol=1e-6)
+    assert "At strength 1, " in trained.with_suffix(".training").joinpath("report.html").read_text()
 
 
 def test_the_adapter_paints_for_a_person(home, trained, monkeypatch):

@@ -48,7 +48,10 @@ def test_training_and_measurement_share_neither_prompts_nor_people(studies, mate
     assert held_out(keys, HELD_OUT).all()
     assert (materials.picks.people, materials.held_out.people) == (1000, 100)
     assert len(materials.picks) == 1000 * QUERIES
-    assert materials.watched.prompts == materials.held_out.prompts and materials.watched.people == 16
+    assert (
+        materials.watched.prompts == materials.held_out.prompts
+        and materials.watched.people == len(materials.watching) == 40
+    )
     assert materials.picks.embeddings.shape[0] == SUPPORTS * len(SUPPORT_COUNTS)
 
 

@@ -44,7 +44,7 @@ def test_what_was_learned_of_something_else_is_refused(run, tmp_path):
     (run.folder / "preferences.pt").touch()
     for name, other in others.items():
         with pytest.raises(
-            ValueError, match=f"was trained with other {name}: choose another name for the adapter, or delete"
+            ValueError, match=f"was trained with other {name}: choose another name for the adapter, or begin"
         ):
             other._go_on()
     replace(run, settings=Settings(steps=9, pictures_every=5))._go_on()

@@ -149,7 +149,20 @@ def test_a_small_checkpoint_is_trained_to_its_report(comfyui_path, tmp_path):
     arguments += ["--studies", f"{tmp_path}/studies"]
     arguments += ["--encoder", f"{tmp_path}/encoder", "--out", f"{tmp_path}/mine.safetensors", "--batch", "4"]
     training = Training(tmp_path / "mine")
-    few = ["--steps", "2", "--distillation-steps", "2", "--rank", "2", "--people", "12", "--measured-people", "2"]
+    few = [
+        "--steps",
+        "2",
+        "--distillation-steps",
+        "2",
+        "--rank",
+        "2",
+        "--people",
+        "12",
+        "--measured-people",
+        "2",
+        "--strength-pictures",
+        "2",
+    ]
     training.start([*arguments, *few], comfyui=comfyui_path)
     state, seen = ended(training)
     assert state.state == "finished", state.message
