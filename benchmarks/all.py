@@ -74,7 +74,7 @@ RUNS = {
         for short, world in (("flow", "pocket-flow"), ("pocket", "pocket"))
     },
     **{
-        f"asked_training-flow-{steps}": f"{SELF} pocket-flow --arms {PLAIN} --asked --steps {steps} --pictures 4"
+        f"asked_training-flow-{steps}": f"{SELF} pocket-flow --arms {PLAIN} --asked --steps {steps} --pictures 2"
         for steps in (60, 120, 240)
     },
     "training": "training --script SCRIPT --libraries LIBRARIES --rounds 2 --steps 2 12 --parts speed",

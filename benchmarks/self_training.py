@@ -230,6 +230,7 @@ def reported(
         report[name] = {
             "wins_vs_base": bootstrap(wins(own.rewards, base.rewards)),
             "own_vs_other": bootstrap(wins(own.rewards, other.rewards)),
+            "reward_vs_base": bootstrap(own.rewards - base.rewards),
             "objects_f1_loss": bootstrap(lost, lambda x: micro_f1(x[:, 0]) - micro_f1(x[:, 1])),
             "out_of_range": own.out_of_range,
         }
@@ -239,7 +240,7 @@ def reported(
 def measure(known: Checkpoint, arguments: argparse.Namespace) -> dict[str, Any]:
     """A row an arm."""
     recipe, world = known.recipe, known.recipe.world
-    run = Evaluation(recipe, arguments.people)
+    run = Evaluation(recipe, arguments.people, arguments.judges)
     base = run.paint(pictures=arguments.pictures)
     sides = [[(f"{p}, {low[0]}", f"{p}, {high[0]}") for low, high in LOOK_WORDS.values()] for p in known.picks.prompts]
     found = arms(world.beta, world.has_turbo)
@@ -283,15 +284,14 @@ def measure(known: Checkpoint, arguments: argparse.Namespace) -> dict[str, Any]:
             )
         won = known.wins_by_gain(adapter)
         gain = smallest_as_good(won, TUNING)
-        report[name] = {"gain": gain, **reported(run, adapter.scaled(gain), base, arguments.pictures, embeddings)}
+        judged = {
+            one: reported(run, adapter.scaled(one), base, arguments.pictures, embeddings)
+            for one in (GAINS if arguments.gains else (gain,))
+        }
+        report[name] = {"gain": gain, **judged[gain]}
         if arguments.gains:
-            report[name]["gains"] = {"0": {"out_of_range": base.out_of_range}} | {
-                f"{gain:g}": {
-                    "simulated": won[gain],
-                    **reported(run, adapter.scaled(gain), base, arguments.pictures, embeddings),
-                }
-                for gain in GAINS
-            }
+            report[name]["gains"] = {"0": {"out_of_range": base.out_of_range}}
+            report[name]["gains"] |= {f"{one:g}": {"simulated": won[one], **judged[one]} for one in GAINS}
         print(name, json.dumps(report[name]), flush=True)
     return report
 
@@ -301,6 +301,7 @@ def main() -> None:
     parser.add_argument("--world", choices=tuple(WORLDS), default="pocket-flow")
     parser.add_argument("--arms", nargs="+", help="only these rows")
     parser.add_argument("--people", type=int, default=200)
+    parser.add_argument("--judges", choices=("reporting", "tuning"), default="reporting", help="(default: reporting)")
     parser.add_argument("--pictures", type=int, default=1, help="of each (default: 1)")
     parser.add_argument("--picks", type=int, nargs="+", default=[4], help="that u is made of (default: 4)")
     parser.add_argument("--asked", action="store_true", help="also of as many picks that the tab asked")

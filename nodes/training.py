@@ -138,19 +138,16 @@ class PPD_TrainUserAdapter(io.ComfyNode):  # noqa: N801
         checkpoint: str | None = NONE,
         preference_set: str | None = NONE,
         action: str | None = TRAIN,
-        text_encoder: str | None = NONE,
-        text_encoder_2: str | None = NONE,
-        vae: str | None = NONE,
     ) -> bool | str:
-        """By name, where ComfyUI's own check would refuse people; and before studies are painted for nothing. What is
-        linked is None: it is not known yet."""
+        """By name, where ComfyUI's own check would refuse people; and what is missing is told when Run is pressed, not
+        when the studies are painted. What is linked is None: it is not known yet."""
         try:
             if action not in (TRAIN, DRY_RUN, SHOW, None):
                 return f"Expected {TRAIN}, {DRY_RUN} or {SHOW} as the action, got {action!r}."
             if action != SHOW:
                 needs_training()
-                if checkpoint and text_encoder and text_encoder_2 and vae:
-                    base_arguments(checkpoint, [text_encoder, text_encoder_2], "", vae)
+                if checkpoint is not None:
+                    checkpoint_file(checkpoint)
             if preference_set is None:
                 return True
             if preference_set.startswith(PERSON):
@@ -299,11 +296,18 @@ def chosen(choice: str, name: str) -> str:
     return choice
 
 
+def checkpoint_file(choice: str) -> Path:
+    """The file of a checkpoint or diffusion model by what the list shows."""
+    if chosen(choice, "checkpoint").startswith(DIFFUSION_MODEL):
+        return folders.model_file("diffusion_models", choice.removeprefix(DIFFUSION_MODEL))
+    return folders.model_file("checkpoints", choice)
+
+
 def base_arguments(checkpoint: str, text_encoders: list[str], text_type: str, vae: str) -> list[str]:
     """The files of the model."""
-    if not chosen(checkpoint, "checkpoint").startswith(DIFFUSION_MODEL):
-        return ["--base", str(folders.model_file("checkpoints", checkpoint))]
-    base = folders.model_file("diffusion_models", checkpoint.removeprefix(DIFFUSION_MODEL))
+    base = checkpoint_file(checkpoint)
+    if not checkpoint.startswith(DIFFUSION_MODEL):
+        return ["--base", str(base)]
     texts = [str(folders.model_file("text_encoders", name)) for name in text_encoders if name != NONE]
     if not texts or vae == NONE:
         raise ValueError("A diffusion model needs its text_encoder and its vae: choose their files, too.")
@@ -335,6 +339,8 @@ def pairs_of(choice: str, folder: Path, solo: bool) -> tuple[Path | None, str | 
     person = people.find(choice.removeprefix(PERSON))
     if person is None:
         raise ValueError("There is nobody of that name in the taste store yet: pick in the tab Taste first.")
+    if not person.picks:
+        raise ValueError(f"{person.name} has picked nothing yet: pick in the tab Taste first.")
     return folder / person.id, person.id
 
 

@@ -34,12 +34,17 @@ def register(routes: web.RouteTableDef) -> None:
 
 async def listed(request: web.Request) -> web.Response:
     """How all trainings stand, the newest first."""
-    return await answer(lambda: [shown(one) for one in trainings(folders.trainings_folder())])
+
+    def work() -> list[dict[str, Any]]:
+        busy = running()
+        return [shown(one, busy) for one in trainings(folders.trainings_folder())]
+
+    return await answer(work)
 
 
 async def state(request: web.Request) -> web.Response:
     """How a training stands; "new" where there is none of that name."""
-    return await answer(lambda: shown(_named(request)))
+    return await answer(lambda: shown(_named(request), running()))
 
 
 async def stop(request: web.Request) -> web.Response:
@@ -64,7 +69,11 @@ async def go_on(request: web.Request) -> web.Response:
 async def anew(request: web.Request) -> web.Response:
     """Forget what a training has learned, so that the next start begins anew; how it stands then."""
     await read(request, Body)
-    return await _pressed(request, begin_anew)
+
+    def work(_: Training) -> None:
+        begin_anew(Training(_folder(request)))  # not its dry run, which may be newer
+
+    return await _pressed(request, work)
 
 
 async def sheet(request: web.Request) -> web.StreamResponse:
@@ -77,14 +86,16 @@ async def report(request: web.Request) -> web.StreamResponse:
     return await _file(request, "report.html", {"Content-Type": "text/html; charset=utf-8", **PAGE})
 
 
-def shown(training: Training) -> dict[str, Any]:
-    """How a training stands, for the browser: with the figures of its end, and when its sheet was painted."""
-    found, busy, sheet = training.state(), running(), training.folder / "sheet.png"
+def shown(training: Training, busy: Training | None) -> dict[str, Any]:
+    """How a training stands, for the browser: with the figures of its end, when its sheet was painted, and which other
+    one runs."""
+    found, sheet = training.state(), training.folder / "sheet.png"
+    is_dry_run = training.folder.parent != folders.trainings_folder()
     more = {
         "is_active": found.is_active,
-        "is_begun": training.is_begun,
+        "is_half_done": Training(training.folder.parent if is_dry_run else training.folder).is_half_done,
         "others": name_of(busy) if busy is not None and busy.folder != training.folder else None,
-        "is_dry_run": training.folder.parent != folders.trainings_folder(),
+        "is_dry_run": is_dry_run,
         "sheet": sheet.stat().st_mtime if sheet.is_file() else None,
         "page": (training.folder / "report.html").is_file(),
         "worth": found.worth(),
@@ -93,14 +104,18 @@ def shown(training: Training) -> dict[str, Any]:
     return {**asdict(found), **more, "result": None}
 
 
+def _folder(request: web.Request) -> Path:
+    return folders.training_folder(request.match_info["name"])
+
+
 def _named(request: web.Request) -> Training:
-    return newest(folders.training_folder(request.match_info["name"]))
+    return newest(_folder(request))
 
 
 async def _pressed(request: web.Request, work: Callable[[Training], object]) -> web.Response:
     def all_of_it() -> Any:
         work(_named(request))
-        return shown(_named(request))
+        return shown(_named(request), running())
 
     return await answer(all_of_it)
 
@@ -109,7 +124,7 @@ async def _file(request: web.Request, name: str, headers: dict[str, str]) -> web
     """A file of a training by a name of ours."""
 
     def find() -> Path:
-        path = folders.training_folder(request.match_info["name"]) / name
+        path = _folder(request) / name
         if not path.is_file():
             raise MissingError("This training has not come so far yet: wait, or start it.")
         return path

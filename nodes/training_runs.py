@@ -29,39 +29,46 @@ _starting = threading.Lock()
 
 def begin(training: Training, folder: Path, arguments: list[str], person: str | None) -> None:
     """Start a training, or its rehearsal, of a folder with the picks of a `person`, as they were at the first start;
-    ComfyUI then drops its models."""
+    ComfyUI then drops its models. Nothing is written before all is known that could be refused."""
     with alone(training):
         state = training.state()
         if state.is_active:  # a second press
             return
-        if state.state == "finished":  # its file was deleted, or the costs are asked for again
+        is_over = state.state == "finished"  # its file was deleted, or the costs are asked for again
+        if not is_over:
+            training.check(arguments)
+        fresh = None if person is None else fresh_picks(person, folder)
+        if is_over:
             training.clear()
         folder.mkdir(parents=True, exist_ok=True)
         known = {name: folder_paths.get_folder_paths(name) for name in TOWER_FOLDERS}
         write_file(folder / FOLDERS_FILE, json.dumps(known).encode())
-        if person is not None:
-            keep_picks(person, folder)
+        if fresh is not None:
+            kept = folder / str(person)
+            shutil.rmtree(kept, ignore_errors=True)
+            fresh.rename(kept)
         training.start(arguments, comfyui=Path(folder_paths.__file__).parent)
         drop_models()
 
 
 def begin_anew(training: Training) -> None:
-    """Forget what a training has learned and how it was started; what was made of its pictures stays."""
+    """Forget what a half-done training has learned and how it was started; what was made of its pictures stays."""
     with _starting:
         if training.state().is_active:
             raise ValueError(f"The training {training.folder.name!r} is running: stop it first.")
-        training.forget()
+        if training.is_half_done:
+            training.forget()
 
 
-def keep_picks(person: str, folder: Path) -> None:
-    """Somebody's picks of the taste store, for a training that goes on with those that it began with."""
-    path, fresh = folder / person, folder / f"{person} now"
-    if path.exists() and Training(folder).is_begun:
-        return
-    for old in (fresh, path):
-        shutil.rmtree(old, ignore_errors=True)
+def fresh_picks(person: str, folder: Path) -> Path | None:
+    """Somebody's picks of the taste store, exported beside those that are kept for a training; None where it goes on
+    with the latter."""
+    if (folder / person).exists() and Training(folder).is_half_done:
+        return None
+    fresh = folder / f"{person} now"
+    shutil.rmtree(fresh, ignore_errors=True)
     folders.taste_store().export(person, fresh)
-    fresh.rename(path)
+    return fresh
 
 
 def drop_models() -> None:

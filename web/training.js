@@ -34,8 +34,11 @@ function duration(seconds) {
 }
 
 /** @type {PPD.Training} */
-const NEW = { state: "new", is_active: false, is_begun: false, is_dry_run: false, others: null, message: "", step: 0, of: 0, seconds_left: null, figures: {}, measured: 0,
+const NEW = { state: "new", is_active: false, is_half_done: false, is_dry_run: false, others: null, message: "", step: 0, of: 0, seconds_left: null, figures: {}, measured: 0,
     sheet: null, page: false, worth: null, costs: null };
+
+/** @param {string} name */
+const pathOf = (name) => `trainings/${encodeURIComponent(name)}`;
 
 // What one node shows: the training of the name in its widget, which the server knows, whoever started it and when
 class View {
@@ -57,10 +60,6 @@ class View {
         return String(this.node.widgets?.find(({ name }) => name === "name")?.value ?? "").trim();
     }
 
-    get path() {
-        return `trainings/${encodeURIComponent(this.name)}`;
-    }
-
     // Looks anew, and again as long as it trains and the node is there
     async refresh() {
         clearTimeout(this.timer);
@@ -68,7 +67,7 @@ class View {
         const look = (this.look = {});
         try {
             /** @type {PPD.Training | null} */
-            const state = name ? await ask(this.path) : null;
+            const state = name ? await ask(pathOf(name)) : null;
             if (look !== this.look) return;
             this.state = state;
             this.known = name;
@@ -84,14 +83,16 @@ class View {
     }
 
     async beginAnew() {
-        const message = t("training_anew_message", { name: this.name });
-        if (await app.extensionManager.dialog.confirm({ title: t("training_anew"), message })) await this.press("anew");
+        const { known } = this;
+        const message = t("training_anew_message", { name: known });
+        if (await app.extensionManager.dialog.confirm({ title: t("training_anew"), message })) await this.press("anew", known);
     }
 
-    /** @param {"stop" | "go-on" | "anew"} action */
-    async press(action) {
+    // About the training that is shown, which may not be the one of the name any more
+    /** @param {"stop" | "go-on" | "anew"} action @param {string} name */
+    async press(action, name = this.known) {
         try {
-            this.state = await ask(`${this.path}/${action}`, {});
+            await ask(`${pathOf(name)}/${action}`, {});
             await this.refresh();
         } catch (error) {
             this.complaint = error.message;
@@ -127,7 +128,7 @@ class View {
         if (state.step && !state.is_dry_run && state.state !== "finished") parts.push(this.bar(state));
         const figures = this.figures(state);
         if (figures) parts.push(element("p", { className: "figures", textContent: figures }));
-        if (state.others) parts.push(element("p", { className: "figures", textContent: t("training_others", { name: state.others }) }));
+        if (state.others && state.state !== "finished") parts.push(element("p", { className: "figures", textContent: t("training_others", { name: state.others }) }));
         if (state.sheet) parts.push(this.sheet(state));
         if (this.complaint) parts.push(element("p", { role: "alert", textContent: t("failed", { error: this.complaint }) }));
         const buttons = this.buttons(state);
@@ -167,13 +168,13 @@ class View {
 
     /** @param {PPD.Training} state */
     sheet({ sheet }) {
-        const url = api.apiURL(`/ppd/${this.path}/sheet.png?at=${sheet}`);
+        const url = api.apiURL(`/ppd/${pathOf(this.known)}/sheet.png?at=${sheet}`);
         const image = element("img", { src: url, alt: t("training_sheet"), title: t("training_sheet"), draggable: false });
         return element("a", { className: "sheet", href: url, target: "_blank" }, image);
     }
 
     /** @param {PPD.Training} state */
-    buttons({ state, is_active, is_begun, is_dry_run, page }) {
+    buttons({ state, is_active, is_half_done, page }) {
         /** @type {HTMLElement[]} */
         const made = [];
         /** @param {string} text @param {string} className @param {() => void} onClick */
@@ -181,8 +182,8 @@ class View {
         if (is_active && state !== "stopping") add(t("training_stop"), "stop", () => this.press("stop"));
         if (state === "stopped" || state === "died") add(t("training_go_on"), "go-on", () => this.press("go-on"));
         if (state === "failed") add(t("training_again"), "go-on", () => this.press("go-on"));
-        if (is_begun && !is_active && !is_dry_run && state !== "finished") add(t("training_anew"), "anew", () => this.beginAnew());
-        if (page) add(t("training_open"), "open", () => window.open(api.apiURL(`/ppd/${this.path}/report.html`), "_blank"));
+        if (is_half_done && !is_active) add(t("training_anew"), "anew", () => this.beginAnew());
+        if (page) add(t("training_open"), "open", () => window.open(api.apiURL(`/ppd/${pathOf(this.known)}/report.html`), "_blank"));
         return made;
     }
 }

@@ -25,7 +25,7 @@ from ..files import replacing, write_file
 from ..training.adapter import train_adapter
 from ..training.distributed import default_device
 from ..training.settings import Objective
-from ..training.strength import smallest_as_good
+from ..training.strength import GAINS, smallest_as_good
 from . import scenes
 from .autoencoder import decode_latents, encode_pictures
 from .autoencoder_training import refine_decoder, train_autoencoder
@@ -47,7 +47,6 @@ log = logging.getLogger(__name__)
 
 ENCODER_NAME = "pocket-clip"
 
-GAINS = (0.15, 0.25, 0.4, 0.6, 0.9)
 OBJECT_LIMIT = 0.01
 """Strength 1 may cost tuning people this much micro F1 of the named objects."""
 

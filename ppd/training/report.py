@@ -71,7 +71,10 @@ def sentences(figures: dict[str, Any]) -> list[str]:
                 f"{told['permutation_p']:.2g}). For the null user the largest difference from the base is "
                 f"{told['null_user_difference']:g}."
             )
-    if (strength := figures.get("strength")) is not None:
+    strength = figures.get("strength")
+    if strength is None:
+        lines.append("Strength 1 is all that was learned, which may be too much: less was not tried.")
+    else:
         wins = strength["wins"]
         lines.append(
             f"At strength 1, {strength['gain']:g} of what was learned, simulated people prefer the personal picture to "

@@ -96,7 +96,7 @@ class Run:
         with Spent(self.folder, self.base.denoiser.device, writes=is_main) as spent:
             materials = self.materials()
             adapter = self._stages(materials, self.folder, self.settings, spent)
-            strength = shared(self._strength(materials, adapter) if is_main else None)
+            strength = self._strength(materials, adapter)
             if strength is not None:
                 adapter = adapter.scaled(strength["gain"])
             figures = {"strength": strength, **self._figures(materials, adapter)}
@@ -166,10 +166,10 @@ class Run:
         """What figures and pictures will take, by a few of them."""
         settings, judged = self.settings, materials.held_out
         painted = SHEET * (1 + (settings.distillation_steps + settings.steps) // settings.pictures_every)
+        painted += settings.strength_pictures * (1 + len(GAINS))
         measured = 0.0
         if judged is not None:
             painted += 2 * PROMPTS * (text_side_of(self.encoder.features) is not None)
-            painted += settings.strength_pictures * (1 + len(GAINS))
             real = 0 if self.held_out is None else len({pair.user for pair in self.held_out.query})
             measured += PICKS * sum(min(settings.measured_people, of) for of in (judged.people, real))
         if materials.watched is not None:
@@ -275,11 +275,12 @@ class Run:
     def _stop_while_reading(self) -> None:
         stop_if_asked(self.folder, "reading pictures")
 
-    def _measured(self, done: int, of: int) -> None:
-        """Tell how far measuring is, a long work that may be stopped."""
+    def _measured(self, part: int, done: int, of: int) -> None:
+        """Tell how far measuring is, a long work that may be stopped: strength, then simulated people, then others."""
         stop_if_asked(self.folder, "measuring")
         if processes().is_main_process:
-            told = read_json(self.folder / PROGRESS) | {"measured": done / of, "time": time.time()}
+            parts = 2 + (self.held_out is not None)
+            told = read_json(self.folder / PROGRESS) | {"measured": (part + done / of) / parts, "time": time.time()}
             write_file(self.folder / PROGRESS, json.dumps(told).encode())
 
     def _encode(self, pictures: Sequence[Picture]) -> Tensor:
@@ -357,19 +358,21 @@ class Run:
         )
 
     def _strength(self, materials: Materials, adapter: UserAdapter) -> dict[str, Any] | None:
-        """The gain that is to be strength 1, and how often each wins; None where it is not to be measured, for want of
-        prompts to paint, or of memory."""
-        picks, count = materials.watched, self.settings.strength_pictures
-        if picks is None or not count:
+        """The gain that is to be strength 1, and how often each wins; None where that is not asked for, or for want of
+        memory."""
+        count = self.settings.strength_pictures
+        if not count:
             return None
-        try:
-            told = wins_by_gain(
-                self.base, adapter, materials.watching, picks, self.encoder, count, on_picture=self._measured
-            )
-        except torch.OutOfMemoryError as error:  # which is no reason to lose what was trained
-            log.warning("Strength 1 is as it was trained: it was not measured (%s).", reason_of(error))
+        # where too few prompts are held out, those that it was trained on
+        people, picks = (
+            (materials.watching, materials.watched) if materials.watched else (materials.people, materials.picks)
+        )
+        wins = wins_by_gain(
+            self.base, adapter, people, picks, self.encoder, count, self.folder, partial(self._measured, 0)
+        )
+        if wins is None:
             return None
-        return {"gain": smallest_as_good(told, count), "wins": {f"{gain:g}": won for gain, won in told.items()}}
+        return {"gain": smallest_as_good(wins, count), "wins": {f"{gain:g}": won for gain, won in wins.items()}}
 
     def _prompt_loss(self, materials: Materials, adapter: UserAdapter) -> dict[str, Any] | None:
         """On prompts that training never saw; None where the tower reads no text, there are no such prompts, or no
@@ -405,7 +408,6 @@ class Run:
                 on_person=self._stop_while_reading,
             )
         options: dict[str, Any] = {"people": self.settings.measured_people, "batch": self.settings.batch}
-        options["on_batch"] = self._measured
         measured = {"simulated": materials.held_out, "real": real}
         return {
             "base": self.base.signature,
@@ -419,8 +421,8 @@ class Run:
             "held_out": {
                 kind: None
                 if held_out is None or held_out.people < 2
-                else measure(denoiser, adapter, held_out, **options)
-                for kind, held_out in measured.items()
+                else measure(denoiser, adapter, held_out, on_batch=partial(self._measured, part), **options)
+                for part, (kind, held_out) in enumerate(measured.items(), 1)
             },
         }
 

@@ -38,7 +38,9 @@ INPUTS = "inputs.json"
 LATENTS, PICTURES, TEXTS = "latents", "pictures", "texts"
 """The folders in it of real people's pictures as the base's latents, of those that were no files, and of prompts as the
 base's text encoder reads them."""
-MADE = ("*.pt", "*.csv", "sheet.png", "report.*", PROGRESS, RESULT, SPENT)
+STRENGTH = "strength.json"
+"""What each strength wins (strength.py)."""
+MADE = ("*.pt", "*.csv", "sheet.png", "report.*", PROGRESS, RESULT, SPENT, STRENGTH)
 BEGIN = "import runpy, sys; sys.path.append(sys.argv.pop(1)); runpy.run_module('ppd', run_name='__main__')"
 """`python -m ppd` also where Python heeds neither its folder nor PYTHONPATH, as ComfyUI's portable one. Our folder
 comes last, since its nodes are not ComfyUI's."""
@@ -121,7 +123,7 @@ class Training:
         if self.state().is_active:
             raise ValueError(f"The training {self.folder.name!r} is running already: stop it first.")
         needs_training()  # here, since its own process could only log it
-        self._check_arguments(arguments)
+        self.check(arguments)
         self.folder.mkdir(parents=True, exist_ok=True)
         for name in (RESULT, STOP):
             (self.folder / name).unlink(missing_ok=True)
@@ -174,8 +176,14 @@ class Training:
 
     @property
     def is_begun(self) -> bool:
-        """Whether it has learned anything that it would go on from."""
+        """Whether it has learned anything."""
         return any(self.folder.glob("*.pt"))
+
+    @property
+    def is_half_done(self) -> bool:
+        """Whether it would go on from what it has learned, and does not run."""
+        state = self.state()
+        return self.is_begun and not state.is_active and state.state != "finished"
 
     def clear(self) -> None:
         """Forget what a training that has ended has learned and measured, so that it begins anew."""
@@ -218,9 +226,13 @@ class Training:
 
     def _last_words(self) -> str:
         """The error that its log ends with; empty where it was cut off."""
-        with (self.folder / LOG).open("rb") as log:
-            log.seek(max(0, log.seek(0, os.SEEK_END) - TAIL))
-            lines = [line.strip() for line in re.split(r"[\r\n]+", log.read().decode(errors="replace")) if line.strip()]
+        try:
+            with (self.folder / LOG).open("rb") as log:
+                log.seek(max(0, log.seek(0, os.SEEK_END) - TAIL))
+                text = log.read().decode(errors="replace")
+        except FileNotFoundError:  # somebody found it too large
+            return ""
+        lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
         if not lines:
             return ""
         if found := ERROR.search(lines[-1]):
@@ -232,7 +244,7 @@ class Training:
         one, other = _options(read_json(self.folder / RUN).get("arguments", arguments)), _options(arguments)
         return sorted(name for name in {*one, *other} - FREE if one.get(name) != other.get(name))
 
-    def _check_arguments(self, arguments: Sequence[str]) -> None:
+    def check(self, arguments: Sequence[str]) -> None:
         """Refuse to go on from what was saved with others."""
         changed = self.changed(arguments)
         if changed and self.is_begun:

@@ -171,7 +171,7 @@ def test_what_has_a_default_may_be_left_out(node_classes, comfy_folders):
 
 
 def test_what_is_linked_is_not_checked_before_it_is_known(node_classes, comfy_folders):
-    """ComfyUI then gives None to `validate_inputs`, as to `fingerprint_inputs`, whose errors it takes for a change."""
+    """ComfyUI then gives None to `validate_inputs`."""
     checked = {}
     for node_id, node in node_classes.items():
         names = [name for name in inspect.signature(node.validate_inputs).parameters if name != "kwargs"]

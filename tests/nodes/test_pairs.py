@@ -67,6 +67,7 @@ def test_a_persons_picks_are_read_from_the_store(run, node_classes, comfy_folder
     aki = store.add_person("Aki").id
     assert store.folder == comfy_folders.user / "__ppd" / "taste"
     assert f"person: {aki}" in node.INPUT_TYPES()["optional"]["preference_set"][1]["options"]
+    assert node.fingerprint_inputs(None) != node.fingerprint_inputs(None)  # it comes from another node
     before = node.fingerprint_inputs("person: Aki")
     first, second = (
         Picture(comfy_folders.weights / "examples/warm/images" / f"0-{role}.png") for role in ("chosen", "rejected")

@@ -20,6 +20,7 @@ from .test_my_taste import pick
 
 pytestmark = pytest.mark.comfyui
 ID = "PPD_TrainUserAdapter"
+COSTS = vars(Costs(9, 90, 0, 1.0, 0.0, 7200.0, peak_memory=3 * 2**30, disk=0, batch=4))
 
 
 @pytest.fixture
@@ -115,8 +116,7 @@ def test_a_dry_run_is_one_of_its_own(trained, comfy_folders):
     assert arguments[-3:] == ["--dry-run", "--made", str(folder.parent)]  # what it makes, the training finds
     with pytest.raises(ValueError, match="The training 'my adapter/dry run' is running"):
         trained()
-    costs = Costs(9, 90, 0, 1.0, 0.0, 7200.0, peak_memory=3 * 2**30, disk=0, batch=4)
-    finish(folder, vars(costs))
+    finish(folder, COSTS)
     report, _, _ = trained(action="show")
     assert "Training: about 2.0 h" in report and "Peak memory: 3.0 GB" in report
     assert trained()[0].startswith("my adapter.safetensors: Has begun")
@@ -136,11 +136,14 @@ def test_what_is_missing_is_told_before_anything_starts(trained, run, comfy_fold
     for name, inputs in refused.items():
         with pytest.raises(ValueError, match=name):
             trained(**inputs)
+    comfy_folders.module.taste_store().add_person("ann")
+    with pytest.raises(ValueError, match="ann has picked nothing yet: pick in the tab Taste first"):
+        trained(preference_set="person: ann")
     assert trained(action="show")[0] == "my adapter.safetensors: Nothing was started."
     assert not comfy_folders.module.trainings_folder().exists()
 
 
-def test_a_choice_that_no_training_could_start_with_is_refused_before_studies_are_painted(trained, node_classes):
+def test_a_choice_that_no_training_could_start_with_is_told_when_run_is_pressed(trained, node_classes):
     check = node_classes[ID].validate_inputs
     assert check(checkpoint="mine.safetensors") is True and check(action="show") is True
     assert "Training needs a choice of checkpoint" in check()
@@ -161,9 +164,16 @@ def test_what_was_begun_is_begun_anew_with_other_settings(trained, comfy_folders
     (folder / "latents").mkdir()
     with pytest.raises(ValueError, match=r"half done with other settings \(steps\): .* or begin anew"):
         trained(steps=20)
+    trained(steps=20, action="dry run")
+    assert not Training(folder / "dry run").is_half_done and training.is_half_done
+    finish(folder / "dry run", COSTS)
     begin_anew(training)
     assert training.state().state == "new" and not training.is_begun and (folder / "latents").exists()
     assert trained(steps=20)[0].startswith("my adapter.safetensors: Has begun")
+    finish(folder)
+    (folder / "preferences.pt").touch()
+    begin_anew(training)  # a page that was left open does not know that it has finished
+    assert training.state().state == "finished" and training.is_begun
 
 
 def test_somebodys_picks_are_kept_until_they_are_erased(trained, comfy_folders):
@@ -184,6 +194,11 @@ def test_somebodys_picks_are_kept_until_they_are_erased(trained, comfy_folders):
     (kept.parent / "result.json").unlink()
     (kept.parent / "preferences.pt").touch()
     pick(store, person, 1)
+    other = store.add_person("bo").id
+    pick(store, other, 2)
+    with pytest.raises(ValueError, match=r"half done with other settings \(pairs\)"):
+        trained(preference_set=f"person: {other}", solo=True)
+    assert not list(kept.parent.glob(f"{other}*"))
     trained(preference_set=f"person: {person}", solo=True)
     assert len(picks.read_text().splitlines()) == 5
     made = [run / name for run in (kept.parent, kept.parent / "dry run") for name in ("latents", "pictures", "texts")]

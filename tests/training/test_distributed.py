@@ -17,6 +17,7 @@ import torch
 
 from ppd.training.distributed import average_gradients, gathered, processes, shared
 from tests.training import tiny
+from tests.training.strengths import WINS
 from tests.training.study_sets import latent_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,6 +108,13 @@ def test_each_process_reads_its_share_of_the_prompts_and_knows_all(together):
     assert same_texts(together / "texts0.pt") and same_texts(together / "texts1.pt")
     held = [torch.load(path, weights_only=True) for path in sorted((together / "texts").glob("*/*.pt"))]
     assert len(held) == 2 and sum(map(len, held)) == 20 and min(map(len, held)) > 3
+
+
+def test_processes_share_the_pictures_that_strengths_are_judged_by(together):
+    for rank in (0, 1):
+        wins, painted, without_room = json.loads((together / f"strengths{rank}.json").read_text())
+        assert wins == {str(gain): share for gain, share in WINS.items()} and without_room is None
+        assert len(painted) == 12 and {seed % 2 for _, seed, *_ in painted} == {rank}
 
 
 def same_texts(file: Path) -> bool:

@@ -20,6 +20,7 @@ from ppd.training.distributed import processes
 from ppd.training.latent_files import encoded
 from ppd.training.loop import fit
 from ppd.training.text_files import TextFiles
+from tests.training.strengths import Judged, no_room
 from tests.training.study_sets import latent_of, scene
 
 STEPS = 12
@@ -112,6 +113,10 @@ def together(folder: Path, base: Path) -> None:
     adapter = train_user_adapter(base, folder / "adapter.pt", precision="no")
     torch.save(adapter.state_dict(), folder / f"adapter{rank}.pt")
     read(folder, str(rank))
+    painter = Judged(folder / f"studies{rank}")
+    strengths = [painter.wins(folder), painter.painted.copy()]
+    strengths.append(painter.wins(folder, whole=0.5, paint=no_room if rank else None))
+    (folder / f"strengths{rank}.json").write_text(json.dumps(strengths))
     (folder / f"calls{rank}.json").write_text(json.dumps({"on_step": seen, "validate": judged}))
 
 

@@ -209,7 +209,7 @@ declare namespace PPD {
     interface Training {
         state: "new" | "preparing" | "training" | "measuring" | "stopping" | "stopped" | "finished" | "failed" | "died";
         is_active: boolean;
-        is_begun: boolean;
+        is_half_done: boolean;
         is_dry_run: boolean;
         others: string | null;
         message: string;
