@@ -32,7 +32,7 @@ PAGE = ROOT / "docs" / "benchmarks.md"
 FIGURES = ROOT / "docs" / "figures"
 BLOCK = re.compile(r"<!-- (table|runs): (.+?) -->\n.*?<!-- end -->", re.DOTALL)
 
-SELF, PLAIN = "self_training --world", '"plain user-DPO" "soft labels"'
+SELF, LEAST, PLAIN = "self_training --world", "self_training --least --world", '"plain user-DPO" "soft labels"'
 SWITCHES = '"true noise" "steered beta" safeguard "no user dropout"'
 RUNS = {
     "few_picks-pocket": "few_picks --world pocket --pictures 2",
@@ -49,33 +49,39 @@ RUNS = {
     "text_taste": "text_taste --world pocket-flow --adapter weights/adapters/pocket-flow.safetensors",
     "adapter_kinds-flow": "adapter_kinds --world pocket-flow --steps 120",
     "adapter_kinds-pocket": "adapter_kinds --world pocket --steps 120 --rates 1e-3",
-    "self_training-flow": f"{SELF} pocket-flow --arms {PLAIN} contrast",
-    "self_training-flow-switches": f"{SELF} pocket-flow --arms {SWITCHES}",
-    "self_training-flow-all": f"{SELF} pocket-flow --arms all",
-    "self_training-flow-distillation": f"{SELF} pocket-flow --arms distillation",
-    "self_training-flow-distillation-400": f"{SELF} pocket-flow --arms distillation --steps 400 --rate 2e-3",
-    "self_training-pocket": f"{SELF} pocket --arms {PLAIN} contrast",
-    "self_training-pocket-switches": f"{SELF} pocket --arms {SWITCHES} all",
-    "self_training-flow-240": f'{SELF} pocket-flow --steps 240 --arms "soft labels"',
-    "self_training-pocket-240": f'{SELF} pocket --steps 240 --arms "soft labels"',
-    "self_training-pocket-480": f'{SELF} pocket --steps 480 --arms "soft labels"',
+    "self_training-flow": f"{LEAST} pocket-flow --arms {PLAIN} contrast",
+    "self_training-flow-switches": f"{LEAST} pocket-flow --arms {SWITCHES}",
+    "self_training-flow-all": f"{LEAST} pocket-flow --arms all",
+    "self_training-flow-distillation": f"{LEAST} pocket-flow --arms distillation",
+    "self_training-flow-distillation-400": f"{LEAST} pocket-flow --arms distillation --steps 400 --rate 2e-3",
+    "self_training-pocket": f"{LEAST} pocket --arms {PLAIN} contrast",
+    "self_training-pocket-switches": f"{LEAST} pocket --arms {SWITCHES} all",
+    "self_training-flow-240": f'{LEAST} pocket-flow --steps 240 --arms "soft labels"',
+    "self_training-pocket-240": f'{LEAST} pocket --steps 240 --arms "soft labels"',
+    "self_training-pocket-480": f'{LEAST} pocket --steps 480 --arms "soft labels"',
     **{
-        f"self_training-{short}-{name}": f'{SELF} {world} --steps 240 --arms "soft labels" --encoder shipped{more}'
+        f"self_training-{short}-{name}": f'{LEAST} {world} --steps 240 --arms "soft labels" --encoder shipped{more}'
         for name, more in (("unshared", " --nothing-shared"), ("shipped", ""))
         for short, world in (("flow", "pocket-flow"), ("pocket", "pocket"))
     },
     **{
-        f"asked_training-{short}-{name}": f'{SELF} {world} --arms "soft labels" --asked {more}'
-        for name, more in (
-            ("shipped", "--steps 240 --encoder shipped --pictures 4"),
-            ("own", "--steps 480 --pictures 4"),
-            ("gains", "--steps 240 --encoder shipped --gains"),
+        f"asked_training-{short}-{encoder}": f'{SELF} {world} --arms "soft labels" --asked {more} --pictures 2'
+        for short, world, encoder, more in (
+            ("flow", "pocket-flow", "shipped", "--steps 240 --encoder shipped"),
+            ("flow", "pocket-flow", "own", "--steps 240"),
+            ("pocket", "pocket", "shipped", "--steps 240 --encoder shipped"),
+            ("pocket", "pocket", "own", "--steps 480"),
         )
-        for short, world in (("flow", "pocket-flow"), ("pocket", "pocket"))
     },
+    "asked_training-flow-gains": f"{SELF} pocket-flow --arms 'soft labels' --asked --gains --steps 240 "
+    "--encoder shipped",
+    "asked_training-flow-480": f'{LEAST} pocket-flow --arms "soft labels" --asked --steps 480 --pictures 4',
     **{
-        f"asked_training-flow-{steps}": f"{SELF} pocket-flow --arms {PLAIN} --asked --steps {steps} --pictures 2"
-        for steps in (60, 120, 240)
+        f"asked_training-{short}-{steps}": f"{LEAST} {world} --arms {PLAIN} --asked --steps {steps} --pictures 2"
+        for short, world, steps in (
+            *(("flow", "pocket-flow", steps) for steps in (60, 120, 240)),
+            ("pocket", "pocket", 60),
+        )
     },
     "training": "training --script SCRIPT --libraries LIBRARIES --rounds 2 --steps 2 12 --parts speed",
     "training-scaling": "training --parts scaling --steps 2 10",

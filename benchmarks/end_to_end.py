@@ -45,7 +45,7 @@ WAIT = 3600
 class Work:
     """How much is done: prompts that are trained on and that are held out, both with every look, picks of a person, and
     the trainings' settings. Held-out prompts are painted after the template's training, which would measure itself on a
-    hundred people; the command line's has `measured_people`, and `strength_pictures` of five strengths."""
+    hundred people; the command line's has `measured_people`, and `strength_pictures` at each strength."""
 
     trained: int = 12
     held_out: int = 4

@@ -8,7 +8,8 @@ same (`--nothing-shared`). Rows: plain user-DPO, each of its switches, all of th
 checkpoint obeys words for looks), and both.
 
 Strength 1 is set as in a training of one's own (ppd/training/strength.py), on other simulated people, by what the
-encoder reads in their pictures.
+encoder reads in their pictures; or (`--least`) it is the smallest that wins there as often as any, which may be too
+little to be seen.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ from ppd.pocket import scenes
 from ppd.pocket.evaluate import Evaluation, Look
 from ppd.pocket.look_words import LOOK_WORDS
 from ppd.pocket.painter import LATENT_SHAPE, generate
-from ppd.pocket.recipe import Recipe
+from ppd.pocket.recipe import GAINS as LEAST_GAINS
+from ppd.pocket.recipe import Recipe, smallest_as_good
 from ppd.pocket.taste import embed_people
 from ppd.pocket.world import WORLDS
 from ppd.questions import next_question
@@ -45,7 +47,7 @@ from ppd.training.adapter import distil, train_adapter
 from ppd.training.picks import QueryPicks
 from ppd.training.settings import Objective
 from ppd.training.simulated_picks import simulated_picks
-from ppd.training.strength import FOUR, GAINS, smallest_as_good
+from ppd.training.strength import FOUR, GAINS, share_picked, strength_of
 
 from .interview import draw_questions, interview
 from .pocket_step import ROOT
@@ -120,8 +122,9 @@ class Checkpoint:
         }
         return world.new_adapter(self.recipe.model, **config)
 
-    def wins_by_gain(self, adapter: UserAdapter) -> dict[float, float]:
-        """How often simulated people prefer it to the base at each of GAINS, as their encoder reads the pictures."""
+    def liked_by_gain(self, adapter: UserAdapter, gains: Sequence[float]) -> dict[float, Tensor]:
+        """By how many logits TUNING simulated people prefer it to the base at each gain, as their encoder reads the
+        pictures."""
         people = simulated(self.shared, self.prior, self.looks, TUNING, seed=2)
         features = self.recipe.painted["features"]
         latents, captions = self.recipe.painted["latents"], self.recipe.painted["captions"].numpy()
@@ -130,12 +133,12 @@ class Checkpoint:
         prompts = [self.picks.prompts[c] for c in told.caption.reshape(TUNING, -1)[:, 0]]
         seeds = range(2 * 10**6, 2 * 10**6 + TUNING)
         base = self._rewards(people, generate(self.recipe.model, prompts, seeds))
-        won = {}
-        for gain in GAINS:
-            host = self.recipe.model.host(adapter)
-            found = generate(self.recipe.model, prompts, seeds, host=host, u=u, strength=gain)
-            won[gain] = (self._rewards(people, found) > base).double().mean().item()
-        return won
+        host = self.recipe.model.host(adapter)
+        return {
+            gain: self._rewards(people, generate(self.recipe.model, prompts, seeds, host=host, u=u, strength=gain))
+            - base
+            for gain in gains
+        }
 
     def _rewards(self, people: SimulatedPeople, latents: Tensor) -> Tensor:
         pictures = [
@@ -282,16 +285,19 @@ def measure(known: Checkpoint, arguments: argparse.Namespace) -> dict[str, Any]:
                 name=name,
                 **options,
             )
-        won = known.wins_by_gain(adapter)
-        gain = smallest_as_good(won, TUNING)
+        gains = LEAST_GAINS if arguments.least else GAINS
+        liked = known.liked_by_gain(adapter, gains)
+        shares = {gain: share_picked(logits) for gain, logits in liked.items()}
+        won = {gain: (logits > 0).double().mean().item() for gain, logits in liked.items()}
+        gain = smallest_as_good(won, TUNING) if arguments.least else strength_of(shares)
         judged = {
             one: reported(run, adapter.scaled(one), base, arguments.pictures, embeddings)
-            for one in (GAINS if arguments.gains else (gain,))
+            for one in (gains if arguments.gains else (gain,))
         }
-        report[name] = {"gain": gain, **judged[gain]}
+        report[name] = {"gain": gain, "picked": shares[gain][0], **judged[gain]}
         if arguments.gains:
             report[name]["gains"] = {"0": {"out_of_range": base.out_of_range}}
-            report[name]["gains"] |= {f"{one:g}": {"simulated": won[one], **judged[one]} for one in GAINS}
+            report[name]["gains"] |= {f"{one:g}": {"picked": shares[one][0], **judged[one]} for one in gains}
         print(name, json.dumps(report[name]), flush=True)
     return report
 
@@ -305,6 +311,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=1, help="of each (default: 1)")
     parser.add_argument("--picks", type=int, nargs="+", default=[4], help="that u is made of (default: 4)")
     parser.add_argument("--asked", action="store_true", help="also of as many picks that the tab asked")
+    parser.add_argument("--least", action="store_true", help="strength 1 is the least that wins as often as any")
     parser.add_argument("--gains", action="store_true", help="also at each gain that strength 1 might have had")
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--batch", type=int, default=32)

@@ -21,6 +21,7 @@ SWITCHES = {
 OPPOSITE = "the opposite on unconditional rows"
 WORLDS = {"flow": "pocket-flow", "pocket": "pocket"}
 """By what the runs of them are called."""
+SEEN = ("wins vs base", "own vs another's", "reward above the base", "out of range")
 SHOWN = {"pairs": 2, "best of 4": 4, "best of 9": 9}
 """Pictures of a question."""
 FAMILIES = {"qwen_image": "Qwen-Image", "z_image": "Z-Image", "flux": "Flux", "krea2": "Krea 2"}
@@ -245,59 +246,58 @@ def self_training(runs: Runs) -> str:
             for arm, found in report.items():
                 if arm != "settings":
                     rows.setdefault(SWITCHES.get(arm, arm) + more, {})[settings["world"]] = found["4 picks"]
-    return table(["", *JUDGED], [[arm, *judged(found)] for arm, found in rows.items()])
-
-
-JUDGED = ("pocket flow: wins vs base", "own vs another's", "pocket (U-Net): wins vs base", "own vs another's")
-
-
-def judged(found: dict[str, dict[str, Any]]) -> list[str]:
-    """What the people of each world say, as JUDGED heads it; empty for a world that was not asked."""
     worlds, told = ("pocket-flow", "pocket"), ("wins_vs_base", "own_vs_other")
-    return [interval(found[world][what]) if world in found else "" for world in worlds for what in told]
+    cells = [
+        [arm, *(interval(found[world][what]) if world in found else "" for world in worlds for what in told)]
+        for arm, found in rows.items()
+    ]
+    header = ["pocket flow: wins vs base", "own vs another's", "pocket (U-Net): wins vs base", "own vs another's"]
+    return table(["", *header], cells)
 
 
 def asked_training(runs: Runs) -> str:
     """Adapters trained with nothing but the checkpoint, by picks of random pairs and by those that the tab asks."""
     rows = []
-    for encoder, steps in (("shipped", 240), ("own", 480)):
-        found = {world: runs[f"asked_training-{short}-{encoder}"]["soft labels"] for short, world in WORLDS.items()}
-        for picks, whose in (("4 picks", "four random pairs"), ("4 asked picks", "four that the tab asked")):
-            row = {world: one[picks] for world, one in found.items()}
-            rows.append([f"{encoder} encoder, {steps} steps: {whose}", *judged(row)])
-    return table(["", *JUDGED], rows)
+    for encoder in ("shipped", "own"):
+        for short, world in WORLDS.items():
+            report = runs[f"asked_training-{short}-{encoder}"]
+            found, steps = report["soft labels"], report["settings"]["steps"]
+            for picks, whose in (("4 picks", "random pairs"), ("4 asked picks", "as the tab asks")):
+                told = [interval(found[picks][what]) for what in ("wins_vs_base", "own_vs_other", "reward_vs_base")]
+                row = [
+                    f"{world}, {encoder} encoder, {steps} steps",
+                    number(found["gain"], 2),
+                    number(found["picked"], 2),
+                ]
+                rows.append([*row, whose, *told, number(found[picks]["out_of_range"], 2)])
+    header = ["adapter", "gain", "simulated people pick it", "four picks", *SEEN]
+    return table(header, rows)
 
 
 def gains(runs: Runs) -> str:
     """Strength 1 at each gain that it might have had."""
-    both = [runs[f"asked_training-{short}-gains"]["soft labels"]["gains"] for short in WORLDS]
-
-    def cells(found: dict[str, Any]) -> list[str]:
-        if "4 asked picks" not in found:  # the base
-            return ["", "", "", number(found["out_of_range"], 2)]
-        judged = found["4 asked picks"]
-        told = [
-            number(found["simulated"], 2),
-            *(number(judged[what]["mean"]) for what in ("wins_vs_base", "own_vs_other")),
-        ]
-        return [*told, number(judged["out_of_range"], 2)]
-
-    header = ["simulated people's wins", "wins vs base", "own vs another's", "out of range"]
-    rows = [[number(float(gain), 2), *(cell for one in both for cell in cells(one[gain]))] for gain in both[0]]
-    return table(
-        ["gain", *(f"{world}: {what}" for world in ("pocket flow", "pocket (U-Net)") for what in header)], rows
-    )
+    rows = []
+    for gain, found in runs["asked_training-flow-gains"]["soft labels"]["gains"].items():
+        row = [number(float(gain), 2)]
+        if (judged := found.get("4 asked picks")) is None:  # the base
+            row += ["", "", "", ""]
+        else:
+            row.append(number(found["picked"], 2))
+            row += [number(judged[what]["mean"]) for what in ("wins_vs_base", "own_vs_other", "reward_vs_base")]
+        rows.append([*row, number((judged or found)["out_of_range"], 2)])
+    return table(["gain", "simulated people pick it", *SEEN], rows)
 
 
 def steps_to_learn(runs: Runs) -> str:
-    """Wins by steps of plain user-DPO and of the defaults."""
+    """By steps what plain user-DPO and the defaults learned."""
     rows = []
-    for steps in (60, 120, 240):
-        arms = runs[f"asked_training-flow-{steps}"]
-        found = (arms[arm]["4 asked picks"] for arm in ("plain user-DPO", "soft labels"))
-        rows.append([str(steps), *(interval(one[what]) for one in found for what in ("wins_vs_base", "own_vs_other"))])
-    header = ["plain user-DPO: wins vs base", "own vs another's", "defaults: wins vs base", "own vs another's"]
-    return table(["steps", *header], rows)
+    for short, counts in (("flow", (60, 120, 240)), ("pocket", (60,))):
+        for steps in counts:
+            for arm, name in (("plain user-DPO", "plain user-DPO"), ("soft labels", "defaults")):
+                found = runs[f"asked_training-{short}-{steps}"][arm]["4 asked picks"]
+                told = (interval(found[what]) for what in ("wins_vs_base", "own_vs_other", "reward_vs_base"))
+                rows.append([f"{WORLDS[short]}, {steps} steps", name, *told])
+    return table(["", "", *SEEN[:3]], rows)
 
 
 def training(runs: Runs) -> str:

@@ -25,7 +25,6 @@ from ..files import replacing, write_file
 from ..training.adapter import train_adapter
 from ..training.distributed import default_device
 from ..training.settings import Objective
-from ..training.strength import GAINS, smallest_as_good
 from . import scenes
 from .autoencoder import decode_latents, encode_pictures
 from .autoencoder_training import refine_decoder, train_autoencoder
@@ -47,6 +46,7 @@ log = logging.getLogger(__name__)
 
 ENCODER_NAME = "pocket-clip"
 
+GAINS = (0.15, 0.25, 0.4, 0.6, 0.9)
 OBJECT_LIMIT = 0.01
 """Strength 1 may cost tuning people this much micro F1 of the named objects."""
 
@@ -279,3 +279,10 @@ def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write tensors in one step, since a half-written file would pass for a finished stage."""
     with replacing(path) as partial:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial)
+
+
+def smallest_as_good(wins: Mapping[float, float], count: int) -> float:
+    """The smallest gain whose share of wins, of `count`, is within one standard error of the most."""
+    most = max(wins.values())
+    error = (most * (1 - most) / count) ** 0.5
+    return min(gain for gain, share in wins.items() if share >= most - error)

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..adapters import UserAdapter
 from ..encoders.encoder import PosteriorEncoder
 from ..sheet import contact_sheet
+from .settings import PICKED
 
 if TYPE_CHECKING:  # the nodes tell of trainings by `sentences`, and do not train: accelerate may be missing there
     from .base import Base
@@ -75,11 +76,12 @@ def sentences(figures: dict[str, Any]) -> list[str]:
     if strength is None:
         lines.append("Strength 1 is all that was learned, which may be too much: less was not tried.")
     else:
-        wins = strength["wins"]
+        share = strength["picked"][format(strength["gain"], "g")]
+        little = " No strength does much better; more steps may." if share < PICKED else ""
         lines.append(
-            f"At strength 1, {strength['gain']:g} of what was learned, simulated people prefer the personal picture to "
-            f"the plain one {wins[format(strength['gain'], 'g')]:.0%} of the time, as the taste encoder reads them; "
-            f"the most at any strength is {max(wins.values()):.0%}."
+            f"At strength 1, which is {strength['gain']:g} of what was learned, simulated people would pick the "
+            f"personal picture rather than the plain one in {share:.0%} of pairs, as the taste encoder reads "
+            f"them.{little}"
         )
     if (kept := figures.get("prompt_loss")) is not None:
         lost = kept["lost"]

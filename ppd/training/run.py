@@ -49,7 +49,7 @@ from .real_picks import LEAST_PAIRS, HeldOut, real_picks
 from .report import SHEET, page, people_sheet
 from .runs import INPUTS, LATENTS, PICTURES, PROGRESS, TEXTS, Training, read_json
 from .settings import Settings
-from .strength import GAINS, smallest_as_good, wins_by_gain
+from .strength import GAINS, picked_by_gain, strength_of
 
 log = logging.getLogger(__name__)
 
@@ -166,7 +166,7 @@ class Run:
         """What figures and pictures will take, by a few of them."""
         settings, judged = self.settings, materials.held_out
         painted = SHEET * (1 + (settings.distillation_steps + settings.steps) // settings.pictures_every)
-        painted += settings.strength_pictures * (1 + len(GAINS))
+        painted += settings.strength_pictures * (1 + len(GAINS) // 2)  # it ends where a gain is enough
         measured = 0.0
         if judged is not None:
             painted += 2 * PROMPTS * (text_side_of(self.encoder.features) is not None)
@@ -358,8 +358,8 @@ class Run:
         )
 
     def _strength(self, materials: Materials, adapter: UserAdapter) -> dict[str, Any] | None:
-        """The gain that is to be strength 1, and how often each wins; None where that is not asked for, or for want of
-        memory."""
+        """The gain that is to be strength 1, and how often pictures at each would be picked; None where that is not
+        asked for, or for want of memory."""
         count = self.settings.strength_pictures
         if not count:
             return None
@@ -367,12 +367,12 @@ class Run:
         people, picks = (
             (materials.watching, materials.watched) if materials.watched else (materials.people, materials.picks)
         )
-        wins = wins_by_gain(
+        picked = picked_by_gain(
             self.base, adapter, people, picks, self.encoder, count, self.folder, partial(self._measured, 0)
         )
-        if wins is None:
+        if picked is None:
             return None
-        return {"gain": smallest_as_good(wins, count), "wins": {f"{gain:g}": won for gain, won in wins.items()}}
+        return {"gain": strength_of(picked), "picked": {f"{gain:g}": share for gain, (share, _) in picked.items()}}
 
     def _prompt_loss(self, materials: Materials, adapter: UserAdapter) -> dict[str, Any] | None:
         """On prompts that training never saw; None where the tower reads no text, there are no such prompts, or no

@@ -39,7 +39,7 @@ LATENTS, PICTURES, TEXTS = "latents", "pictures", "texts"
 """The folders in it of real people's pictures as the base's latents, of those that were no files, and of prompts as the
 base's text encoder reads them."""
 STRENGTH = "strength.json"
-"""What each strength wins (strength.py)."""
+"""How often pictures at each strength would be picked (strength.py)."""
 MADE = ("*.pt", "*.csv", "sheet.png", "report.*", PROGRESS, RESULT, SPENT, STRENGTH)
 BEGIN = "import runpy, sys; sys.path.append(sys.argv.pop(1)); runpy.run_module('ppd', run_name='__main__')"
 """`python -m ppd` also where Python heeds neither its folder nor PYTHONPATH, as ComfyUI's portable one. Our folder

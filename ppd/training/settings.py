@@ -21,13 +21,16 @@ NUMBERS = {
     "seed": (0, "of everything random"),
     "people": (2, "simulated to train on"),
     "measured_people": (2, "others, simulated to measure on at the end"),
-    "strength_pictures": (0, "of simulated people, painted at five strengths to find which is 1; 0: as it was trained"),
+    "strength_pictures": (0, "painted at each of up to eight strengths to find which is to be 1; 0: as it was trained"),
     "most_pairs": (1, "of a set of many people that are read, the first ones"),
     "pictures_every": (1, "steps between two sheets of pictures"),
     "patience": (1, "end user-DPO early after so many steps without a better held-out figure"),
 }
 """Whole numbers: the least, and what they are."""
 KINDS = ("low_rank", "cross_attention")
+PICKED = 0.6
+"""Share of pairs in which people pick the personal picture rather than the plain one, at strength 1; people who are
+asked the same twice agree with themselves on .8."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,9 @@ class Settings:
     """How an adapter is trained. `kind` is "low_rank" or "cross_attention", None for the family's own; `accumulate`
     batches make a step; `people` are simulated to train on, and `measured_people` others say what came of it. Of a set
     of many people's pairs the first `most_pairs` are read: tower and VAE see each picture once before training begins.
-    Every `pictures_every` steps there are new pictures to look at. At the end `strength_pictures` for each of five
-    strengths tell which of them is 1. Preferences end early where what is personal has not risen for `patience` steps.
+    Every `pictures_every` steps there are new pictures to look at. At the end `strength_pictures` at each of up to
+    eight strengths tell which is to be 1. Preferences end early where what is personal has not risen for `patience`
+    steps.
     """
 
     distillation_steps: int = 0

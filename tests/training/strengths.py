@@ -14,12 +14,9 @@ from torch import nn
 from ppd.encoders.simulated import SimulatedPeople
 from ppd.encoders.towers import open_tower
 from ppd.pocket.studio import ENCODER, WEIGHTS
-from ppd.training.strength import wins_by_gain
+from ppd.training.strength import picked_by_gain
 
 from .study_sets import encoder_of, paint_studies, scene
-
-WINS = {0.15: 1.0, 0.25: 1.0, 0.4: 1.0, 0.6: 0.5, 0.9: 0.5}
-"""What is found of a whole adapter."""
 
 
 class Known(nn.Module):
@@ -53,19 +50,19 @@ class Judged:
         self.painted.append((prompt, seed, round(gain, 3), sign))
         return scene(seed, -0.2 if gain > 0.5 else 0.5 * gain * sign).open()
 
-    def wins(
+    def picked(
         self,
         folder: Path,
         on_picture: Callable[[int, int], None] = lambda done, of: None,
         *,
         whole: float = 1.0,
         paint: Callable[..., Any] | None = None,
-    ) -> dict[float, float] | None:
+    ) -> dict[float, tuple[float, float]] | None:
         """Of four pictures, for a run in `folder` whose adapter is so strong as a whole."""
         self.painted.clear()
         base: Any = SimpleNamespace(paint=paint or self.paint)
         adapter: Any = Known(whole)
-        return wins_by_gain(base, adapter, self.people, self.picks, self.encoder, 4, folder, on_picture)
+        return picked_by_gain(base, adapter, self.people, self.picks, self.encoder, 4, folder, on_picture)
 
 
 def no_room(*_: object) -> None:

@@ -22,6 +22,7 @@ from ppd.pictures import Picture
 from ppd.studies import Cell, continue_studies
 from ppd.training import adapter as adapter_training
 from ppd.training import command
+from ppd.training.strength import GAINS
 from tests.conftest import write_example
 from tests.server.model_files import write_checkpoint
 from tests.training.study_sets import LOOKS
@@ -130,11 +131,9 @@ def test_the_file_holds_so_much_of_what_was_learned_as_people_want(home, trained
     ours, theirs = (UserAdapter.load(path) for path in (trained, whole))
     strength = ours.config.training["report"]["strength"]
     assert theirs.config.training["report"]["strength"] is None
-    assert set(strength["wins"]) == {"0.15", "0.25", "0.4", "0.6", "0.9"} and set(strength["wins"].values()) <= {
-        0,
-        0.5,
-        1,
-    }
+    shares = {float(gain): share for gain, share in strength["picked"].items()}
+    assert list(shares) == list(GAINS)[: len(shares)] and strength["gain"] in shares
+    assert all(0.0 < share < 1.0 for share in shares.values())
     for one, other in zip(ours.last_layers(), theirs.last_layers(), strict=True):
         torch.testing.assert_close(one, strength["gain"] * other, rtol=2e-3, atol=1e-6)
     assert "At strength 1, " in trained.with_suffix(".training").joinpath("report.html").read_text()

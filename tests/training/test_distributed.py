@@ -17,7 +17,7 @@ import torch
 
 from ppd.training.distributed import average_gradients, gathered, processes, shared
 from tests.training import tiny
-from tests.training.strengths import WINS
+from tests.training.strengths import Judged
 from tests.training.study_sets import latent_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -110,11 +110,13 @@ def test_each_process_reads_its_share_of_the_prompts_and_knows_all(together):
     assert len(held) == 2 and sum(map(len, held)) == 20 and min(map(len, held)) > 3
 
 
-def test_processes_share_the_pictures_that_strengths_are_judged_by(together):
+def test_processes_share_the_pictures_that_strengths_are_judged_by(together, tmp_path):
+    alone = json.loads(json.dumps(Judged(tmp_path / "studies").picked(tmp_path)))
     for rank in (0, 1):
-        wins, painted, without_room = json.loads((together / f"strengths{rank}.json").read_text())
-        assert wins == {str(gain): share for gain, share in WINS.items()} and without_room is None
-        assert len(painted) == 12 and {seed % 2 for _, seed, *_ in painted} == {rank}
+        picked, painted, without_room = json.loads((together / f"strengths{rank}.json").read_text())
+        assert picked.keys() == alone.keys() and without_room is None
+        assert list(picked.values()) == [pytest.approx(both, rel=1e-4) for both in alone.values()]
+        assert len(painted) == 2 * (1 + len(picked)) and {seed % 2 for _, seed, *_ in painted} == {rank}
 
 
 def same_texts(file: Path) -> bool:

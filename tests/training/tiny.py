@@ -114,8 +114,8 @@ def together(folder: Path, base: Path) -> None:
     torch.save(adapter.state_dict(), folder / f"adapter{rank}.pt")
     read(folder, str(rank))
     painter = Judged(folder / f"studies{rank}")
-    strengths = [painter.wins(folder), painter.painted.copy()]
-    strengths.append(painter.wins(folder, whole=0.5, paint=no_room if rank else None))
+    strengths = [painter.picked(folder), painter.painted.copy()]
+    strengths.append(painter.picked(folder, whole=0.5, paint=no_room if rank else None))
     (folder / f"strengths{rank}.json").write_text(json.dumps(strengths))
     (folder / f"calls{rank}.json").write_text(json.dumps({"on_step": seen, "validate": judged}))
 
