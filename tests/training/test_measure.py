@@ -89,6 +89,7 @@ def figures(**changed):
         "held_out": {"simulated": told, "real": None},
         "real_people": real,
         "licence": "",
+        "strength": {"gain": 0.25, "picked": {"0.15": 0.57, "0.25": 0.61}},
         "prompt_loss": None,
         **changed,
     }
@@ -99,16 +100,23 @@ def test_the_page_says_what_was_measured_and_on_whom():
         "On 100 simulated people and on prompts that training never saw, the adapter leans to the picture that the "
         "person prefers in 80% of pairs (75% to 85%), and for somebody else's taste in 55%. What is personal is the "
         "difference, +25% (+20% to +30%, p = 0.0001). For the null user the largest difference from the base is 0.",
+        "At strength 1, which is 0.25 of what was learned, simulated people would pick the personal picture rather "
+        "than the plain one in 61% of pairs, as the taste encoder reads them.",
         "Measured on simulated people only: whether real people like it, a blind test has to tell.",
     ]
     both = figures()["held_out"] | {"real": figures()["held_out"]["simulated"]}
     said = sentences(figures(held_out=both, real_people={"people": 3, "picks": 40}))
-    assert said[1].startswith("On 100 real people") and said[2].endswith("on 40 picks of 3 real people.")
+    assert said[1].startswith("On 100 real people") and said[3].endswith("on 40 picks of 3 real people.")
     licensed = sentences(figures(real_people={"people": 3, "picks": 40}, licence="CC0"))
-    assert licensed[1].endswith("on 40 picks of 3 real people, licence: CC0.")
-    assert sentences(figures(held_out={"simulated": None, "real": None}))[0].startswith("There were too few prompts")
+    assert licensed[2].endswith("on 40 picks of 3 real people, licence: CC0.")
+    assert sentences(figures(held_out={"simulated": None, "real": None}))[1].startswith("There were too few prompts")
+    weak = sentences(figures(strength={"gain": 1.6, "picked": {"1": 0.51, "1.6": 0.54}}))
+    assert weak[1].endswith(
+        "in 54% of pairs, as the taste encoder reads them. No strength does much better; more steps may."
+    )
+    assert sentences(figures(strength=None))[1].startswith("Strength 1 is all that was learned, which may be too much")
     kept = {"plain": 0.3, "lost": {"mean": 0.01, "low": -0.005, "high": 0.02, "n": 12}}
-    assert sentences(figures(prompt_loss=kept))[1] == (
+    assert sentences(figures(prompt_loss=kept))[2] == (
         "Personal pictures are as near to their prompts as the plain ones, but for +0.010 (-0.005 to +0.020) of a "
         "cosine of 0.300."
     )
