@@ -243,7 +243,7 @@ def reported(
 def measure(known: Checkpoint, arguments: argparse.Namespace) -> dict[str, Any]:
     """A row an arm."""
     recipe, world = known.recipe, known.recipe.world
-    run = Evaluation(recipe, arguments.people, arguments.judges)
+    run = Evaluation(recipe, arguments.people)
     base = run.paint(pictures=arguments.pictures)
     sides = [[(f"{p}, {low[0]}", f"{p}, {high[0]}") for low, high in LOOK_WORDS.values()] for p in known.picks.prompts]
     found = arms(world.beta, world.has_turbo)
@@ -288,8 +288,10 @@ def measure(known: Checkpoint, arguments: argparse.Namespace) -> dict[str, Any]:
         gains = LEAST_GAINS if arguments.least else GAINS
         liked = known.liked_by_gain(adapter, gains)
         shares = {gain: share_picked(logits) for gain, logits in liked.items()}
-        won = {gain: (logits > 0).double().mean().item() for gain, logits in liked.items()}
-        gain = smallest_as_good(won, TUNING) if arguments.least else strength_of(shares)
+        if arguments.least:
+            gain = smallest_as_good({one: (logits > 0).double().mean().item() for one, logits in liked.items()}, TUNING)
+        else:
+            gain = strength_of(shares)
         judged = {
             one: reported(run, adapter.scaled(one), base, arguments.pictures, embeddings)
             for one in (gains if arguments.gains else (gain,))
@@ -307,7 +309,6 @@ def main() -> None:
     parser.add_argument("--world", choices=tuple(WORLDS), default="pocket-flow")
     parser.add_argument("--arms", nargs="+", help="only these rows")
     parser.add_argument("--people", type=int, default=200)
-    parser.add_argument("--judges", choices=("reporting", "tuning"), default="reporting", help="(default: reporting)")
     parser.add_argument("--pictures", type=int, default=1, help="of each (default: 1)")
     parser.add_argument("--picks", type=int, nargs="+", default=[4], help="that u is made of (default: 4)")
     parser.add_argument("--asked", action="store_true", help="also of as many picks that the tab asked")

@@ -34,8 +34,8 @@ function duration(seconds) {
 }
 
 /** @type {PPD.Training} */
-const NEW = { state: "new", is_active: false, is_half_done: false, is_dry_run: false, others: null, message: "", step: 0, of: 0, seconds_left: null, figures: {}, measured: 0,
-    sheet: null, page: false, worth: null, costs: null };
+const NEW = { state: "new", is_active: false, is_half_done: false, is_dry_run: false, others: null, message: "", step: 0, of: 0,
+    seconds_left: null, figures: {}, measured: 0, sheet: null, page: false, worth: null, costs: null };
 
 /** @param {string} name */
 const pathOf = (name) => `trainings/${encodeURIComponent(name)}`;
@@ -128,7 +128,8 @@ class View {
         if (state.step && !state.is_dry_run && state.state !== "finished") parts.push(this.bar(state));
         const figures = this.figures(state);
         if (figures) parts.push(element("p", { className: "figures", textContent: figures }));
-        if (state.others && state.state !== "finished") parts.push(element("p", { className: "figures", textContent: t("training_others", { name: state.others }) }));
+        const others = state.others && state.state !== "finished" ? t("training_others", { name: state.others }) : "";
+        if (others) parts.push(element("p", { className: "figures", textContent: others }));
         if (state.sheet) parts.push(this.sheet(state));
         if (this.complaint) parts.push(element("p", { role: "alert", textContent: t("failed", { error: this.complaint }) }));
         const buttons = this.buttons(state);
@@ -183,7 +184,8 @@ class View {
         if (state === "stopped" || state === "died") add(t("training_go_on"), "go-on", () => this.press("go-on"));
         if (state === "failed") add(t("training_again"), "go-on", () => this.press("go-on"));
         if (is_half_done && !is_active) add(t("training_anew"), "anew", () => this.beginAnew());
-        if (page) add(t("training_open"), "open", () => window.open(api.apiURL(`/ppd/${pathOf(this.known)}/report.html`), "_blank"));
+        const report = api.apiURL(`/ppd/${pathOf(this.known)}/report.html`);
+        if (page) add(t("training_open"), "open", () => window.open(report, "_blank"));
         return made;
     }
 }

@@ -44,9 +44,9 @@ READ_PAIRS = (4, 16, 32)
 class Evaluation:
     """Paints the same (caption, seed) under different conditions and lets each picture's owner judge it."""
 
-    def __init__(self, recipe: Recipe, people: int, judges: str = "reporting") -> None:
+    def __init__(self, recipe: Recipe, people: int) -> None:
         self.recipe = recipe
-        everybody = recipe.people[judges]
+        everybody = recipe.people["reporting"]
         self.people = People(everybody.weights[:people], everybody.types[:people])
         self.count = len(self.people.weights)
         rng = np.random.default_rng(71)
